@@ -1,0 +1,67 @@
+"""What all our commands share: exit codes, one-line errors, commands imported when called.
+
+Exit codes: 0 done, 1 failed (bad data, full disk), 2 wrong use (a flag or a configuration key).
+`--help` stays fast because a command's module is imported only when that command runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Mapping
+
+import click
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are named as `module:attribute` and imported on use."""
+
+    def __init__(self, *args: object, lazy: Mapping[str, tuple[str, str]], **kwargs: object):
+        """`lazy` maps a command's name to (`module:attribute`, one line of help)."""
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self._lazy = dict(lazy)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order given, which is the order a user meets them."""
+        return list(self._lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one command, or None if there is none of that name."""
+        if cmd_name not in self._lazy:
+            return None
+        module, _, attribute = self._lazy[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from their one-line help, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self._lazy.items()])
+
+
+def run(command: click.Command) -> None:
+    """Run a command line and exit: bad input gives one clear line, not a traceback.
+
+    `VCHAT_TRACEBACK=1` in the environment shows the traceback as well.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        sys.exit(command(standalone_mode=False) or 0)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (ValueError, OSError) as error:
+        if os.environ.get("VCHAT_TRACEBACK") == "1":
+            raise
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
