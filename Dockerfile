@@ -17,7 +17,7 @@ RUN apt-get update \
 RUN useradd --create-home --uid 10001 vchat
 WORKDIR /opt/vchat
 RUN chown vchat:vchat /opt/vchat
-USER vchat
+USER 10001
 
 COPY --chown=vchat:vchat . .
 RUN PIP_NO_CACHE_DIR=1 make setup
