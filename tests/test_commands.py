@@ -1,0 +1,57 @@
+"""What holds for every command: help answers without heavy imports, wrong use exits with 2."""
+
+import subprocess
+import sys
+
+import pytest
+
+ENTRY_POINTS = {
+    "vchat-prep": "vchat.prep.cli",
+    "vchat-shards": "vchat.shards.cli",
+    "vchat-train": "vchat.train.cli",
+    "vchat-chat": "vchat.train.chat.cli",
+}
+HEAVY = {"torch", "transformers", "deepspeed", "pyarrow", "webdataset", "numpy", "PIL"}
+PROBE = """
+import sys, importlib
+sys.argv = {argv!r}
+try:
+    importlib.import_module({module!r}).main()
+finally:
+    print("LOADED", *sorted(set(sys.modules) & {heavy!r}), file=sys.stderr)
+"""
+
+
+def call(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    code = PROBE.format(argv=[name, *arguments], module=ENTRY_POINTS[name], heavy=HEAVY)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def subcommands() -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+    for name in ENTRY_POINTS:
+        found.append((name,))
+        _, _, listing = call(name, "--help").stdout.partition("Commands:")
+        found += [(name, line.split()[0]) for line in listing.splitlines() if line[2:3].strip()]
+    return found
+
+
+@pytest.fixture(scope="module")
+def every_command() -> list[tuple[str, ...]]:
+    return subcommands()
+
+
+def test_every_command_prints_help_without_heavy_imports(every_command):
+    assert len(every_command) > 8
+    for name, *rest in every_command:
+        done = call(name, *rest, "--help")
+        assert done.returncode == 0, (name, rest, done.stderr)
+        assert "Usage:" in done.stdout
+        assert done.stderr.strip().endswith("LOADED"), (name, rest, done.stderr)
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_an_unknown_flag_is_wrong_use(name):
+    done = call(name, "--no-such-flag")
+    assert done.returncode == 2
+    assert "no-such-flag" in done.stderr
