@@ -1,0 +1,87 @@
+import io
+
+import pytest
+from rich.console import Console
+from vchat.train.questions import Question
+from vchat.train.scoring import Answered, normalised, scores, table, wilson_interval
+
+
+def answered(kind, num_images, *, right, chance=0.5):
+    question = Question(
+        id="q", kind=kind, images=("a.jpg",) * num_images, question="?", answer="red", chance=chance
+    )
+    return Answered(question=question, answer="Red." if right else "blue", ended=True)
+
+
+@pytest.mark.parametrize("text", ["red", " red\n", "RED", "red.", "Red. ", "red ."])
+def test_blanks_case_and_one_final_full_stop_are_forgiven(text):
+    assert normalised(text) == "red"
+
+
+@pytest.mark.parametrize("text", ["re d", "red..", "red!", "a red", ".red", ""])
+def test_nothing_else_is_forgiven(text):
+    assert normalised(text) != "red"
+
+
+def test_a_number_keeps_its_decimal_point():
+    assert normalised("1.5.") == "1.5"
+
+
+# Newcombe 1998, Statistics in Medicine 17: table I, method 3.
+@pytest.mark.parametrize(
+    "num_right, num_trials, low, high",
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_the_interval_is_the_published_wilson_interval(num_right, num_trials, low, high):
+    interval = wilson_interval(num_right, num_trials=num_trials)
+    assert interval == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize("num_right, num_trials", [(0, 1), (1, 1), (0, 500), (500, 500), (7, 9)])
+def test_the_interval_lies_in_0_to_1_and_holds_the_share(num_right, num_trials):
+    low, high = wilson_interval(num_right, num_trials=num_trials)
+    assert 0 <= low <= num_right / num_trials <= high <= 1
+    assert low < high
+
+
+@pytest.mark.parametrize("num_right, num_trials", [(2, 1), (-1, 5), (0, 0)])
+def test_impossible_counts_are_an_error(num_right, num_trials):
+    with pytest.raises(ValueError, match="wanted 0 <= right <= trials"):
+        wilson_interval(num_right, num_trials=num_trials)
+
+
+def test_scores_are_per_kind_then_per_number_of_images_then_all():
+    result = scores(
+        [
+            answered("which", 2, right=True, chance=0.5),
+            answered("color", 1, right=True, chance=0.25),
+            answered("color", 1, right=False, chance=0.25),
+            answered("count", 1, right=False, chance=0.0),
+        ]
+    )
+    assert [(s.group, s.num_right, s.num_questions) for s in result] == [
+        ("which", 1, 1),
+        ("color", 1, 2),
+        ("count", 0, 1),
+        ("single-image", 1, 3),
+        ("two-image", 1, 1),
+        ("all", 2, 4),
+    ]
+    assert [s.chance for s in result] == pytest.approx([0.5, 0.25, 0.0, 1 / 6, 0.5, 0.25])
+    assert [s.is_total for s in result] == [False, False, False, True, True, True]
+
+
+def test_the_table_shows_runs_side_by_side():
+    as_is = scores([answered("color", 1, right=True)] * 4)
+    blank = scores([answered("color", 1, right=False)] * 4)
+    out = io.StringIO()
+    Console(file=out, width=200).print(table({"as-is": as_is, "blank": blank}, title="eval.json"))
+    line = next(line for line in out.getvalue().splitlines() if "color" in line)
+    assert "50.0%" in line
+    assert "100.0% [51.0%, 100.0%]" in line
+    assert "0.0% [0.0%, 49.0%]" in line

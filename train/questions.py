@@ -1,0 +1,161 @@
+"""Evaluation questions: read from one JSON file, with the images that each shows.
+
+Input: a JSON array of `{"id", "kind", "images", "question", "answer", "chance"}`; image paths are
+relative to the file's folder and may not leave it. Output: `Question` values in file order.
+Everything is checked before a model is loaded, and an error names the file and the entry.
+`swapped` gives every question the images of another one, which tells whether images are used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+MAX_FILE_BYTES = 1 << 30
+WANTED = {
+    "id": (str,),
+    "kind": (str,),
+    "images": (list,),
+    "question": (str,),
+    "answer": (str,),
+    "chance": (int, float),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One question about zero or more images, and the answer that counts as right."""
+
+    id: str
+    """Unique in its file."""
+
+    kind: str
+    """What is asked for (`color`, `count` ...); accuracy is reported for each kind."""
+
+    images: tuple[Path, ...]
+    """Existing files, in the order in which the model sees them."""
+
+    question: str
+    answer: str
+
+    chance: float
+    """Expected accuracy of guessing without the images, 0 to 1."""
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Read an evaluation file; every image named in it exists when this returns.
+
+    Raises:
+        ValueError: naming the file, the entry, what was found and what is wanted.
+    """
+    entries = _read_array(path)
+    root = path.parent.resolve()
+    questions: list[Question] = []
+    numbers: dict[str, int] = {}
+    for number, entry in enumerate(entries):
+        question = _question(entry, where=f"{path}: entry {number}", root=root)
+        if question.id in numbers:
+            raise ValueError(
+                f"{path}: entries {numbers[question.id]} and {number} have the same id"
+                f" {question.id!r}, wanted unique ids"
+            )
+        numbers[question.id] = number
+        questions.append(question)
+    return questions
+
+
+def swapped(questions: Sequence[Question]) -> list[Question]:
+    """Give each question the images of the next one (cyclic, in file order) of the same kind and
+    number of images whose answer differs; text, answer and order stay.
+
+    Raises:
+        ValueError: if a kind has images but no two different answers.
+    """
+    groups: dict[tuple[str, int], list[int]] = {}
+    for i, question in enumerate(questions):
+        groups.setdefault((question.kind, len(question.images)), []).append(i)
+    result = list(questions)
+    for (kind, num_images), members in groups.items():
+        if num_images == 0:
+            continue
+        for place, i in enumerate(members):
+            donor = _next_with_other_answer(questions, members, place)
+            if donor is None:
+                raise ValueError(
+                    f"images of kind {kind!r} cannot be swapped: all its {len(members)} questions"
+                    f" with {num_images} images have the answer {questions[i].answer!r},"
+                    " wanted at least two different answers"
+                )
+            result[i] = replace(questions[i], images=questions[donor].images)
+    return result
+
+
+def _next_with_other_answer(
+    questions: Sequence[Question], members: list[int], place: int
+) -> int | None:
+    answer = questions[members[place]].answer
+    for other in members[place + 1 :] + members[:place]:
+        if questions[other].answer != answer:
+            return other
+    return None
+
+
+def _read_array(path: Path) -> list[Any]:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file, wanted a JSON array of evaluation questions")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise ValueError(f"{path}: {path.stat().st_size} bytes, wanted at most {MAX_FILE_BYTES}")
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as err:
+        raise ValueError(f"{path}: not readable as JSON: {err}") from err
+    if not isinstance(entries, list) or not entries:
+        found = "an empty array" if entries == [] else _shown(entries)
+        raise ValueError(f"{path}: found {found}, wanted a JSON array of at least one question")
+    return entries
+
+
+def _question(entry: Any, *, where: str, root: Path) -> Question:
+    """Check one entry's keys, types and images. `where` opens every error message."""
+    if not isinstance(entry, dict):
+        raise ValueError(
+            f"{where}: found {_shown(entry)}, wanted an object with {', '.join(WANTED)}"
+        )
+    if isinstance(entry.get("id"), str):
+        where = f"{where} (id {entry['id']!r})"
+    for key, types in WANTED.items():
+        if key not in entry:
+            raise ValueError(f"{where}: key {key!r} is missing, wanted {', '.join(WANTED)}")
+        if not isinstance(entry[key], types) or isinstance(entry[key], bool):
+            wanted = " or ".join(one.__name__ for one in types)
+            raise ValueError(f"{where}: {key!r} is {_shown(entry[key])}, wanted {wanted}")
+    if not 0 <= entry["chance"] <= 1:
+        raise ValueError(f"{where}: 'chance' is {entry['chance']}, wanted 0 to 1")
+    return Question(
+        id=entry["id"],
+        kind=entry["kind"],
+        images=tuple(_image(name, where=where, root=root) for name in entry["images"]),
+        question=entry["question"].strip(),
+        answer=entry["answer"].strip(),
+        chance=float(entry["chance"]),
+    )
+
+
+def _image(name: Any, *, where: str, root: Path) -> Path:
+    if not isinstance(name, str):
+        raise ValueError(f"{where}: image {_shown(name)}, wanted a path relative to {root}")
+    path = (root / name).resolve()
+    if not path.is_relative_to(root):
+        raise ValueError(f"{where}: image {name!r} lies outside {root}, wanted a path inside it")
+    if not path.is_file():
+        raise ValueError(f"{where}: image {name!r} is missing, wanted a file at {path}")
+    return path
+
+
+def _shown(value: Any) -> str:
+    """Type and value, cut short enough for one line of an error."""
+    text = json.dumps(value, ensure_ascii=True)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"

@@ -1,0 +1,148 @@
+"""Score short answers: exact match after normalisation, with a 95 % interval beside chance.
+
+Input: questions and the model's answers. Output: one `Score` per question kind, per number of
+images and over all, and the table that shows several runs side by side. No model, no files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+from vchat.train.questions import Question
+
+Z_95 = 1.959963984540054
+"""Standard normal quantile of a two-sided 95 % interval."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """A question and what the model answered."""
+
+    question: Question
+    """As asked: with the images that were shown, and the answer that counts as right."""
+
+    answer: str
+    """Decoded text without the end token, as generated."""
+
+    ended: bool
+    """False if the answer was cut at the most new tokens allowed."""
+
+    @property
+    def right(self) -> bool:
+        """Exact match after `normalised`."""
+        return normalised(self.answer) == normalised(self.question.answer)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """Exact match over one group of questions."""
+
+    group: str
+    is_total: bool
+    """Whether the group is a number of images or all, rather than a kind."""
+
+    num_questions: int
+    num_right: int
+
+    chance: float
+    """Mean of the questions' own chance."""
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers, 0 to 1."""
+        return self.num_right / self.num_questions
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson interval of the accuracy."""
+        return wilson_interval(self.num_right, num_trials=self.num_questions)
+
+
+def normalised(text: str) -> str:
+    """Strip blanks, ignore case, drop one final full stop: nothing else is forgiven."""
+    return text.strip().casefold().removesuffix(".").rstrip()
+
+
+def wilson_interval(num_right: int, *, num_trials: int) -> tuple[float, float]:
+    """Return the 95 % Wilson score interval of a proportion, inside 0 to 1.
+
+    Unlike the normal approximation it is not empty at 0 or at all right.
+    """
+    if not 0 <= num_right <= num_trials or num_trials < 1:
+        raise ValueError(f"wanted 0 <= right <= trials and trials >= 1: {num_right}, {num_trials}")
+    share = num_right / num_trials
+    scale = 1 + Z_95**2 / num_trials
+    middle = share + Z_95**2 / (2 * num_trials)
+    spread = Z_95 * math.sqrt(share * (1 - share) / num_trials + Z_95**2 / (4 * num_trials**2))
+    low = 0.0 if num_right == 0 else (middle - spread) / scale  # exact: no rounding below 0
+    high = 1.0 if num_right == num_trials else (middle + spread) / scale
+    return low, high
+
+
+def scores(answered: Sequence[Answered]) -> list[Score]:
+    """Score each kind (in order of first appearance), then each number of images, then all."""
+    by_kind = _grouped(answered, lambda one: one.question.kind)
+    by_images = _grouped(answered, lambda one: _image_group(len(one.question.images)))
+    by_images = dict(sorted(by_images.items(), key=lambda item: len(item[1][0].question.images)))
+    totals = [*by_images.items(), ("all", list(answered))]
+    return [
+        *(_score(name, members, is_total=False) for name, members in by_kind.items()),
+        *(_score(name, members, is_total=True) for name, members in totals),
+    ]
+
+
+def table(runs: Mapping[str, Sequence[Score]], *, title: str) -> Table:
+    """Lay out scores as one line per group and one column per run, chance beside them.
+
+    `runs` maps a run's name ("as-is") to its scores; all have the same groups in the same order.
+    """
+    result = Table(title=title, title_justify="left")
+    result.add_column("questions")
+    result.add_column("number", justify="right")
+    result.add_column("chance", justify="right")
+    for name in runs:
+        result.add_column(f"{name} [95 % interval]".replace("[", r"\["), justify="right")
+    lines = list(zip(*runs.values(), strict=True))
+    num_kinds = sum(not line[0].is_total for line in lines)
+    for i, line in enumerate(lines):
+        first = line[0]
+        cells = [_shown(score) for score in line]
+        result.add_row(
+            first.group,
+            str(first.num_questions),
+            f"{first.chance:.1%}",
+            *cells,
+            end_section=i == num_kinds - 1,
+        )
+    return result
+
+
+def _grouped(
+    answered: Sequence[Answered], name_of: Callable[[Answered], str]
+) -> dict[str, list[Answered]]:
+    groups: dict[str, list[Answered]] = {}
+    for one in answered:
+        groups.setdefault(name_of(one), []).append(one)
+    return groups
+
+
+def _image_group(num_images: int) -> str:
+    return {0: "no image", 1: "single-image", 2: "two-image"}.get(num_images, f"{num_images}-image")
+
+
+def _score(group: str, members: Sequence[Answered], *, is_total: bool) -> Score:
+    return Score(
+        group=group,
+        is_total=is_total,
+        num_questions=len(members),
+        num_right=sum(one.right for one in members),
+        chance=math.fsum(one.question.chance for one in members) / len(members),
+    )
+
+
+def _shown(score: Score) -> str:
+    low, high = score.interval
+    return rf"{score.accuracy:.1%} \[{low:.1%}, {high:.1%}]"
