@@ -1,0 +1,133 @@
+"""A dialogue as text with marked spans: where images go, and what carries loss.
+
+A template turns rounds into a list of parts. A part is running text, or a control that the
+tokenizer replaces by one special token: the begin of a dialogue, an image slot, the end of an
+answer. Only answers and the end after them are supervised. Shards, training and chat all use
+these functions, so a chat prompt is the beginning of a training text by construction.
+
+The published format, with `E` for the end token; nothing stands between it and the next round:
+
+    system text
+    ### Image 1:\\n<image>\\n### Image 2:\\n<image>\\n\\n      (only in rounds that show images)
+    ### Question:\\n...\\n\\n### Answer:\\n...E
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import ClassVar, Literal
+
+SYSTEM = (
+    "You are a helpful language and vision assistant. You are able to understand the visual "
+    "content that the user provides, and assist the user with a variety of tasks using natural "
+    "language.\n\n"
+)
+"""The published system text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Running text; a special token spelled in it stays text."""
+
+    text: str
+    supervised: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """One special token: `begin` of a dialogue, `image` slot, or `end` of an answer."""
+
+    name: Literal["begin", "image", "end"]
+    supervised: bool = False
+
+
+Part = Text | Control
+
+
+@dataclass(frozen=True, slots=True)
+class TextRound:
+    """What a template needs of one round; an answer of None is the one that chat asks for."""
+
+    num_images: int
+    """Images first shown in this round."""
+
+    question: str
+    answer: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class VisualChatTemplate:
+    """The published format of DeepSpeed-VisualChat."""
+
+    name: ClassVar[str] = "visualchat"
+    system: str = SYSTEM
+
+    def opening(self) -> list[Part]:
+        """Return what stands before the first round, once per dialogue."""
+        return [Control("begin"), Text(self.system)]
+
+    def round(
+        self, question: str, answer: str | None, *, num_images: int, first_image: int
+    ) -> list[Part]:
+        """Return the parts of one round; they depend on no earlier round.
+
+        Args:
+            question: Running text, kept as it is.
+            answer: None stops after the answer's header: the prompt of a chat.
+            num_images: Images first shown in this round.
+            first_image: Number of the first of them, as printed: the dialogue's first is 1.
+        """
+        parts = _image_parts(num_images, first_image=first_image)
+        parts.append(Text(f"### Question:\n{question}\n\n### Answer:\n"))
+        if answer is not None:
+            parts += [Text(answer, supervised=True), Control("end", supervised=True)]
+        return parts
+
+    def dialogue(self, rounds: Sequence[TextRound]) -> list[Part]:
+        """Return the parts of a whole dialogue, its images numbered from 1 through all rounds."""
+        parts = self.opening()
+        first_image = 1
+        for shown in rounds:
+            parts += self.round(
+                shown.question,
+                shown.answer,
+                num_images=shown.num_images,
+                first_image=first_image,
+            )
+            first_image += shown.num_images
+        return parts
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the parts of a fixed dialogue: equal digests render equally."""
+        probe = [
+            TextRound(num_images=2, question="question one", answer="answer one"),
+            TextRound(num_images=0, question="question two", answer="answer two"),
+            TextRound(num_images=1, question="question three", answer=None),
+        ]
+        parts = [[type(part).__name__, asdict(part)] for part in self.dialogue(probe)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _image_parts(num_images: int, *, first_image: int) -> list[Part]:
+    """Return a numbered header and a slot per image, and the blank line after the last."""
+    parts: list[Part] = []
+    for number in range(first_image, first_image + num_images):
+        parts += [Text(f"### Image {number}:\n"), Control("image"), Text("\n")]
+    return [*parts, Text("\n")] if parts else []
+
+
+def template_named(name: str, *, system: str | None = None) -> VisualChatTemplate:
+    """Return the template of that name, with its own system text unless one is given.
+
+    Raises:
+        ValueError: There is no such template; names the nearest.
+    """
+    if name != VisualChatTemplate.name:
+        near = difflib.get_close_matches(name, [VisualChatTemplate.name], cutoff=0.0)
+        raise ValueError(f"unknown template {name!r}; did you mean {near[0]!r}?")
+    return VisualChatTemplate() if system is None else VisualChatTemplate(system=system)
