@@ -1,0 +1,80 @@
+"""A checkpoint is complete or absent, and half of one is never used."""
+
+import pytest
+from vchat.train import checkpoint
+from vchat.train.checkpoint import newest_complete, open_checkpoint, write_json
+
+
+def written(out, step, *, keep_last=0):
+    """Write a checkpoint of three small files the way `save_checkpoint` does."""
+    part = checkpoint.begin(out, step=step)
+    write_json(part / "state.json", {"format_version": 1, "step": step})
+    write_json(part / "shards.json", {"image_size": 32})
+    (part / "model").mkdir()
+    (part / "model" / "weights").write_bytes(b"w" * step)
+    facts = checkpoint.facts_of(part, checkpoint.file_names(part))
+    checkpoint.finish(out, step=step, facts=facts, keep_last=keep_last)
+    return out / checkpoint.step_name(step)
+
+
+def test_a_step_folder_and_its_run_open_the_same_checkpoint(tmp_path):
+    written(tmp_path, 5)
+    folder = written(tmp_path, 10)
+    assert open_checkpoint(tmp_path).folder == folder
+    assert open_checkpoint(folder).step == 10
+    assert (tmp_path / "latest").read_text() == "step-000010\n"
+
+
+def test_a_checkpoint_being_written_is_not_seen(tmp_path):
+    folder = written(tmp_path, 5)
+    part = checkpoint.begin(tmp_path, step=10)
+    (part / "state.json").write_text("{}")
+    assert newest_complete(tmp_path) == folder
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "unlisted"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, damage):
+    earlier, newest = written(tmp_path, 5), written(tmp_path, 10)
+    if damage == "missing":
+        (newest / "model" / "weights").unlink()
+    elif damage == "short":
+        (newest / "model" / "weights").write_bytes(b"w")
+    else:
+        (newest / "files.json").unlink()
+    assert newest_complete(tmp_path) == earlier
+
+
+def test_a_changed_byte_is_found_and_named(tmp_path):
+    opened = open_checkpoint(written(tmp_path, 5))
+    checkpoint.verify(opened, opened.files)
+    (opened.model_folder / "weights").write_bytes(b"x" * 5)
+    with pytest.raises(ValueError, match=r"model/weights: SHA-256 \w+, want \w+"):
+        checkpoint.verify(opened, opened.files)
+
+
+def test_only_the_last_ones_are_kept(tmp_path):
+    for step in (5, 10, 15):
+        written(tmp_path, step, keep_last=2)
+    assert checkpoint.step_folders(tmp_path) == [10, 15]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "step-000010", "step-000015"]
+
+
+def test_a_damaged_folder_of_the_same_step_is_replaced(tmp_path):
+    (written(tmp_path, 5) / "model" / "weights").unlink()
+    assert open_checkpoint(written(tmp_path, 5)).step == 5
+
+
+def test_what_is_no_checkpoint_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere: neither a complete checkpoint nor a run"):
+        open_checkpoint(tmp_path / "nowhere")
+    folder = written(tmp_path, 5)
+    (folder / "model" / "weights").unlink()
+    with pytest.raises(ValueError, match=r"model/weights is missing"):
+        open_checkpoint(folder)
+
+
+def test_a_checkpoint_of_another_format_is_refused(tmp_path):
+    folder = written(tmp_path, 5)
+    write_json(folder / "state.json", {"format_version": 9, "step": 5})
+    with pytest.raises(ValueError, match=r"checkpoint format 9, this program reads 1"):
+        open_checkpoint(folder)

@@ -1,0 +1,223 @@
+"""A checkpoint folder: complete or absent. Opening one needs neither torch nor DeepSpeed.
+
+    OUT/step-000100/model/           VisualChat.save_pretrained: all weights, loads by itself
+                    tokenizer/       as used
+                    run.toml         the configuration, overrides applied
+                    shards.json      template, tokenizer fingerprint, digests of the shard set
+                    state.json       step, position in the data, versions, world size
+                    deepspeed/       optimizer state and trained weights, one file per rank
+                    rng/             random state of every rank
+                    files.json       name -> size and SHA-256 of each file above; written last
+    OUT/latest                       name of the newest one
+
+All ranks write into `OUT/.step-000100.part`; the rename to its name is the last thing that
+happens, so a folder with the name `step-...` is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vchat.shards.files import sha256_file, written_whole
+
+if TYPE_CHECKING:
+    from vchat.shards.template import VisualChatTemplate
+    from vchat.shards.tokens import TextTokenizer
+
+FORMAT_VERSION = 1
+_STEP = re.compile(r"step-(\d{6,})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """One complete checkpoint, opened."""
+
+    folder: Path
+    state: dict[str, Any]
+    """Contents of `state.json`."""
+
+    shards: dict[str, Any]
+    """Contents of `shards.json`."""
+
+    files: dict[str, dict[str, Any]]
+    """Contents of `files.json`: relative name -> `{"size_bytes", "sha256"}`."""
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps behind this checkpoint."""
+        return int(self.state["step"])
+
+    @property
+    def model_folder(self) -> Path:
+        """What `VisualChat.from_pretrained` reads."""
+        return self.folder / "model"
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the square the tower takes."""
+        return int(self.shards["image_size"])
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """The tokenizer the model was trained with; raises ValueError if it changed since."""
+        from vchat.shards.tokens import TextTokenizer
+
+        tokenizer = TextTokenizer.load(self.folder / "tokenizer")
+        wanted = self.shards["tokenizer_fingerprint"]
+        if tokenizer.fingerprint != wanted:
+            raise ValueError(
+                f"{self.folder / 'tokenizer'}: fingerprint {tokenizer.fingerprint}, "
+                f"but the model was trained with {wanted}"
+            )
+        return tokenizer
+
+    @property
+    def template(self) -> VisualChatTemplate:
+        """The template that wrote the dialogues the model was trained on."""
+        from vchat.shards.template import template_named
+
+        template = self.shards["template"]
+        return template_named(template["name"], system=template["system"])
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open a step folder, or the newest complete one of a run's OUT folder.
+
+    Only presence and sizes of the files are checked; `verify` reads them.
+
+    Raises:
+        ValueError: if there is none, or a file of it is missing or has another size.
+    """
+    folder = path if (path / "files.json").is_file() else newest_complete(path)
+    if folder is None:
+        raise ValueError(f"{path}: neither a complete checkpoint nor a run that has one")
+    problem = incompleteness(folder)
+    if problem:
+        raise ValueError(f"{folder}: {problem}")
+    state = _read_json(folder / "state.json")
+    if state.get("format_version") != FORMAT_VERSION:
+        found = state.get("format_version")
+        raise ValueError(
+            f"{folder}: checkpoint format {found}, this program reads {FORMAT_VERSION}"
+        )
+    return Checkpoint(
+        folder=folder,
+        state=state,
+        shards=_read_json(folder / "shards.json"),
+        files=_read_json(folder / "files.json"),
+    )
+
+
+def newest_complete(out: Path) -> Path | None:
+    """The complete step folder of the highest step in `out`, or None. `latest` is not trusted."""
+    for step in sorted(step_folders(out), reverse=True):
+        folder = out / step_name(step)
+        if incompleteness(folder) is None:
+            return folder
+    return None
+
+
+def step_folders(out: Path) -> list[int]:
+    """Steps that have a folder in `out`, whatever its state, ascending."""
+    if not out.is_dir():
+        return []
+    names = (_STEP.fullmatch(entry.name) for entry in out.iterdir() if entry.is_dir())
+    return sorted(int(match[1]) for match in names if match)
+
+
+def step_name(step: int) -> str:
+    """`step-000100`."""
+    return f"step-{step:06d}"
+
+
+def incompleteness(folder: Path) -> str | None:
+    """Say what is missing from a step folder, or None. Sizes are compared, contents not read."""
+    listing = folder / "files.json"
+    if not listing.is_file():
+        return "files.json is missing: the checkpoint was not finished"
+    for name, facts in _read_json(listing).items():
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != facts["size_bytes"]:
+            return f"{name} has {file.stat().st_size} bytes, want {facts['size_bytes']}"
+    return None
+
+
+def verify(checkpoint: Checkpoint, names: Iterable[str]) -> None:
+    """Read the named files. Raises ValueError naming the first whose SHA-256 is another."""
+    for name in names:
+        found = sha256_file(checkpoint.folder / name)
+        wanted = checkpoint.files[name]["sha256"]
+        if found != wanted:
+            raise ValueError(f"{checkpoint.folder / name}: SHA-256 {found}, want {wanted}")
+
+
+def begin(out: Path, *, step: int) -> Path:
+    """Make the empty folder that all ranks write into. One process calls it."""
+    part = part_folder(out, step=step)
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    return part
+
+
+def part_folder(out: Path, *, step: int) -> Path:
+    """Where the checkpoint of a step lies until it is whole."""
+    return out / f".{step_name(step)}.part"
+
+
+def facts_of(part: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of the named files, read back from disk."""
+    return {
+        name: {"size_bytes": (part / name).stat().st_size, "sha256": sha256_file(part / name)}
+        for name in names
+    }
+
+
+def file_names(folder: Path) -> list[str]:
+    """Relative names of all files below, sorted, with forward slashes."""
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def finish(out: Path, *, step: int, facts: Mapping[str, dict[str, Any]], keep_last: int) -> None:
+    """Give the written folder its name, point `latest` at it, remove old ones. One process."""
+    part, final = part_folder(out, step=step), out / step_name(step)
+    write_json(part / "files.json", dict(sorted(facts.items())))
+    if final.exists():  # incomplete, or this run would have continued from it
+        _remove(final)
+    part.rename(final)
+    with written_whole(out / "latest") as file:
+        file.write(f"{final.name}\n".encode())
+    if keep_last:
+        for old in [s for s in step_folders(out) if s <= step][:-keep_last]:
+            _remove(out / step_name(old))
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write sorted, indented JSON, whole."""
+    with written_whole(path) as file:
+        file.write((json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+
+def _remove(folder: Path) -> None:
+    """Delete a step folder; it loses its name first, so that half of one is never found."""
+    aside = folder.with_name(f".{folder.name}.removed")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+    shutil.rmtree(aside)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as err:
+        raise ValueError(f"{path}: not JSON: {err}") from err
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: want a JSON object, found {type(value).__name__}")
+    return value

@@ -1,0 +1,24 @@
+"""`vchat-train`: the commands of training. Heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+import click
+from vchat.shards import command
+from vchat.shards.command import LazyGroup
+
+group = LazyGroup(
+    "vchat-train",
+    help="Train a model on shards, and measure it.",
+    lazy={
+        "run": ("vchat.train.commands:run", "Train, or go on with a run that was interrupted."),
+        "plan": ("vchat.train.commands:plan", "Print steps, tokens and images of a run."),
+        "eval": ("vchat.train.evaluate:command", "Answer an evaluation file and score it."),
+    },
+    # The deepspeed launcher puts --local_rank=N before the command; LOCAL_RANK says the same.
+    params=[click.Option(["--local_rank"], type=int, hidden=True, expose_value=False)],
+)
+
+
+def main() -> None:
+    """The console script `vchat-train`."""
+    command.run(group)

@@ -1,0 +1,58 @@
+"""The bodies of `vchat-train run` and `vchat-train plan`: read RUN.toml, then hand over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from vchat.train.config import RunConfig, read_run
+from vchat.train.strict_toml import WrongKeyError
+
+_RUN_FILE = click.argument("run_file", metavar="RUN.toml", type=click.Path(path_type=Path))
+_SET = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="SECTION.KEY=VALUE",
+    help="Replace one setting of RUN.toml; may be repeated.",
+)
+
+
+@click.command("run")
+@_RUN_FILE
+@_SET
+def run(run_file: Path, overrides: tuple[str, ...]) -> None:
+    """Train as RUN.toml says. If its run.out holds a checkpoint, go on from there.
+
+    Alone this is one process. On several:
+
+    \b
+        deepspeed --module vchat.train run RUN.toml
+        torchrun --nproc-per-node 2 -m vchat.train run RUN.toml
+    """
+    config = _read(run_file, overrides)
+    from vchat.train.processes import prepare_environment
+
+    prepare_environment()
+    from vchat.train.launch import run_training
+
+    run_training(config)
+
+
+@click.command("plan")
+@_RUN_FILE
+@_SET
+def plan(run_file: Path, overrides: tuple[str, ...]) -> None:
+    """Print what the run will do, before any GPU is rented: steps, tokens, padding, images."""
+    config = _read(run_file, overrides)
+    from vchat.train.forecast import print_forecast
+
+    print_forecast(config)
+
+
+def _read(run_file: Path, overrides: tuple[str, ...]) -> RunConfig:
+    """Read RUN.toml; a wrong key is wrong use and exits with code 2."""
+    try:
+        return read_run(run_file, overrides=overrides)
+    except WrongKeyError as err:
+        raise click.UsageError(str(err)) from err

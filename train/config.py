@@ -1,0 +1,255 @@
+"""RunConfig: everything that defines one training run, read strictly from one TOML file.
+
+Paths are relative to the folder the command runs in. The file as read, with its overrides, is
+saved with every checkpoint. A field without a default must be given. `vchat-train run` compares
+the fields that shape the result (`shaping`) with those of the checkpoint it continues from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from vchat.train.strict_toml import as_plain, read_toml
+
+Part = Literal["embeddings", "head", "decoder", "projection", "tower"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """Which samples, in which order, packed into which rows."""
+
+    shards: Path
+    """Folder of a finished shard set (it holds `manifest.json`)."""
+
+    tokens_per_row: int
+    """Positions in one packed row, image positions included. Sets memory and speed."""
+
+    images_per_row: int
+    """At most so many images in one packed row."""
+
+    split: str = "train"
+    """Split of the shard set that is trained on."""
+
+    eval_split: str = "eval"
+    """Split whose loss is measured every `run.eval_every` steps."""
+
+    shuffle_window_shards: int = 16
+    """Samples are shuffled over so many neighbouring shards; larger mixes better, reads wider."""
+
+    lanes: int = 16
+    """Parallel streams the epoch is dealt from; about world size times readers. Fixed at launch."""
+
+    on_too_long: Literal["error", "exclude"] = "error"
+    """A sample that fits no row stops the run before it starts, or is left out and listed."""
+
+    tail: Literal["pad", "drop"] = "pad"
+    """The last rows of an epoch fill a step with zero-weight rows, or are left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """What the model is made of."""
+
+    decoder: str | dict[str, Any] | None = None
+    """Folder of a pretrained causal language model, or a table with `model_type` and the fields of
+    that model's configuration: then it starts from random weights."""
+
+    tower: str | dict[str, Any] | None = None
+    """Folder of a pretrained vision tower, or a table as for `decoder`."""
+
+    start_from: Path | None = None
+    """A VisualChat folder or a checkpoint: all weights come from it, not from decoder and tower."""
+
+    projection: Literal["baseline"] = "baseline"
+    """What turns tower features into decoder inputs."""
+
+    attention: Literal["mmca", "causal"] = "mmca"
+    """Multi-modal causal attention, or the decoder's own."""
+
+    def __post_init__(self) -> None:
+        given = (self.decoder is not None, self.tower is not None)
+        wanted = (False, False) if self.start_from is not None else (True, True)
+        if given != wanted:
+            raise ValueError("give decoder and tower, or start_from alone")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Which weights are trained, and in which arithmetic."""
+
+    parts: tuple[Part, ...] = ("embeddings", "projection")
+    """Trained parts; all others are frozen. `decoder` is its layers and last norm; tied embeddings
+    and head are one part, trained if either is named."""
+
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Of weights and activations. The optimizer keeps fp32 copies."""
+
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: about a third slower, far less memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchConfig:
+    """How many packed rows make one optimizer step."""
+
+    rows_per_step: int
+    """Across all ranks and micro-batches. The learning rate is tuned for this number."""
+
+    rows_per_micro_batch: int = 1
+    """On one rank. Changes memory and speed, never the result."""
+
+    def __post_init__(self) -> None:
+        if self.rows_per_step < 1 or self.rows_per_micro_batch < 1:
+            raise ValueError("rows_per_step and rows_per_micro_batch must be at least 1")
+
+    def micro_batches(self, world_size: int) -> int:
+        """Return how many micro-batches each rank accumulates per optimizer step.
+
+        The last one may hold zero-weight rows, so that any world size sees the same step.
+        """
+        if world_size < 1:
+            raise ValueError(f"world size must be at least 1 process, got {world_size}")
+        return math.ceil(self.rows_per_step / (world_size * self.rows_per_micro_batch))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW and the course of its learning rate."""
+
+    lr: float
+    """Learning rate after warm-up."""
+
+    betas: tuple[float, ...] = (0.9, 0.95)
+    """Decay of the running mean of gradients, and of their squares."""
+
+    eps: float = 1e-8
+    """Added to the square root of the second."""
+
+    weight_decay: float = 0.0
+    """For matrices; vectors (norms, biases) are never decayed."""
+
+    warmup_steps: int = 0
+    """The rate grows linearly over so many steps."""
+
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the rate falls from the end of warm-up to the last step."""
+
+    final_lr_fraction: float = 0.0
+    """Rate at the last step, as a fraction of `lr`."""
+
+    clip_norm: float = 1.0
+    """Gradients are scaled down to this global norm; 0 leaves them."""
+
+    def __post_init__(self) -> None:
+        if len(self.betas) != 2:
+            raise ValueError(f"betas wants two numbers, got {list(self.betas)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeepSpeedConfig:
+    """How weights and optimizer state are spread over ranks."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """0 copies all to each rank; 1 splits optimizer state, 2 also gradients, 3 also weights."""
+
+    offload_optimizer: Literal["none", "cpu"] = "none"
+    """Where optimizer state lives (stage 1 and up)."""
+
+    offload_parameters: Literal["none", "cpu"] = "none"
+    """Where weights live when not in use (stage 3)."""
+
+    def __post_init__(self) -> None:
+        if self.offload_optimizer != "none" and self.zero_stage < 1:
+            raise ValueError(f"offload_optimizer needs zero_stage 1 to 3, got {self.zero_stage}")
+        if self.offload_parameters != "none" and self.zero_stage < 3:
+            raise ValueError(f"offload_parameters needs zero_stage 3, got {self.zero_stage}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputConfig:
+    """How long the run is, and what it leaves behind."""
+
+    out: Path
+    """Folder of checkpoints and the log. If it holds a checkpoint of this run, the run goes on."""
+
+    steps: int | None = None
+    """Optimizer steps in all. Give this or `epochs`."""
+
+    epochs: int | None = None
+    """Passes over the training split."""
+
+    seed: int = 0
+    """Of the order of samples, of new weights and of dropout."""
+
+    save_every: int = 500
+    """Steps between checkpoints; one is always written at the end."""
+
+    keep_last: int = 2
+    """Older checkpoints are removed; 0 keeps all."""
+
+    eval_every: int = 500
+    """Steps between measurements of the held-out loss, also taken at the end; 0 never."""
+
+    log_every: int = 1
+    """Steps between lines of `log.jsonl`."""
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs")
+        if self.save_every < 1 or self.log_every < 1:
+            raise ValueError("save_every and log_every must be at least 1 step")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """One training run. Each field is a section of the file."""
+
+    data: DataConfig
+    model: ModelConfig
+    batch: BatchConfig
+    optimizer: OptimizerConfig
+    run: OutputConfig
+    train: TrainConfig = field(default_factory=TrainConfig)
+    deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
+
+
+def read_run(path: Path, *, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read RUN.toml. Raises `WrongKeyError` naming file, key and the nearest known key."""
+    return read_toml(RunConfig, path, overrides=overrides)
+
+
+FREE_TO_CHANGE = (
+    "data.shards",  # the set is compared by its digests, it may have moved
+    "model.start_from",
+    "batch.rows_per_micro_batch",
+    "train.gradient_checkpointing",
+    "deepspeed.offload_optimizer",
+    "deepspeed.offload_parameters",
+    "run.out",
+    "run.save_every",
+    "run.keep_last",
+    "run.eval_every",
+    "run.log_every",
+)
+
+
+def shaping(config: RunConfig) -> dict[str, Any]:
+    """The fields that shape the result, as `section.key` -> JSON value."""
+    flat = {
+        f"{section}.{key}": value
+        for section, table in as_plain(config).items()
+        for key, value in table.items()
+    }
+    return {name: value for name, value in flat.items() if name not in FREE_TO_CHANGE}
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """Name a set of values by 16 hexadecimal digits of the SHA-256 of its sorted JSON."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

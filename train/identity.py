@@ -1,0 +1,69 @@
+"""What makes two runs the same run: their data, tokenizer and the settings that shape the result.
+
+A checkpoint keeps these; a run that would continue it compares, and refuses with one line that
+names what differs, both values and both digests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vchat.shards.manifest import ShardSet
+from vchat.train.checkpoint import Checkpoint
+from vchat.train.config import RunConfig, digest, shaping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Facts of one run that never change while it lasts."""
+
+    settings: dict[str, Any]
+    """`section.key` -> value of every setting that shapes the result."""
+
+    shards: dict[str, Any]
+    """What a checkpoint's `shards.json` holds."""
+
+
+def identity_of(config: RunConfig, shard_set: ShardSet, *, image_size: int) -> Identity:
+    """Collect the facts of a run from its configuration and its shard set."""
+    manifest = shard_set.manifest
+    return Identity(
+        settings=shaping(config),
+        shards={
+            "index_digest": manifest["digests"]["index"],
+            "tokenizer_fingerprint": shard_set.tokenizer().fingerprint,
+            "template": manifest["template"],
+            "max_tokens": manifest["max_tokens"],
+            "image_size": image_size,
+        },
+    )
+
+
+def check_same_run(identity: Identity, checkpoint: Checkpoint) -> None:
+    """Raise ValueError if `checkpoint` was made by another run than this one."""
+    for name, what in (
+        ("index_digest", "shards"),
+        ("tokenizer_fingerprint", "tokenizer"),
+        ("template", "template"),
+        ("image_size", "image size"),
+    ):
+        old, new = checkpoint.shards[name], identity.shards[name]
+        if old != new:
+            raise ValueError(
+                f"{checkpoint.folder}: made with other {what} than this run: "
+                f"{name} {old} there, {new} here; choose another run.out"
+            )
+    _check_settings(checkpoint.state["settings"], identity.settings, folder=str(checkpoint.folder))
+
+
+def _check_settings(old: Mapping[str, Any], new: Mapping[str, Any], *, folder: str) -> None:
+    names = (name for name in sorted({*old, *new}) if old.get(name) != new.get(name))
+    changed = next(names, None)
+    if changed is not None:
+        raise ValueError(
+            f"{folder}: made with {changed} = {old.get(changed)!r}, this run has "
+            f"{new.get(changed)!r} (settings {digest(old)} there, {digest(new)} here); "
+            "choose another run.out"
+        )

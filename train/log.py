@@ -1,0 +1,106 @@
+"""What a run tells: one JSON line per logged step in OUT/log.jsonl, and progress on stderr.
+
+Only rank 0 writes. A resumed run first drops the lines of steps it is going to repeat, so that
+every step stands in the file once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from vchat.shards.files import written_whole
+
+PLAIN_EVERY_S = 10.0
+
+
+class TrainingLog:
+    """Append JSON lines and show progress; does nothing on ranks other than 0.
+
+    Use as a context manager: the file and the progress bar are closed at the end of the block.
+    """
+
+    def __init__(self, path: Path, *, rank: int, first_step: int, total_steps: int):
+        """`first_step` steps are behind us: later lines of an existing file are dropped."""
+        self._total_steps = total_steps
+        self._shown_at = time.monotonic()
+        self._file = None
+        self._progress: Progress | None = None
+        if rank != 0:
+            return
+        keep_until(path, step=first_step)
+        self._file = path.open("a", encoding="utf-8")
+        console = Console(stderr=True)
+        if console.is_terminal:
+            self._progress = _bar(console)
+            self._task = self._progress.add_task(
+                "train", total=total_steps, completed=first_step, last=""
+            )
+
+    def __enter__(self) -> TrainingLog:
+        if self._progress is not None:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+        if self._file is not None:
+            self._file.close()
+
+    def write(self, step: int, **values: float | int | str) -> None:
+        """Append one line, at once visible to readers."""
+        if self._file is None:
+            return
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+
+    def show(self, step: int, text: str) -> None:
+        """Move the bar, or print a plain line if the last one is 10 seconds old."""
+        if self._file is None:
+            return
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step, last=text)
+            return
+        now = time.monotonic()
+        if step == self._total_steps or now - self._shown_at >= PLAIN_EVERY_S:
+            self._shown_at = now
+            sys.stderr.write(f"step {step}/{self._total_steps}  {text}\n")
+
+
+def keep_until(path: Path, *, step: int) -> None:
+    """Drop the lines of later steps, and a last line cut short by a crash."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_kept(line, step)]
+    with written_whole(path) as file:
+        file.write("".join(f"{line}\n" for line in kept).encode())
+
+
+def _is_kept(line: str, step: int) -> bool:
+    try:
+        return int(json.loads(line)["step"]) <= step
+    except (json.JSONDecodeError, KeyError):
+        return False
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[last]}"),
+        console=console,
+    )

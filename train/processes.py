@@ -1,0 +1,68 @@
+"""The processes of a run: environment before torch is imported, start, agreement, stopping.
+
+`deepspeed` and `torchrun` set RANK, WORLD_SIZE and so on; without them the run is one process.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from types import FrameType
+
+
+def prepare_environment() -> None:
+    """Fill in what the launcher did not set. Call before torch or DeepSpeed is imported.
+
+    Without an accelerator, DeepSpeed's own detection is skipped and every process gets its
+    share of the cores: more threads than cores make all ranks slow.
+    """
+    os.environ.setdefault("RANK", "0")
+    os.environ.setdefault("LOCAL_RANK", "0")
+    os.environ.setdefault("WORLD_SIZE", "1")
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    if "MASTER_PORT" not in os.environ:
+        os.environ["MASTER_PORT"] = str(_free_port())
+    local = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ["WORLD_SIZE"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // local)))
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+    import torch
+
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+def start_processes() -> tuple[int, int]:
+    """Connect the processes of this run. Returns `(rank, world size)`."""
+    import logging
+
+    import deepspeed
+    from deepspeed.utils.logging import logger
+
+    logger.setLevel(logging.WARNING)
+    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
+class StopRequest:
+    """Remembers that SIGTERM or SIGUSR1 asked this process to save and end.
+
+    A signal reaches ranks at different moments, so `requested` of one rank decides nothing: the
+    loop adds it up over all ranks, at the end of a step.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        signal.signal(signal.SIGTERM, self._remember)
+        signal.signal(signal.SIGUSR1, self._remember)
+
+    def _remember(self, signum: int, frame: FrameType | None) -> None:
+        self.requested = True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,189 @@
+"""TOML tables into frozen dataclasses and back: nothing unknown, nothing missing, nothing guessed.
+
+A table's keys are the dataclass's fields. An unknown key, a missing required key, or a value of
+another type is a `WrongKeyError` that names the file, the key as the user wrote it, and the nearest
+known one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+T = TypeVar("T")
+
+
+class WrongKeyError(ValueError):
+    """A configuration key that is unknown, missing, or holds a value of the wrong kind."""
+
+
+def read_toml(cls: type[T], path: Path, *, overrides: Sequence[str] = ()) -> T:
+    """Read one file into `cls`, with `section.key=value` overrides applied on top.
+
+    Raises:
+        WrongKeyError: naming file and key.
+        ValueError: if the file is absent or is not TOML.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as err:
+        raise ValueError(f"{path}: there is no such file") from err
+    except tomllib.TOMLDecodeError as err:
+        raise ValueError(f"{path}: not valid TOML: {err}") from err
+    for override in overrides:
+        apply_override(table, override)
+    return from_table(cls, table, where=str(path))
+
+
+def apply_override(table: dict[str, Any], override: str) -> None:
+    """Put `a.b=value` into the nested `table`; the value is TOML, or else taken as a string."""
+    name, equals, text = override.partition("=")
+    if not equals or not name.strip():
+        raise WrongKeyError(f"--set {override}: write section.key=value")
+    *sections, key = name.strip().split(".")
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise WrongKeyError(f"--set {override}: {section} is a value, not a section")
+    try:
+        table[key] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        table[key] = text
+
+
+def from_table(cls: type[T], table: Mapping[str, Any], *, where: str, section: str = "") -> T:
+    """Build the dataclass `cls` from one table.
+
+    Args:
+        where: the file, for messages.
+        section: dotted name of this table, for messages; empty at the top.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    for key in table:
+        if key not in fields:
+            raise WrongKeyError(_unknown(key, list(fields), where=where, section=section))
+    values: dict[str, Any] = {}
+    for name, field in fields.items():
+        dotted = f"{section}.{name}" if section else name
+        if name in table:
+            values[name] = _value(hints[name], table[name], where=where, dotted=dotted)
+        elif _is_required(field):
+            raise WrongKeyError(f"{where}: {dotted} is missing and has no default")
+    try:
+        return cls(**values)
+    except WrongKeyError:
+        raise
+    except ValueError as err:
+        raise WrongKeyError(f"{where}: [{section}] {err}") from err
+
+
+def to_toml(config: object) -> str:
+    """Write a dataclass of dataclasses as TOML that `from_table` reads back as an equal value."""
+    return "\n".join(_lines(_plain(config), prefix="")) + "\n"
+
+
+def as_plain(config: object) -> dict[str, Any]:
+    """A dataclass as nested dictionaries of JSON values; fields that are None are left out."""
+    return _plain(config)
+
+
+def _unknown(key: str, known: list[str], *, where: str, section: str) -> str:
+    place = f"in [{section}]" if section else "at the top level"
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    advice = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
+    return f"{where}: unknown key {key!r} {place}; {advice}"
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _value(hint: Any, value: Any, *, where: str, dotted: str) -> Any:
+    """Return `value` as `hint` wants it; `hint` is one of the few types our configs use."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _first_that_fits(arguments, value, where=where, dotted=dotted)
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return from_table(typing.cast(type, hint), value, where=where, section=dotted)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_value(arguments[0], item, where=where, dotted=dotted) for item in value)
+    if origin is dict and isinstance(value, dict):
+        return value
+    if origin is Literal:
+        if value in arguments:
+            return value
+        raise WrongKeyError(
+            f"{where}: {dotted} = {value!r}; want one of {', '.join(map(repr, arguments))}"
+        )
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is float and type(value) is int:
+        return float(value)
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    raise WrongKeyError(f"{where}: {dotted} = {value!r}; want {_described(hint)}")
+
+
+def _first_that_fits(hints: Sequence[Any], value: Any, *, where: str, dotted: str) -> Any:
+    problems = []
+    for hint in hints:
+        if hint is types.NoneType:
+            continue
+        try:
+            return _value(hint, value, where=where, dotted=dotted)
+        except WrongKeyError as err:
+            problems.append(err)
+    if len(problems) == 1:
+        raise problems[0]
+    wanted = " or ".join(_described(hint) for hint in hints if hint is not types.NoneType)
+    raise WrongKeyError(f"{where}: {dotted} = {value!r}; want {wanted}")
+
+
+def _described(hint: Any) -> str:
+    if dataclasses.is_dataclass(hint) or typing.get_origin(hint) is dict:
+        return "a table"
+    if typing.get_origin(hint) is tuple:
+        return f"a list, each {_described(typing.get_args(hint)[0])}"
+    names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+    return names.get(hint, "a path" if hint is Path else str(hint))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        pairs = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+        return {name: _plain(item) for name, item in pairs if item is not None}
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _lines(table: dict[str, Any], *, prefix: str) -> list[str]:
+    lines = [f"{key} = {_literal(item)}" for key, item in table.items() if not _is_table(item)]
+    for key, item in table.items():
+        if _is_table(item):
+            lines += ["", f"[{prefix}{key}]", *_lines(item, prefix=f"{prefix}{key}.")]
+    return lines
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _literal(value: Any) -> str:
+    """One TOML value. JSON's strings, numbers, booleans and lists are TOML's as well."""
+    if isinstance(value, dict):
+        inside = ", ".join(f"{json.dumps(key)} = {_literal(item)}" for key, item in value.items())
+        return "{" + inside + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_literal(item) for item in value) + "]"
+    return json.dumps(value, ensure_ascii=False)
