@@ -1,7 +1,6 @@
 """The published text format, character by character."""
 
 import pytest
-
 from vchat.shards.template import (
     SYSTEM,
     Control,

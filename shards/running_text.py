@@ -1,0 +1,161 @@
+"""Stretches of text as token ids, by a tokenizer that sees nothing in them but text.
+
+A stretch is the text between two special tokens. It is tokenized once, as running text. Three
+things the tokenizers library would do differently are settled here:
+
+* An added token spelled in the text is not recognised, whether it is flagged special or not
+  (tokens of white space only are: runs of blanks are text). Nothing is escaped or altered.
+* At a supervision boundary the ids before it are exactly those of the text before it alone, and
+  no token reaches across. Where running text would break either, it is cut there.
+* Text after a cut gets no prefix blank of its own (Llama and Metaspace tokenizers add one).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+from tokenizers import Tokenizer
+from vchat.shards.template import Text
+
+Tokens = tuple[list[int], list[tuple[int, int]]]
+"""Ids, and for each the characters (start, end) it stands for; bytes of one character share it."""
+
+
+class TextEncoder:
+    """Encodes stretches of text with the model of one `tokenizer.json`."""
+
+    def __init__(self, spec: dict[str, Any]):
+        """Args:
+        spec: The content of a `tokenizer.json`, already valid for the tokenizers library.
+        """
+        later = _without_prefix(spec, schemes=("first",))
+        continuing = _without_prefix(spec, schemes=("first", "always"))
+        self._opening = _text_tokenizer(spec)
+        self._later = self._opening if later == spec else _text_tokenizer(later)
+        self._continuing = self._later if continuing == later else _text_tokenizer(continuing)
+        self._controls = {
+            token["id"]: token["content"] for token in spec["added_tokens"] if _is_control(token)
+        }
+
+    def stretch(self, texts: Sequence[Text], *, opening: bool) -> Iterator[tuple[list[int], bool]]:
+        """Yield `(ids, supervised)` runs of the stretch that the texts make together.
+
+        Dropping texts from the end, at a change of `supervised`, drops ids from the end and
+        changes no other id.
+
+        Args:
+            texts: In order; boundaries matter only where `supervised` changes.
+            opening: The stretch opens a dialogue; any other follows a special token.
+        """
+        tokenizer = self._opening if opening else self._later
+        text, ids = "", list[int]()
+        for supervised, group in groupby(texts, key=lambda part: part.supervised):
+            added = "".join(part.text for part in group)
+            whole = self._tokens(tokenizer, text + added)
+            if not _continues(ids, whole, boundary=len(text)):
+                tokenizer, text, ids = self._continuing, "", []
+                whole = self._tokens(tokenizer, added)
+            yield whole[0][len(ids) :], supervised
+            text, ids = text + added, whole[0]
+
+    def _tokens(self, tokenizer: Tokenizer, text: str) -> Tokens:
+        """Tokenize text; where its model alone would make a control token, cut the spelling."""
+        try:
+            encoding = tokenizer.encode(text, add_special_tokens=False)
+        except TypeError as error:
+            raise ValueError(f"text is not valid Unicode: {_lone_surrogate(text)}") from error
+        ids, spans = encoding.ids, encoding.offsets
+        if self._controls.keys().isdisjoint(ids):
+            return ids, spans
+        cut = self._inside_control(text, ids, spans)
+        if cut is None:
+            return ids, spans
+        head_ids, head_spans = self._tokens(tokenizer, text[:cut])
+        tail_ids, tail_spans = self._tokens(self._continuing, text[cut:])
+        shifted = [(start + cut, end + cut) for start, end in tail_spans]
+        return head_ids + tail_ids, head_spans + shifted
+
+    def _inside_control(
+        self, text: str, ids: list[int], spans: list[tuple[int, int]]
+    ) -> int | None:
+        """Return a place inside the first spelled control token, or None if there is none.
+
+        An unknown-token id for a character outside the vocabulary is no spelling.
+        """
+        for token, (start, end) in zip(ids, spans, strict=True):
+            spelling = self._controls.get(token, "")
+            found = text.find(spelling, start, end)
+            if len(spelling) > 1 and found >= 0:
+                return found + 1
+        return None
+
+
+def _continues(before: list[int], whole: Tokens, *, boundary: int) -> bool:
+    """Whether `whole` begins with the ids `before` and no token reaches across the boundary."""
+    ids, spans = whole
+    n = len(before)
+    if ids[:n] != before:
+        return False
+    return (n == 0 or spans[n - 1][1] <= boundary) and (n == len(ids) or spans[n][0] >= boundary)
+
+
+def _is_control(token: dict[str, Any]) -> bool:
+    return not token["content"].isspace()
+
+
+def _text_tokenizer(spec: dict[str, Any]) -> Tokenizer:
+    """Build the tokenizer that takes everything in its input for text, and adds nothing."""
+    added = [{**token, "special": _is_control(token)} for token in spec["added_tokens"]]
+    model = spec["model"]
+    plain = {
+        **spec,
+        "added_tokens": added,
+        "model": {**model, "dropout": None} if "dropout" in model else model,
+        "post_processor": None,  # it would trim blanks from the offsets
+        "truncation": None,
+        "padding": None,
+    }
+    tokenizer = Tokenizer.from_str(json.dumps(plain))
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def _without_prefix(spec: dict[str, Any], *, schemes: Sequence[str]) -> dict[str, Any]:
+    """Return the spec without the prefix blanks of these schemes (`first` piece, `always`)."""
+    changed = copy.copy(spec)
+    for stage in ("normalizer", "pre_tokenizer"):
+        changed[stage] = _stage_without_prefix(spec.get(stage), schemes)
+    return changed
+
+
+def _stage_without_prefix(stage: Any, schemes: Sequence[str]) -> Any:
+    """Return one normalizer or pre-tokenizer, or None if nothing of it is left."""
+    if stage is None:
+        return None
+    always = "always" in schemes
+    if stage["type"] == "Sequence":
+        field = "normalizers" if "normalizers" in stage else "pretokenizers"
+        inner = [_stage_without_prefix(part, schemes) for part in stage[field]]
+        return {**stage, field: [part for part in inner if part is not None]}
+    if stage["type"] == "Prepend" and always:
+        return None
+    if stage["type"] == "ByteLevel" and always and "add_prefix_space" in stage:
+        return {**stage, "add_prefix_space": False}
+    if stage["type"] == "Metaspace":
+        scheme = stage.get("prepend_scheme") or (
+            "always" if stage.get("add_prefix_space", True) else "never"
+        )
+        return {
+            **{name: value for name, value in stage.items() if name != "add_prefix_space"},
+            "prepend_scheme": "never" if scheme in schemes else scheme,
+        }
+    return stage
+
+
+def _lone_surrogate(text: str) -> str:
+    place = next((i for i, character in enumerate(text) if "\ud800" <= character <= "\udfff"), -1)
+    return f"a lone surrogate at character {place}"

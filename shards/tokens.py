@@ -1,0 +1,239 @@
+"""Parts of a dialogue as token ids and a supervision mask, by the tokenizer as it is.
+
+Input: a folder with `tokenizer.json` and the names of its begin and end tokens in
+`tokenizer_config.json` or `special_tokens_map.json`. Output: one id per token, one `<image>` id
+per image, and which ids carry loss. Only the `tokenizers` library reads the file: loading and
+saving it through a tokenizer class of transformers can change ids.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import AddedToken, Tokenizer
+from vchat.shards.files import written_whole
+from vchat.shards.running_text import TextEncoder
+from vchat.shards.template import Control, Part, Text, TextRound, VisualChatTemplate
+
+IMAGE = "<image>"
+"""The only token we add."""
+
+PROBE = (
+    "The 3 cats   sat\u2014on 1,234 mats.\n\n\tna\u00efve \u4f60\u597d \u05e9\u05dc\u05d5\u05dd "
+    "\U0001f600 \x00 <image> </s> <|im_end|> ### Answer:\nfi\ufb01 e\u0301"
+)
+"""Its ids are part of a fingerprint, so it has what tokenizers disagree on."""
+
+KEPT_SETTINGS = ("unk_token", "pad_token", "chat_template", "add_bos_token", "model_max_length")
+"""What a saved tokenizer keeps of its `tokenizer_config.json`, apart from begin and end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A dialogue, or the beginning of one, as the model reads it before slots are widened."""
+
+    ids: NDArray[np.int32]
+    """int32[T], one `<image>` id per image."""
+
+    supervised: NDArray[np.bool_]
+    """bool[T], True where the id is an answer's or its end token; never the first."""
+
+
+class TextTokenizer:
+    """A tokenizer and its begin, end and `<image>` tokens."""
+
+    def __init__(self, tokenizer: Tokenizer, *, settings: dict[str, Any], origin: Path):
+        """Use `load`. `origin` is the folder that errors name."""
+        end = _token_text(settings, "eos_token")
+        if end is None:
+            raise ValueError(
+                f"the tokenizer in {origin} names no end token: write "
+                '"eos_token": "<its end-of-text token>" into tokenizer_config.json there'
+            )
+        begin = _token_text(settings, "bos_token")
+        if settings.get("add_bos_token") is False:
+            begin = None
+        self.end_id = _id_of(tokenizer, end, name="end", origin=origin)
+        self.begin_id = (
+            None if begin is None else _id_of(tokenizer, begin, name="begin", origin=origin)
+        )
+        _mark_special(tokenizer, [text for text in (begin, end, IMAGE) if text is not None])
+        self.image_id = _id_of(tokenizer, IMAGE, name="image", origin=origin)
+        self._tokenizer = tokenizer
+        self._settings = settings
+        self._encoder = TextEncoder(json.loads(tokenizer.to_str()))
+
+    @classmethod
+    def load(cls, path: Path) -> TextTokenizer:
+        """Read the tokenizer in folder `path`; adds `<image>` if it is not there.
+
+        Raises:
+            ValueError: A file is missing, malformed or names no end token; or the folder states
+                a fingerprint and this tokenizer has another.
+        """
+        loaded = cls(_read_tokenizer(path), settings=_read_settings(path), origin=path)
+        stated_file = path / "fingerprint.json"
+        if stated_file.exists():
+            stated = _read_json(stated_file).get("fingerprint")
+            loaded.require_fingerprint(str(stated), origin=str(path))
+        return loaded
+
+    def require_fingerprint(self, stated: str, *, origin: str) -> None:
+        """Raise ValueError, naming both fingerprints, unless `stated` is this tokenizer's."""
+        if stated != self.fingerprint:
+            raise ValueError(
+                f"another tokenizer: {origin} states fingerprint {stated}, "
+                f"the tokenizer there has {self.fingerprint}"
+            )
+
+    @cached_property
+    def num_ids(self) -> int:
+        """Rows an embedding table needs: the highest id + 1."""
+        highest: int = max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+        return highest + 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over behaviour: vocabulary, special ids, ids and mask of a fixed dialogue."""
+        rounds = [
+            TextRound(num_images=2, question=PROBE, answer=PROBE),
+            TextRound(num_images=0, question="Why?", answer="Yes."),
+        ]
+        probe = self.encode(VisualChatTemplate().dialogue(rounds))
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        behaviour = {
+            "vocabulary": sorted(vocabulary.items(), key=lambda item: (item[1], item[0])),
+            "special": [self.begin_id, self.end_id, self.image_id],
+            "ids": probe.ids.tolist(),
+            "supervised": probe.supervised.tolist(),
+        }
+        return hashlib.sha256(json.dumps(behaviour).encode()).hexdigest()
+
+    def encode(self, parts: Sequence[Part]) -> Encoded:
+        """Encode parts; the ids of a prompt are an exact prefix of those of its training text.
+
+        Text that follows `Control("begin")` opens a dialogue, any other follows a special token.
+
+        Raises:
+            ValueError: A text is not valid Unicode.
+        """
+        ids: list[int] = []
+        mask: list[bool] = []
+        opening = False
+        for is_text, group in groupby(parts, key=lambda part: isinstance(part, Text)):
+            if is_text:
+                texts = [part for part in group if isinstance(part, Text)]
+                runs = self._encoder.stretch(texts, opening=opening)
+            else:
+                controls = [part for part in group if isinstance(part, Control)]
+                opening = controls[-1].name == "begin"
+                runs = iter([(self._control_ids(part), part.supervised) for part in controls])
+            for run_ids, supervised in runs:
+                ids += run_ids
+                mask += [supervised] * len(run_ids)
+        return Encoded(ids=np.array(ids, dtype=np.int32), supervised=np.array(mask, dtype=np.bool_))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids that stand inside a dialogue, special tokens as they are spelled.
+
+        A leading blank is kept: the ids are taken for the continuation of others.
+        """
+        decoded = self._tokenizer.decode([self.end_id, *ids], skip_special_tokens=False)
+        end = self._tokenizer.decode([self.end_id], skip_special_tokens=False)
+        return str(decoded).removeprefix(end)
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json`, `tokenizer_config.json` and `fingerprint.json` into folder.
+
+        Equal tokenizers give equal bytes. No path of this machine is written.
+        """
+        settings = {
+            name: self._settings[name] for name in KEPT_SETTINGS if name in self._settings
+        } | {
+            # Makes transformers take tokenizer.json as it is instead of converting it.
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+            "bos_token": _token_text(self._settings, "bos_token"),
+            "eos_token": _token_text(self._settings, "eos_token"),
+        }
+        fingerprint = {"fingerprint": self.fingerprint}
+        for name, text in (
+            ("tokenizer.json", self._tokenizer.to_str(pretty=True)),
+            ("tokenizer_config.json", json.dumps(settings, indent=1, sort_keys=True)),
+            ("fingerprint.json", json.dumps(fingerprint)),
+        ):
+            with written_whole(folder / name) as file:
+                file.write(text.encode())
+
+    def _control_ids(self, part: Control) -> list[int]:
+        if part.name == "begin":
+            return [] if self.begin_id is None else [self.begin_id]
+        return [self.end_id if part.name == "end" else self.image_id]
+
+
+def _read_tokenizer(folder: Path) -> Tokenizer:
+    """Read `tokenizer.json`, or say in one line why not."""
+    path = folder / "tokenizer.json"
+    if not folder.is_dir():
+        raise ValueError(f"no tokenizer folder {folder}; wanted a folder with tokenizer.json")
+    if not path.is_file():
+        raise ValueError(
+            f"no tokenizer.json in {folder}; if there is a tokenizer.model, load it once with "
+            "transformers and save_pretrained() it as a fast tokenizer"
+        )
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"{path} is not a tokenizer of the tokenizers library: {error}") from error
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    """Return `tokenizer_config.json`, completed from `special_tokens_map.json`."""
+    settings: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (folder / name).exists():
+            found = _read_json(folder / name)
+            settings |= {key: value for key, value in found.items() if value is not None}
+    template = folder / "chat_template.jinja"
+    if template.exists():
+        settings["chat_template"] = template.read_text(encoding="utf-8")
+    return settings
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}; wanted a JSON object")
+    return content
+
+
+def _token_text(settings: dict[str, Any], name: str) -> str | None:
+    """Return a token's text, which a config gives as a string or as an object."""
+    value = settings.get(name)
+    return value["content"] if isinstance(value, dict) else value
+
+
+def _id_of(tokenizer: Tokenizer, text: str, *, name: str, origin: Path) -> int:
+    found: int | None = tokenizer.token_to_id(text)
+    if found is None:
+        raise ValueError(f"the {name} token {text!r} of {origin} is not in its tokenizer.json")
+    return found
+
+
+def _mark_special(tokenizer: Tokenizer, texts: Sequence[str]) -> None:
+    """List tokens as special where the file does not; only `<image>` can be new."""
+    listed = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    new = [text for text in texts if text not in listed]
+    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in new])
