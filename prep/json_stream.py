@@ -1,0 +1,119 @@
+"""Read annotation files of any size, one value at a time, and say where a damaged one breaks.
+
+Bytes that are not UTF-8 become `DAMAGED`, a code point that no text may hold, so that one bad
+record does not end the file and `sources.texts` can reject it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import ijson
+
+DAMAGED = "\ufdd0"
+"""A Unicode noncharacter, standing for a byte that was not UTF-8."""
+
+MAX_LINE_BYTES = 64 * 2**20
+"""The longest line of a JSONL file that is read; one line is held in memory."""
+
+_UNDECODED = re.compile("[\udc80-\udcff]")
+
+
+class Utf8File:
+    """A binary file that reads as valid UTF-8, without a byte order mark."""
+
+    def __init__(self, file: IO[bytes]):
+        """Read from `file`, which stays the caller's to close."""
+        self._file = file
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")(errors="surrogateescape")
+
+    def read(self, size: int) -> bytes:
+        """Return about `size` bytes; empty only at the end of the file."""
+        while size:
+            chunk = self._file.read(size)
+            text = self._decoder.decode(chunk, final=not chunk)
+            if text or not chunk:
+                return _encoded(text)
+        return b""
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return _UNDECODED.sub(DAMAGED, text).encode()
+
+
+def items(path: Path, prefix: str = "item") -> Iterator[Any]:
+    """Yield the elements of a JSON array: the whole file by default, else the array at `prefix`.
+
+    Raises:
+        ValueError: if the file is not whole JSON, naming the file and the byte.
+    """
+    with _parsing(path) as file:
+        yield from ijson.items(file, prefix, use_float=True)
+
+
+def members(path: Path, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield `(name, value)` of a JSON object, repeated names included.
+
+    Raises:
+        ValueError: if the file is not whole JSON, naming the file and the byte.
+    """
+    with _parsing(path) as file:
+        yield from ijson.kvitems(file, prefix, use_float=True)
+
+
+@contextlib.contextmanager
+def _parsing(path: Path) -> Iterator[Utf8File]:
+    with path.open("rb") as file:
+        try:
+            yield Utf8File(file)
+        except ijson.JSONError as err:
+            raise ValueError(_damage(path, file.tell(), str(err))) from err
+
+
+def _damage(path: Path, position: int, message: str) -> str:
+    if "premature EOF" in message:
+        return f"{path}: the JSON ends in mid-value at byte {position}: the file is truncated"
+    return f"{path}: not valid JSON in the 64 KiB before byte {position}: {message.splitlines()[0]}"
+
+
+def lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield `(line number from 1, value)` of a JSONL file; blank lines are passed over.
+
+    Raises:
+        ValueError: if a line is not JSON or longer than `MAX_LINE_BYTES`, naming file and byte.
+    """
+    position = 0
+    with path.open("rb") as file:
+        number = 0
+        while line := file.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            if len(line) > MAX_LINE_BYTES:
+                raise ValueError(f"{path}:{number}: the line is longer than {MAX_LINE_BYTES} bytes")
+            if line.strip():
+                yield number, _line_value(path, number, line=line, position=position)
+            position += len(line)
+
+
+def _line_value(path: Path, number: int, *, line: bytes, position: int) -> Any:
+    text = _UNDECODED.sub(DAMAGED, line.decode("utf-8-sig", errors="surrogateescape"))
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as err:
+        raise ValueError(
+            f"{path}:{number}: not valid JSON (line at byte {position}): {err}"
+        ) from err
+
+
+def first_character(path: Path) -> str:
+    """Return the first character that is not blank, which tells an array from an object."""
+    with path.open("rb") as file:
+        return file.read(4096).decode("utf-8-sig", errors="replace").lstrip()[:1]

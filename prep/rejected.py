@@ -1,0 +1,142 @@
+"""Why a row, a question/answer pair or a record is not in the shards, and how many there were.
+
+Every row of a source becomes one record or is `Rejected` with a reason out of a closed list; every
+record is used exactly once or rejected later. A `Tally` counts both sides, so that nothing can be
+lost without showing: that is the conservation law which every build checks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+REASONS: Mapping[str, str] = {
+    "bad_id": "an id does not have the form that its data set uses",
+    "bad_role_order": "turns do not alternate between user and assistant, starting with the user",
+    "bad_row": "a field is missing or of the wrong kind",
+    "bad_text": "a text is not valid Unicode",
+    "capped": "left out by the limit on the source's records",
+    "duplicate": "a record of the same id or content came before",
+    "empty_text": "a question or an answer is empty",
+    "held_out_image": "a training record shows a photograph that is held out for evaluation",
+    "huge_image": "an image's header declares more bytes or pixels than we decode",
+    "missing_image": "an image is not where the annotation says",
+    "placeholder_mismatch": "the places for images in the text do not match the images",
+    "tiny_image": "a side of an image is shorter than 2 pixels",
+    "too_long": "one round, with the images it needs, is longer than the token limit",
+    "too_many_images": "more images than the limit for one dialogue",
+    "undecodable_image": "an image's bytes are not a picture of a known format, or are damaged",
+    "unsafe_path": "an image path is absolute or leaves its folder",
+    "wrong_split": "the record belongs to an evaluation split of its data set",
+}
+"""Reason code -> what it means. The only codes there are."""
+
+EXAMPLES_PER_REASON = 5
+
+
+class Rejected(Exception):  # noqa: N818 (it names what happened to the row)
+    """Raised where something cannot be used; caught and counted by the caller."""
+
+    def __init__(self, reason: str, detail: str):
+        """`reason` is one of `REASONS`; `detail` says which value was found."""
+        assert reason in REASONS, f"unknown reason code {reason!r}"
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+@dataclass(kw_only=True)
+class Reasons:
+    """Rejections of one kind of thing (rows or records), by reason code."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    """Reason -> how many rows or records."""
+
+    pairs: Counter[str] = field(default_factory=Counter)
+    """Reason -> how many question/answer pairs went with them."""
+
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    """Reason -> the first few, as `id: detail`."""
+
+    def add(self, rejected: Rejected, *, where: str, num_pairs: int) -> None:
+        """Count one rejected thing named `where` that held `num_pairs` pairs."""
+        self.counts[rejected.reason] += 1
+        self.pairs[rejected.reason] += num_pairs
+        examples = self.examples.setdefault(rejected.reason, [])
+        if len(examples) < EXAMPLES_PER_REASON:
+            examples.append(f"{where}: {rejected.detail}")
+
+    def as_json(self) -> dict[str, object]:
+        """Return plain dictionaries, reasons in alphabetical order."""
+        return {
+            "counts": dict(sorted(self.counts.items())),
+            "pairs": {reason: n for reason, n in sorted(self.pairs.items()) if n},
+            "examples": dict(sorted(self.examples.items())),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Mapping[str, object]]) -> Reasons:
+        """Read what `as_json` wrote."""
+        return cls(
+            counts=Counter(value["counts"]),
+            pairs=Counter(value["pairs"]),
+            examples={reason: list(some) for reason, some in value["examples"].items()},  # type: ignore[call-overload]
+        )
+
+    def merge(self, other: Reasons) -> None:
+        """Add the counts of `other`, and its examples as far as there is room."""
+        self.counts.update(other.counts)
+        self.pairs.update(other.pairs)
+        for reason, some in other.examples.items():
+            mine = self.examples.setdefault(reason, [])
+            mine.extend(some[: EXAMPLES_PER_REASON - len(mine)])
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What became of the rows of one source, counted while it is converted."""
+
+    rows: int = 0
+    pairs: int = 0
+    """Question/answer pairs in all rows read."""
+
+    records: int = 0
+    record_pairs: int = 0
+    """Question/answer pairs in the records."""
+
+    rejected: Reasons = field(default_factory=Reasons)
+    """Rows that gave no record, with their pairs."""
+
+    rejected_pairs: Counter[str] = field(default_factory=Counter)
+    """Reason -> pairs left out of rows that gave a record all the same."""
+
+    def check(self, source: str) -> None:
+        """Check that every row and every pair is accounted for.
+
+        Raises:
+            ValueError: naming the source and both sides of the sum.
+        """
+        rows = self.records + self.rejected.counts.total()
+        if rows != self.rows:
+            raise ValueError(f"{source}: {self.rows} rows read, but {rows} accounted for")
+        rejected = self.rejected.pairs.total() + self.rejected_pairs.total()
+        if self.record_pairs + rejected != self.pairs:
+            raise ValueError(
+                f"{source}: {self.pairs} question/answer pairs read, but"
+                f" {self.record_pairs + rejected} accounted for"
+            )
+
+    def as_json(self) -> dict[str, object]:
+        """Return plain dictionaries for the report."""
+        return {
+            "rows": self.rows,
+            "pairs": self.pairs,
+            "records": self.records,
+            "record_pairs": self.record_pairs,
+            "rejected_rows": self.rejected.as_json(),
+            "rejected_pairs": dict(sorted(self.rejected_pairs.items())),
+        }

@@ -1,0 +1,27 @@
+"""The canonical key of an image that is known only by a path.
+
+Mixtures such as LLaVA-1.5's name images by the folders they were collected in; equal photographs
+must get equal keys there too, or the split would leak.
+"""
+
+from __future__ import annotations
+
+import re
+
+from vchat.prep.sources import coco
+
+_KNOWN = (
+    (re.compile(r"(?:^|/)ocr_vqa/images/([^/]+)\.\w+$", re.IGNORECASE), "ocr_vqa:"),
+    (re.compile(r"(?:^|/)vg/VG_100K(?:_2)?/(\d+)\.jpg$"), "vg:"),
+)
+
+
+def key_of_path(path: str, *, otherwise: str) -> str:
+    """Return the key of a known collection's image, else `otherwise:path`."""
+    number = coco.number_in_path(path)
+    if number is not None:
+        return coco.key(number)
+    for pattern, prefix in _KNOWN:
+        if match := pattern.search(path):
+            return prefix + match[1]
+    return f"{otherwise}:{path}"

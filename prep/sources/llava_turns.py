@@ -1,0 +1,40 @@
+"""The LLaVA row: `conversations` of human and gpt, with `<image>` in the human's text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vchat.prep.rejected import Rejected
+from vchat.prep.sources.texts import paired, placed_rounds
+from vchat.shards.dialogue import ImageRef, Round
+
+
+def num_answers(row: Any) -> int:
+    """Return how many gpt turns a row holds, 0 if it is no row at all."""
+    turns = row.get("conversations") if isinstance(row, Mapping) else None
+    return sum(_role(turn) == "gpt" for turn in turns) if isinstance(turns, list) else 0
+
+
+def rounds_of(row: Mapping[str, Any], images: Sequence[ImageRef]) -> tuple[Round, ...]:
+    """Return the rounds of one row; every image has its placeholder in a human turn.
+
+    Raises:
+        Rejected: `bad_row`, `bad_role_order`, `placeholder_mismatch`, `empty_text`, `bad_text`.
+    """
+    turns = row.get("conversations")
+    if not isinstance(turns, list):
+        raise Rejected("bad_row", "`conversations` is not a list")
+    said = [(_role(turn), turn.get("value")) for turn in _tables(turns)]
+    return placed_rounds(paired(said, user="human", assistant="gpt"), images)
+
+
+def _tables(turns: Sequence[Any]) -> Sequence[Mapping[str, Any]]:
+    for turn in turns:
+        if not isinstance(turn, Mapping):
+            raise Rejected("bad_row", f"a turn is {type(turn).__name__}, not an object")
+    return turns
+
+
+def _role(turn: Any) -> str:
+    return str(turn.get("from")) if isinstance(turn, Mapping) else ""

@@ -1,0 +1,98 @@
+"""MIMIC-IT, what its five sets share: instruction files and groups of related instructions.
+
+An instruction file is one object, `{"meta": .., "data": {id: {instruction, answer, image_ids,
+rel_ins_ids}}}`, at most some 200 MB, so its texts are held in memory (the images never are).
+Instructions that name each other and show equal images are one conversation: relations may be
+one-sided, name ids that do not exist, or cross to other images, so a group is a connected component
+over the relations between equal image lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vchat.prep.json_stream import members
+
+LICENCE = (
+    "MIT by its label; access is gated, and its agreement allows research use only and adds the"
+    " terms of TVQA, COCO, ActivityNet, VIST, Spot-the-Diff and Ego4D"
+)
+HOME = "https://huggingface.co/datasets/pufanyi/MIMICIT"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instruction:
+    """One entry of an instruction file, its fields unchecked."""
+
+    id: str
+    question: Any
+    answer: Any
+    image_ids: tuple[Any, ...] | None
+    """None if the field is not a list."""
+
+    related: tuple[str, ...]
+
+
+def instructions(file: Path) -> Iterator[Instruction]:
+    """Yield the entries of an instruction file, in file order, repeated ids included.
+
+    Raises:
+        ValueError: if the file has no entries under `data`, or is not whole JSON.
+    """
+    found = False
+    for name, value in members(file, "data"):
+        found = True
+        yield _instruction(name, value if isinstance(value, Mapping) else {})
+    if not found:
+        raise ValueError(f"{file}: holds no instructions under `data`")
+
+
+def _instruction(name: str, value: Mapping[str, Any]) -> Instruction:
+    images, related = value.get("image_ids"), value.get("rel_ins_ids")
+    return Instruction(
+        id=name,
+        question=value.get("instruction"),
+        answer=value.get("answer"),
+        image_ids=tuple(images) if isinstance(images, list) else None,
+        related=tuple(str(other) for other in related) if isinstance(related, list) else (),
+    )
+
+
+def grouped(entries: list[Instruction]) -> list[list[Instruction]]:
+    """Return the connected components of related entries with equal image lists.
+
+    Components are in the order of their first entry, entries in file order. Of entries with one
+    id, the first is the one that relations mean; a later one stands alone.
+    """
+    numbers: dict[str, int] = {}
+    for number, entry in enumerate(entries):
+        numbers.setdefault(entry.id, number)
+    parents = list(range(len(entries)))
+    for number, entry in enumerate(entries):
+        for other in (numbers.get(name) for name in entry.related):
+            if other is not None and numbers[entry.id] == number and _same(entry, entries[other]):
+                _union(parents, number, other)
+    groups: dict[int, list[Instruction]] = {}
+    for number, entry in enumerate(entries):
+        groups.setdefault(_root(parents, number), []).append(entry)
+    return list(groups.values())
+
+
+def _same(one: Instruction, other: Instruction) -> bool:
+    return one.image_ids is not None and one.image_ids == other.image_ids
+
+
+def _root(parents: list[int], number: int) -> int:
+    while parents[number] != number:
+        parents[number] = parents[parents[number]]
+        number = parents[number]
+    return number
+
+
+def _union(parents: list[int], one: int, other: int) -> None:
+    """Join two components; the earlier root stays, so that a group's first entry names it."""
+    low, high = sorted((_root(parents, one), _root(parents, other)))
+    parents[high] = low

@@ -1,0 +1,160 @@
+"""Your own data: LLaVA-style JSON or JSONL, ShareGPT, OpenAI `messages` JSONL, or Parquet of these.
+
+Input: any file that `--datasets NAME=FILE` names; its packaging and the form of each row are told
+by content. Images are named by `image` or `images`, or by `image_url` parts inside a message; a
+path is looked up beside the file first, then in the data folder. Output: one record per row. Ids
+may be missing or repeat (in LLaVA's larger mixtures they do): a repeated id with new content gets
+`~2`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from vchat.prep.json_stream import first_character, items, lines
+from vchat.prep.rejected import Rejected
+from vchat.prep.sources import image_names
+from vchat.prep.sources.llava_turns import num_answers, rounds_of
+from vchat.prep.sources.messages import num_assistant_turns, rounds_of_messages
+from vchat.prep.sources.source import Converted, Need, Row, Source
+from vchat.shards.dialogue import ImageRef, Record, Round
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
+PARQUET_ROWS = 256
+"""Rows of a Parquet file that are held in memory at a time."""
+
+
+def own_source(name: str, file: Path) -> Source:
+    """Return the source that reads `file` under the name the user gave it.
+
+    Raises:
+        ValueError: if the name cannot be part of a record's key.
+    """
+    if not NAME.fullmatch(name):
+        raise ValueError(f"data set name {name!r}: want lower-case letters, digits and _")
+    return Source(
+        name=name,
+        about=f"your own data in {file.name}",
+        needs=(Need(paths=(str(file.absolute()),), how="give the path of an existing file"),),
+        licence="as the owner of the data says",
+        rows=lambda data: rows(name, file),
+    )
+
+
+def rows(name: str, file: Path) -> Iterator[Row]:
+    """Yield the rows of one file, in file order."""
+    unique = _unique_keys()
+    for number, row in values(file):
+        row_id = str(row.get("id", number)) if isinstance(row, Mapping) else str(number)
+        convert = partial(to_record, row, row_id, name=name, file=file, unique=unique)
+        yield Row(id=row_id, num_pairs=_num_answers(row), convert=convert)
+
+
+def values(file: Path) -> Iterator[tuple[int, Any]]:
+    """Yield `(number from 1, row)` of a JSON array, a JSONL or a Parquet file."""
+    with file.open("rb") as opened:
+        is_parquet = opened.read(4) == b"PAR1"
+    if is_parquet:
+        yield from enumerate(_parquet_rows(file), start=1)
+    elif first_character(file) == "[":
+        yield from enumerate(items(file), start=1)
+    else:
+        yield from lines(file)
+
+
+def _parquet_rows(file: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(file) as parquet:
+        for batch in parquet.iter_batches(batch_size=PARQUET_ROWS):
+            yield from batch.to_pylist()
+
+
+def to_record(
+    row: Any, row_id: str, *, name: str, file: Path, unique: Callable[[str, str], str]
+) -> Converted:
+    """Turn one row of either form into a record.
+
+    Raises:
+        Rejected: `bad_row` for neither form, `duplicate` for the content of an earlier row, and
+            those of the two readers.
+    """
+    if not isinstance(row, Mapping):
+        raise Rejected("bad_row", f"the row is {type(row).__name__}, not an object")
+    rounds = _rounds(row, name=name)
+    key = unique(f"{name}/{row_id}", repr(rounds))
+    record = Record(
+        key=key,
+        source=name,
+        rounds=rounds,
+        licence="as the owner of the data says",
+        file=file.name,
+        record_id=row_id,
+    )
+    return Converted(record=record)
+
+
+def _num_answers(row: Any) -> int:
+    if isinstance(row, Mapping) and "messages" in row:
+        return num_assistant_turns(row["messages"])
+    return num_answers(row)
+
+
+def _rounds(row: Mapping[str, Any], *, name: str) -> tuple[Round, ...]:
+    images = [_image(path, name=name) for path in _paths(row)]
+    if "messages" in row:
+        return rounds_of_messages(row["messages"], images, image=partial(_image, name=name))
+    if "conversations" in row:
+        return rounds_of(row, images)
+    raise Rejected("bad_row", f"neither `messages` nor `conversations` in {sorted(row)[:8]}")
+
+
+def _paths(row: Mapping[str, Any]) -> list[Any]:
+    """Return the values of `images` or `image`; null and empty text mean that there is none."""
+    images = row.get("images")
+    if images is None:
+        images = row.get("image")
+    if not isinstance(images, list):
+        images = [images]
+    return [image for image in images if image not in (None, "")]
+
+
+def _image(path: Any, *, name: str) -> ImageRef:
+    """Return the place of an image named by a path or a `file:` URL.
+
+    Raises:
+        Rejected: `bad_row` if it is no text, `missing_image` for an address that is not a file's.
+    """
+    if isinstance(path, Mapping):
+        path = path.get("path")
+    if not isinstance(path, str):
+        raise Rejected("bad_row", f"an image is named by {type(path).__name__}, not text")
+    if path.startswith(("http:", "https:", "data:")):
+        raise Rejected("missing_image", f"{path[:60]!r} is not a local file")
+    path = path.removeprefix("file://")
+    return ImageRef(key=image_names.key_of_path(path, otherwise=name), file=path)
+
+
+def _unique_keys() -> Callable[[str, str], str]:
+    """Return a function that numbers repeated keys and rejects repeated content.
+
+    It holds 16 bytes of each row's content, and each key.
+    """
+    seen: set[bytes] = set()
+    uses: Counter[str] = Counter()
+
+    def unique(key: str, content: str) -> str:
+        digest = xxhash.xxh3_128_digest(content.encode())
+        if digest in seen:
+            raise Rejected("duplicate", f"{key} has the content of an earlier row")
+        seen.add(digest)
+        uses[key] += 1
+        return key if uses[key] == 1 else f"{key}~{uses[key]}"
+
+    return unique

@@ -1,0 +1,87 @@
+"""What a source is: where its files come from, and how they are read into records.
+
+A source turns one upstream data set into records and nothing else: no tokenizer, no blending, no
+randomness, no writing. It yields one `Row` per row of its annotation files, in file order, and a
+row converts to a record or is `Rejected`. Whether image files exist and what their headers say is
+checked for all sources in one place (`prep.convert`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vchat.shards.dialogue import Record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Converted:
+    """What a row gave: a record, and the question/answer pairs that were left out of it."""
+
+    record: Record
+    rejected_pairs: Counter[str] = field(default_factory=Counter)
+    """Reason code -> how many pairs of the row are not in the record."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One row of an annotation file, before anything about it is checked."""
+
+    id: str
+    """Its id or position in the file, for messages."""
+
+    num_pairs: int
+    """Question/answer pairs in the row, whether usable or not."""
+
+    convert: Callable[[], Converted]
+    """Returns the record, or raises `Rejected`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """A file or folder that a source reads, and how a user gets it."""
+
+    paths: tuple[str, ...]
+    """Below the data folder; any one of them will do. A folder ends in `/`."""
+
+    how: str
+    """What to download and where to put it, as the end of a sentence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One data set that `vchat-prep build --datasets` knows by name."""
+
+    name: str
+    about: str
+    """One line: what its questions and images are."""
+
+    needs: tuple[Need, ...]
+    licence: str
+    rows: Callable[[Path], Iterator[Row]] | None
+    """Reads the data folder. None for a data set that has no converter yet."""
+
+
+def check_needs(source: Source, data: Path) -> None:
+    """Check that every file and folder the source reads is there, before any work.
+
+    Raises:
+        ValueError: naming what is missing, what to download and where to put it.
+    """
+    for need in source.needs:
+        if not any(_is_there(data, path) for path in need.paths):
+            wanted = " or ".join(str(data / path) for path in need.paths)
+            kind = "image folder" if need.paths[0].endswith("/") else "annotation file"
+            raise ValueError(f"{source.name}: {kind} {wanted} is missing; {need.how}")
+
+
+def _is_there(data: Path, path: str) -> bool:
+    return (data / path).is_dir() if path.endswith("/") else (data / path).is_file()
+
+
+def annotation_files(source: Source, data: Path) -> list[Path]:
+    """Return the annotation files that are there, in the order of `needs`."""
+    paths = (data / path for need in source.needs for path in need.paths if path[-1] != "/")
+    return [path for path in paths if path.is_file()]

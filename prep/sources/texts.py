@@ -1,0 +1,139 @@
+"""Texts and turns, checked the same way for every source.
+
+Texts come through unaltered but for blanks at their ends; the place of an image in the text is
+taken out without gluing the words around it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from vchat.prep.json_stream import DAMAGED
+from vchat.prep.rejected import Rejected
+from vchat.shards.dialogue import ImageRef, Round
+
+PLACEHOLDER = "<image>"
+
+
+def checked_text(value: Any, *, what: str) -> str:
+    """Return the text without outer blanks; it may be empty.
+
+    Raises:
+        Rejected: `bad_row` if it is no text, `bad_text` if it is not valid Unicode.
+    """
+    if not isinstance(value, str):
+        raise Rejected("bad_row", f"{what} is {type(value).__name__}, not text")
+    if DAMAGED in value or not _is_unicode(value):
+        raise Rejected("bad_text", f"{what} is not valid Unicode: {value[:40]!a}")
+    return value.strip()
+
+
+def filled_text(value: Any, *, what: str) -> str:
+    """Return the text without outer blanks, which must leave something.
+
+    Raises:
+        Rejected: as `checked_text`, and `empty_text`.
+    """
+    text = checked_text(value, what=what)
+    if not text:
+        raise Rejected("empty_text", f"{what} is empty")
+    return text
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def without_placeholders(text: str) -> tuple[str, int]:
+    """Take every `<image>` out of a text; return the text and how many there were.
+
+    A line break next to a placeholder goes with it, unless that would glue two lines; a
+    placeholder between two words leaves one blank.
+    """
+    joined, *rest = text.split(PLACEHOLDER)
+    for piece in rest:
+        joined = _joined(joined, piece)
+    return joined.strip(), len(rest)
+
+
+def _joined(left: str, right: str) -> str:
+    if not left.strip() or not right.strip():
+        return left.rstrip() + right.lstrip(" \n") if not left.strip() else left.rstrip() + right
+    if left.endswith("\n") or right.startswith("\n"):
+        return left.removesuffix("\n") + "\n" + right.removeprefix("\n")
+    return left.rstrip(" ") + " " + right.lstrip(" ")
+
+
+def paired(turns: Sequence[tuple[str, Any]], *, user: str, assistant: str) -> list[tuple[Any, Any]]:
+    """Pair `(role, text)` turns into questions and answers.
+
+    Raises:
+        Rejected: `bad_role_order` unless roles alternate, start with `user` and end with
+            `assistant`; `bad_row` if there are no turns.
+    """
+    if not turns:
+        raise Rejected("bad_row", "the dialogue has no turns")
+    for number, (role, _) in enumerate(turns):
+        wanted = (user, assistant)[number % 2]
+        if role != wanted:
+            raise Rejected("bad_role_order", f"turn {number + 1} is by {role!r}, not {wanted!r}")
+    if len(turns) % 2:
+        raise Rejected("bad_role_order", f"the last of {len(turns)} turns has no answer")
+    return [(turns[i][1], turns[i + 1][1]) for i in range(0, len(turns), 2)]
+
+
+def placed_rounds(
+    pairs: Sequence[tuple[Any, Any]], images: Sequence[ImageRef]
+) -> tuple[Round, ...]:
+    """Make rounds of pairs whose questions say `<image>` where an image is shown.
+
+    Images are given out in the order of their placeholders.
+
+    Raises:
+        Rejected: `placeholder_mismatch` if placeholders and images differ in number or one
+            stands in an answer; `empty_text`, `bad_text`, `bad_row` for the texts.
+    """
+    rounds, shown = [], 0
+    for number, (question, answer) in enumerate(pairs, start=1):
+        asked = filled_text(question, what=f"question {number}")
+        text, count = without_placeholders(asked)
+        if PLACEHOLDER in (answered := filled_text(answer, what=f"answer {number}")):
+            raise Rejected("placeholder_mismatch", f"answer {number} holds {PLACEHOLDER}")
+        if not text:
+            raise Rejected("empty_text", f"question {number} is empty beside its image")
+        here = tuple(images[shown : shown + count])
+        rounds.append(Round(images=here, question=text, answer=answered))
+        shown += count
+    if shown != len(images):
+        raise Rejected("placeholder_mismatch", f"{shown} places for {len(images)} images")
+    return tuple(rounds)
+
+
+def filled_rounds(
+    pairs: Sequence[tuple[Any, Any]], images: Sequence[ImageRef]
+) -> tuple[tuple[Round, ...], Counter[str]]:
+    """Make rounds of independent pairs about the same images, shown in the first round.
+
+    Returns the rounds, and how many pairs were left out because a text is empty.
+
+    Raises:
+        Rejected: `empty_text` if no pair is left; `bad_row`, `bad_text` for the texts.
+    """
+    said = [
+        (checked_text(question, what="question"), checked_text(answer, what="answer"))
+        for question, answer in pairs
+    ]
+    filled = [pair for pair in said if all(pair)]
+    if not filled:
+        raise Rejected("empty_text", f"none of {len(said)} questions has an answer")
+    rounds = tuple(
+        Round(images=() if number else tuple(images), question=question, answer=answer)
+        for number, (question, answer) in enumerate(filled)
+    )
+    return rounds, Counter(empty_text=len(said) - len(filled))
