@@ -1,0 +1,128 @@
+"""Read what training needs of one sample: token ids, supervision mask and image bytes, checked.
+
+One byte range per sample: the members lie one after the other in the tar, and the index says where.
+Every member's length and xxh3 checksum are compared with the index; no tar header is parsed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+from numpy.typing import NDArray
+from vchat.shards.plan_index import text_column
+from vchat.shards.store import ShardError
+
+
+class RangeReader(Protocol):
+    """Whatever returns bytes `start` to `end` of a named object, all of them or an error."""
+
+    def read(self, name: str, start: int, end: int, *, key: str = "") -> bytes:
+        """Return exactly `end - start` bytes, wanted for the sample `key`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """One sample as stored: ids with one slot id per image."""
+
+    ids: NDArray[np.int32]
+    supervised: NDArray[np.bool_]
+    images: tuple[bytes, ...]
+    """Encoded, in the order of their slots."""
+
+
+class SampleFetcher:
+    """Fetches samples of one split by number. Safe to use from several threads."""
+
+    def __init__(self, table: pa.Table, *, shard_names: Sequence[str], store: RangeReader):
+        """`table` is the index of the split; `shard_names` in manifest order."""
+        self._keys = text_column(table["key"])
+        self._shard = table["shard"].to_numpy()
+        self._shard_names = list(shard_names)
+        self._store = store
+        counts = pc.list_value_length(table["members"]).to_numpy().astype(np.int64)
+        self._first_member = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        members = pc.list_flatten(table["members"])
+        self._names = text_column(pc.struct_field(members, "name"))
+        self._offset = pc.struct_field(members, "offset").to_numpy()
+        self._size = pc.struct_field(members, "size").to_numpy()
+        self._xxh3 = pc.struct_field(members, "xxh3").to_numpy()
+
+    def fetch(self, number: int) -> Fetched:
+        """Return one sample.
+
+        Raises:
+            ShardError: unreadable, short, wrong checksum, or not the arrays they should be.
+        """
+        members = self._members(number)
+        start = min(int(self._offset[member]) for member in members.values())
+        end = max(int(self._offset[m] + self._size[m]) for m in members.values())
+        shard = self._shard_names[self._shard[number]]
+        body = memoryview(self._store.read(shard, start, end, key=self._keys[number]))
+        parts = {
+            name: self._checked(body, number=number, member=member, start=start)
+            for name, member in members.items()
+        }
+        try:
+            ids = stored_array(parts.pop("tokens.npy"), "<i4").astype(np.int32, copy=False)
+            supervised = stored_array(parts.pop("mask.npy"), "|b1").astype(np.bool_, copy=False)
+        except (KeyError, ValueError) as err:
+            raise self._error(f"no token arrays: {err}", number=number, offset=start) from err
+        images = sorted(parts, key=image_number)
+        return Fetched(
+            ids=ids,
+            supervised=supervised,
+            images=tuple(bytes(parts[name]) for name in images),
+        )
+
+    def undecodable(self, number: int, reason: ValueError) -> ShardError:
+        """Return the error for a sample whose bytes are as written but not what they should be."""
+        first = self._offset[self._first_member[number]]
+        return self._error(str(reason), number=number, offset=int(first))
+
+    def _members(self, number: int) -> dict[str, int]:
+        """Return the place in the index of every member that is read, by name."""
+        places = range(self._first_member[number], self._first_member[number + 1])
+        named = {self._names[place]: place for place in places}
+        return {name: place for name, place in named.items() if name != "json"}
+
+    def _checked(self, body: memoryview, *, number: int, member: int, start: int) -> memoryview:
+        """Return the bytes of one member, or raise if the checksum differs."""
+        first = int(self._offset[member]) - start
+        part = body[first : first + int(self._size[member])]
+        found, wanted = xxhash.xxh3_64_intdigest(part), int(self._xxh3[member])
+        if found != wanted:
+            raise self._error(
+                f"{self._names[member]} has checksum {found:016x}, the index says {wanted:016x}",
+                number=number,
+                offset=int(self._offset[member]),
+            )
+        return part
+
+    def _error(self, problem: str, *, number: int, offset: int) -> ShardError:
+        shard = self._shard_names[self._shard[number]]
+        return ShardError(problem, shard=shard, offset=offset, key=self._keys[number])
+
+
+def image_number(member: str) -> int:
+    """Return which image of its sample a member is: 0 for `0.jpg`."""
+    return int(member.partition(".")[0])
+
+
+def stored_array(data: memoryview, kind: str) -> NDArray[np.generic]:
+    """Return the one-dimensional array in the bytes of a `.npy` file; never unpickles.
+
+    Raises:
+        ValueError: not a .npy file of this kind.
+    """
+    if bytes(data[:6]) != b"\x93NUMPY" or len(data) < 10:
+        raise ValueError(f"not a .npy file: begins with {bytes(data[:6])!r}")
+    header_end = 10 + int.from_bytes(data[8:10], "little")
+    if f"'descr': '{kind}'".encode() not in bytes(data[10:header_end]):
+        raise ValueError(f"array of another kind than {kind}: {bytes(data[10:header_end])!r}")
+    return np.frombuffer(data[header_end:], dtype=kind)

@@ -1,0 +1,302 @@
+"""Execute an epoch plan: read ahead, check, decode, collate; stop and go on anywhere.
+
+Iterating a `Loader` yields the micro-batches of one rank, step after step and epoch after epoch,
+from the position in its state on. Any loop can use it:
+
+    loader = Loader(open_shards(folder), arguments, rows_per_step=64, rows_per_micro_batch=4,
+                    rank=rank, world_size=world_size, image_size=224)
+    for batch in loader:
+        ...                                     # backward
+        if batch.micro_batch == batch.micro_batches - 1:
+            ...                                 # optimizer step
+            loader.step_done()
+
+The state counts completed optimizer steps only: what threads have read ahead, and batches of a step
+that never ended, are read again after a resume. It holds no rank and no world size.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from vchat.shards.collate import Batch, LoadedSample, collated
+from vchat.shards.epoch import EpochPlan, PlanArguments, dealt, plan_epoch
+from vchat.shards.manifest import ShardSet
+from vchat.shards.plan_index import PlanIndex
+from vchat.shards.sample_loader import SampleLoader
+from vchat.shards.store import ShardError
+
+LOGGED_FAULTS = 10
+
+Row = list[LoadedSample | ShardError]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One micro-batch of the plan: where it stands, and which rows this rank reads for it."""
+
+    plan: EpochPlan
+    step_rows: range
+    """Positions of the rows of the whole step, over all ranks."""
+
+    rows: list[int | None]
+    micro_batch: int
+    micro_batches: int
+
+    @property
+    def ends_step(self) -> bool:
+        """Whether this is the last micro-batch of its step."""
+        return self.micro_batch == self.micro_batches - 1
+
+
+class Loader:
+    """The micro-batches of one rank over the epochs of one split, resumable on any topology."""
+
+    def __init__(
+        self,
+        shard_set: ShardSet,
+        arguments: PlanArguments,
+        *,
+        rows_per_step: int,
+        rows_per_micro_batch: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        image_size: int,
+        crop: int | None = None,
+        threads: int = 2,
+        read_ahead_rows: int = 16,
+        on_fault: Literal["raise", "skip"] = "raise",
+        max_skipped: int = 100,
+    ):
+        """Plan nothing yet; the first plan is made by the first call that needs it.
+
+        Args:
+            rows_per_step: over all ranks and micro-batches.
+            rank: of `world_size`; the state does not depend on either.
+            image_size: shorter side that images are resized to, in pixels.
+            crop: side of the centre square that is kept; the shorter side if not given.
+            threads: how many read and decode.
+            read_ahead_rows: the most rows that are read or wait to be collated.
+            on_fault: `skip` delivers an unreadable sample without labels and with black images.
+            max_skipped: the most such samples in the life of the loader, then it is an error.
+        """
+        table = shard_set.index(arguments.split)
+        self.index = PlanIndex.from_table(table, digest=shard_set.manifest["digests"]["index"])
+        self.arguments = arguments
+        self.rows_per_step = rows_per_step
+        self.rows_per_micro_batch = rows_per_micro_batch
+        self.rank, self.world_size = rank, world_size
+        self.crop = crop or image_size
+        self.threads, self.read_ahead_rows = threads, read_ahead_rows
+        self.on_fault, self.max_skipped = on_fault, max_skipped
+        self._pad_id = int(shard_set.manifest["tokenizer"]["end_id"])
+        self._samples = SampleLoader(
+            shard_set,
+            table=table,
+            index=self.index,
+            positions_per_image=arguments.positions_per_image,
+            image_size=image_size,
+            crop=self.crop,
+        )
+        self._plans: dict[int, EpochPlan] = {}
+        self._epoch, self._position = arguments.epoch, 0
+        self._delivered = (arguments.epoch, 0)
+        self.waiting_s = 0.0
+        """Seconds the consumer has waited for rows."""
+
+        self.num_skipped = 0
+        """Samples delivered empty under `on_fault = "skip"`."""
+
+    @property
+    def micro_batches_per_step(self) -> int:
+        """Micro-batches of each rank in every step, zero-weight rows included."""
+        places = dealt(
+            range(0),
+            rows_per_step=self.rows_per_step,
+            rows_per_micro_batch=self.rows_per_micro_batch,
+            rank=self.rank,
+            world_size=self.world_size,
+        )
+        return len(places)
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """Return the plan of one epoch; the latest few are kept.
+
+        Raises:
+            ValueError: a sample fits no row, or the epoch has not one step.
+        """
+        if epoch not in self._plans:
+            plan = plan_epoch(self.index, replace(self.arguments, epoch=epoch))
+            if plan.num_steps(self.rows_per_step) == 0:
+                raise ValueError(
+                    f"split {self.arguments.split!r} has {plan.num_rows} rows: not one step of "
+                    f"{self.rows_per_step} rows (tail = {self.arguments.tail!r})"
+                )
+            self._plans = {e: p for e, p in self._plans.items() if e >= self._epoch}
+            self._plans[epoch] = plan
+        return self._plans[epoch]
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield batches from the first step that is not done; never ends by itself."""
+        self._delivered = (self._epoch, self._position)
+        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="vchat-loader")
+        try:
+            for place, futures in self._read_ahead(pool):
+                began = time.perf_counter()
+                rows = [future.result() for future in futures]
+                self.waiting_s += time.perf_counter() - began
+                if place.ends_step:
+                    self._delivered = (place.plan.arguments.epoch, place.step_rows.stop)
+                yield self._batch(place, rows)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def step_done(self) -> None:
+        """Count the next step as completed: after a resume, it is not delivered again.
+
+        Raises:
+            RuntimeError: its last micro-batch has not been delivered.
+        """
+        plan = self.plan(self._epoch)
+        rows = plan.rows_of_step(self._position, rows_per_step=self.rows_per_step)
+        if self._delivered < (self._epoch, rows.stop):
+            raise RuntimeError(
+                f"the step of rows {rows.start} to {rows.stop} of epoch {self._epoch} cannot be "
+                f"done: batches were delivered up to row {self._delivered[1]}"
+            )
+        self._position = rows.stop
+        if not plan.rows_of_step(self._position, rows_per_step=self.rows_per_step):
+            self._epoch, self._position = self._epoch + 1, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the arguments, the digest of the plan, the epoch and the position in rows."""
+        return {
+            "arguments": self._named_arguments(),
+            "digest": self.plan(self._epoch).digest,
+            "epoch": self._epoch,
+            "position": self._position,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to the position of a state; iterate anew afterwards.
+
+        `lanes` is taken from the state, because a launch chooses it by its world size. Between
+        epochs all arguments may change.
+
+        Raises:
+            ValueError: an argument differs in mid-epoch, or the same arguments give other rows.
+        """
+        epoch, position = int(state["epoch"]), int(state["position"])
+        if position > 0:
+            self.arguments = replace(self.arguments, lanes=int(state["arguments"]["lanes"]))
+            self._plans.clear()
+            self._refuse_changes(state)
+        self._epoch, self._position = epoch, position
+        self._delivered = (epoch, position)
+        if position > 0 and self.plan(epoch).digest != state["digest"]:
+            raise ValueError(
+                f"cannot go on in epoch {epoch} at row {position}: the plan has digest "
+                f"{self.plan(epoch).digest}, the state has {state['digest']}"
+            )
+
+    def _refuse_changes(self, state: dict[str, Any]) -> None:
+        """Raise if an argument is not what it was when the state was made."""
+        before, now = state["arguments"], self._named_arguments()
+        for name in sorted({*before, *now}):
+            if before.get(name) != now.get(name):
+                raise ValueError(
+                    f"cannot go on in epoch {state['epoch']} at row {state['position']}: "
+                    f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
+                )
+
+    def _named_arguments(self) -> dict[str, Any]:
+        """The arguments of every epoch's plan, the index among them."""
+        arguments = {"index": self.index.digest, **asdict(self.arguments)}
+        del arguments["epoch"]
+        return arguments
+
+    def _places(self) -> Iterator[Place]:
+        """Yield the micro-batches of this rank from the first step that is not done."""
+        position = self._position
+        for epoch in itertools.count(self._epoch):
+            plan = self.plan(epoch)
+            while rows := plan.rows_of_step(position, rows_per_step=self.rows_per_step):
+                micro_batches = dealt(
+                    rows,
+                    rows_per_step=self.rows_per_step,
+                    rows_per_micro_batch=self.rows_per_micro_batch,
+                    rank=self.rank,
+                    world_size=self.world_size,
+                )
+                for number, mine in enumerate(micro_batches):
+                    yield Place(plan, rows, mine, number, len(micro_batches))
+                position = rows.stop
+            position = 0
+
+    def _read_ahead(self, pool: ThreadPoolExecutor) -> Iterator[tuple[Place, list[Future[Row]]]]:
+        """Yield places in order, their rows being read; a bounded number of rows ahead."""
+        underway: deque[tuple[Place, list[Future[Row]]]] = deque()
+        for place in self._places():
+            futures = [pool.submit(self._load_row, place.plan, row) for row in place.rows]
+            underway.append((place, futures))
+            while len(underway) * self.rows_per_micro_batch >= self.read_ahead_rows:
+                yield underway.popleft()
+
+    def _load_row(self, plan: EpochPlan, row: int | None) -> Row:
+        """Return the samples of a row, each loaded or the error that it met."""
+        loaded: Row = []
+        for number in [] if row is None else plan.row(row):
+            try:
+                loaded.append(self._samples.load(int(number)))
+            except ShardError as err:
+                loaded.append(err)
+        return loaded
+
+    def _batch(self, place: Place, rows: list[Row]) -> Batch:
+        """Collate the rows of a place and say where in the plan they stand."""
+        plan, first = place.plan, place.step_rows.start
+        complete = [
+            [
+                self._or_blank(sample, plan=plan, row=row, place=k)
+                for k, sample in enumerate(samples)
+            ]
+            for row, samples in zip(place.rows, rows, strict=True)
+        ]
+        batch = collated(
+            complete,
+            tokens_per_row=self.arguments.tokens_per_row,
+            pad_id=self._pad_id,
+            crop=self.crop,
+        )
+        return replace(
+            batch,
+            epoch=plan.arguments.epoch,
+            step=first // self.rows_per_step,
+            micro_batch=place.micro_batch,
+            micro_batches=place.micro_batches,
+            supervised_of_step=int(plan.supervised_per_row[first : place.step_rows.stop].sum()),
+        )
+
+    def _or_blank(
+        self, sample: LoadedSample | ShardError, *, plan: EpochPlan, row: int | None, place: int
+    ) -> LoadedSample:
+        """Return the sample, or what stands for a broken one; raise if none may be broken."""
+        if isinstance(sample, LoadedSample):
+            return sample
+        if self.on_fault == "raise" or row is None:
+            raise sample
+        self.num_skipped += 1
+        if self.num_skipped <= LOGGED_FAULTS:
+            log.warning("skipped (%d so far): %s", self.num_skipped, sample)
+        if self.num_skipped > self.max_skipped:
+            raise ValueError(f"more than {self.max_skipped} samples skipped") from sample
+        return self._samples.blank(int(plan.row(row)[place]), pad_id=self._pad_id)

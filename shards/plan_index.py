@@ -1,0 +1,95 @@
+"""The columns of a shard index that a plan needs, as arrays: nothing else enters a plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from vchat.shards.ordering import TextColumn
+from vchat.shards.positions import num_positions
+
+Ints = NDArray[np.int64]
+
+_IMAGES_AT_ONCE = 1 << 22
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanIndex:
+    """N samples of one split in index order; a sample's number is its place here."""
+
+    digest: str
+    """Of the whole index, as the manifest has it: what the sample numbers mean."""
+
+    keys: TextColumn
+    sources: tuple[str, ...]
+    """Names of the sources, in order of first appearance."""
+
+    source: NDArray[np.int32]
+    """int32[N], numbers into `sources`."""
+
+    text_tokens: NDArray[np.int32]
+    """int32[N], without image slots."""
+
+    supervised_tokens: NDArray[np.int32]
+    num_images: NDArray[np.int32]
+    image_sizes: NDArray[np.int32]
+    """int32[sum of num_images, 2], stored width and height, in the order of the samples."""
+
+    shard: NDArray[np.int32]
+    """int32[N], the shard's place in the manifest."""
+
+    @classmethod
+    def from_table(cls, table: pa.Table, *, digest: str) -> PlanIndex:
+        """Take the plan columns out of an index table of one split."""
+        sources, source = numbered_in_order(table["source"])
+        sizes = pc.list_flatten(table["image_sizes"]).to_numpy()
+        return cls(
+            digest=digest,
+            keys=text_column(table["key"]),
+            sources=sources,
+            source=source,
+            text_tokens=table["text_tokens"].to_numpy(),
+            supervised_tokens=table["supervised_tokens"].to_numpy(),
+            num_images=table["num_images"].to_numpy(),
+            image_sizes=sizes.reshape(-1, 2),
+            shard=table["shard"].to_numpy(),
+        )
+
+    def __len__(self) -> int:
+        return len(self.text_tokens)
+
+    def image_positions(self, *, per_image: int) -> Ints:
+        """Return int64[N]: how many positions the images of each sample take together."""
+        ends = np.cumsum(self.num_images, dtype=np.int64)
+        positions_so_far = np.zeros(len(self.image_sizes) + 1, np.int64)
+        for start in range(0, len(self.image_sizes), _IMAGES_AT_ONCE):
+            sizes = self.image_sizes[start : start + _IMAGES_AT_ONCE]
+            positions_so_far[start + 1 : start + 1 + len(sizes)] = num_positions(
+                sizes, per_image=per_image
+            )
+        np.cumsum(positions_so_far, out=positions_so_far)
+        positions: Ints = positions_so_far[ends] - positions_so_far[ends - self.num_images]
+        return positions
+
+
+def text_column(strings: pa.ChunkedArray) -> TextColumn:
+    """Return a string column of an Arrow table without making a Python object per string."""
+    array = strings.cast(pa.large_string()).combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks)
+    _, offset_buffer, data_buffer = array.buffers()
+    offsets = np.frombuffer(offset_buffer, dtype=np.int64)[array.offset :][: len(array) + 1]
+    if len(array) == 0:
+        return TextColumn.of([])
+    data = np.frombuffer(data_buffer or b"", dtype=np.uint8)
+    return TextColumn(data[offsets[0] : offsets[-1]], offsets - offsets[0])
+
+
+def numbered_in_order(strings: pa.ChunkedArray) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+    """Return the distinct strings in order of first appearance, and int32[N] numbers into them."""
+    distinct = pc.unique(strings.cast(pa.string()))
+    numbers = pc.index_in(strings.cast(pa.string()), value_set=distinct)
+    return tuple(distinct.to_pylist()), numbers.to_numpy().astype(np.int32)
