@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from PIL import Image, ImageDraw
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from vchat.shards.codec import RecordOrigin, Sample, StoredImage, StoredRound
+from vchat.shards.manifest import ShardSet, finished_shard, open_shards, publish
+from vchat.shards.template import TextRound, VisualChatTemplate
+from vchat.shards.tokens import TextTokenizer
+from vchat.shards.writer import write_shard
 
 WORDS = (
     "You are a helpful language and vision assistant. You are able to understand the visual "
@@ -54,3 +61,155 @@ def toy_tokenizer(
     config = {"bos_token": begin, "eos_token": end}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return folder
+
+
+COLORS = ("red", "green", "blue", "yellow")
+
+
+def toy_image(
+    number: int, *, size: tuple[int, int] = (40, 32), extension: str = "jpg"
+) -> StoredImage:
+    """Draw a square in the color `COLORS[number % 4]` on gray, at a place that tells the number."""
+    image = Image.new("RGB", size, "gray")
+    left, top = number * 3 % (size[0] - 8), number * 5 % (size[1] - 8)
+    ImageDraw.Draw(image).rectangle(
+        (left, top, left + 8, top + 8), fill=COLORS[number % len(COLORS)]
+    )
+    file = io.BytesIO()
+    image.save(file, format={"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[extension], quality=90)
+    return StoredImage(
+        key=f"toy:{number}",
+        data=file.getvalue(),
+        extension=extension,
+        size=size,
+        original_size=(size[0] * 2, size[1] * 2),
+    )
+
+
+def toy_sample(
+    number: int,
+    tokenizer: TextTokenizer,
+    *,
+    num_images: int = 2,
+    split: str = "train",
+    source: str = "toy",
+    image_size: tuple[int, int] = (40, 32),
+) -> Sample:
+    """Make a sample with one round per image (one round if there is none), as a build would.
+
+    Its image numbers are `number * 10`, `number * 10 + 1`, ...; answers name their colors.
+    """
+    images = tuple(toy_image(number * 10 + i, size=image_size) for i in range(num_images))
+    rounds = tuple(
+        StoredRound(
+            images=(i,),
+            question=f"What color is square {number}?",
+            answer=f"The square is {COLORS[(number * 10 + i) % len(COLORS)]}.",
+        )
+        for i in range(num_images)
+    ) or (StoredRound(images=(), question="How many?", answer=f"There are {number}."),)
+    return sample_of(f"{source}/{number}", tokenizer, rounds, images, split=split, source=source)
+
+
+def sample_of(
+    key: str,
+    tokenizer: TextTokenizer,
+    rounds: tuple[StoredRound, ...],
+    images: tuple[StoredImage, ...],
+    *,
+    split: str = "train",
+    source: str = "toy",
+) -> Sample:
+    """Tokenize rounds with the published template into one sample of one record."""
+    encoded = tokenizer.encode(
+        VisualChatTemplate().dialogue(
+            [
+                TextRound(num_images=len(r.images), question=r.question, answer=r.answer)
+                for r in rounds
+            ]
+        )
+    )
+    origin = RecordOrigin(
+        key=key,
+        file="toy.json",
+        record_id=key.partition("/")[2],
+        licence="none",
+        first_round=0,
+        num_rounds=len(rounds),
+    )
+    return Sample(
+        key=key,
+        source=source,
+        split=split,
+        records=(origin,),
+        rounds=rounds,
+        images=images,
+        ids=encoded.ids,
+        supervised=encoded.supervised,
+    )
+
+
+def toy_shards(
+    folder: Path,
+    *,
+    num_samples: int = 8,
+    images_per_sample: int | Callable[[int], int] = 2,
+    num_eval: int = 2,
+    samples_per_shard: int = 5,
+    image_size: tuple[int, int] = (40, 32),
+    tokenizer: TextTokenizer | None = None,
+) -> ShardSet:
+    """Write and open a published shard set with drawn images, splits `train` and `eval`.
+
+    Args:
+        folder: Made if absent.
+        num_samples: In split `train`, numbered from 0; sources alternate `toy` and `toy2`.
+        images_per_sample: A count, or a function of the sample's number.
+        num_eval: In split `eval`, numbered on from there.
+        samples_per_shard: At most; several shards come from more samples.
+        image_size: Width and height of every image.
+        tokenizer: By default a toy one, trained into `folder/../toy_tokenizer`.
+    """
+    if tokenizer is None:
+        tokenizer = TextTokenizer.load(toy_tokenizer(folder.parent / "toy_tokenizer"))
+    shards = []
+    for split, first, count in (("train", 0, num_samples), ("eval", num_samples, num_eval)):
+        samples = []
+        for number in range(first, first + count):
+            n = (
+                images_per_sample
+                if isinstance(images_per_sample, int)
+                else images_per_sample(number)
+            )
+            source = ("toy", "toy2")[number % 2]
+            samples.append(
+                toy_sample(
+                    number,
+                    tokenizer,
+                    num_images=n,
+                    split=split,
+                    source=source,
+                    image_size=image_size,
+                )
+            )
+        for start in range(0, count, samples_per_shard):
+            path = folder / f"{split}-{start // samples_per_shard:06d}.tar"
+            rows = write_shard(path, samples[start : start + samples_per_shard], first_number=start)
+            shards.append(finished_shard(path, split=split, rows=rows))
+    publish(folder, manifest_without_shards=toy_manifest(), shards=shards, tokenizer=tokenizer)
+    return open_shards(folder)
+
+
+def toy_manifest() -> dict[str, object]:
+    """What a build states about itself, apart from its shards."""
+    template = VisualChatTemplate()
+    return {
+        "digests": {"inputs": "0" * 64, "plan": "1" * 64},
+        "template": {"name": template.name, "system": template.system},
+        "max_tokens": 2048,
+        "positions_per_image": 17,
+        "image": {"size": 32, "format": "jpg", "quality": 90},
+        "recipe": {"datasets": ["toy", "toy2"], "seed": 0},
+        "libraries": {},
+        "licences": {"toy": "none", "toy2": "none"},
+    }

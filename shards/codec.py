@@ -1,0 +1,222 @@
+"""One sample <-> the members of its tar entry. FORMAT.md has the bytes.
+
+A sample is a dialogue that is ready for training: its rounds, its encoded images, its token ids
+and the mask of supervised ids. Nothing is pickled; arrays are npy without objects.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+IMAGE_EXTENSIONS = ("jpg", "png", "webp")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredImage:
+    """One encoded image."""
+
+    key: str
+    """Canonical: equal keys mean the same photograph."""
+
+    data: bytes
+    extension: str
+    """One of `IMAGE_EXTENSIONS`."""
+
+    size: tuple[int, int]
+    """Width and height of `data`, in pixels."""
+
+    original_size: tuple[int, int]
+    """Width and height of the source image, upright, in pixels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRound:
+    """One question and answer; texts exactly as they were tokenized."""
+
+    images: tuple[int, ...]
+    """Positions in `Sample.images` of the images first shown here."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordOrigin:
+    """Where some of a sample's rounds come from."""
+
+    key: str
+    file: str
+    """Annotation file, relative to the data folder."""
+
+    record_id: str
+    licence: str
+    first_round: int
+    """Position of the record's first round in the sample."""
+
+    num_rounds: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One dialogue as it is stored.
+
+    Raises:
+        ValueError: Rounds do not show every image once and in order, or ids and mask differ in
+            length. Names the sample.
+    """
+
+    key: str
+    source: str
+    split: str
+    records: tuple[RecordOrigin, ...]
+    rounds: tuple[StoredRound, ...]
+    images: tuple[StoredImage, ...]
+    ids: NDArray[np.int32]
+    """int32[T], one `<image>` id per image."""
+
+    supervised: NDArray[np.bool_]
+    """bool[T]."""
+
+    def __post_init__(self) -> None:
+        shown = [image for stored in self.rounds for image in stored.images]
+        if shown != list(range(len(self.images))):
+            raise ValueError(
+                f"sample {self.key}: rounds show images {shown}; "
+                f"wanted each of the {len(self.images)} once, in order"
+            )
+        if self.ids.shape != self.supervised.shape or self.ids.ndim != 1:
+            raise ValueError(
+                f"sample {self.key}: ids of shape {self.ids.shape} "
+                f"with a mask of shape {self.supervised.shape}; wanted equal lengths"
+            )
+
+
+def members(sample: Sample) -> list[tuple[str, bytes]]:
+    """Return `(name, bytes)` of every member, sorted by name; equal samples give equal bytes."""
+    found = [
+        ("json", _description(sample)),
+        ("mask.npy", _npy(sample.supervised, "|b1")),
+        ("tokens.npy", _npy(sample.ids, "<i4")),
+    ]
+    found += [(image_member(sample, i), image.data) for i, image in enumerate(sample.images)]
+    return sorted(found)
+
+
+def member_names(sample: Sample) -> set[str]:
+    """Return the names that `members` gives the sample's members."""
+    images = {image_member(sample, i) for i in range(len(sample.images))}
+    return images | {"json", "mask.npy", "tokens.npy"}
+
+
+def image_member(sample: Sample, position: int) -> str:
+    """Return the member name of one image, `0.jpg` for the first."""
+    extension = sample.images[position].extension
+    if extension not in IMAGE_EXTENSIONS:
+        raise ValueError(
+            f"sample {sample.key}: image {position} has extension {extension!r}; "
+            f"wanted one of {', '.join(IMAGE_EXTENSIONS)}"
+        )
+    return f"{position}.{extension}"
+
+
+def sample_from_members(found: Mapping[str, bytes], *, name: str) -> Sample:
+    """Rebuild a sample from its members.
+
+    Args:
+        found: Bytes by member name, as `members` gives them.
+        name: What errors call the sample (shard and stem).
+
+    Raises:
+        ValueError: A member is missing, superfluous or malformed.
+    """
+    try:
+        described = json.loads(found["json"])
+        sample = _sample(described, found)
+    except KeyError as error:
+        raise ValueError(f"{name}: missing {error}") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {error}") from error
+    superfluous = sorted(found.keys() - member_names(sample))
+    if superfluous:
+        raise ValueError(f"{name}: superfluous members {superfluous}")
+    return sample
+
+
+def _description(sample: Sample) -> bytes:
+    """Return the `.json` member: everything about the sample but its arrays and pixels."""
+    images = [
+        {
+            "key": image.key,
+            "file": image_member(sample, i),
+            "size": image.size,
+            "original_size": image.original_size,
+        }
+        for i, image in enumerate(sample.images)
+    ]
+    described = {
+        "key": sample.key,
+        "source": sample.source,
+        "split": sample.split,
+        "records": [asdict(record) for record in sample.records],
+        "rounds": [asdict(stored) for stored in sample.rounds],
+        "images": images,
+    }
+    try:
+        return json.dumps(described, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"sample {sample.key}: a text is not valid Unicode: {error}") from error
+
+
+def _sample(described: dict[str, Any], found: Mapping[str, bytes]) -> Sample:
+    images = tuple(
+        StoredImage(
+            key=image["key"],
+            data=found[image["file"]],
+            extension=image["file"].rpartition(".")[2],
+            size=_size(image["size"]),
+            original_size=_size(image["original_size"]),
+        )
+        for image in described["images"]
+    )
+    rounds = tuple(
+        StoredRound(images=tuple(r["images"]), question=r["question"], answer=r["answer"])
+        for r in described["rounds"]
+    )
+    return Sample(
+        key=described["key"],
+        source=described["source"],
+        split=described["split"],
+        records=tuple(RecordOrigin(**record) for record in described["records"]),
+        rounds=rounds,
+        images=images,
+        ids=_array(found["tokens.npy"], np.int32, member="tokens.npy"),
+        supervised=_array(found["mask.npy"], np.bool_, member="mask.npy"),
+    )
+
+
+def _size(pair: list[int]) -> tuple[int, int]:
+    width, height = pair
+    return width, height
+
+
+def _npy(array: NDArray[Any], dtype: str) -> bytes:
+    """Return an array as an npy file of format version 1.0, little-endian."""
+    file = io.BytesIO()
+    little_endian = np.ascontiguousarray(array, dtype=dtype)
+    np.lib.format.write_array(file, little_endian, version=(1, 0), allow_pickle=False)
+    return file.getvalue()
+
+
+def _array(data: bytes, dtype: type[np.generic], *, member: str) -> NDArray[Any]:
+    """Read an npy file; objects are refused."""
+    array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    if array.dtype != dtype:
+        raise ValueError(f"{member} holds {array.dtype}; wanted {np.dtype(dtype)}")
+    return array
