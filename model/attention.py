@@ -1,0 +1,209 @@
+"""Multi-modal causal attention (MMCA), registered with transformers.
+
+For query t with score S_ts = q_t . k_s * scale over the keys s <= t of its own dialogue:
+
+    text t:   o_t = softmax(S_t over text) V + softmax(S_t over images) V, 0 without images
+    image t:  o_t = v_t
+
+So image positions cost no scores at all. `causal` is the same computation with every position
+counted as text. Who attends to whom is decided once per batch, in `layout.py`; `VisualChat` hands
+the layout to the decoder as a keyword argument, and every layer passes it on to `attend`. The
+decoder's own mask is never built.
+
+B rows, H query heads, G key heads (G divides H), S positions, K keys, N positions of a flat row,
+d head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface
+from vchat.model.layout import CachedLayout, FlatLayout, Layout, PrefillLayout, Stretch
+
+SCORES_PER_BLOCK = 2**24
+"""How many scores exist at one time while decoding many tokens with a cache."""
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    layout: Layout | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    position_bias: Tensor | None = None,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """The attention function that a decoder layer calls.
+
+    Args:
+        query: float[B, H, S, d], after rotary embedding.
+        key, value: float[B, G, K, d]; K = S unless there is a cache.
+        layout: whose turn it is to see what; required.
+
+    Returns:
+        float[B, S, H, d], and None for the weights, which never exist.
+
+    Raises:
+        ValueError: a layer wants something that MMCA does not define (dropout, a sliding window
+            shorter than the dialogue, soft-capped scores, sinks, a position bias).
+    """
+    if layout is None:
+        raise ValueError("this attention needs a layout: call VisualChat, not its decoder")
+    unsupported = {"softcap": softcap, "s_aux (sinks)": s_aux, "position_bias": position_bias}
+    for name, setting in unsupported.items():
+        if setting is not None:
+            raise ValueError(f"{type(module).__name__} wants {name}, which MMCA does not define")
+    if dropout > 0.0:
+        raise ValueError(f"attention dropout must be 0, the decoder's configuration has {dropout}")
+    if sliding_window is not None and layout.longest > sliding_window:
+        raise ValueError(
+            f"a dialogue of {layout.longest} positions is longer than the decoder's sliding window "
+            f"of {sliding_window}: text would lose sight of its images"
+        )
+    if isinstance(layout, FlatLayout):
+        return attend_flat(query, key, value, layout, scale=scaling), None
+    if isinstance(layout, PrefillLayout):
+        return _attend_prefill(query, key, value, layout.flat, scale=scaling), None
+    return _attend_cached(query, key, value, layout, scale=scaling), None
+
+
+def no_mask(*_: object, **__: object) -> None:
+    """Stand in for the decoder's mask: the layout says it all."""
+    return
+
+
+for _name in ("mmca", "causal"):
+    AttentionInterface.register(_name, attend)
+    AttentionMaskInterface.register(_name, no_mask)
+
+
+def attend_flat(
+    query: Tensor, key: Tensor, value: Tensor, layout: FlatLayout, *, scale: float
+) -> Tensor:
+    """Attend in a flat row: float[1, H, N, d] and float[1, G, N, d] to float[1, N, H, d].
+
+    Per dialogue one causal attention over its text, and per run of text one attention without a
+    mask onto the image keys before it. All operands are slices; only the output is put together.
+    """
+    texts = [stretch.num_text for stretch in layout.stretches]
+    images = [stretch.num_image for stretch in layout.stretches]
+    num = len(texts)
+    queries = torch.split(query, [layout.num_image, *texts], dim=2)[1:]
+    keys, values = (torch.split(tensor, images + texts, dim=2) for tensor in (key, value))
+    outputs = list(_of_heads(values[:num], num_heads=query.shape[1]))
+    for i, stretch in enumerate(layout.stretches):
+        text, image = (keys[num + i], values[num + i]), (keys[i], values[i])
+        outputs += _attend_stretch(queries[i], text, image, stretch, scale=scale)
+    return torch.cat([output.transpose(1, 2) for output in outputs], dim=1)
+
+
+def _attend_stretch(
+    query: Tensor,
+    text: tuple[Tensor, Tensor],
+    image: tuple[Tensor, Tensor],
+    stretch: Stretch,
+    *,
+    scale: float,
+) -> Iterator[Tensor]:
+    """Yield the output of one dialogue's text, run by run, as float[1, H, run, d]."""
+    if stretch.num_text == 0:
+        return
+    grouped = query.shape[1] != text[0].shape[1]
+    lengths = [length for length, _ in stretch.runs]
+    onto_text = functional.scaled_dot_product_attention(
+        query, *text, is_causal=True, scale=scale, enable_gqa=grouped
+    )
+    runs = zip(
+        stretch.runs,
+        torch.split(query, lengths, 2),
+        torch.split(onto_text, lengths, 2),
+        strict=True,
+    )
+    for (_, seen), queries, output in runs:
+        if seen == 0:
+            yield output
+            continue
+        keys, values = (tensor[:, :, :seen] for tensor in image)
+        yield output + functional.scaled_dot_product_attention(
+            queries, keys, values, scale=scale, enable_gqa=grouped
+        )
+
+
+def _of_heads(values: tuple[Tensor, ...], *, num_heads: int) -> Iterator[Tensor]:
+    """Yield each non-empty float[1, G, n, d] as float[1, H, n, d], one per query head."""
+    for value in values:
+        if value.shape[2] > 0:
+            yield value.repeat_interleave(num_heads // value.shape[1], dim=1)
+
+
+def _attend_prefill(
+    query: Tensor, key: Tensor, value: Tensor, flat: FlatLayout, *, scale: float
+) -> Tensor:
+    """Attend in B rows by way of one flat row, as float[B, S, H, d]; padding gives 0."""
+    num_rows, num_heads, length, width = query.shape
+    q, k, v = (_flattened(tensor, flat.order) for tensor in (query, key, value))
+    attended = attend_flat(q, k, v, flat, scale=scale)[0]
+    output = attended.new_zeros(num_rows * length, num_heads, width)
+    return output.index_copy(0, flat.order, attended).view(num_rows, length, num_heads, width)
+
+
+def _flattened(tensor: Tensor, order: Tensor) -> Tensor:
+    """Return float[B, heads, S, d] as float[1, heads, N, d], positions in the given order."""
+    by_position = tensor.transpose(1, 2).flatten(0, 1)
+    return by_position.index_select(0, order).transpose(0, 1)[None]
+
+
+def _attend_cached(
+    query: Tensor, key: Tensor, value: Tensor, layout: CachedLayout, *, scale: float
+) -> Tensor:
+    """Attend from the newest positions to the whole cache, as float[B, S, H, d].
+
+    Few queries meet many keys here, so the scores are formed once and go through both softmaxes; a
+    block of queries at a time bounds their memory.
+    """
+    num_rows, num_heads, length, _ = query.shape
+    newest = value[:, :, -length:]
+    output = newest.repeat_interleave(num_heads // value.shape[1], dim=1).transpose(1, 2)
+    rows = max(1, SCORES_PER_BLOCK // (num_rows * num_heads * key.shape[2]))
+    blocks = [
+        _two_softmaxes(query[:, :, layout.queries[start : start + rows]], key, value, masks, scale)
+        for start in range(0, len(layout.queries), rows)
+        for masks in [
+            (layout.text_keys[:, start : start + rows], layout.image_keys[:, start : start + rows])
+        ]
+    ]
+    if not blocks:
+        return output
+    attended = torch.cat(blocks, dim=1)
+    kept = torch.where(layout.is_text[..., None, None], attended, output[:, layout.queries])
+    return output.index_copy(1, layout.queries, kept)
+
+
+def _two_softmaxes(
+    query: Tensor, key: Tensor, value: Tensor, masks: tuple[Tensor, Tensor], scale: float
+) -> Tensor:
+    """Return float[B, Q, H, d]: for each mask bool[B, Q, K] one softmax, both onto the values."""
+    num_rows, num_heads, num_queries, width = query.shape
+    groups = (num_rows, key.shape[1], num_heads // key.shape[1], num_queries)
+    grouped = query.reshape(*groups[:2], -1, width)
+    scores = (grouped @ key.transpose(2, 3)).view(*groups, -1).float() * scale
+    text, image = (_masked_softmax(scores, mask[:, None, None]) for mask in masks)
+    attended = (text + image).to(value.dtype).flatten(2, 3) @ value
+    return attended.view(num_rows, num_heads, num_queries, width).transpose(1, 2)
+
+
+def _masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
+    """Softmax of the last dimension over the keys in `mask`; 0 where a query has none."""
+    weights = scores.masked_fill(~mask, -torch.inf).softmax(dim=-1)
+    return weights.masked_fill(~mask, 0.0)

@@ -1,0 +1,72 @@
+"""What one VisualChat model is made of, as saved in its `config.json`.
+
+The decoder's and the tower's own configurations are kept whole, so that `from_pretrained` needs
+nothing beside the model folder.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+ATTENTIONS = ("mmca", "causal")
+PROJECTIONS = ("baseline",)
+
+
+class VisualChatConfig(PreTrainedConfig):  # type: ignore[misc]
+    """Tower, projection, decoder and attention of one model."""
+
+    model_type = "visual_chat"
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
+        "decoder_config": SubConfigSpec(config_class=AutoConfig, model_type="llama"),
+        "tower_config": SubConfigSpec(config_class=AutoConfig, model_type="clip_vision_model"),
+    }
+
+    decoder_config: PreTrainedConfig | None = None
+    """The language model's configuration."""
+
+    tower_config: PreTrainedConfig | None = None
+    """The vision tower's configuration."""
+
+    projection: str = "baseline"
+    """What maps image features to the decoder's width: one of `PROJECTIONS`."""
+
+    attention: str = "mmca"
+    """Who attends to whom: one of `ATTENTIONS`, see `attention.py`."""
+
+    image_token_id: int = 0
+    """The id of an image slot. Each image takes `positions_per_image` of them in `input_ids`."""
+
+    image_size: int = 224
+    """Side of the square the tower reads, in pixels."""
+
+    image_mean: list[float] | tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
+    """Per channel, of pixel values between 0 and 1; CLIP's unless stated otherwise."""
+
+    image_std: list[float] | tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+    """Per channel, of pixel values between 0 and 1; CLIP's unless stated otherwise."""
+
+    positions_per_image: int = 257
+    """How many positions of a decoder row one image takes."""
+
+    def __post_init__(self, **kwargs: object) -> None:
+        """Fill in the parts' configurations and check the two names.
+
+        Raises:
+            ValueError: an attention or a projection that does not exist.
+        """
+        super().__post_init__(**kwargs)
+        for what, name, known in (
+            ("attention", self.attention, ATTENTIONS),
+            ("projection", self.projection, PROJECTIONS),
+        ):
+            if name not in known:
+                raise ValueError(f"{what} must be one of {', '.join(known)}; got {name!r}")
+
+    def get_text_config(
+        self, decoder: bool | None = None, encoder: bool | None = None
+    ) -> PreTrainedConfig:
+        """Return the decoder's configuration, which generation reads its settings from."""
+        return self.decoder_config

@@ -1,0 +1,240 @@
+"""Where dialogues, texts and images stand in a batch of rows, as the attention needs it.
+
+Without a KV cache the decoder gets all positions of a batch as one flat row without padding, image
+positions first, then text, both dialogue by dialogue. Position ids travel along, so rotary
+embeddings are unaffected, and every set of keys the attention needs is one contiguous slice: no S x
+S mask exists.
+
+With a KV cache the rows stay as they are, because the cache is per row.
+
+B rows, S positions, K keys (cached and new), N positions that are not padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+PAD, TEXT, IMAGE = 0, 1, 2
+
+
+def kinds_of(image_slots: Tensor, segments: Tensor, *, mixed: bool) -> Tensor:
+    """Return int64[B, S]: PAD outside of any segment, IMAGE at slots, TEXT elsewhere.
+
+    With `mixed` False (plain causal attention) image positions count as TEXT.
+    """
+    kinds = torch.where(image_slots & mixed, IMAGE, TEXT)
+    return kinds.masked_fill(segments == 0, PAD)
+
+
+def restarted_positions(segments: Tensor) -> Tensor:
+    """Return int64[B, S]: the index of each position within its segment, 0 at padding.
+
+    Args:
+        segments: int64[B, S], 0 is padding; each segment stands in one piece.
+    """
+    index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
+    first = torch.ones_like(segments, dtype=torch.bool)
+    first[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    start = torch.where(first, index, 0).cummax(dim=1).values
+    return (index - start).masked_fill(segments == 0, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stretch:
+    """One dialogue's part of a flat row."""
+
+    num_text: int
+    """Text positions."""
+
+    num_image: int
+    """Image positions."""
+
+    runs: tuple[tuple[int, int], ...]
+    """Its text in pieces without an image in between: (text positions, image positions before)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlatLayout:
+    """A batch as one flat row, image positions first."""
+
+    order: Tensor
+    """int64[N]: for each position of the flat row, its index in the batch seen as one vector."""
+
+    num_image: int
+    """How many positions at the front of the flat row are image positions."""
+
+    stretches: tuple[Stretch, ...]
+    """The dialogues, in the order in which both their images and their texts stand."""
+
+    @property
+    def longest(self) -> int:
+        """Positions of the longest dialogue."""
+        return max((s.num_text + s.num_image for s in self.stretches), default=0)
+
+    def index_of(self, flat_index: Tensor, *, batch_size: int) -> Tensor:
+        """Return where positions of the batch (as one vector) stand in the flat row; else -1."""
+        inverse = torch.full((batch_size,), -1, device=self.order.device)
+        inverse[self.order] = torch.arange(len(self.order), device=self.order.device)
+        return inverse[flat_index]
+
+
+def flat_layout(kinds: Tensor, segments: Tensor) -> FlatLayout:
+    """Return the flat layout of a batch.
+
+    Args:
+        kinds: int64[B, S], PAD, TEXT or IMAGE.
+        segments: int64[B, S], which dialogue of its row a position belongs to.
+    """
+    rows = torch.arange(len(kinds), device=kinds.device)[:, None]
+    keep = (kinds != PAD).flatten().nonzero()[:, 0]
+    key = (rows * (segments.max() + 1) + segments).flatten()[keep]
+    _, dialogue = torch.unique(key, return_inverse=True)
+    by_dialogue = dialogue.argsort(stable=True)
+    keep, dialogue = keep[by_dialogue], dialogue[by_dialogue]
+    is_text = kinds.flatten()[keep] == TEXT
+    order = torch.cat([keep[~is_text], keep[is_text]])
+    stretches = _stretches(dialogue, is_text)
+    return FlatLayout(order=order, num_image=int((~is_text).sum()), stretches=stretches)
+
+
+def _stretches(dialogue: Tensor, is_text: Tensor) -> tuple[Stretch, ...]:
+    """Count each dialogue's positions and cut its text where images stand in between.
+
+    Args:
+        dialogue: int64[N], ascending from 0 without gaps.
+        is_text: bool[N].
+    """
+    if len(dialogue) == 0:
+        return ()
+    num = int(dialogue[-1]) + 1
+    num_text = torch.bincount(dialogue[is_text], minlength=num)
+    num_image = torch.bincount(dialogue[~is_text], minlength=num)
+    images_so_far = (~is_text).cumsum(0) - (num_image.cumsum(0) - num_image)[dialogue]
+    owner_and_images = torch.stack([dialogue, images_so_far])[:, is_text]
+    pieces, lengths = torch.unique_consecutive(owner_and_images, return_counts=True, dim=1)
+    runs: list[list[tuple[int, int]]] = [[] for _ in range(num)]
+    for owner, seen, length in zip(*pieces.tolist(), lengths.tolist(), strict=True):
+        runs[owner].append((length, seen))
+    return tuple(
+        Stretch(num_text=t, num_image=i, runs=tuple(r))
+        for t, i, r in zip(num_text.tolist(), num_image.tolist(), runs, strict=True)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillLayout:
+    """Rows that go into an empty cache: they stay rows, but attend as one flat row."""
+
+    flat: FlatLayout
+    """The flat layout of the same positions."""
+
+    @property
+    def longest(self) -> int:
+        """Positions of the longest dialogue."""
+        return self.flat.longest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedLayout:
+    """The newest S positions of rows whose K keys, these included, are in the cache."""
+
+    queries: Tensor
+    """int64[Q]: the columns among the S that hold a text position in at least one row."""
+
+    is_text: Tensor
+    """bool[B, Q]: whether a query is a text position in its row."""
+
+    text_keys: Tensor
+    """bool[B, Q, K]: the text keys each query sees."""
+
+    image_keys: Tensor
+    """bool[B, Q, K]: the image keys each query sees."""
+
+    longest: int
+    """Keys of a row."""
+
+
+Layout = FlatLayout | PrefillLayout | CachedLayout
+
+
+def cached_layout(kinds: Tensor, segments: Tensor, *, num_new: int) -> CachedLayout:
+    """Return the layout of the newest `num_new` positions.
+
+    Args:
+        kinds: int64[B, K] of all keys, the new ones last.
+        segments: int64[B, K], likewise.
+    """
+    first = kinds.shape[1] - num_new
+    queries = (kinds[:, first:] == TEXT).any(dim=0).nonzero()[:, 0]
+    text_keys, image_keys = visible(kinds, segments, queries=queries + first)
+    return CachedLayout(
+        queries=queries,
+        is_text=kinds[:, queries + first] == TEXT,
+        text_keys=text_keys,
+        image_keys=image_keys,
+        longest=kinds.shape[1],
+    )
+
+
+def visible(kinds: Tensor, segments: Tensor, *, queries: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which keys each query sees, as `(text, image)`, both bool[B, Q, K].
+
+    For one dialogue with `kinds` = text image image text, and all four as queries:
+
+        text    [[1 0 0 0]    image   [[0 0 0 0]
+                 [0 0 0 0]             [0 0 0 0]
+                 [0 0 0 0]             [0 0 0 0]
+                 [1 0 0 1]]            [0 1 1 0]]
+
+    A text position sees the text up to itself and the images before it, of its own dialogue. An
+    image position sees nothing: its output is its own value. Padding sees nothing and is not seen.
+
+    Args:
+        kinds: int64[B, K], PAD, TEXT or IMAGE.
+        segments: int64[B, K], which dialogue of its row a key belongs to.
+        queries: int64[Q], the columns that ask.
+    """
+    keys = torch.arange(kinds.shape[1], device=kinds.device)
+    seen = (keys <= queries[:, None]) & (segments[:, queries, None] == segments[:, None, :])
+    seen = seen & (kinds[:, queries, None] == TEXT)
+    return seen & (kinds == TEXT)[:, None], seen & (kinds == IMAGE)[:, None]
+
+
+class DialogueCache(DynamicCache):  # type: ignore[misc]
+    """A KV cache that also knows, for each key, its kind and its dialogue.
+
+    The decoder's own cache holds keys and values only; which softmax a key belongs to cannot be
+    told from them.
+    """
+
+    def __init__(self) -> None:
+        """Start empty; the first `remember` fixes the number of rows."""
+        super().__init__()
+        self.kinds: Tensor | None = None
+        self.segments: Tensor | None = None
+
+    def remember(self, kinds: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
+        """Append int64[B, S] of new positions and return all so far, both int64[B, K]."""
+        if self.kinds is None or self.segments is None:
+            self.kinds, self.segments = kinds, segments
+        else:
+            self.kinds = torch.cat([self.kinds, kinds], dim=1)
+            self.segments = torch.cat([self.segments, segments], dim=1)
+        return self.kinds, self.segments
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Make row i a copy of row `beam_idx[i]`, which beam search asks for."""
+        super().reorder_cache(beam_idx)
+        if self.kinds is not None and self.segments is not None:
+            self.kinds, self.segments = self.kinds[beam_idx], self.segments[beam_idx]
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the newest -`tokens_to_remove` positions of every row; the number is negative."""
+        super().crop(tokens_to_remove)
+        if tokens_to_remove < 0 and self.kinds is not None and self.segments is not None:
+            self.kinds = self.kinds[:, :tokens_to_remove]
+            self.segments = self.segments[:, :tokens_to_remove]

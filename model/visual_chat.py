@@ -1,0 +1,384 @@
+"""VisualChat: tower, projection and decoder as one Hugging Face model.
+
+In: token ids in which every image has taken `positions_per_image` slot ids, and pixels in the order
+of the slots. Out: a summed loss, or logits, or generated ids. Labels, positions and caches all
+count expanded positions, so one length holds everywhere.
+
+B rows, S positions, N images, D decoder width, V rows of the output head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers.generation import LogitsProcessorList, SuppressTokensLogitsProcessor
+from transformers.utils import ModelOutput
+from vchat.model import attention as _registers_attention  # noqa: F401
+from vchat.model.config import VisualChatConfig
+from vchat.model.embeddings import cover_ids
+from vchat.model.layout import (
+    DialogueCache,
+    Layout,
+    PrefillLayout,
+    cached_layout,
+    flat_layout,
+    kinds_of,
+    restarted_positions,
+)
+from vchat.model.loss import SummedCrossEntropy
+from vchat.model.projection import projection_named
+from vchat.model.splice import splice, times_zero
+from vchat.model.towers import ClipTower
+
+IGNORED = -100
+"""The label of a position that carries no loss."""
+
+
+@dataclass
+class VisualChatOutput(ModelOutput):  # type: ignore[misc]
+    """What one forward pass gives."""
+
+    loss: Tensor | None = None
+    """float32[], the sum over the supervised positions; only with labels."""
+
+    logits: Tensor | None = None
+    """float[B, S, V], or the last `logits_to_keep` positions; only without labels."""
+
+    past_key_values: DialogueCache | None = None
+    """The cache, the given positions included; only with `use_cache`."""
+
+
+class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
+    """A language model that reads images among its text."""
+
+    config_class = VisualChatConfig
+    config: VisualChatConfig
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_attention_backend = True
+
+    def __init__(
+        self,
+        config: VisualChatConfig,
+        *,
+        tower: PreTrainedModel | None = None,
+        decoder: PreTrainedModel | None = None,
+    ) -> None:
+        """Put the parts together; a part that is not given is built with fresh weights.
+
+        Raises:
+            ValueError: a decoder whose attention cannot be replaced.
+        """
+        super().__init__(config)
+        tower = tower or AutoModel.from_config(config.tower_config)
+        tower.set_attn_implementation("sdpa")
+        self.tower = ClipTower(tower, mean=config.image_mean, std=config.image_std)
+        self.decoder = decoder or AutoModelForCausalLM.from_config(config.decoder_config)
+        self.projection = projection_named(
+            config.projection,
+            tower_width=self.tower.width,
+            decoder_width=self.get_input_embeddings().embedding_dim,
+        )
+        self.summed_cross_entropy = SummedCrossEntropy()
+        _use_attention(self.decoder, config.attention)
+        self.post_init()
+
+    @classmethod
+    def from_parts(
+        cls,
+        *,
+        tower: PreTrainedModel,
+        decoder: PreTrainedModel,
+        image_token_id: int,
+        num_ids: int,
+        attention: str = "mmca",
+        projection: str = "baseline",
+        image_mean: Sequence[float] | None = None,
+        image_std: Sequence[float] | None = None,
+    ) -> VisualChat:
+        """Join a vision tower and a causal language model with a fresh projection.
+
+        Both keep their weights. The decoder's embedding table and head grow to `num_ids` rows; the
+        added rows and the image slot's start at the mean of the others.
+
+        Args:
+            tower: a Hugging Face CLIP vision model.
+            decoder: any causal language model whose attention goes through transformers' interface.
+            image_token_id: the slot id, below `num_ids`.
+            num_ids: how many ids the tokenizer has.
+            image_mean, image_std: per channel; CLIP's if not given.
+        """
+        cover_ids(decoder, num_ids=num_ids, image_token_id=image_token_id)
+        for part in (tower, decoder):
+            for module in part.modules():
+                module._is_hf_initialized = True  # what the library sets on loaded weights
+        colours = {"image_mean": image_mean, "image_std": image_std}
+        size, patch = int(tower.config.image_size), int(tower.config.patch_size)
+        config = VisualChatConfig(
+            decoder_config=decoder.config,
+            tower_config=tower.config,
+            projection=projection,
+            attention=attention,
+            image_token_id=image_token_id,
+            image_size=size,
+            positions_per_image=1 + (size // patch) ** 2,
+            **{name: tuple(value) for name, value in colours.items() if value is not None},
+        )
+        return cls(config, tower=tower, decoder=decoder)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """Return the one embedding table, which prompts and generated tokens share."""
+        table: nn.Embedding = self.decoder.get_input_embeddings()
+        return table
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """Return the decoder's head."""
+        head: nn.Linear = self.decoder.get_output_embeddings()
+        return head
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        past_key_values: DialogueCache | None = None,
+        use_cache: bool | None = None,
+        inputs_embeds: Tensor | None = None,
+        logits_to_keep: int = 0,
+        return_dict: bool | None = None,
+    ) -> VisualChatOutput:
+        """Run a batch of rows.
+
+        Args:
+            input_ids: int64[B, S]; the slot id stands at every image position.
+            pixel_values: [N, 3, H, W], uint8, or floats that are already normalised; images in the
+                order of their slots, row by row. With labels and no image, a blank one goes through
+                tower and projection and is multiplied by zero, so that every rank of a training
+                run calls the same modules and gives the same parameters a gradient.
+            position_ids: int64[B, S]; counted per segment if not given. segment_ids: int64[B, S], 0
+            for padding, else the dialogue of the row, each in one piece. attention_mask: [B, S] or
+            [B, K], 0 for padding: one dialogue per row. Not with
+                `segment_ids`.
+            labels: int64[B, S], the id itself where it is supervised, -100 elsewhere; position t is
+                predicted from t - 1.
+            past_key_values: a cache that this model made; it is extended in place.
+            use_cache: return a cache.
+            inputs_embeds: float[B, S, D] in place of embedding ids and pixels.
+            logits_to_keep: the last so many positions only; 0 is all. The logits of padding mean
+                nothing.
+            return_dict: what generation passes; the result is always a `VisualChatOutput`.
+
+        Raises:
+            ValueError: the number of image slots and of image features differ.
+        """
+        segments = _segments(input_ids, segment_ids, attention_mask)
+        slots = input_ids == self.config.image_token_id
+        kinds = kinds_of(slots, segments, mixed=self.config.attention == "mmca")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed(input_ids, pixel_values, training=labels is not None)
+        if past_key_values is None and not use_cache:
+            if position_ids is None:
+                position_ids = restarted_positions(segments)
+            return self._packed(
+                inputs_embeds, kinds, segments, position_ids, labels, logits_to_keep
+            )
+        if labels is not None:
+            raise ValueError("labels and a cache do not go together")
+        cache = DialogueCache() if past_key_values is None else past_key_values
+        hidden = self._cached(inputs_embeds, kinds, segments, position_ids, cache)
+        logits = self.get_output_embeddings()(hidden[:, -logits_to_keep:])
+        return VisualChatOutput(logits=logits, past_key_values=cache)
+
+    def embed(
+        self, input_ids: Tensor, pixel_values: Tensor | None, *, training: bool = False
+    ) -> Tensor:
+        """Return float[B, S, D]: the embeddings of the ids, with image features at their slots.
+
+        Args:
+            training: send a blank image through tower and projection where there is none.
+        """
+        embeddings = self.get_input_embeddings()(input_ids)
+        slots = input_ids == self.config.image_token_id
+        if pixel_values is None or len(pixel_values) == 0:
+            embeddings = splice(embeddings, embeddings.new_zeros(0, self.tower.positions, 1), slots)
+            if training:
+                blank = torch.zeros(1, 3, self.tower.image_size, self.tower.image_size)
+                features = self._features(blank.to(embeddings.device))
+                embeddings = embeddings + times_zero(features).to(embeddings.dtype)
+            return embeddings
+        return splice(embeddings, self._features(pixel_values), slots)
+
+    def extend(
+        self,
+        cache: DialogueCache | None,
+        input_ids: Tensor,
+        pixel_values: Tensor | None = None,
+    ) -> tuple[Tensor, DialogueCache]:
+        """Extend a cache by ids int64[B, T] and the pixels of their slots, without gradients.
+
+        Returns:
+            The logits of the last position, float[B, V], and the cache, which is the given one.
+        """
+        with torch.no_grad():
+            output = self(
+                input_ids, pixel_values, past_key_values=cache, use_cache=True, logits_to_keep=1
+            )
+        return output.logits[:, -1], output.past_key_values
+
+    def generate(  # type: ignore[override]
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor | None = None,
+        *,
+        attention_mask: Tensor | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        **options: object,
+    ) -> Tensor:
+        """Continue int64[B, S] prompts, left-padded, with images in the order of their slots.
+
+        The slot id is never generated. `options` are those of transformers' `generate`, which does
+        the rest; it needs the cache, so `use_cache=False` is refused.
+
+        Returns:
+            int64[B, S + new], the prompts included, or what `return_dict_in_generate` asks for.
+        """
+        if options.get("use_cache") is False:
+            raise ValueError("generate needs the cache: use_cache must not be False")
+        suppressed = SuppressTokensLogitsProcessor(
+            [self.config.image_token_id], device=input_ids.device
+        )
+        with torch.no_grad():
+            embeddings = self.embed(input_ids, pixel_values)
+        generated: Tensor = super().generate(
+            inputs=input_ids,
+            inputs_embeds=embeddings,
+            attention_mask=torch.ones_like(input_ids) if attention_mask is None else attention_mask,
+            logits_processor=LogitsProcessorList([suppressed, *(logits_processor or [])]),
+            past_key_values=options.pop("past_key_values", None) or DialogueCache(),
+            **options,
+        )
+        return generated
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: object
+    ) -> dict[str, object]:
+        """Keep the ids beside the embeddings: they say which positions are images.
+
+        (Generation looks at these parameter names before it passes on embeddings, and whatever
+        else `forward` takes.)
+        """
+        inputs: dict[str, object] = super().prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, **kwargs
+        )
+        if inputs.get("input_ids") is None:
+            inputs["input_ids"] = input_ids
+        inputs.pop("position_ids", None)
+        return inputs
+
+    def _features(self, pixels: Tensor) -> Tensor:
+        """Map [N, 3, H, W] to image vectors, float[N, P, D]."""
+        features = self.tower(pixels)
+        projected: Tensor = self.projection(features.to(next(self.projection.parameters()).dtype))
+        return projected
+
+    def _packed(
+        self,
+        embeddings: Tensor,
+        kinds: Tensor,
+        segments: Tensor,
+        position_ids: Tensor,
+        labels: Tensor | None,
+        logits_to_keep: int,
+    ) -> VisualChatOutput:
+        """Run rows without a cache, as one flat row without padding."""
+        layout = flat_layout(kinds, segments)
+        num_rows, length = kinds.shape
+        hidden = self._decode(
+            embeddings.flatten(0, 1).index_select(0, layout.order)[None],
+            position_ids.expand(num_rows, -1).flatten()[layout.order][None],
+            layout,
+            None,
+        )[0]
+        head = self.get_output_embeddings()
+        if labels is None:
+            rows = hidden.new_zeros(num_rows * length, hidden.shape[-1])
+            rows = rows.index_copy(0, layout.order, hidden).view(num_rows, length, -1)
+            return VisualChatOutput(logits=head(rows[:, -logits_to_keep:]))
+        targets = (labels[:, 1:] != IGNORED) & (segments[:, 1:] == segments[:, :-1])
+        row, column = targets.nonzero(as_tuple=True)
+        predictors = layout.index_of(row * length + column, batch_size=num_rows * length)
+        loss = self.summed_cross_entropy(
+            hidden.index_select(0, predictors), head, labels[row, column + 1]
+        )
+        return VisualChatOutput(loss=loss)
+
+    def _cached(
+        self,
+        embeddings: Tensor,
+        kinds: Tensor,
+        segments: Tensor,
+        position_ids: Tensor | None,
+        cache: DialogueCache,
+    ) -> Tensor:
+        """Run rows that extend a cache, and return float[B, S, D]."""
+        num_new = kinds.shape[1]
+        is_first = cache.get_seq_length() == 0
+        kinds, segments = cache.remember(kinds, segments)
+        if position_ids is None:
+            position_ids = ((segments != 0).cumsum(dim=1) - 1).clamp(min=0)[:, -num_new:]
+        layout: Layout = (
+            PrefillLayout(flat=flat_layout(kinds, segments))
+            if is_first
+            else cached_layout(kinds, segments, num_new=num_new)
+        )
+        return self._decode(embeddings, position_ids, layout, cache)
+
+    def _decode(
+        self, embeddings: Tensor, position_ids: Tensor, layout: Layout, cache: DialogueCache | None
+    ) -> Tensor:
+        """Run the decoder without its head, and return the last hidden states."""
+        output = self.decoder.get_decoder()(
+            inputs_embeds=embeddings,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            layout=layout,
+        )
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+
+def _use_attention(decoder: PreTrainedModel, name: str) -> None:
+    """Make every layer of `decoder` call our attention.
+
+    Raises:
+        ValueError: its layers do not go through transformers' attention interface, or its head is
+            not one linear map.
+    """
+    decoder.set_attn_implementation(name)
+    if decoder.config._attn_implementation != name:
+        raise ValueError(
+            f"{type(decoder).__name__} does not take its attention from transformers' interface, "
+            f"so {name} cannot be used with it"
+        )
+    if not isinstance(decoder.get_output_embeddings(), nn.Linear):
+        raise ValueError(f"{type(decoder).__name__} has no linear output head")
+
+
+def _segments(
+    input_ids: Tensor, segment_ids: Tensor | None, attention_mask: Tensor | None
+) -> Tensor:
+    """Return int64[B, S], 0 for padding, from whichever of the two is given."""
+    if segment_ids is not None:
+        return segment_ids
+    if attention_mask is None:
+        return torch.ones_like(input_ids)
+    return attention_mask[:, -input_ids.shape[1] :].to(torch.int64)
