@@ -1,6 +1,6 @@
 """How long `--help` of every command takes, against starting Python alone.
 
-Prints, per command, the median of seven interleaved runs in seconds and the ratio to `python -c ''`.
+Prints, per command, the median of seven interleaved runs and its ratio to `python -c ""`.
 Limit: 0.5 s each.
 """
 

@@ -15,6 +15,10 @@ from collections.abc import Mapping
 import click
 
 
+class WrongUse(ValueError):
+    """A flag, name or configuration key that cannot be meant: the command exits with 2."""
+
+
 class LazyGroup(click.Group):
     """A group whose commands are named as `module:attribute` and imported on use."""
 
@@ -64,4 +68,4 @@ def run(command: click.Command) -> None:
         if os.environ.get("VCHAT_TRACEBACK") == "1":
             raise
         click.echo(f"error: {error}", err=True)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, WrongUse) else 1)
