@@ -5,12 +5,11 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from drawn_shards import color_of, drawn_shards
 from vchat.shards.collate import Batch
 from vchat.shards.epoch import PlanArguments
 from vchat.shards.loader import Loader
 from vchat.shards.manifest import ShardSet
-
-from tests.shards.drawn_shards import color_of, drawn_shards
 
 POSITIONS_PER_IMAGE = 5
 

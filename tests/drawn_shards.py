@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from toy import toy_tokenizer
 from vchat.shards.codec import RecordOrigin, Sample, StoredImage, StoredRound
 from vchat.shards.manifest import ShardSet, finished_shard, open_shards, publish
 from vchat.shards.template import template_named
 from vchat.shards.tokens import TextTokenizer
 from vchat.shards.writer import write_shard
-
-from tests.toy import toy_tokenizer
 
 SIDE = 16
 
