@@ -1,0 +1,129 @@
+"""A sample and its members: the same both ways, and malformed members are refused."""
+
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toy import sample_of, toy_image, toy_sample, toy_tokenizer
+from vchat.shards.codec import StoredRound, members, sample_from_members
+from vchat.shards.tokens import TextTokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return TextTokenizer.load(toy_tokenizer(tmp_path_factory.mktemp("tokenizer")))
+
+
+def npy(array) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def test_members_are_named_sorted_and_readable_with_standard_tools(tokenizer):
+    sample = toy_sample(3, tokenizer, num_images=2)
+    found = members(sample)
+    assert [name for name, _ in found] == ["0.jpg", "1.jpg", "json", "mask.npy", "tokens.npy"]
+    by_name = dict(found)
+    assert by_name["1.jpg"] == sample.images[1].data
+    assert np.load(io.BytesIO(by_name["tokens.npy"])).tolist() == sample.ids.tolist()
+    assert np.load(io.BytesIO(by_name["mask.npy"])).dtype == np.bool_
+    assert json.loads(by_name["json"]) == {
+        "key": "toy/3",
+        "source": "toy",
+        "split": "train",
+        "records": [
+            {
+                "key": "toy/3",
+                "file": "toy.json",
+                "record_id": "3",
+                "licence": "none",
+                "first_round": 0,
+                "num_rounds": 2,
+            }
+        ],
+        "rounds": [
+            {"images": [0], "question": "What color is square 3?", "answer": "The square is blue."},
+            {
+                "images": [1],
+                "question": "What color is square 3?",
+                "answer": "The square is yellow.",
+            },
+        ],
+        "images": [
+            {"key": "toy:30", "file": "0.jpg", "size": [40, 32], "original_size": [80, 64]},
+            {"key": "toy:31", "file": "1.jpg", "size": [40, 32], "original_size": [80, 64]},
+        ],
+    }
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    texts=st.lists(st.tuples(st.text(), st.text()), min_size=1, max_size=3),
+    extensions=st.lists(st.sampled_from(["jpg", "png", "webp"]), max_size=12),
+)
+def test_a_sample_survives_its_members(tokenizer, texts, extensions):
+    images = tuple(toy_image(i, extension=extension) for i, extension in enumerate(extensions))
+    rounds = [StoredRound(images=(), question=q, answer=a) for q, a in texts]
+    rounds[0] = replace(rounds[0], images=tuple(range(len(images))))
+    sample = sample_of("toy/1", tokenizer, tuple(rounds), images)
+    again = sample_from_members(dict(members(sample)), name="here")
+    assert members(again) == members(sample)
+    assert (again.rounds, again.images, again.records) == (
+        sample.rounds,
+        sample.images,
+        sample.records,
+    )
+
+
+@pytest.mark.parametrize(
+    "shown, message",
+    [
+        (((1,), (0,)), r"sample toy/1: rounds show images \[1, 0\]; wanted each of the 2 once"),
+        (((0,), ()), r"show images \[0\]"),
+        (((0, 1), (1,)), r"show images \[0, 1, 1\]"),
+    ],
+)
+def test_rounds_must_show_each_image_once_and_in_order(tokenizer, shown, message):
+    images = (toy_image(0), toy_image(1))
+    rounds = tuple(StoredRound(images=i, question="q", answer="a") for i in shown)
+    with pytest.raises(ValueError, match=message):
+        sample_of("toy/1", tokenizer, rounds, images)
+
+
+def test_ids_and_mask_must_have_one_length(tokenizer):
+    sample = toy_sample(0, tokenizer)
+    with pytest.raises(ValueError, match=r"sample toy/0: ids of shape .* wanted equal lengths"):
+        replace(sample, supervised=sample.supervised[1:])
+
+
+def test_an_image_format_that_is_none_of_ours_is_refused(tokenizer):
+    sample = toy_sample(0, tokenizer, num_images=1)
+    spoilt = replace(sample, images=(replace(sample.images[0], extension="gif"),))
+    with pytest.raises(ValueError, match="image 0 has extension 'gif'; wanted one of jpg, png"):
+        members(spoilt)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"tokens.npy": None}, "here: missing 'tokens.npy'"),
+        ({"1.jpg": None}, "here: missing '1.jpg'"),
+        ({"2.jpg": b""}, r"here: superfluous members \['2.jpg'\]"),
+        ({"json": b"{"}, "here: Expecting property name"),
+        ({"json": b"[]"}, "here: "),
+        ({"tokens.npy": npy(np.zeros(3))}, "here: tokens.npy holds float64; wanted int32"),
+        ({"tokens.npy": npy(np.array([{}]))}, "here: Object arrays cannot be loaded"),
+        ({"tokens.npy": b"junk"}, "here: "),
+        ({"mask.npy": npy(np.zeros(3, bool))}, "wanted equal lengths"),
+    ],
+)
+def test_malformed_members_are_refused_naming_the_sample(tokenizer, change, message):
+    found = dict(members(toy_sample(0, tokenizer))) | change
+    found = {name: data for name, data in found.items() if data is not None}
+    with pytest.raises(ValueError, match=message):
+        sample_from_members(found, name="here")

@@ -1,0 +1,40 @@
+"""Ranged reads from a folder: exact bytes, or an error that says where."""
+
+import pytest
+from vchat.shards.store import LocalStore, ShardError
+
+
+@pytest.fixture
+def store(tmp_path):
+    (tmp_path / "a.tar").write_bytes(bytes(range(100)))
+    return LocalStore(tmp_path)
+
+
+def test_a_read_gives_exactly_the_range(store):
+    assert store.read("a.tar", 10, 13) == bytes([10, 11, 12])
+    assert store.read("a.tar", 0, 100) == bytes(range(100))
+    assert store.read("a.tar", 5, 5) == b""
+
+
+def test_size_is_that_of_the_file(store):
+    assert store.size("a.tar") == 100
+
+
+@pytest.mark.parametrize(
+    "name, start, end, message",
+    [
+        ("a.tar", 90, 101, r"a\.tar at byte 90 \(sample s/1\): got 10 bytes, wanted 11: .*trunc"),
+        ("a.tar", 200, 201, r"a\.tar at byte 200 .*got 0 bytes, wanted 1"),
+        ("b.tar", 7, 8, r"b\.tar at byte 7 \(sample s/1\): No such file"),
+        (".", 0, 1, r"\. at byte 0 .*: Is a directory"),
+    ],
+)
+def test_a_read_that_cannot_be_whole_names_shard_offset_and_key(store, name, start, end, message):
+    with pytest.raises(ShardError, match=message) as error:
+        store.read(name, start, end, key="s/1")
+    assert (error.value.shard, error.value.offset, error.value.key) == (name, start, "s/1")
+
+
+def test_the_size_of_a_missing_file_is_an_error(store):
+    with pytest.raises(ShardError, match=r"b\.tar at byte 0: no file"):
+        store.size("b.tar")
