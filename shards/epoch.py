@@ -247,17 +247,16 @@ def packed_groups(
         group: the group of each of them, ascending.
         positions, num_images: of all samples of the index.
     """
-    starts = np.flatnonzero(np.diff(group, prepend=-1))
+    group_starts = np.flatnonzero(np.diff(group)) + 1
     offsets, packed = [np.zeros(1, np.int64)], [np.zeros(0, np.int64)]
-    for start, end in zip(starts, [*starts[1:], len(samples)], strict=True):
-        members = samples[start:end]
+    for members in np.split(samples, group_starts):
         row_offsets, order = pack(
             positions[members],
             num_images[members].astype(np.int64),
             tokens_per_row=arguments.tokens_per_row,
             images_per_row=arguments.images_per_row,
         )
-        offsets.append(start + row_offsets[1:])
+        offsets.append(offsets[-1][-1] + row_offsets[1:])
         packed.append(members[order])
     return np.concatenate(offsets), np.concatenate(packed)
 

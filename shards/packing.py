@@ -6,7 +6,7 @@ packer puts many samples of a type onto many rows of a heap. So the cost grows w
 different types, not of samples: about 2 s for 10 million.
 
 Lengths are counted in *units* of a few positions, rounded up, so that there are few types; a unit
-is 1/512 of the mean length, which costs about 0.1 % of the room.
+is 1/256 of the mean length, which costs about 0.2 % of the room.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Ints = NDArray[np.int64]
 Pattern = tuple[int, ...]
 """The types of the samples in a row."""
 
-UNITS_PER_MEAN_LENGTH = 512
+UNITS_PER_MEAN_LENGTH = 256
 
 
 class Room(NamedTuple):

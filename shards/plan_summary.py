@@ -1,0 +1,118 @@
+"""What an epoch plan costs, in numbers that the loader then delivers to the token."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from vchat.shards.epoch import EpochPlan
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanSummary:
+    """Totals over the steps of one epoch and all ranks, zero-weight rows included."""
+
+    digest: str
+    steps: int
+    rows: int
+    zero_weight_rows: int
+    """All padding: they fill up steps so that every rank has equally many rows."""
+
+    samples: int
+    excluded: int
+    """Samples that no row can hold."""
+
+    dropped: int
+    """Samples in the rows of an incomplete last step, under `tail = "drop"`."""
+
+    images: int
+    text_tokens: int
+    supervised_tokens: int
+    image_positions: int
+    padding: int
+    """Positions that hold nothing."""
+
+    padding_share: float
+    fill_of_rows: float
+    """Share of positions used, zero-weight rows not counted: what packing achieves."""
+
+    displacement: float
+    """Mean distance of a sample from its place in storage, over the samples; uniform is 1/3."""
+
+    shards_per_step: float
+    """Mean number of different shards that the samples of a step come from."""
+
+    sources: dict[str, int]
+    """Samples per source."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values by field name."""
+        return asdict(self)
+
+
+def summarized(
+    plan: EpochPlan, *, rows_per_step: int, rows_per_micro_batch: int = 1, world_size: int = 1
+) -> PlanSummary:
+    """Add up the steps of one epoch for a topology; only padding depends on the topology."""
+    steps = plan.num_steps(rows_per_step)
+    rows = min(steps * rows_per_step, plan.num_rows)
+    per_rank = math.ceil(rows_per_step / (world_size * rows_per_micro_batch)) * rows_per_micro_batch
+    places = steps * per_rank * world_size
+    delivered = plan.samples[: plan.row_offsets[rows]]
+    text = int(plan.index.text_tokens[delivered].sum(dtype=np.int64))
+    positions = int(plan.positions_per_row[:rows].sum())
+    room = plan.arguments.tokens_per_row
+    return PlanSummary(
+        digest=plan.digest,
+        steps=steps,
+        rows=rows,
+        zero_weight_rows=places - rows,
+        samples=len(delivered),
+        excluded=len(plan.excluded),
+        dropped=len(plan.samples) - len(delivered),
+        images=int(plan.images_per_row[:rows].sum()),
+        text_tokens=text,
+        supervised_tokens=int(plan.supervised_per_row[:rows].sum()),
+        image_positions=positions - text,
+        padding=places * room - positions,
+        padding_share=share(places * room - positions, places * room),
+        fill_of_rows=share(positions, rows * room),
+        displacement=displacement(delivered),
+        shards_per_step=shards_per_step(plan, delivered, rows_per_step=rows_per_step),
+        sources=samples_per_source(plan, delivered),
+    )
+
+
+def share(part: int, whole: int) -> float:
+    """Return part / whole, 0 of nothing."""
+    return part / whole if whole else 0.0
+
+
+def displacement(samples: Ints) -> float:
+    """Return the mean distance of samples from their place in storage, as a share of all."""
+    stored = np.empty(len(samples), np.int64)
+    stored[np.argsort(samples, kind="stable")] = np.arange(len(samples))
+    moved = int(np.abs(stored - np.arange(len(samples))).sum())
+    return share(moved, len(samples) ** 2)
+
+
+def shards_per_step(plan: EpochPlan, samples: Ints, *, rows_per_step: int) -> float:
+    """Return the mean number of different shards among the samples of a step."""
+    if len(samples) == 0:
+        return 0.0
+    row = np.searchsorted(plan.row_offsets, np.arange(len(samples)), side="right") - 1
+    step = row // rows_per_step
+    num_shards = int(plan.index.shard.max()) + 1
+    pairs = np.unique(step * num_shards + plan.index.shard[samples])
+    return len(pairs) / (int(step[-1]) + 1)
+
+
+def samples_per_source(plan: EpochPlan, samples: Ints) -> dict[str, int]:
+    """Return how many of these samples each source gives."""
+    counts = np.bincount(plan.index.source[samples], minlength=len(plan.index.sources))
+    return dict(zip(plan.index.sources, counts.tolist(), strict=True))
