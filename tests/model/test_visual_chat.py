@@ -1,0 +1,237 @@
+"""The model as a whole: parts, loss, gradients, files, generation, errors."""
+
+import pytest
+import torch
+from torch.nn import functional
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+)
+from vchat.model.embeddings import cover_ids
+from vchat.model.visual_chat import VisualChat
+
+SLOT, POSITIONS = 128, 5
+SIZES = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 4}
+
+
+def labels_of(ids, *, first):
+    """Supervise every text position from `first` on."""
+    labels = ids.masked_fill(ids == SLOT, -100)
+    labels[:, :first] = -100
+    return labels
+
+
+def test_the_loss_is_the_sum_over_supervised_positions(new_model, row):
+    model = new_model()
+    ids, pixels = row("ttIttIttt")
+    labels = labels_of(ids, first=8)
+    logits = model(ids, pixels).logits[:, :-1].flatten(0, 1)
+    expected = functional.cross_entropy(logits, labels[:, 1:].flatten(), reduction="sum")
+    torch.testing.assert_close(model(ids, pixels, labels=labels).loss, expected)
+
+
+def test_the_first_position_of_a_packed_dialogue_is_never_predicted(new_model, row):
+    model = new_model()
+    ids, _ = row("tttttt")
+    segments = torch.tensor([[1, 1, 1, 2, 2, 2]])
+    together = model(ids, segment_ids=segments, labels=ids).loss
+    apart = sum(model(part, labels=part).loss for part in ids.split(3, dim=1))
+    torch.testing.assert_close(together, apart)
+
+
+def test_nothing_supervised_gives_zero_and_zero_gradients(new_model, row):
+    model = new_model()
+    ids, pixels = row("ttItt")
+    loss = model(ids, pixels, labels=torch.full_like(ids, -100)).loss
+    loss.backward()
+    assert loss == 0.0
+    gradients = [parameter.grad for parameter in model.parameters()]
+    assert all(gradient is not None and not gradient.any() for gradient in gradients)
+
+
+@pytest.mark.parametrize("pixels", [None, torch.zeros(0, 3, 16, 16, dtype=torch.uint8)])
+@pytest.mark.parametrize("frozen_tower", [False, True])
+def test_a_batch_without_images_gives_every_trained_parameter_a_gradient(
+    new_model, row, pixels, frozen_tower
+):
+    model = new_model().train()
+    model.tower.requires_grad_(not frozen_tower)
+    ids, _ = row("tttttt")
+    model(ids, pixels, labels=ids).loss.backward()
+    missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert missing == []
+
+
+def test_the_blank_image_changes_no_loss(new_model, row):
+    model = new_model()
+    ids, _ = row("tttttt")
+    logits = model(ids).logits[0, :-1]
+    expected = functional.cross_entropy(logits, ids[0, 1:], reduction="sum")
+    torch.testing.assert_close(model(ids, labels=ids).loss, expected)
+
+
+def test_a_frozen_tower_runs_without_a_graph(new_model, row):
+    model = new_model()
+    model.tower.requires_grad_(False)
+    _, pixels = row("I")
+    assert not model.tower(pixels).requires_grad
+    model.tower.requires_grad_(True)
+    assert model.tower(pixels).requires_grad
+
+
+def test_bytes_and_normalised_floats_give_the_same(new_model, row):
+    model = new_model()
+    ids, pixels = row("ItIt")
+    mean, std = (torch.tensor(x)[:, None, None] for x in (model.tower.mean, model.tower.std))
+    floats = (pixels / 255.0 - mean) / std
+    torch.testing.assert_close(model(ids, floats).logits, model(ids, pixels).logits)
+
+
+def test_images_fill_their_slots_in_order(new_model, row):
+    model = new_model()
+    ids, pixels = row("IttI")
+    embeddings = model.embed(ids, pixels)
+    features = model.projection(model.tower(pixels))
+    torch.testing.assert_close(embeddings[0, :POSITIONS], features[0])
+    torch.testing.assert_close(embeddings[0, -POSITIONS:], features[1])
+
+
+@pytest.mark.parametrize("num_images", [0, 1, 3])
+def test_too_few_or_too_many_images_name_both_counts(new_model, row, num_images):
+    ids, _ = row("tIttI")
+    pixels = torch.zeros(num_images, 3, 16, 16, dtype=torch.uint8)
+    message = f"10 image positions, but {num_images} images .* give {5 * num_images} image features"
+    with pytest.raises(ValueError, match=message):
+        new_model()(ids, pixels)
+
+
+def test_images_of_another_size_are_an_error(new_model, row):
+    ids, _ = row("tI")
+    with pytest.raises(ValueError, match=r"\[N, 3, 16, 16\], got \[1, 3, 16, 24\]"):
+        new_model()(ids, torch.zeros(1, 3, 16, 24, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("attention", ["mmca", "causal"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_saved_model_gives_the_same_bits(new_model, row, tmp_path, attention, tied):
+    model = new_model(attention=attention, tie_word_embeddings=tied)
+    ids, pixels = row("ttIttIttt")
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").is_file()
+    loaded = VisualChat.from_pretrained(tmp_path).eval()
+    assert loaded.config.attention == attention
+    heads = loaded.get_output_embeddings().weight, loaded.get_input_embeddings().weight
+    assert (heads[0] is heads[1]) == tied
+    assert torch.equal(loaded(ids, pixels).logits, model(ids, pixels).logits)
+
+
+def test_from_parts_keeps_the_weights_of_the_parts():
+    tower, decoder = new_tower(), new_decoder()
+    before = {k: v.clone() for part in (tower, decoder) for k, v in part.state_dict().items()}
+    VisualChat.from_parts(tower=tower, decoder=decoder, image_token_id=50, num_ids=51)
+    after = {**tower.state_dict(), **decoder.state_dict()}
+    for key in before.keys() & after.keys():
+        kept = after[key][: len(before[key])]
+        torch.testing.assert_close(kept, before[key], msg=key)
+
+
+def new_tower():
+    return CLIPVisionModel(
+        CLIPVisionConfig(**SIZES, num_hidden_layers=1, image_size=16, patch_size=8)
+    )
+
+
+def new_decoder(**settings):
+    config = LlamaConfig(**SIZES, num_hidden_layers=1, vocab_size=50, **settings)
+    return AutoModelForCausalLM.from_config(config)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_added_rows_start_at_the_mean_of_the_others(tied):
+    decoder = new_decoder(tie_word_embeddings=tied)
+    tables = decoder.get_input_embeddings(), decoder.get_output_embeddings()
+    means = [table.weight.detach().mean(dim=0) for table in tables]
+    cover_ids(decoder, num_ids=53, image_token_id=52)
+    tables = decoder.get_input_embeddings(), decoder.get_output_embeddings()
+    for table, mean in zip(tables, means, strict=True):
+        assert table.weight.shape == (53, 32)
+        torch.testing.assert_close(table.weight[50:], mean.expand(3, -1))
+
+
+def test_a_slot_id_beyond_the_tokenizer_is_an_error():
+    with pytest.raises(ValueError, match="from 0 to 50, got 51"):
+        cover_ids(new_decoder(), num_ids=51, image_token_id=51)
+
+
+def test_a_decoder_without_the_attention_interface_is_an_error():
+    bloom = AutoModelForCausalLM.from_config(BloomConfig(vocab_size=50, hidden_size=32, n_layer=1))
+    with pytest.raises(ValueError, match=r"BloomForCausalLM .* mmca cannot be used"):
+        VisualChat.from_parts(tower=new_tower(), decoder=bloom, image_token_id=50, num_ids=51)
+
+
+def test_generation_equals_choosing_the_best_token_step_by_step(new_model, row):
+    model = new_model()
+    ids, pixels = row("ttIttIttt")
+    generated = model.generate(ids, pixels, max_new_tokens=6, do_sample=False, eos_token_id=None)
+    expected = ids
+    for _ in range(6):
+        logits = model(expected, pixels).logits[0, -1]
+        logits[SLOT] = -torch.inf
+        expected = torch.cat([expected, logits.argmax()[None, None]], dim=1)
+    assert generated.tolist() == expected.tolist()
+
+
+def test_batched_generation_equals_one_by_one(new_model, row):
+    model = new_model()
+    rows = [row("ttIttItt", seed=1), row("tttt", seed=2), row("Itt", seed=3)]
+    length = max(ids.shape[1] for ids, _ in rows)
+    padded = torch.cat([functional.pad(ids, (length - ids.shape[1], 0)) for ids, _ in rows])
+    mask = torch.cat(
+        [functional.pad(torch.ones_like(i), (length - i.shape[1], 0)) for i, _ in rows]
+    )
+    options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None}
+    together = model.generate(
+        padded, torch.cat([p for _, p in rows]), attention_mask=mask, **options
+    )
+    for generated, (ids, pixels) in zip(together, rows, strict=True):
+        alone = model.generate(ids, pixels, **options)
+        assert generated[-6:].tolist() == alone[0, -6:].tolist()
+
+
+def test_the_slot_id_is_never_generated(new_model, row):
+    model = new_model()
+    ids, pixels = row("ttItt")
+    with torch.no_grad():
+        model.get_output_embeddings().weight[SLOT] = 100.0
+    generated = model.generate(ids, pixels, max_new_tokens=4, do_sample=True, eos_token_id=None)
+    assert SLOT not in generated[0, -4:].tolist()
+
+
+def test_beams_of_prompts_with_images_are_scored_as_without_a_cache(new_model, row):
+    model = new_model()
+    ids, pixels = row("ttItIt")
+    options = {"max_new_tokens": 5, "num_beams": 3, "do_sample": False, "eos_token_id": None}
+    output = model.generate(
+        ids, pixels, return_dict_in_generate=True, output_scores=True, **options
+    )
+    logits = model(output.sequences, pixels).logits[0].log_softmax(-1)
+    start = ids.shape[1]
+    chosen = [
+        logits[t - 1, output.sequences[0, t]] for t in range(start, output.sequences.shape[1])
+    ]
+    torch.testing.assert_close(output.sequences_scores[0], sum(chosen) / 5, atol=1e-4, rtol=0)
+
+
+def test_generating_without_a_cache_is_refused(new_model, row):
+    ids, pixels = row("tI")
+    with pytest.raises(ValueError, match="use_cache"):
+        new_model().generate(ids, pixels, use_cache=False)
+
+
+def test_labels_with_a_cache_are_an_error(new_model, row):
+    ids, _ = row("tt")
+    with pytest.raises(ValueError, match="labels and a cache"):
+        new_model()(ids, labels=ids, use_cache=True)
