@@ -1,0 +1,129 @@
+"""A trained model with the tokenizer and template it was trained with: what answers questions.
+
+In: a checkpoint. Out: prompts as ids, pictures as pixels, and the model that both go into. Chat
+and evaluation share it, so that both prompt the model exactly as the shards did.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from safetensors import SafetensorError
+from torch import Tensor
+from vchat.model.visual_chat import VisualChat
+from vchat.shards.collate import with_slots_repeated
+from vchat.shards.positions import num_positions
+from vchat.shards.template import Part, VisualChatTemplate
+from vchat.shards.tokens import TextTokenizer
+from vchat.train.chat.pictures import picture
+from vchat.train.checkpoint import Checkpoint, open_checkpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatModel:
+    """A model that can be asked."""
+
+    model: VisualChat
+    tokenizer: TextTokenizer
+    template: VisualChatTemplate
+
+    @property
+    def max_positions(self) -> int:
+        """Positions a dialogue may have, images and answers included."""
+        return int(self.model.config.get_text_config().max_position_embeddings)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square the model sees, in pixels."""
+        return int(self.model.config.image_size)
+
+    def prompt_ids(self, parts: Sequence[Part], *, num_images: int) -> list[int]:
+        """Encode parts as the shards do and repeat each slot for its image's positions."""
+        encoded = self.tokenizer.encode(parts)
+        sizes = np.full((num_images, 2), self.image_size)
+        positions = num_positions(sizes, per_image=self.model.config.positions_per_image)
+        ids, _ = with_slots_repeated(
+            encoded.ids,
+            encoded.supervised,
+            image_id=self.tokenizer.image_id,
+            positions=positions,
+        )
+        return [int(one) for one in ids]
+
+    def picture(self, data: bytes) -> Tensor:
+        """Decode an image file's bytes, uint8[3, H, W]; ValueError if they are none."""
+        return picture(data, side=self.image_size)
+
+
+def load_chat_model(
+    path: Path, *, device: str | None = None, system: str | None = None
+) -> tuple[ChatModel, Checkpoint]:
+    """Load a step folder, or the newest of a run's folder, for asking.
+
+    Args:
+        device: by default a GPU if there is one.
+        system: another system text than the one the model was trained with.
+
+    Raises:
+        ValueError: no complete checkpoint there, or not one of a VisualChat model; one line.
+    """
+    checkpoint = open_checkpoint(path)
+    tokenizer = checkpoint.tokenizer
+    model = _load_weights(checkpoint.model_folder)
+    _check_ids(model, tokenizer, folder=checkpoint.folder)
+    template = checkpoint.template if system is None else VisualChatTemplate(system=system)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return (
+        ChatModel(model=model.to(device).eval(), tokenizer=tokenizer, template=template),
+        checkpoint,
+    )
+
+
+def _load_weights(folder: Path) -> VisualChat:
+    """Load a saved VisualChat; every weight comes from the file."""
+    _check_kind(folder / "config.json")
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        model, report = VisualChat.from_pretrained(folder, dtype="auto", output_loading_info=True)
+    except (SafetensorError, RuntimeError) as err:
+        reason = str(err).strip().splitlines()[0]
+        raise ValueError(f"{folder}: the weights do not load: {reason}") from err
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if report[problem]:
+            names = ", ".join(sorted(map(str, report[problem]))[:3])
+            raise ValueError(
+                f"{folder}: weights of another model: {len(report[problem])}"
+                f" {problem.replace('_', ' ')}, such as {names}"
+            )
+    loaded: VisualChat = model
+    return loaded
+
+
+def _check_kind(config_file: Path) -> None:
+    if not config_file.is_file():
+        raise ValueError(f"{config_file}: no such file, wanted a saved VisualChat model")
+    try:
+        kind = json.loads(config_file.read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError) as err:
+        raise ValueError(f"{config_file}: not a model's configuration: {err}") from err
+    if kind != VisualChat.config_class.model_type:
+        wanted = VisualChat.config_class.model_type
+        raise ValueError(f"{config_file}: a model of type {kind!r}, wanted {wanted!r}")
+
+
+def _check_ids(model: VisualChat, tokenizer: TextTokenizer, *, folder: Path) -> None:
+    """Raise ValueError unless the model was made for this tokenizer's ids."""
+    rows = model.get_output_embeddings().weight.shape[0]
+    slot = model.config.image_token_id
+    if slot != tokenizer.image_id or rows < tokenizer.num_ids:
+        raise ValueError(
+            f"{folder}: the model has {rows} ids and image slot {slot}, its tokenizer"
+            f" {tokenizer.num_ids} and {tokenizer.image_id}: checkpoint of another model"
+        )

@@ -1,0 +1,53 @@
+"""`vchat-chat`: talk with a checkpoint in the terminal. Heavy imports wait until it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from vchat.shards import command
+
+
+@click.command("vchat-chat")
+@click.option(
+    "--checkpoint",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A step folder, or a run's folder: then its newest checkpoint.",
+)
+@click.option("--temperature", default=0.0, show_default=True, help="0 is greedy, 1 samples.")
+@click.option("--top-p", default=1.0, show_default=True, help="Keep the likeliest tokens up to it.")
+@click.option("--seed", default=0, show_default=True, help="Of sampling.")
+@click.option("--max-new-tokens", default=256, show_default=True, help="An answer is cut there.")
+@click.option("--system", help="Another system text than the one trained with.")
+@click.option("--device", help="Such as cpu or cuda:0; by default a GPU if there is one.")
+def chat(
+    checkpoint: Path,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    max_new_tokens: int,
+    system: str | None,
+    device: str | None,
+) -> None:
+    """Talk with a trained model about images.
+
+    Lines are questions, or /image PATH, /clear, /help, /quit. From a pipe, one line each:
+
+    \b
+        printf '/image a.jpg\\nWhat is this?\\n' | vchat-chat --checkpoint out
+    """
+    from vchat.train.chat.chat_model import load_chat_model
+    from vchat.train.chat.session import ChatSession
+    from vchat.train.chat.terminal import talk
+    from vchat.train.generation import Sampling
+
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
+    chat_model, opened = load_chat_model(checkpoint, device=device, system=system)
+    session = ChatSession(chat_model, sampling=sampling, seed=seed)
+    talk(session, greeting=f"{opened.folder}, step {opened.step}. /help lists the commands.")
+
+
+def main() -> None:
+    """The console script `vchat-chat`."""
+    command.run(chat)

@@ -1,0 +1,198 @@
+"""One dialogue with a model: rounds of images, question and answer, and the cache between them.
+
+In: questions and pixels. Out: answers, piece by piece. A new round costs only its own tokens: the
+cache holds all before it. The prompt is built by the template and tokenizer that built the shards,
+and what the model generated stays in the cache as generated.
+
+The ids fed so far are the truth and the cache follows from them: if a forward pass is interrupted,
+the cache is dropped, and the next one feeds everything again.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from vchat.model.layout import DialogueCache
+from vchat.shards.tokens import TextTokenizer
+from vchat.train.chat.chat_model import ChatModel
+from vchat.train.generation import Sampling, next_ids
+
+
+class Ended(enum.Enum):
+    """Why an answer is over."""
+
+    BY_MODEL = "complete"
+    TOO_LONG = "cut at the most new tokens allowed"
+    NO_ROOM = "cut: the dialogue fills the model's positions"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRound:
+    """One round that has happened."""
+
+    num_images: int
+    """Images first shown with this question."""
+
+    question: str
+    answer: str
+    """As generated, without the end token."""
+
+    num_tokens: int
+    """Tokens of the answer, without the end token."""
+
+    ended: Ended
+
+
+class ChatSession:
+    """A dialogue that grows round by round. Not for several threads at once."""
+
+    def __init__(self, chat_model: ChatModel, *, sampling: Sampling, seed: int = 0):
+        """`seed` is used only if `sampling.temperature` is above 0."""
+        self.chat_model = chat_model
+        self.sampling = sampling
+        self.rounds: list[ChatRound] = []
+        self.ids: list[int] = []
+        """Every id fed to the model, slots repeated: the cache has one position for each."""
+        self.unfed: list[int] = []
+        """Ids that close the last round; fed in front of the next one."""
+        self._pixels: list[Tensor] = []
+        self._cache: DialogueCache | None = None
+        self._generator = torch.Generator(chat_model.model.device).manual_seed(seed)
+
+    @property
+    def num_images(self) -> int:
+        """Images shown so far."""
+        return len(self._pixels)
+
+    def clear(self) -> None:
+        """Forget all rounds, images and the cache."""
+        self.rounds.clear()
+        self.ids.clear()
+        self.unfed.clear()
+        self._pixels.clear()
+        self._cache = None
+
+    def ask(self, question: str, *, images: Sequence[Tensor] = ()) -> Generator[str]:
+        """Add a round; return the pieces of its answer as the model generates them.
+
+        Closing the generator stops the answer; what came so far stays as the round's answer. If
+        feeding the question is interrupted, there is no round and the dialogue is as before.
+
+        Args:
+            question: running text, stripped as the shards' texts are.
+            images: each uint8[3, H, W] from `ChatModel.picture`, shown before the question.
+
+        Raises:
+            ValueError: at once, if the model has too few positions left; nothing has changed.
+        """
+        question = question.strip()
+        prompt = self.unfed + self._prompt(question, num_images=len(images))
+        most = self.chat_model.max_positions
+        if len(self.ids) + len(prompt) + 1 > most:
+            raise ValueError(
+                f"this round takes {len(prompt)} positions and its answer 1 or more, but"
+                f" {most - len(self.ids)} of the model's {most} are left:"
+                " show fewer images, or clear the dialogue"
+            )
+        return self._answer(question, prompt=prompt, images=list(images))
+
+    def _prompt(self, question: str, *, num_images: int) -> list[int]:
+        """Return the ids from the end of the last round to where the answer begins."""
+        template = self.chat_model.template
+        parts = [] if self.rounds else template.opening()
+        parts += template.round(
+            question, None, num_images=num_images, first_image=self.num_images + 1
+        )
+        return self.chat_model.prompt_ids(parts, num_images=num_images)
+
+    def _answer(self, question: str, *, prompt: list[int], images: list[Tensor]) -> Generator[str]:
+        logits = self._extend(prompt, images)
+        self.unfed = []
+        first = len(self.ids)
+        stream = TextStream(self.chat_model.tokenizer)
+        ended = Ended.STOPPED
+        try:
+            while ended is Ended.STOPPED:
+                chosen = self._choose(logits)
+                if chosen == self.chat_model.tokenizer.end_id:
+                    ended = Ended.BY_MODEL
+                    break
+                yield stream.add(chosen)
+                if len(stream.ids) == self.sampling.max_new_tokens:
+                    ended = Ended.TOO_LONG
+                elif len(self.ids) == self.chat_model.max_positions:
+                    ended = Ended.NO_ROOM
+                else:
+                    logits = self._extend([chosen], [])
+            yield stream.rest()
+        finally:
+            fed = len(self.ids) - first
+            self.unfed = [*stream.ids[fed:], self.chat_model.tokenizer.end_id]
+            self.rounds.append(
+                ChatRound(
+                    num_images=len(images),
+                    question=question,
+                    answer=stream.text,
+                    num_tokens=len(stream.ids),
+                    ended=ended,
+                )
+            )
+
+    def _choose(self, logits: Tensor) -> int:
+        tokenizer = self.chat_model.tokenizer
+        chosen = next_ids(
+            logits,
+            self.sampling,
+            slot_id=tokenizer.image_id,
+            num_ids=tokenizer.num_ids,
+            generator=self._generator,
+        )
+        return int(chosen)
+
+    def _extend(self, ids: list[int], images: list[Tensor]) -> Tensor:
+        """Feed ids and the images of their slots; return the logits that follow, float[1, V]."""
+        model = self.chat_model.model
+        cache, self._cache = self._cache, None
+        feed, shown = (
+            (ids, images) if cache is not None else (self.ids + ids, self._pixels + images)
+        )
+        pixels = torch.stack(shown).to(model.device) if shown else None
+        logits, self._cache = model.extend(cache, torch.tensor([feed], device=model.device), pixels)
+        self.ids += ids
+        self._pixels += images
+        return logits
+
+
+class TextStream:
+    """Turns ids into text as they come, never half a character."""
+
+    def __init__(self, tokenizer: TextTokenizer):
+        """Begin an answer."""
+        self.ids: list[int] = []
+        self.text = ""
+        """The text of all ids so far."""
+        self._tokenizer = tokenizer
+        self._num_shown = 0
+
+    def add(self, one: int) -> str:
+        """Take an id; return the text that is certain by now, perhaps none.
+
+        A character of several bytes may be spread over several ids; until it is whole, its text
+        is the replacement character, which is held back.
+        """
+        self.ids.append(one)
+        self.text = self._tokenizer.decode(self.ids)
+        certain = len(self.text.rstrip("\ufffd"))
+        piece = self.text[self._num_shown : certain]
+        self._num_shown = max(self._num_shown, certain)
+        return piece
+
+    def rest(self) -> str:
+        """Return what was held back, at the end of the answer."""
+        piece, self._num_shown = self.text[self._num_shown :], len(self.text)
+        return piece

@@ -1,0 +1,199 @@
+"""The terminal chat: lines in, streamed text out.
+
+A line is a command (`/image PATH`, `/clear`, `/help`, `/quit`) or a question. Images wait until
+the next question, which shows them in the order given. What goes wrong with a line is said in one
+line on `err`, and the chat goes on. Nothing here knows tokens or tensors' contents.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from torch import Tensor
+from vchat.train.chat.session import ChatSession, Ended
+
+HELP = """\
+/image PATH   show an image with the next question; repeat for several
+/clear        forget the dialogue and its images
+/help         this list
+/quit         leave (also: end of input)
+Anything else is a question. Ctrl-C stops an answer."""
+
+COMMANDS = ("/image", "/clear", "/help", "/quit")
+MAX_IMAGE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """What one line asks for: a command and its argument, or a question (`command` empty)."""
+
+    command: str
+    text: str
+
+
+def parse_line(line: str) -> Line:
+    """Split a line into command and argument.
+
+    Raises:
+        ValueError: if it opens with `/` and is no command; names the nearest.
+    """
+    line = line.strip()
+    if not line.startswith("/"):
+        return Line(command="", text=line)
+    command, _, text = line.partition(" ")
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "/help lists the commands"
+        raise ValueError(f"unknown command {command!r}: {hint}")
+    return Line(command=command, text=text.strip())
+
+
+def image_path(text: str) -> Path:
+    """Return the file that the argument of `/image` names: as it is, quoted, or shell-escaped.
+
+    Raises:
+        ValueError: if there is no such file.
+    """
+    if not text:
+        raise ValueError("/image wants a path: /image PATH")
+    path = Path(text).expanduser()
+    if not path.exists():
+        with contextlib.suppress(ValueError):  # unbalanced quotes: the text is the path
+            words = shlex.split(text)
+            path = Path(words[0]).expanduser() if len(words) == 1 else path
+    if not path.exists():
+        raise ValueError(f"{path}: no such file, wanted an image")
+    if not path.is_file():
+        raise ValueError(f"{path}: not a file, wanted an image")
+    return path
+
+
+def printable(text: str) -> str:
+    """Return text without control characters other than line breaks and tabs.
+
+    A model may repeat what an image or a page told it; escape codes must not reach a terminal.
+    """
+    return "".join(c for c in text if c in "\n\t" or (c >= " " and not "\x7f" <= c <= "\x9f"))
+
+
+class Conversation:
+    """One chat in a terminal: a session, and the images that wait for the next question."""
+
+    def __init__(self, session: ChatSession, *, out: TextIO, err: TextIO):
+        """Answers go to `out` as they come, notes and errors to `err`."""
+        self.session = session
+        self._waiting: list[Tensor] = []
+        self._out = out
+        self._err = err
+
+    @property
+    def prompt(self) -> str:
+        """What stands before the user's next line."""
+        number = len(self._waiting)
+        return f"[{number} image{'s' if number > 1 else ''}] you> " if number else "you> "
+
+    def handle(self, line: str) -> bool:
+        """Do what one line asks; False if it asks to leave. Errors are printed, not raised."""
+        try:
+            parsed = parse_line(line)
+            if parsed.command == "/quit":
+                return False
+            self._do(parsed)
+        except (ValueError, OSError) as error:
+            self._note(f"error: {error}")
+        return True
+
+    def _do(self, line: Line) -> None:
+        if line.command == "/image":
+            self._show(image_path(line.text))
+        elif line.command == "/clear":
+            self.session.clear()
+            self._waiting.clear()
+            self._note("cleared: no rounds, no images")
+        elif line.command == "/help":
+            self._note(HELP)
+        elif line.text:
+            self._ask(line.text)
+
+    def _show(self, path: Path) -> None:
+        size = path.stat().st_size
+        if size > MAX_IMAGE_BYTES:
+            raise ValueError(f"{path}: {size} bytes, wanted an image of at most {MAX_IMAGE_BYTES}")
+        try:
+            self._waiting.append(self.session.chat_model.picture(path.read_bytes()))
+        except ValueError as err:
+            raise ValueError(f"{path}: {err}") from err
+        number = self.session.num_images + len(self._waiting)
+        self._note(f"image {number}: {path} (shown with the next question)")
+
+    def _ask(self, question: str) -> None:
+        num_rounds = len(self.session.rounds)
+        pieces = self.session.ask(question, images=self._waiting)
+        with contextlib.suppress(KeyboardInterrupt), contextlib.closing(pieces):
+            for piece in pieces:
+                self._out.write(printable(piece))
+                self._out.flush()
+        if len(self.session.rounds) == num_rounds:
+            self._note("(stopped before the answer; the question is forgotten)")
+            return
+        self._waiting.clear()
+        self._out.write("\n")
+        ended = self.session.rounds[-1].ended
+        if ended is not Ended.BY_MODEL:
+            self._note(f"({ended.value})")
+
+    def _note(self, text: str) -> None:
+        self._out.flush()
+        self._err.write(printable(text) + "\n")
+        self._err.flush()
+
+
+def typed_lines(
+    prompt: Callable[[], str], *, read: Callable[[str], str], err: TextIO
+) -> Iterator[str]:
+    """Yield lines that a person types until end of input; Ctrl-C gives up the line only."""
+    while True:
+        try:
+            yield read(prompt())
+        except EOFError:
+            err.write("\n")
+            return
+        except KeyboardInterrupt:
+            err.write("\n(/quit leaves)\n")
+
+
+def piped_lines(lines: Iterable[str], prompt: Callable[[], str], *, out: TextIO) -> Iterator[str]:
+    """Yield the lines of a pipe, each written to `out` as if typed: the output is a dialogue."""
+    for line in lines:
+        line = line.rstrip("\r\n")
+        if line.strip():
+            out.write(f"{prompt()}{printable(line)}\n")
+            yield line
+
+
+def converse(conversation: Conversation, lines: Iterable[str]) -> None:
+    """Handle lines until they end or one asks to leave."""
+    for line in lines:
+        if not conversation.handle(line):
+            return
+
+
+def talk(session: ChatSession, *, greeting: str) -> None:
+    """Chat on this process's standard streams: with a person, or with the lines of a pipe."""
+    conversation = Conversation(session, out=sys.stdout, err=sys.stderr)
+    if sys.stdin.isatty():
+        with contextlib.suppress(ImportError):  # no line editing then
+            importlib.import_module("readline")
+        sys.stderr.write(greeting + "\n")
+        lines = typed_lines(lambda: conversation.prompt, read=input, err=sys.stderr)
+    else:
+        lines = piped_lines(sys.stdin, lambda: conversation.prompt, out=sys.stdout)
+    converse(conversation, lines)
