@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pyarrow as pa
-
 from vchat.shards.plan_index import PlanIndex
 
 
