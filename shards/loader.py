@@ -129,7 +129,7 @@ class Loader:
         return len(places)
 
     def plan(self, epoch: int) -> EpochPlan:
-        """Return the plan of one epoch; the latest few are kept.
+        """Return the plan of one epoch; that of the current epoch and the latest one are kept.
 
         Raises:
             ValueError: a sample fits no row, or the epoch has not one step.
@@ -141,7 +141,7 @@ class Loader:
                     f"split {self.arguments.split!r} has {plan.num_rows} rows: not one step of "
                     f"{self.rows_per_step} rows (tail = {self.arguments.tail!r})"
                 )
-            self._plans = {e: p for e, p in self._plans.items() if e >= self._epoch}
+            self._plans = {e: kept for e, kept in self._plans.items() if e == self._epoch}
             self._plans[epoch] = plan
         return self._plans[epoch]
 

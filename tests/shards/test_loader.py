@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from drawn_shards import SIDE, color_of, drawn_shards
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toy import toy_image, toy_shards
 from vchat.shards.collate import IGNORED, Batch
+from vchat.shards.decode import decoded
 from vchat.shards.epoch import PlanArguments
 from vchat.shards.loader import Loader
 from vchat.shards.manifest import ShardSet
@@ -21,12 +23,23 @@ from vchat.shards.plan_summary import summarized
 from vchat.shards.store import LocalStore, ShardError
 
 POSITIONS_PER_IMAGE = 5
-TOKENS_PER_ROW = 64
+TOKENS_PER_ROW = 400
+SIDE = 32
+
+
+def small_set(folder: Path, *, num_samples: int) -> ShardSet:
+    """Sample `toy/n` has n % 4 images, `toy_image(10 n)` and on."""
+    return toy_shards(
+        folder / "set",
+        num_samples=num_samples,
+        images_per_sample=lambda number: number % 4,
+        samples_per_shard=9,
+    )
 
 
 @pytest.fixture(scope="module")
 def shard_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
-    return drawn_shards(tmp_path_factory.mktemp("shards"))
+    return small_set(tmp_path_factory.mktemp("shards"), num_samples=36)
 
 
 def arguments(**changes: object) -> PlanArguments:
@@ -88,8 +101,10 @@ def test_images_stand_in_the_order_of_their_slots(shard_set: ShardSet) -> None:
     image_id = shard_set.manifest["tokenizer"]["image_id"]
     for batch in first_epoch(loader(shard_set)):
         numbers = [int(key.split("/")[1]) for row in batch.keys for key in row]
-        wanted = [color_of(number, k) for number in numbers for k in range(number % 4)]
-        assert [tuple(pixels[:, 8, 8].tolist()) for pixels in batch.pixels] == wanted
+        images = [toy_image(10 * number + k) for number in numbers for k in range(number % 4)]
+        wanted = [decoded(image.data, shorter_side=SIDE, crop=SIDE) for image in images]
+        for pixels, image in zip(batch.pixels, wanted, strict=True):
+            np.testing.assert_array_equal(pixels.numpy(), image)
         slots = int((batch.token_ids == image_id).sum())
         assert slots == POSITIONS_PER_IMAGE * len(batch.pixels)
 
@@ -185,7 +200,7 @@ def test_another_number_of_rows_per_step_goes_on_at_the_same_row(shard_set: Shar
     "change, message",
     [
         ({"seed": 2}, "seed was 1, is 2"),
-        ({"tokens_per_row": 70}, "tokens_per_row was 64, is 70"),
+        ({"tokens_per_row": 470}, "tokens_per_row was 400, is 470"),
         ({"positions_per_image": 4}, "positions_per_image was 5, is 4"),
     ],
 )
@@ -219,7 +234,7 @@ def test_lanes_are_those_of_the_launch(shard_set: ShardSet) -> None:
 def test_other_shards_are_refused_in_mid_epoch(shard_set: ShardSet, tmp_path: Path) -> None:
     before = loader(shard_set)
     next(steps_of([before]))
-    other = drawn_shards(tmp_path, samples_per_shard=(9, 9, 9, 10))
+    other = small_set(tmp_path, num_samples=37)
     with pytest.raises(ValueError, match=r"index was '.*', is '.*'"):
         loader(other).load_state_dict(before.state_dict())
 
@@ -241,7 +256,7 @@ def test_an_epoch_without_one_step_is_an_error(shard_set: ShardSet) -> None:
 @pytest.fixture
 def damaged(tmp_path: Path) -> ShardSet:
     """A set of its own for one test, 6 samples in one shard."""
-    return drawn_shards(tmp_path, samples_per_shard=(6,))
+    return small_set(tmp_path, num_samples=6)
 
 
 def spoil(shard_set: ShardSet, *, sample: int, member: str) -> None:
@@ -255,12 +270,12 @@ def spoil(shard_set: ShardSet, *, sample: int, member: str) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("member", ["0.png", "tokens.npy", "mask.npy"])
+@pytest.mark.parametrize("member", ["0.jpg", "tokens.npy", "mask.npy"])
 def test_a_wrong_byte_is_an_error_that_says_where(damaged: ShardSet, member: str) -> None:
     spoil(damaged, sample=3, member=member)
-    with pytest.raises(ShardError, match=rf"train-000000.tar.*drawn/3.*{member} has checksum") as e:
+    with pytest.raises(ShardError, match=rf"train-000000.tar.*toy2/3.*{member} has checksum") as e:
         first_epoch(loader(damaged))
-    assert (e.value.shard, e.value.key) == ("train-000000.tar", "drawn/3")
+    assert (e.value.shard, e.value.key) == ("train-000000.tar", "toy2/3")
 
 
 def test_a_truncated_and_a_deleted_shard_are_errors(damaged: ShardSet) -> None:
@@ -274,7 +289,7 @@ def test_a_truncated_and_a_deleted_shard_are_errors(damaged: ShardSet) -> None:
         first_epoch(loader(damaged))
 
 
-@pytest.mark.parametrize("member", ["0.png", "tokens.npy"])
+@pytest.mark.parametrize("member", ["0.jpg", "tokens.npy"])
 def test_skipping_clears_one_sample_and_leaves_the_others(damaged: ShardSet, member: str) -> None:
     whole = first_epoch(loader(damaged))
     spoil(damaged, sample=3, member=member)
@@ -289,7 +304,7 @@ def test_skipping_clears_one_sample_and_leaves_the_others(damaged: ShardSet, mem
         for row, keys in enumerate(before.keys):
             for segment, key in enumerate(keys, start=1):
                 here = before.segment_ids[row] == segment
-                if key == "drawn/3":
+                if key == "toy2/3":
                     assert (after.labels[row][here] == IGNORED).all()
                 else:
                     assert torch.equal(after.labels[row][here], before.labels[row][here])
