@@ -22,7 +22,7 @@ class Sampling:
     """0 takes the likeliest token; 1 samples from the model's distribution."""
 
     top_p: float = 1.0
-    """Sample from the fewest tokens whose probabilities reach this sum. Ignored at temperature 0."""
+    """Sample from the fewest tokens whose probabilities reach this sum; unused at temperature 0."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:

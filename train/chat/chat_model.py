@@ -73,16 +73,25 @@ def load_chat_model(
     Raises:
         ValueError: no complete checkpoint there, or not one of a VisualChat model; one line.
     """
+    place = _device(device)
     checkpoint = open_checkpoint(path)
     tokenizer = checkpoint.tokenizer
     model = _load_weights(checkpoint.model_folder)
     _check_ids(model, tokenizer, folder=checkpoint.folder)
     template = checkpoint.template if system is None else VisualChatTemplate(system=system)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return (
-        ChatModel(model=model.to(device).eval(), tokenizer=tokenizer, template=template),
-        checkpoint,
-    )
+    asked = ChatModel(model=model.to(place).eval(), tokenizer=tokenizer, template=template)
+    return asked, checkpoint
+
+
+def _device(name: str | None) -> torch.device:
+    """Return the device of that name, or the best there is; ValueError if it cannot be used."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as err:  # torch raises either, by what is missing
+        reason = str(err).strip().splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used: {reason}") from err
 
 
 def _load_weights(folder: Path) -> VisualChat:

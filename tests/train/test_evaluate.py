@@ -1,0 +1,252 @@
+import csv
+import json
+
+import pytest
+import torch
+from PIL import Image
+from toy_chat import list_files, save_toy_checkpoint, toy_chat_model
+from vchat.shards.command import run
+from vchat.train.answering import Batching, answers, equal_length_batches
+from vchat.train.chat.session import ChatSession
+from vchat.train.cli import group
+from vchat.train.generation import Sampling
+from vchat.train.questions import read_questions
+
+TEXTS = ("What color?", "How many circles are there?", "What is this?", "Left or right?")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def chat_model(tmp_path_factory):
+    return toy_chat_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def questions_file(tmp_path_factory):
+    """Twenty questions of two kinds with 0 to 2 images each."""
+    folder = tmp_path_factory.mktemp("eval")
+    entries = []
+    for i in range(20):
+        names = [f"images/{i}-{k}.png" for k in range(i % 3)]
+        for k, name in enumerate(names):
+            (folder / "images").mkdir(exist_ok=True)
+            Image.effect_noise((24, 20), 10 + 9 * i + 50 * k).convert("RGB").save(folder / name)
+        entries.append(
+            {
+                "id": f"q{i}",
+                "kind": "color" if i % 2 else "count",
+                "images": names,
+                "question": TEXTS[i % 4],
+                "answer": "red" if i % 4 < 2 else "two",
+                "chance": 0.5,
+            }
+        )
+    path = folder / "eval.json"
+    path.write_text(json.dumps(entries))
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(chat_model, tmp_path_factory):
+    return save_toy_checkpoint(chat_model, tmp_path_factory.mktemp("run"))
+
+
+def run_eval(monkeypatch, capsys, *flags):
+    """Run `vchat-train eval` in this process; returns its exit code, stdout and stderr."""
+    monkeypatch.setattr("sys.argv", ["vchat-train", "eval", *map(str, flags)])
+    with pytest.raises(SystemExit) as end:
+        run(group)
+    captured = capsys.readouterr()
+    return end.value.code, captured.out, captured.err
+
+
+def test_batched_answers_equal_asking_one_by_one_in_a_chat(chat_model, questions_file):
+    questions = read_questions(questions_file)
+    batched = answers(chat_model, questions, max_new_tokens=10, batching=Batching(rows=8))
+    assert [one.question for one in batched] == questions
+    for question, one in zip(questions, batched, strict=True):
+        session = ChatSession(chat_model, sampling=Sampling(max_new_tokens=10))
+        images = [chat_model.picture(path.read_bytes()) for path in question.images]
+        assert "".join(session.ask(question.question, images=images)) == one.answer
+    assert len({one.answer for one in batched}) > 5
+
+
+def test_batching_never_changes_an_answer(chat_model, questions_file):
+    questions = read_questions(questions_file)
+    one_by_one, few, many = (
+        answers(chat_model, questions, max_new_tokens=10, batching=batching)
+        for batching in (Batching(rows=1), Batching(rows=3), Batching(rows=100, positions=1 << 20))
+    )
+    assert one_by_one == few == many
+
+
+def test_an_answer_ends_at_its_end_token_while_others_of_the_batch_go_on(
+    chat_model, questions_file, monkeypatch
+):
+    questions = [q for q in read_questions(questions_file) if len(q.images) == 1][:2] * 2
+    end, letter = chat_model.tokenizer.end_id, 70
+    steps = iter([[letter, letter], [end, letter], [letter, letter], [letter, end]] * 2)
+    monkeypatch.setattr(
+        "vchat.train.answering.next_ids", lambda *_, **__: torch.tensor(next(steps))
+    )
+    same = [questions[0], questions[0]]
+    short, long = answers(chat_model, same, max_new_tokens=9, batching=Batching())
+    assert long.answer == short.answer * 3
+    assert short.ended
+    assert long.ended
+
+
+def test_a_cut_answer_is_reported_as_not_ended(chat_model, questions_file):
+    questions = read_questions(questions_file)[:3]
+    cut = answers(chat_model, questions, max_new_tokens=1, batching=Batching())
+    assert not any(one.ended for one in cut)
+
+
+def test_blank_images_hide_the_images(chat_model, questions_file):
+    questions = [q for q in read_questions(questions_file) if len(q.images) == 2]
+    same_text = [q for q in questions if q.question == questions[0].question]
+    assert len(same_text) > 1
+    hidden = answers(chat_model, same_text, max_new_tokens=10, batching=Batching(), blank=True)
+    assert len({one.answer for one in hidden}) == 1
+
+
+def test_batches_hold_every_index_once_with_equal_lengths_within_the_limits():
+    lengths = [5, 9, 5, 5, 9, 7, 5, 50]
+    batches = list(equal_length_batches(lengths, batching=Batching(rows=3, positions=20)))
+    assert sorted(i for batch in batches for i in batch) == list(range(8))
+    for batch in batches:
+        assert len({lengths[i] for i in batch}) == 1
+        assert len(batch) == 1 or len(batch) * lengths[batch[0]] <= 20
+    assert max(map(len, batches)) == 3
+
+
+def test_the_command_writes_every_answer_and_prints_the_table(
+    checkpoint, questions_file, tmp_path, monkeypatch, capsys
+):
+    flags = ["--checkpoint", checkpoint.parent, "--questions", questions_file, "--ablations"]
+    flags += ["--out", tmp_path / "result", "--max-new-tokens", 4]
+    code, out, err = run_eval(monkeypatch, capsys, *flags)
+    assert code == 0, err
+    for words in ("as-is", "blank", "swapped", "chance", "color", "count", "two-image", "all"):
+        assert words in out
+    assert "answering: 60 of 60 questions" in err
+
+    report = json.loads((tmp_path / "result" / "answers.json").read_text())
+    assert report["step"] == 3
+    assert list(report["answers"]) == list(report["scores"]) == ["as-is", "blank", "swapped"]
+    first = report["answers"]["as-is"][4]
+    assert (first["id"], first["kind"], first["wanted"]) == ("q4", "count", "red")
+    assert report["answers"]["swapped"][4]["images"] != first["images"]
+    groups = [score["group"] for score in report["scores"]["blank"]]
+    assert groups == ["count", "color", "no image", "single-image", "two-image", "all"]
+
+    rows = list(csv.DictReader((tmp_path / "result" / "answers.csv").open(newline="")))
+    assert len(rows) == 60
+    assert rows[4]["answer"] == first["answer"]
+    assert {row["images"] for row in rows} == {"as-is", "blank", "swapped"}
+
+
+def test_without_out_the_answers_lie_beside_the_step(
+    checkpoint, questions_file, monkeypatch, capsys
+):
+    flags = ["--checkpoint", checkpoint, "--questions", questions_file, "--max-new-tokens", 1]
+    code, _, err = run_eval(monkeypatch, capsys, *flags)
+    assert code == 0, err
+    folder = checkpoint.parent / "evaluation" / checkpoint.name
+    assert sorted(p.name for p in folder.iterdir()) == ["answers.csv", "answers.json"]
+
+
+def test_right_answers_are_counted_as_right(
+    chat_model, checkpoint, questions_file, tmp_path, monkeypatch, capsys
+):
+    """What the model says becomes the wanted answer of all questions but one."""
+    questions = read_questions(questions_file)
+    said = answers(chat_model, questions, max_new_tokens=6, batching=Batching())
+    entries = json.loads(questions_file.read_text())
+    for entry, one in zip(entries, said, strict=True):
+        entry["answer"] = one.answer.strip().upper() + "."
+    entries[0]["answer"] = "something else"
+    path = questions_file.with_name("right.json")
+    path.write_text(json.dumps(entries))
+    flags = ["--checkpoint", checkpoint, "--questions", path, "--out", tmp_path]
+    code, _, err = run_eval(monkeypatch, capsys, *flags, "--max-new-tokens", 6)
+    assert code == 0, err
+    report = json.loads((tmp_path / "answers.json").read_text())
+    assert report["scores"]["as-is"][-1]["num_right"] == 19
+
+
+def fails(monkeypatch, capsys, *flags):
+    code, out, err = run_eval(monkeypatch, capsys, *flags)
+    assert (code, out) == (1, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_a_missing_checkpoint_is_one_clear_line(questions_file, tmp_path, monkeypatch, capsys):
+    flags = ["--checkpoint", tmp_path / "none", "--questions", questions_file]
+    assert "neither a complete checkpoint" in fails(monkeypatch, capsys, *flags)
+
+
+def test_an_undecodable_image_names_question_and_file(
+    checkpoint, questions_file, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "a.jpg").write_bytes(b"not an image")
+    entry = json.loads(questions_file.read_text())[0] | {"images": ["a.jpg"]}
+    (tmp_path / "eval.json").write_text(json.dumps([entry]))
+    flags = ["--checkpoint", checkpoint, "--questions", tmp_path / "eval.json"]
+    err = fails(monkeypatch, capsys, *flags)
+    assert "question 'q0'" in err
+    assert "a.jpg: no readable JPEG/PNG/WEBP image in 12 bytes" in err
+
+
+def test_a_question_beyond_the_positions_is_named(questions_file, tmp_path, monkeypatch, capsys):
+    small = toy_chat_model(tmp_path, max_positions=80)
+    checkpoint = save_toy_checkpoint(small, tmp_path / "run")
+    flags = ["--checkpoint", checkpoint, "--questions", questions_file]
+    assert "question 'q0' takes" in fails(monkeypatch, capsys, *flags)
+
+
+def change_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_checkpoints_of_other_models_are_refused(
+    chat_model, questions_file, tmp_path, monkeypatch, capsys
+):
+    def failure(name, change):
+        folder = save_toy_checkpoint(chat_model, tmp_path / name)
+        change(folder)
+        list_files(folder)
+        flags = ["--checkpoint", folder, "--questions", questions_file]
+        return fails(monkeypatch, capsys, *flags)
+
+    err = failure("type", lambda f: change_json(f / "model/config.json", model_type="llama"))
+    assert "a model of type 'llama', wanted 'visual_chat'" in err
+    err = failure("slot", lambda f: change_json(f / "model/config.json", image_token_id=7))
+    assert "checkpoint of another model" in err
+    err = failure("weights", lambda f: (f / "model/model.safetensors").write_bytes(b"\0" * 99))
+    assert "the weights do not load" in err
+    err = failure("none", lambda f: (f / "model/config.json").unlink())
+    assert "config.json: no such file" in err
+    err = failure("tokenizer", lambda f: change_json(f / "shards.json", tokenizer_fingerprint="0f"))
+    assert "fingerprint" in err
+
+
+def test_missing_weights_are_never_replaced_by_random_ones(
+    chat_model, questions_file, tmp_path, monkeypatch, capsys
+):
+    from safetensors.torch import load_file, save_file
+
+    folder = save_toy_checkpoint(chat_model, tmp_path)
+    file = folder / "model" / "model.safetensors"
+    weights = load_file(file)
+    del weights[sorted(weights)[0]]
+    save_file(weights, file, metadata={"format": "pt"})
+    list_files(folder)
+    flags = ["--checkpoint", folder, "--questions", questions_file]
+    assert "weights of another model: 1 missing keys" in fails(monkeypatch, capsys, *flags)

@@ -1,0 +1,155 @@
+"""Answer many questions at once: greedy, in batches of prompts of one length.
+
+In: a model and evaluation questions. Out: each question with the model's answer, in the order
+given, the same as asking one by one. Prompts of equal length go together, so there is no padding.
+B rows, S positions, V ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from vchat.train.chat.chat_model import ChatModel
+from vchat.train.generation import Sampling, next_ids
+from vchat.train.questions import Question
+from vchat.train.scoring import Answered
+
+GREY = 128
+"""The value of every pixel of a blank image."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batching:
+    """How many prompts are answered together. Changes speed and memory, never an answer."""
+
+    rows: int = 32
+    """Most prompts in one batch."""
+
+    positions: int = 16_384
+    """Most positions in one batch, prompts and answers together."""
+
+
+def answers(
+    chat_model: ChatModel,
+    questions: Sequence[Question],
+    *,
+    max_new_tokens: int,
+    batching: Batching,
+    blank: bool = False,
+    on_answered: Callable[[int], None] = lambda number: None,
+) -> list[Answered]:
+    """Answer each question in a dialogue of its own.
+
+    Args:
+        blank: show grey images in place of the questions' own.
+        on_answered: called with the number of answers that just came.
+
+    Raises:
+        ValueError: a prompt with its answer does not fit the model's positions, or an image is
+            undecodable; names the question.
+    """
+    prompts = [_prompt(chat_model, one, max_new_tokens=max_new_tokens) for one in questions]
+    results: dict[int, Answered] = {}
+    lengths = [len(prompt) + max_new_tokens for prompt in prompts]
+    for members in equal_length_batches(lengths, batching=batching):
+        show = _blank if blank else _as_is
+        images = [image for i in members for image in show(chat_model, questions[i])]
+        generated = greedy(
+            chat_model,
+            [prompts[i] for i in members],
+            pixels=torch.stack(images) if images else None,
+            max_new_tokens=max_new_tokens,
+        )
+        for i, ids in zip(members, generated, strict=True):
+            results[i] = _answered(chat_model, questions[i], ids)
+        on_answered(len(members))
+    return [results[i] for i in range(len(questions))]
+
+
+def equal_length_batches(lengths: Sequence[int], *, batching: Batching) -> Iterator[list[int]]:
+    """Yield every index once, in groups of equal length within the limits; at least one each."""
+    by_length: dict[int, list[int]] = {}
+    for i, length in enumerate(lengths):
+        by_length.setdefault(length, []).append(i)
+    for length, members in sorted(by_length.items()):
+        size = max(1, min(batching.rows, batching.positions // length))
+        for start in range(0, len(members), size):
+            yield members[start : start + size]
+
+
+def greedy(
+    chat_model: ChatModel,
+    prompts: Sequence[list[int]],
+    *,
+    pixels: Tensor | None,
+    max_new_tokens: int,
+) -> list[list[int]]:
+    """Continue prompts of one length by the likeliest ids, up to and with the end token.
+
+    Args:
+        prompts: B lists of S ids, slots repeated.
+        pixels: uint8[N, 3, H, W] in the order of the slots, row by row.
+    """
+    model, tokenizer = chat_model.model, chat_model.tokenizer
+    ids = torch.tensor(list(prompts), device=model.device)
+    pixels = None if pixels is None else pixels.to(model.device)
+    sampling = Sampling(max_new_tokens=max_new_tokens)
+    cache, columns = None, []
+    ended = torch.zeros(len(prompts), dtype=torch.bool, device=model.device)
+    for _ in range(max_new_tokens):
+        logits, cache = model.extend(cache, ids, pixels)
+        chosen = next_ids(
+            logits, sampling, slot_id=tokenizer.image_id, num_ids=tokenizer.num_ids
+        ).masked_fill(ended, tokenizer.end_id)
+        columns.append(chosen)
+        ended |= chosen == tokenizer.end_id
+        if bool(ended.all()):
+            break
+        ids, pixels = chosen[:, None], None
+    return [_up_to(row, tokenizer.end_id) for row in torch.stack(columns, dim=1).tolist()]
+
+
+def _blank(chat_model: ChatModel, question: Question) -> list[Tensor]:
+    """Return as many grey images as the question has images."""
+    side = chat_model.image_size
+    return [torch.full((3, side, side), GREY, dtype=torch.uint8) for _ in question.images]
+
+
+def _as_is(chat_model: ChatModel, question: Question) -> list[Tensor]:
+    """Decode the question's images; ValueError names a file that is none."""
+    pixels = []
+    for path in question.images:
+        try:
+            pixels.append(chat_model.picture(path.read_bytes()))
+        except ValueError as err:
+            raise ValueError(f"question {question.id!r}: {path}: {err}") from err
+    return pixels
+
+
+def _prompt(chat_model: ChatModel, question: Question, *, max_new_tokens: int) -> list[int]:
+    num_images = len(question.images)
+    template = chat_model.template
+    parts = template.opening()
+    parts += template.round(question.question, None, num_images=num_images, first_image=1)
+    ids = chat_model.prompt_ids(parts, num_images=num_images)
+    needed, most = len(ids) + max_new_tokens, chat_model.max_positions
+    if needed > most:
+        raise ValueError(
+            f"question {question.id!r} takes {len(ids)} positions and its answer up to"
+            f" {max_new_tokens}, wanted at most {most} in all"
+        )
+    return ids
+
+
+def _up_to(ids: list[int], end_id: int) -> list[int]:
+    """Cut after the first end token, if there is one."""
+    return ids[: ids.index(end_id) + 1] if end_id in ids else ids
+
+
+def _answered(chat_model: ChatModel, question: Question, ids: list[int]) -> Answered:
+    ended = ids[-1] == chat_model.tokenizer.end_id
+    text = chat_model.tokenizer.decode(ids[:-1] if ended else ids)
+    return Answered(question=question, answer=text, ended=ended)

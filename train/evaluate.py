@@ -1,0 +1,186 @@
+"""`vchat-train eval`: answer an evaluation file, score the answers, show what the images are worth.
+
+In: a checkpoint and a JSON file of questions (`questions.py`). Out: a table of exact match per kind
+with its 95 % interval and chance, and `answers.json` and `answers.csv` with every answer.
+An answer is right if it equals the wanted one after stripping blanks, ignoring case and dropping
+one final full stop.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from vchat.shards.files import sha256_file, written_whole
+from vchat.train.questions import Question, read_questions, swapped
+from vchat.train.scoring import Answered, Score, scores, table
+
+if TYPE_CHECKING:
+    from vchat.train.answering import Batching
+    from vchat.train.chat.chat_model import ChatModel
+    from vchat.train.checkpoint import Checkpoint
+
+IMAGES = ("as-is", "blank", "swapped")
+CSV_COLUMNS = ("images", "id", "kind", "num_images", "question", "wanted", "answer", "right")
+
+
+@click.command("eval")
+@click.option(
+    "--checkpoint",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A step folder, or a run's folder: then its newest checkpoint.",
+)
+@click.option(
+    "--questions",
+    "questions_file",
+    required=True,
+    type=click.Path(path_type=Path),
+    help='JSON array of {"id", "kind", "images", "question", "answer", "chance"}.',
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for answers.json and answers.csv  [default: evaluation/STEP beside the step]",
+)
+@click.option(
+    "--images",
+    type=click.Choice(IMAGES),
+    default="as-is",
+    show_default=True,
+    help="Show the images, grey ones, or those of another question of the same kind.",
+)
+@click.option("--ablations", is_flag=True, help="All three of --images, side by side.")
+@click.option("--max-new-tokens", default=32, show_default=True, help="An answer is cut there.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="Questions answered together.",
+)
+@click.option("--device", help="Such as cpu or cuda:0; by default a GPU if there is one.")
+def command(
+    checkpoint: Path,
+    questions_file: Path,
+    out: Path | None,
+    images: str,
+    ablations: bool,
+    max_new_tokens: int,
+    batch_size: int,
+    device: str | None,
+) -> None:
+    """Answer an evaluation file and score the answers by exact match.
+
+    An answer is right if it equals the wanted one after stripping blanks, ignoring case and
+    dropping one final full stop. With --ablations the accuracy with blank and swapped images must
+    fall to chance (or below: a swapped image shows another answer), or the questions leak theirs.
+    """
+    questions = read_questions(questions_file)
+    shown = IMAGES if ablations else (images,)
+    asked = {name: swapped(questions) if name == "swapped" else questions for name in shown}
+
+    from vchat.train.answering import Batching
+    from vchat.train.chat.chat_model import load_chat_model
+
+    batching = Batching(rows=batch_size)
+    chat_model, opened = load_chat_model(checkpoint, device=device)
+    answered = _answer_runs(chat_model, asked, max_new_tokens=max_new_tokens, batching=batching)
+    scored = {name: scores(run) for name, run in answered.items()}
+    folder = out or opened.folder.parent / "evaluation" / opened.folder.name
+    write_answers(folder, answered, scored, facts=_facts(opened, questions_file, max_new_tokens))
+    title = f"exact match, {questions_file}, {opened.folder}"
+    Console().print(table(scored, title=title))
+    click.echo(f"answers: {folder / 'answers.json'} and answers.csv")
+
+
+def _answer_runs(
+    chat_model: ChatModel,
+    asked: Mapping[str, Sequence[Question]],
+    *,
+    max_new_tokens: int,
+    batching: Batching,
+) -> dict[str, list[Answered]]:
+    """Answer all questions once for each way of showing images, under one progress bar."""
+    from vchat.train.answering import answers
+    from vchat.train.progress import counted
+
+    answered = {}
+    with counted("answering", total=sum(map(len, asked.values())), unit="questions") as done:
+        for name, questions in asked.items():
+            answered[name] = answers(
+                chat_model,
+                questions,
+                max_new_tokens=max_new_tokens,
+                batching=batching,
+                blank=name == "blank",
+                on_answered=done,
+            )
+    return answered
+
+
+def write_answers(
+    folder: Path,
+    answered: Mapping[str, Sequence[Answered]],
+    scored: Mapping[str, Sequence[Score]],
+    *,
+    facts: Mapping[str, Any],
+) -> None:
+    """Write `answers.json` (facts, scores and answers) and `answers.csv` (answers), each whole."""
+    report = {
+        **facts,
+        "scores": {name: [_score_facts(one) for one in run] for name, run in scored.items()},
+        "answers": {name: [_answer_facts(one) for one in run] for name, run in answered.items()},
+    }
+    with written_whole(folder / "answers.json") as file:
+        file.write((json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
+    rows = io.StringIO()
+    writer = csv.DictWriter(
+        rows,
+        CSV_COLUMNS,
+        extrasaction="ignore",
+        quoting=csv.QUOTE_NONNUMERIC,  # an answer may hold any line break
+        lineterminator="\n",
+    )
+    writer.writeheader()
+    for name, run in answered.items():
+        for one in run:
+            row = _answer_facts(one)
+            writer.writerow(row | {"images": name, "num_images": len(row["images"])})
+    with written_whole(folder / "answers.csv") as file:
+        file.write(rows.getvalue().encode())
+
+
+def _score_facts(score: Score) -> dict[str, Any]:
+    return asdict(score) | {"accuracy": score.accuracy, "interval_95": score.interval}
+
+
+def _answer_facts(one: Answered) -> dict[str, Any]:
+    return {
+        "id": one.question.id,
+        "kind": one.question.kind,
+        "images": [str(path) for path in one.question.images],
+        "question": one.question.question,
+        "wanted": one.question.answer,
+        "answer": one.answer,
+        "ended": one.ended,
+        "right": one.right,
+    }
+
+
+def _facts(opened: Checkpoint, questions_file: Path, max_new_tokens: int) -> dict[str, Any]:
+    return {
+        "checkpoint": str(opened.folder),
+        "step": opened.step,
+        "questions": str(questions_file),
+        "questions_sha256": sha256_file(questions_file),
+        "max_new_tokens": max_new_tokens,
+        "match": "stripped, case ignored, one final full stop dropped",
+    }
