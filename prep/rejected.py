@@ -35,7 +35,7 @@ REASONS: Mapping[str, str] = {
 EXAMPLES_PER_REASON = 5
 
 
-class Rejected(Exception):  # noqa: N818 (it names what happened to the row)
+class Rejected(Exception):
     """Raised where something cannot be used; caught and counted by the caller."""
 
     def __init__(self, reason: str, detail: str):

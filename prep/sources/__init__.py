@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 
 from vchat.prep.sources import llava, llava_dial, ocr_vqa, otter_mimicit_cgd
 from vchat.prep.sources.pending import PENDING
 from vchat.prep.sources.source import Source
+from vchat.shards.command import WrongUse
 
 _ALL = (
     llava.SOURCE,
@@ -20,3 +22,21 @@ SOURCES: Mapping[str, Source] = {
     source.name: source for source in sorted(_ALL, key=lambda s: s.name)
 }
 """Name -> source, in alphabetical order."""
+
+
+def source_named(name: str) -> Source:
+    """Return the data set of that name.
+
+    Raises:
+        WrongUse: if there is none (naming the nearest), or it has no converter yet.
+    """
+    if name not in SOURCES:
+        near = difflib.get_close_matches(name, SOURCES, n=1, cutoff=0.0)
+        raise WrongUse(
+            f"unknown data set {name!r}; did you mean {near[0]!r}? (`vchat-prep sources` lists all;"
+            f" name your own data as {name}=FILE)"
+        )
+    if SOURCES[name].rows is None:
+        ready = ", ".join(other for other, source in SOURCES.items() if source.rows is not None)
+        raise WrongUse(f"data set {name!r} has no converter yet; those ready are {ready}")
+    return SOURCES[name]

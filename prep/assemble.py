@@ -1,0 +1,189 @@
+"""A planned dialogue -> the samples that are stored: images numbered, tokens made, length kept.
+
+Input: the records of one dialogue with their encoded images. Output: one sample, or several where
+the dialogue is longer than the limit: it is cut between rounds, and a part that starts within a
+record shows again the images that the record has shown so far. An answer is never cut; a record
+with a round that is too long even alone is rejected. Pure: equal records give equal samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+from vchat.prep.rejected import Rejected
+from vchat.shards.codec import RecordOrigin, Sample, StoredImage, StoredRound
+from vchat.shards.dialogue import Record
+from vchat.shards.positions import num_positions
+from vchat.shards.template import TextRound, VisualChatTemplate
+from vchat.shards.tokens import Encoded, TextTokenizer
+
+OnRejected = Callable[[Record, Rejected], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedRecord:
+    """A record and its images as they are stored, in order of mention."""
+
+    record: Record
+    images: tuple[StoredImage, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One round of a record, and the images it cannot do without."""
+
+    record: Record
+    question: str
+    answer: str
+    images: tuple[StoredImage, ...]
+    """Those first shown in this round."""
+
+    needed: tuple[StoredImage, ...]
+    """Those the record has shown up to and in this round."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assembler:
+    """Makes samples of dialogues, with one tokenizer, template and length limit."""
+
+    tokenizer: TextTokenizer
+    template: VisualChatTemplate
+    max_tokens: int
+    """The longest sample in positions of the decoder, image positions included."""
+
+    positions_per_image: int
+
+    def samples(
+        self, records: Sequence[PreparedRecord], *, split: str, on_rejected: OnRejected
+    ) -> Iterator[Sample]:
+        """Yield the samples of one dialogue, in order; none if every record is rejected.
+
+        `on_rejected` is called for every record with a round that is too long.
+        """
+        turns = [turn for prepared in records for turn in turns_of(prepared)]
+        if not turns:
+            return
+        encoded = self._encode(turns)
+        if self._length(encoded, turns) <= self.max_tokens:
+            yield _sample(turns, encoded, split=split, key=turns[0].record.key)
+            return
+        yield from self._split(turns, split=split, on_rejected=on_rejected)
+
+    def _split(
+        self, turns: Sequence[Turn], *, split: str, on_rejected: OnRejected
+    ) -> Iterator[Sample]:
+        fitting: list[Turn] = []
+        for _, group in groupby(turns, key=lambda turn: turn.record.key):
+            of_record = list(group)
+            try:
+                self._check_rounds(of_record)
+            except Rejected as rejected:
+                on_rejected(of_record[0].record, rejected)
+            else:
+                fitting += of_record
+        for number, part in enumerate(self._parts(fitting)):
+            key = fitting[0].record.key + (f"#{number}" if number else "")
+            yield _sample(part, self._encode(part), split=split, key=key)
+
+    def _check_rounds(self, turns: Sequence[Turn]) -> None:
+        """Raise `Rejected` unless every round of a record fits alone with the images it needs."""
+        for number, turn in enumerate(turns, start=1):
+            length = self._length(self._encode([turn]), [turn])
+            if length > self.max_tokens:
+                problem = f"round {number} takes {length} positions, more than {self.max_tokens}"
+                raise Rejected("too_long", problem)
+
+    def _parts(self, turns: Sequence[Turn]) -> Iterator[list[Turn]]:
+        """Yield stretches of turns that fit, each as long as it can be."""
+        part: list[Turn] = []
+        for turn in turns:
+            longer = [*part, turn]
+            if part and self._length(self._encode(longer), longer) > self.max_tokens:
+                yield part
+                longer = [turn]
+            part = longer
+        if part:
+            yield part
+
+    def _encode(self, turns: Sequence[Turn]) -> Encoded:
+        rounds = [
+            TextRound(num_images=len(images), question=turn.question, answer=turn.answer)
+            for turn, images in zip(turns, shown_images(turns), strict=True)
+        ]
+        return self.tokenizer.encode(self.template.dialogue(rounds))
+
+    def _length(self, encoded: Encoded, turns: Sequence[Turn]) -> int:
+        """Return the positions of a sample: its text, and what its images widen to."""
+        sizes = [image.size for images in shown_images(turns) for image in images]
+        widths = num_positions(
+            np.array(sizes, dtype=np.int32).reshape(-1, 2), per_image=self.positions_per_image
+        )
+        return len(encoded.ids) - len(sizes) + int(widths.sum())
+
+
+def turns_of(prepared: PreparedRecord) -> list[Turn]:
+    """Return the rounds of a record with the images each shows and needs."""
+    turns, shown = [], 0
+    for round_ in prepared.record.rounds:
+        until = shown + len(round_.images)
+        turns.append(
+            Turn(
+                record=prepared.record,
+                question=round_.question,
+                answer=round_.answer,
+                images=prepared.images[shown:until],
+                needed=prepared.images[:until],
+            )
+        )
+        shown = until
+    return turns
+
+
+def shown_images(turns: Sequence[Turn]) -> list[tuple[StoredImage, ...]]:
+    """Return the images shown in each round of one sample.
+
+    The sample's first round of a record shows all that the record needs, also where the record
+    began in an earlier sample.
+    """
+    return [
+        turn.images if i and turns[i - 1].record.key == turn.record.key else turn.needed
+        for i, turn in enumerate(turns)
+    ]
+
+
+def _sample(turns: Sequence[Turn], encoded: Encoded, *, split: str, key: str) -> Sample:
+    images: list[StoredImage] = []
+    rounds = []
+    for turn, shown in zip(turns, shown_images(turns), strict=True):
+        numbers = tuple(range(len(images), len(images) + len(shown)))
+        rounds.append(StoredRound(images=numbers, question=turn.question, answer=turn.answer))
+        images += shown
+    return Sample(
+        key=key,
+        source=turns[0].record.source,
+        split=split,
+        records=tuple(_origins(turns)),
+        rounds=tuple(rounds),
+        images=tuple(images),
+        ids=encoded.ids,
+        supervised=encoded.supervised,
+    )
+
+
+def _origins(turns: Sequence[Turn]) -> Iterator[RecordOrigin]:
+    first = 0
+    for _, group in groupby(turns, key=lambda turn: turn.record.key):
+        of_record = list(group)
+        record = of_record[0].record
+        yield RecordOrigin(
+            key=record.key,
+            file=record.file,
+            record_id=record.record_id,
+            licence=record.licence,
+            first_round=first,
+            num_rounds=len(of_record),
+        )
+        first += len(of_record)

@@ -1,0 +1,217 @@
+"""Records -> dialogues: which are used, on which side of the split, and which are joined.
+
+Everything here is arithmetic on columns of numbers; no text and no image is read. What is drawn
+comes from keyed hashes of record keys, so the result depends on the seed and on the set of records,
+never on an order of files or a library's random stream. Every record is used exactly once or has a
+status that says why not.
+
+Letters in shapes: N records of a source, M images of all of them, D dialogues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+from vchat.prep.estimate import stored_bytes
+from vchat.prep.images import ImagePolicy
+from vchat.prep.keyed_hash import RANGE, keyed_hash
+
+USED = 0
+STATUSES = ("", "too_many_images", "capped", "held_out_image")
+"""Reason code of each status number; 0 means used."""
+
+Bools = NDArray[np.bool_]
+Hashes = NDArray[np.uint64]
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordColumns:
+    """What blending needs to know of one source's records, in staged order."""
+
+    source: str
+    side: Hashes
+    """uint64[N], keyed hash of the first image's canonical key (text-only: of the record's key)."""
+
+    order: Hashes
+    """uint64[N], keyed hash of the record's key: the order in which records are taken."""
+
+    group: Hashes
+    """uint64[N], another one: the size of the group that starts with the record."""
+
+    place: Hashes
+    """uint64[N], another one: where the dialogue that starts with the record is stored."""
+
+    images: Hashes
+    """uint64[M], hash of every image's canonical key, record by record."""
+
+    image_starts: Counts
+    """int64[N + 1], where each record's images start in `images`."""
+
+    num_rounds: Counts
+    stored_bytes: Counts
+    """int64[N], estimated bytes of the record in a shard."""
+
+    @property
+    def num_images(self) -> Counts:
+        """int64[N]."""
+        return np.diff(self.image_starts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blend:
+    """Dialogues of one source, and what became of its records."""
+
+    source: str
+    status: NDArray[np.int8]
+    """int8[N], index into `STATUSES`."""
+
+    is_eval: Bools
+    """bool[D]."""
+
+    rows: Counts
+    """int64[used records], staged row numbers, dialogue by dialogue."""
+
+    starts: Counts
+    """int64[D + 1], where each dialogue's records start in `rows`."""
+
+
+def record_columns(
+    source: str, batches: Iterable[dict[str, list[Any]]], *, seed: int, policy: ImagePolicy
+) -> RecordColumns:
+    """Return the columns of one source's records, as `staged.plan_columns` yields them."""
+    side, order, group, place, images, starts, rounds = [], [], [], [], [], [0], []
+    sizes = [np.zeros(0, dtype=np.int64)]
+    for batch in batches:
+        for key, image_keys in zip(batch["key"], batch["image_keys"], strict=True):
+            side.append(keyed_hash(seed, "side", image_keys[0] if image_keys else key))
+            order.append(keyed_hash(seed, "order", key))
+            group.append(keyed_hash(seed, "group", key))
+            place.append(keyed_hash(seed, "place", key))
+            images += [xxhash.xxh3_64_intdigest(image.encode()) for image in image_keys]
+            starts.append(len(images))
+        rounds += batch["num_rounds"]
+        sizes.append(stored_bytes(batch, policy))
+    return RecordColumns(
+        source=source,
+        side=np.array(side, dtype=np.uint64),
+        order=np.array(order, dtype=np.uint64),
+        group=np.array(group, dtype=np.uint64),
+        place=np.array(place, dtype=np.uint64),
+        images=np.array(images, dtype=np.uint64),
+        image_starts=np.array(starts, dtype=np.int64),
+        num_rounds=np.array(rounds, dtype=np.int64),
+        stored_bytes=np.concatenate(sizes),
+    )
+
+
+def blend(
+    sources: Sequence[RecordColumns],
+    *,
+    concatenate: Sequence[int],
+    limits: Sequence[int | None],
+    max_images: int,
+    eval_fraction: float,
+) -> list[Blend]:
+    """Return the dialogues of every source; no photograph is on both sides of the split.
+
+    Args:
+        concatenate: per source, the most single-image records that are joined into one dialogue.
+        limits: per source, the most records that are used; None for all.
+    """
+    statuses = [
+        _first_statuses(columns, limit=limit, max_images=max_images)
+        for columns, limit in zip(sources, limits, strict=True)
+    ]
+    eval_side = [
+        (status == USED) & (columns.side < _threshold(eval_fraction))
+        for columns, status in zip(sources, statuses, strict=True)
+    ]
+    if any(side.any() for side in eval_side):
+        held_out = _images_of(sources, eval_side)
+        for columns, status, is_eval in zip(sources, statuses, eval_side, strict=True):
+            touches = _shows_any(columns, held_out) & ~is_eval & (status == USED)
+            status[touches] = STATUSES.index("held_out_image")
+    return [
+        _dialogues(columns, status, is_eval, most=min(most, max_images))
+        for columns, status, is_eval, most in zip(
+            sources, statuses, eval_side, concatenate, strict=True
+        )
+    ]
+
+
+def _threshold(fraction: float) -> np.uint64:
+    return np.uint64(min(int(fraction * RANGE), RANGE - 1))
+
+
+def _first_statuses(
+    columns: RecordColumns, *, limit: int | None, max_images: int
+) -> NDArray[np.int8]:
+    """Return int8[N] after the limits on images and on records, before the split."""
+    status = np.zeros(len(columns.order), dtype=np.int8)
+    status[columns.num_images > max_images] = STATUSES.index("too_many_images")
+    usable = np.flatnonzero(status == USED)
+    if limit is not None and len(usable) > limit:
+        ranked = usable[np.lexsort((usable, columns.order[usable]))]
+        status[ranked[limit:]] = STATUSES.index("capped")
+    return status
+
+
+def _images_of(sources: Sequence[RecordColumns], chosen: Sequence[Bools]) -> Hashes:
+    """Return the sorted distinct images of the chosen records of all sources."""
+    shown = [
+        columns.images[np.repeat(of, columns.num_images)]
+        for columns, of in zip(sources, chosen, strict=True)
+    ]
+    return np.unique(np.concatenate(shown))
+
+
+def _shows_any(columns: RecordColumns, images: Hashes) -> Bools:
+    """Return bool[N]: whether a record shows any of the given sorted images."""
+    hits = np.concatenate(([0], np.cumsum(np.isin(columns.images, images))))
+    shown: Bools = np.diff(hits[columns.image_starts]) > 0
+    return shown
+
+
+def _dialogues(
+    columns: RecordColumns, status: NDArray[np.int8], is_eval: Bools, *, most: int
+) -> Blend:
+    """Join the used records of each side into dialogues of 1 to `most` records."""
+    rows: list[int] = []
+    starts, sides = [0], []
+    for side in (False, True):
+        for group in _groups(columns, (status == USED) & (is_eval == side), most=most):
+            rows += group
+            starts.append(len(rows))
+            sides.append(side)
+    return Blend(
+        source=columns.source,
+        status=status,
+        is_eval=np.array(sides, dtype=np.bool_),
+        rows=np.array(rows, dtype=np.int64),
+        starts=np.array(starts, dtype=np.int64),
+    )
+
+
+def _groups(columns: RecordColumns, chosen: Bools, *, most: int) -> Iterable[list[int]]:
+    """Yield lists of rows that together hold every chosen record once.
+
+    Single-image records are taken in hash order, 1 to `most` at a time, each number equally often
+    (the last group holds what is left); any other record is a dialogue of its own.
+    """
+    single = columns.num_images == 1
+    alone = np.flatnonzero(chosen & ~single)
+    yield from ([row] for row in alone.tolist())
+    joined = np.flatnonzero(chosen & single)
+    joined = joined[np.lexsort((joined, columns.order[joined]))]
+    sizes = (columns.group[joined] % np.uint64(most)).astype(np.int64) + 1
+    start = 0
+    while start < len(joined):
+        end = start + int(sizes[start])
+        yield joined[start:end].tolist()
+        start = end

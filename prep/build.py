@@ -1,0 +1,326 @@
+"""A build: convert the sources, decide the plan, run its tasks, publish the shard set.
+
+    OUT/.work/staged/   records of each source (Parquet), named by a digest of the inputs
+    OUT/.work/          the plan, the job, and a result file per finished shard
+    OUT/                shards, index, tokenizer, report; the manifest last
+
+Each step leaves whole files only and skips what is there, so a build that was killed at any moment
+goes on when the same command runs again, and gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from vchat.prep import report
+from vchat.prep.blend import RecordColumns, blend, record_columns
+from vchat.prep.convert import Staged, convert
+from vchat.prep.image_files import ImageFiles
+from vchat.prep.images import library_versions
+from vchat.prep.plan import BuildPlan, PlannedShard, make_plan, read_plan, write_plan
+from vchat.prep.pool import run_tasks
+from vchat.prep.progress import progress
+from vchat.prep.recipe import Recipe, SourceChoice, for_manifest, size_in_bytes
+from vchat.prep.sources import SOURCES, source_named
+from vchat.prep.sources.own import own_source
+from vchat.prep.sources.source import Source, check_needs
+from vchat.prep.staged import plan_columns, write_record_file
+from vchat.prep.task import Job, ShardResult, SourceFiles, read_result
+from vchat.shards.command import WrongUse
+from vchat.shards.manifest import FinishedShard, publish
+from vchat.shards.template import VisualChatTemplate, template_named
+from vchat.shards.tokens import TextTokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChosenSource:
+    """A source of this build and where its files lie."""
+
+    choice: SourceChoice
+    source: Source
+    data: Path
+    roots: tuple[Path, ...]
+    """Folders below which its images are looked up, in order."""
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Image folders that the source names itself."""
+        return tuple(path for need in self.source.needs for path in need.paths if path[-1] == "/")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """Everything decided, nothing heavy done."""
+
+    recipe: Recipe
+    sources: tuple[ChosenSource, ...]
+    staged: tuple[Staged, ...]
+    plan: BuildPlan
+    tokenizer: TextTokenizer
+    template: VisualChatTemplate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """A finished shard set."""
+
+    out: Path
+    report: dict[str, Any]
+    already_complete: bool
+    """Whether an earlier run had finished the same build."""
+
+
+def chosen_sources(recipe: Recipe) -> tuple[ChosenSource, ...]:
+    """Return the sources of a recipe, with all files they read known to be there.
+
+    Raises:
+        WrongUse: for an unknown name, or none at all.
+        ValueError: naming a file or folder that is missing, and how to get it.
+    """
+    if not recipe.source:
+        raise WrongUse("no data sets: name some with --datasets or as [[source]] in the recipe")
+    chosen = tuple(_chosen(choice, data=Path(recipe.data)) for choice in recipe.source)
+    for one in chosen:
+        check_needs(one.source, one.data)
+    return chosen
+
+
+def _chosen(choice: SourceChoice, *, data: Path) -> ChosenSource:
+    if choice.file is None:
+        source = source_named(choice.name)
+        return ChosenSource(choice=choice, source=source, data=data, roots=(data,))
+    if choice.name in SOURCES:
+        raise WrongUse(f"{choice.name}={choice.file}: the name belongs to a known data set")
+    file = Path(choice.file)
+    source = own_source(choice.name, file)
+    return ChosenSource(choice=choice, source=source, data=data, roots=(file.parent, data))
+
+
+def prepare(recipe: Recipe, *, work: Path) -> Prepared:
+    """Convert the sources (or find them converted) and decide the plan.
+
+    Raises:
+        WrongUse, ValueError, OSError: one line each, saying what to do.
+    """
+    sources = chosen_sources(recipe)
+    if recipe.tokenizer is None:
+        raise WrongUse("no tokenizer: give its folder with --tokenizer")
+    tokenizer = TextTokenizer.load(Path(recipe.tokenizer))
+    template = template_named(recipe.template.name, system=recipe.template.system)
+    staged = tuple(_staged(one, work=work / "staged") for one in sources)
+    columns = [_columns(one, recipe) for one in staged]
+    blends = blend(
+        columns,
+        concatenate=[one.choice.concatenate for one in sources],
+        limits=[one.choice.limit for one in sources],
+        max_images=recipe.max_images,
+        eval_fraction=recipe.eval_fraction,
+    )
+    settings = {
+        "inputs": {one.source: one.digest for one in staged},
+        "recipe": for_manifest(recipe),
+        "tokenizer": tokenizer.fingerprint,
+        "template": template.digest,
+        "libraries": libraries(),
+    }
+    plan = make_plan(
+        columns, blends, shard_bytes=size_in_bytes(recipe.shard_size), settings=settings
+    )
+    return Prepared(
+        recipe=recipe,
+        sources=sources,
+        staged=staged,
+        plan=plan,
+        tokenizer=tokenizer,
+        template=template,
+    )
+
+
+def _staged(one: ChosenSource, *, work: Path) -> Staged:
+    images = ImageFiles(one.roots, folders=one.folders)
+    with progress(f"convert {one.source.name}", unit="rows") as advance:
+        return convert(
+            one.source, data=one.data, images=images, work=work, on_row=lambda: advance(1)
+        )
+
+
+def _columns(staged: Staged, recipe: Recipe) -> RecordColumns:
+    batches = plan_columns(staged.path)
+    return record_columns(staged.source, batches, seed=recipe.seed, policy=recipe.image)
+
+
+def libraries() -> dict[str, str]:
+    """Return the versions of the libraries that shape a shard's bytes."""
+    names = ("numpy", "tokenizers", "webdataset")
+    return {name: version(name) for name in names} | library_versions()
+
+
+def build(recipe: Recipe) -> Built:
+    """Make the whole shard set, or finish one that was interrupted.
+
+    Raises:
+        WrongUse, ValueError, OSError: one line each, saying what to do.
+    """
+    if recipe.out is None:
+        raise WrongUse("no output folder: give one with --out")
+    out = Path(recipe.out)
+    work = out / ".work"
+    with _only_build(work), _clear_storage_errors(out):
+        prepared = prepare(recipe, work=work)
+        if (out / "manifest.json").exists():
+            return _already_complete(out, prepared.plan)
+        _start(prepared, out=out, work=work)
+        _run(prepared, out=out, work=work)
+        found = _finish(prepared, out=out, work=work)
+    return Built(out=out, report=found, already_complete=False)
+
+
+@contextlib.contextmanager
+def _only_build(work: Path) -> Iterator[None]:
+    """Keep a second build out of the work folder; the lock goes with the process."""
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            raise ValueError(f"another build is running in {work.parent}") from err
+        yield
+
+
+@contextlib.contextmanager
+def _clear_storage_errors(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        if err.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(
+                f"no space left for {out}: free some and run the same command again;"
+                " finished shards are kept"
+            ) from err
+        raise
+
+
+def _already_complete(out: Path, plan: BuildPlan) -> Built:
+    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    _check_same(out, manifest["digests"]["plan"], plan.digest)
+    found = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    return Built(out=out, report=found, already_complete=True)
+
+
+def _check_same(out: Path, found: str, wanted: str) -> None:
+    if found != wanted:
+        raise ValueError(
+            f"{out} holds another build: its plan is {found[:16]}, the one asked for is"
+            f" {wanted[:16]}; choose another --out, or delete the folder"
+        )
+
+
+def _start(prepared: Prepared, *, out: Path, work: Path) -> None:
+    """Store plan, job, tokenizer and records for the tasks, unless an earlier run has.
+
+    Raises:
+        ValueError: if the folder holds shards of another plan.
+    """
+    if any(out.glob("*.tar")):
+        found = read_plan(work).digest if (work / "plan.parquet").exists() else "unknown"
+        _check_same(out, found, prepared.plan.digest)
+    elif (work / "results").exists():
+        shutil.rmtree(work / "results")
+    for half_written in (*out.glob(".*.part"), *work.rglob(".*.part")):
+        half_written.unlink()
+    write_plan(prepared.plan, work)
+    prepared.tokenizer.save(work / "tokenizer")
+    files = {}
+    for one, staged in zip(prepared.sources, prepared.staged, strict=True):
+        records = staged.path.with_suffix(".arrow")
+        if not records.exists():
+            write_record_file(staged.path, records)
+        files[one.choice.name] = SourceFiles(
+            records=str(records.absolute()),
+            roots=tuple(str(root.absolute()) for root in one.roots),
+            folders=one.folders,
+        )
+    _job(prepared.recipe, out=out, files=files).write(work)
+
+
+def _job(recipe: Recipe, *, out: Path, files: dict[str, SourceFiles]) -> Job:
+    return Job(
+        out=str(out.absolute()),
+        sources=files,
+        image=recipe.image,
+        template=recipe.template.name,
+        system=recipe.template.system,
+        max_tokens=recipe.max_tokens,
+        positions_per_image=recipe.positions_per_image,
+    )
+
+
+def _run(prepared: Prepared, *, out: Path, work: Path) -> None:
+    shards = prepared.plan.shards
+    missing = [
+        number for number, shard in enumerate(shards) if read_result(work, shard, out=out) is None
+    ]
+    dialogues = sum(shards[number].end - shards[number].start for number in missing)
+    with progress("write shards", total=dialogues, unit="dialogues") as advance:
+        run_tasks(work, missing, workers=prepared.recipe.workers, on_dialogues=advance)
+
+
+def _finish(prepared: Prepared, *, out: Path, work: Path) -> dict[str, Any]:
+    """Check that nothing is lost, write the report, publish; returns the report."""
+    results, finished = _results(prepared.plan.shards, out=out, work=work)
+    if not finished:
+        raise ValueError("every record was rejected when it was decoded or tokenized")
+    found = report.account(prepared.staged, prepared.plan, results, finished)
+    report.check(found)
+    report.write(found, out)
+    publish(
+        out,
+        manifest_without_shards=_manifest(prepared),
+        shards=finished,
+        tokenizer=prepared.tokenizer,
+    )
+    for name in ("results", "progress", "tokenizer"):
+        shutil.rmtree(work / name, ignore_errors=True)
+    for staged in prepared.staged:
+        staged.path.with_suffix(".arrow").unlink(missing_ok=True)
+    return found
+
+
+def _results(
+    shards: Sequence[PlannedShard], *, out: Path, work: Path
+) -> tuple[list[ShardResult], list[FinishedShard]]:
+    results, finished = [], []
+    for shard in shards:
+        found = read_result(work, shard, out=out)
+        if found is None:
+            raise ValueError(f"{out / shard.name}.tar vanished after it was written; build again")
+        results.append(found[0])
+        if found[1] is not None:
+            finished.append(found[1])
+    return results, finished
+
+
+def _manifest(prepared: Prepared) -> dict[str, Any]:
+    recipe = prepared.recipe
+    return {
+        "digests": {
+            "inputs": {one.source: one.digest for one in prepared.staged},
+            "plan": prepared.plan.digest,
+        },
+        "template": {"name": prepared.template.name, "system": prepared.template.system},
+        "max_tokens": recipe.max_tokens,
+        "positions_per_image": recipe.positions_per_image,
+        "image": asdict(recipe.image),
+        "recipe": for_manifest(recipe),
+        "libraries": libraries(),
+        "licences": {one.choice.name: one.source.licence for one in prepared.sources},
+    }

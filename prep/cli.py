@@ -1,0 +1,30 @@
+"""`vchat-prep`: raw data sets to shards."""
+
+from __future__ import annotations
+
+from vchat.shards.command import LazyGroup, run
+
+group = LazyGroup(
+    name="vchat-prep",
+    help="Make training shards of image-text data sets.",
+    lazy={
+        "build": ("vchat.prep.build_command:command", "Convert data sets into a shard set."),
+        "sources": (
+            "vchat.prep.sources_command:command",
+            "List the data sets: what to download, and where to put it.",
+        ),
+        "sample-data": (
+            "vchat.prep.sample_data.command:command",
+            "Draw a small world in the formats of all data sets.",
+        ),
+    },
+)
+
+
+def main() -> None:
+    """Run the command line."""
+    run(group)
+
+
+if __name__ == "__main__":
+    main()

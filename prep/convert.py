@@ -1,0 +1,147 @@
+"""One source -> staged Parquet records, every row accounted for.
+
+Input: a source and the folder of its data. Output: a Parquet file of records in annotation order
+and a tally of the rows that gave none. Rejected here is what the annotation or an image's header
+shows; what only decoding or tokenizing shows is rejected when a shard is written. Memory does not
+depend on the size of the source, apart from 16 bytes per key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from vchat.prep.image_files import ImageFiles
+from vchat.prep.rejected import Rejected, Tally
+from vchat.prep.sources.source import Row, Source, annotation_files
+from vchat.prep.staged import staged_row, write_staged
+from vchat.shards.dialogue import Record
+from vchat.shards.files import written_whole
+
+STAGED_VERSION = 1
+"""Raised whenever a converter or the staged form changes what it makes of equal inputs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staged:
+    """A converted source."""
+
+    source: str
+    path: Path
+    """Parquet file of its records."""
+
+    digest: str
+    """SHA-256 over the records: equal digests mean equal records in equal order."""
+
+    tally: dict[str, Any]
+    """`Tally.as_json` of the conversion."""
+
+
+def convert(
+    source: Source, *, data: Path, images: ImageFiles, work: Path, on_row: Callable[[], None]
+) -> Staged:
+    """Convert one source, or return what an earlier call with equal inputs left in `work`.
+
+    Args:
+        work: folder of staged files; a file in it is whole, and named by its inputs.
+        on_row: called once per row read, for progress.
+
+    Raises:
+        ValueError: if an annotation file is not whole JSON, has no rows, or rows are lost.
+    """
+    name = f"{source.name}-{inputs_digest(source, data=data)[:16]}"
+    path, summary = work / f"{name}.parquet", work / f"{name}.json"
+    if not (summary.exists() and path.exists()):
+        tally, digest = _convert(source, data=data, images=images, path=path, on_row=on_row)
+        content = {"source": source.name, "digest": digest, "tally": tally.as_json()}
+        with written_whole(summary) as file:
+            file.write(json.dumps(content, indent=1).encode())
+    found = json.loads(summary.read_text(encoding="utf-8"))
+    return Staged(source=source.name, path=path, digest=found["digest"], tally=found["tally"])
+
+
+def inputs_digest(source: Source, *, data: Path) -> str:
+    """Return a digest of what a conversion depends on, without reading any image.
+
+    It covers the contents of the annotation files, and when image folders last changed.
+    """
+    hasher = xxhash.xxh3_128(f"{STAGED_VERSION} {source.name}".encode())
+    for path in annotation_files(source, data):
+        hasher.update(f" {path.name} ".encode())
+        with path.open("rb") as file:
+            while chunk := file.read(2**20):
+                hasher.update(chunk)
+    for need in source.needs:
+        for folder in (data / path for path in need.paths if path.endswith("/")):
+            if folder.is_dir():
+                hasher.update(f" {folder.stat().st_mtime_ns} ".encode())
+    return hasher.hexdigest()
+
+
+def _convert(
+    source: Source, *, data: Path, images: ImageFiles, path: Path, on_row: Callable[[], None]
+) -> tuple[Tally, str]:
+    assert source.rows is not None, f"{source.name} has no converter"
+    tally, hasher = Tally(), hashlib.sha256()
+    records = _records(source.rows(data), tally=tally, images=images, on_row=on_row)
+    write_staged(path, _hashed(records, hasher.update))
+    if not tally.rows:
+        files = ", ".join(str(file) for file in annotation_files(source, data))
+        raise ValueError(f"{source.name}: no rows in {files}: is it the file of another data set?")
+    tally.check(source.name)
+    return tally, hasher.hexdigest()
+
+
+def _hashed(
+    rows: Iterator[dict[str, Any]], update: Callable[[bytes], None]
+) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        update(json.dumps(row, sort_keys=True).encode() + b"\n")
+        yield row
+
+
+def _records(
+    rows: Iterator[Row], *, tally: Tally, images: ImageFiles, on_row: Callable[[], None]
+) -> Iterator[dict[str, Any]]:
+    """Yield staged rows of the usable records; count everything in `tally`."""
+    seen: set[bytes] = set()
+    for row in rows:
+        on_row()
+        tally.rows += 1
+        tally.pairs += row.num_pairs
+        try:
+            converted = row.convert()
+            _check_key(converted.record, seen)
+            found = _with_headers(converted.record, images)
+        except Rejected as rejected:
+            tally.rejected.add(rejected, where=row.id, num_pairs=row.num_pairs)
+            continue
+        tally.records += 1
+        tally.record_pairs += len(converted.record.rounds)
+        tally.rejected_pairs.update(converted.rejected_pairs)
+        yield found
+
+
+def _check_key(record: Record, seen: set[bytes]) -> None:
+    try:
+        digest = xxhash.xxh3_128_digest(record.key.encode())
+    except UnicodeEncodeError as err:
+        raise Rejected("bad_id", f"id {record.record_id!a} is not valid Unicode") from err
+    if digest in seen:
+        raise Rejected("duplicate", f"a record {record.key} came before")
+    seen.add(digest)
+
+
+def _with_headers(record: Record, images: ImageFiles) -> dict[str, Any]:
+    """Return the staged row, every image found and its header checked."""
+    headers = [images.header(image) for image in record.images]
+    return staged_row(
+        record,
+        sizes=[header.size for header in headers],
+        image_bytes=sum(header.num_bytes for header in headers),
+    )

@@ -1,0 +1,104 @@
+"""Where an image reference leads: its bytes, found below the folders that hold the data.
+
+A path in an annotation is not trusted: it may not be absolute, climb with `..`, or follow a
+symbolic link out of its folder. A link right below the data folder, or in place of an image folder
+that a source names, is the user's own (data sets are often linked there) and is followed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+from vchat.prep.images import MAX_BYTES, Header, read_header
+from vchat.prep.rejected import Rejected
+from vchat.shards.dialogue import ImageRef
+
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR)
+
+
+class ImageFiles:
+    """Reads images below one or more folders; the first folder that has a path wins."""
+
+    def __init__(self, roots: Sequence[Path], *, folders: Sequence[str] = ()):
+        """Tries `roots` in order; `folders` below them are named by the source, not by its data."""
+        self._roots = tuple(Path(os.path.realpath(root)) for root in roots)
+        self._folders = tuple(folder.rstrip("/") + "/" for folder in folders)
+        self.header = lru_cache(maxsize=65536)(self._header)
+        """`header(ref)` returns the checked `Header` or raises `Rejected`; recent ones are kept."""
+
+    def _header(self, ref: ImageRef) -> Header:
+        path = self.find(ref)
+        with path.open("rb") as file:
+            return read_header(file, num_bytes=os.fstat(file.fileno()).st_size, name=ref.file)
+
+    def read(self, ref: ImageRef) -> bytes:
+        """Return the bytes of an image.
+
+        Raises:
+            Rejected: `missing_image`, `unsafe_path`, or `huge_image` above the limit on bytes.
+        """
+        with self.find(ref).open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise Rejected("huge_image", f"{ref.file}: more than {MAX_BYTES} bytes")
+        return data
+
+    def find(self, ref: ImageRef) -> Path:
+        """Return the path of an existing file that a reference leads to.
+
+        Raises:
+            Rejected: `missing_image` or `unsafe_path`.
+        """
+        check_path(ref.file)
+        for root in self._roots:
+            path = root / ref.file
+            if _is_file(path):
+                if not _lies_in(path, root / self._folder(ref.file)):
+                    raise Rejected("unsafe_path", f"{ref.file!r} leads out of its folder")
+                return path
+        raise Rejected("missing_image", f"{ref.file} is not there")
+
+    def _folder(self, path: str) -> str:
+        """Return the part of a path that is trusted: a folder of the source's, or the first."""
+        for folder in self._folders:
+            if path.startswith(folder):
+                return folder
+        return path.split("/", 1)[0] if "/" in path else ""
+
+
+def check_path(path: str) -> None:
+    """Check that a path from an annotation is relative and does not climb.
+
+    Raises:
+        Rejected: `unsafe_path`.
+    """
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith(("/", "\\")) or ".." in parts or "\0" in path:
+        raise Rejected("unsafe_path", f"{path[:80]!r} is not a path below the data folder")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError as err:
+        if err.errno in _ABSENT:
+            return False
+        raise
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    """Tell whether a file lies below a folder, links of both resolved."""
+    inside, holder = _real(str(folder)), _real(str(path.parent))
+    if path.is_symlink():
+        holder = os.path.dirname(os.path.realpath(path))  # noqa: PTH120 (a str, as from _real)
+    return holder == inside or holder.startswith(inside + os.sep)
+
+
+@lru_cache(maxsize=4096)
+def _real(folder: str) -> str:
+    return os.path.realpath(folder)

@@ -1,0 +1,224 @@
+"""One image's bytes: what it is by its header, and the form in which a shard stores it.
+
+In: the bytes of a file of unknown type. Out: upright, opaque RGB, its shorter side at most the
+wanted length, encoded again. The type is told by the leading bytes, never by a name, and limits are
+checked on the header before anything is decoded. All functions are pure: equal bytes in, equal
+bytes out, for one version of the image library.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import IO, Literal
+
+import numpy as np
+from PIL import Image, ImageOps, features
+from PIL import __version__ as pillow_version
+from vchat.prep.rejected import Rejected
+
+MAX_BYTES = 100 * 2**20
+MAX_SIDE = 30_000
+MAX_PIXELS = 80_000_000
+MIN_SIDE = 2
+
+_MAGIC = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"BM", "BMP"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+)
+_BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, KeyError)
+_BROKEN_TOO = (struct.error, zlib.error, OverflowError, AttributeError, RuntimeError)
+DAMAGE = (*_BROKEN, *_BROKEN_TOO)
+"""What Pillow raises on damaged bytes, depending on format and place."""
+
+_EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagePolicy:
+    """How images are stored."""
+
+    size: int = 224
+    """Wanted length of the shorter side in pixels; images are never enlarged."""
+
+    format: Literal["jpeg", "webp", "png", "keep"] = "jpeg"
+    """`keep` stores the source's own bytes where they are upright RGB of the right size already in
+    a format that shards hold, and JPEG otherwise."""
+
+    quality: int = 90
+    """Of JPEG and WebP, 1 to 100."""
+
+    def __post_init__(self) -> None:
+        if self.size < MIN_SIDE:
+            raise ValueError(f"image size {self.size}: want at least {MIN_SIDE} pixels")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"image quality {self.quality}: want 1 to 100")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What an image's first bytes say."""
+
+    format: str
+    size: tuple[int, int]
+    """Width and height in pixels, as stored (before any EXIF rotation)."""
+
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """An image as a shard stores it."""
+
+    data: bytes
+    extension: str
+    size: tuple[int, int]
+    original_size: tuple[int, int]
+    """Width and height of the source, upright, in pixels."""
+
+
+def sniff(head: bytes) -> str | None:
+    """Return the image format that the leading bytes (at least 12) announce, or None."""
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    return next((name for magic, name in _MAGIC if head.startswith(magic)), None)
+
+
+def read_header(file: IO[bytes], *, num_bytes: int, name: str) -> Header:
+    """Read the header of an image in an open file and check the limits; pixels stay undecoded.
+
+    Raises:
+        Rejected: `huge_image`, `tiny_image`, or `undecodable_image` for an unknown or broken type.
+    """
+    if num_bytes > MAX_BYTES:
+        raise Rejected("huge_image", f"{name}: {num_bytes} bytes, more than {MAX_BYTES}")
+    with _opened(file, name=name) as image:
+        assert image.format is not None
+        return Header(format=image.format, size=image.size, num_bytes=num_bytes)
+
+
+def _opened(file: IO[bytes], *, name: str) -> Image.Image:
+    """Open an image without decoding it and check its declared size."""
+    found = sniff(file.read(16))
+    if found is None:
+        raise Rejected("undecodable_image", f"{name}: not an image of a known format")
+    file.seek(0)
+    try:
+        image = Image.open(file, formats=[found])
+    except Image.DecompressionBombError as err:
+        raise Rejected("huge_image", f"{name}: {err}") from err
+    except DAMAGE as err:
+        raise Rejected("undecodable_image", f"{name}: {found} header is damaged") from err
+    check_size(image.size, name=name)
+    return image
+
+
+def check_size(size: tuple[int, int], *, name: str) -> None:
+    """Check a declared width and height against the limits.
+
+    Raises:
+        Rejected: `tiny_image` or `huge_image`.
+    """
+    width, height = size
+    if min(size) < MIN_SIDE:
+        raise Rejected("tiny_image", f"{name}: {width} x {height} pixels")
+    if max(size) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise Rejected("huge_image", f"{name}: {width} x {height} pixels")
+
+
+def encode_for_shard(data: bytes, policy: ImagePolicy, *, name: str) -> Encoded:
+    """Return an image as it is stored.
+
+    Args:
+        name: what errors call the image.
+
+    Raises:
+        Rejected: as `read_header`, and `undecodable_image` if the pixels are damaged.
+    """
+    with _opened(io.BytesIO(data), name=name) as opened:
+        found = str(opened.format)
+        pixels, original_size, untouched = _upright_rgb(opened, name=name)
+    target = stored_size(original_size, shorter_side=policy.size)
+    if policy.format == "keep" and untouched and target == original_size and found in _EXTENSIONS:
+        extension = _EXTENSIONS[found]
+        return Encoded(data=data, extension=extension, size=target, original_size=original_size)
+    if target != original_size:
+        pixels = pixels.resize(target, Image.Resampling.BICUBIC)
+    encoded, extension = _encoded(pixels, policy)
+    return Encoded(data=encoded, extension=extension, size=target, original_size=original_size)
+
+
+def _upright_rgb(image: Image.Image, *, name: str) -> tuple[Image.Image, tuple[int, int], bool]:
+    """Return first-frame pixels as upright RGB, their size, and whether they are as stored."""
+    try:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        rgb = flatten(upright)
+    except DAMAGE as err:
+        problem = f"{name}: {image.format} data is damaged: {type(err).__name__}"
+        raise Rejected("undecodable_image", problem) from err
+    return rgb, rgb.size, rgb is upright and upright.size == image.size and _is_upright(image)
+
+
+def _is_upright(image: Image.Image) -> bool:
+    orientation: int = image.getexif().get(0x0112, 1)
+    return orientation == 1
+
+
+def flatten(image: Image.Image) -> Image.Image:
+    """Return an image of any mode as RGB: transparency onto white, 16 bits scaled to 8."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_eight_bits(image)).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+    """Scale 16-bit grey values to 8 bits; float values are taken as 0 to 255."""
+    values = np.asarray(image, dtype=np.float64)
+    if image.mode != "F":
+        values = values / 257
+    return np.clip(np.rint(np.nan_to_num(values)), 0, 255).astype(np.uint8)
+
+
+def stored_size(size: tuple[int, int], *, shorter_side: int) -> tuple[int, int]:
+    """Return width and height after resizing the shorter side, never enlarged, at least 1 pixel."""
+    width, height = size
+    short = min(size)
+    if short <= shorter_side:
+        return size
+    return (
+        max(1, (2 * width * shorter_side + short) // (2 * short)),
+        max(1, (2 * height * shorter_side + short) // (2 * short)),
+    )
+
+
+def _encoded(image: Image.Image, policy: ImagePolicy) -> tuple[bytes, str]:
+    file = io.BytesIO()
+    if policy.format == "png":
+        image.save(file, "PNG")
+        return file.getvalue(), "png"
+    if policy.format == "webp":
+        image.save(file, "WEBP", quality=policy.quality)
+        return file.getvalue(), "webp"
+    image.save(file, "JPEG", quality=policy.quality)
+    return file.getvalue(), "jpg"
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that shape an encoded image's bytes."""
+    names = ("libjpeg_turbo", "jpg", "zlib", "webp", "libtiff")
+    found = {name: features.version(name) for name in names}
+    return {"pillow": pillow_version} | {name: str(v) for name, v in found.items() if v}

@@ -1,0 +1,248 @@
+"""BuildPlan: which dialogue goes into which shard, decided before anything heavy runs.
+
+Input: staged records and the settings that shape bytes. Output: a table of one row per dialogue,
+ordered as they are stored, and the list of shards, each a stretch of that table. A pure function of
+its inputs, named by its digest; everything that executes it gives the same bytes.
+
+Letters in shapes: N records of a source, D dialogues.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from vchat.prep.blend import STATUSES, USED, Blend, RecordColumns
+from vchat.shards.files import written_whole
+
+PLAN_VERSION = 1
+"""Raised whenever equal inputs would give another plan."""
+
+SPLITS = ("train", "eval")
+SCHEMA = pa.schema(
+    [("source", pa.dictionary(pa.int8(), pa.string())), ("rows", pa.list_(pa.int64()))]
+)
+"""`rows` are row numbers of the source's staged records, in order of the dialogue."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedShard:
+    """One shard, which is one task. Counts are upper bounds: writing may reject records."""
+
+    name: str
+    """`train-000000`, without `.tar`."""
+
+    split: str
+    first_number: int
+    """Number of its first sample within the split; leaves room for dialogues that must be split."""
+
+    start: int
+    """Its first dialogue in the plan's table."""
+
+    end: int
+    records: int
+    images: int
+    stored_bytes: int
+    """Estimated."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildPlan:
+    """All decisions of a build."""
+
+    digest: str
+    """SHA-256 over the table and everything else that shapes the shards' bytes."""
+
+    shards: tuple[PlannedShard, ...]
+    table: pa.Table
+    """`SCHEMA`, one row per dialogue."""
+
+    unused: dict[str, dict[str, int]]
+    """Source -> reason code -> records that are in no dialogue."""
+
+    unused_pairs: dict[str, dict[str, int]]
+    """The same for question/answer pairs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Dialogues:
+    """Columns of all dialogues of all sources, each of D values."""
+
+    source: NDArray[np.int64]
+    number: NDArray[np.int64]
+    """Position in its source's blend."""
+
+    is_eval: NDArray[np.bool_]
+    place: NDArray[np.uint64]
+    rounds: NDArray[np.int64]
+    images: NDArray[np.int64]
+    records: NDArray[np.int64]
+    stored_bytes: NDArray[np.int64]
+
+    def taken(self, order: NDArray[np.int64]) -> _Dialogues:
+        """Return the same dialogues in another order."""
+        names = self.__dataclass_fields__
+        return _Dialogues(**{name: getattr(self, name)[order] for name in names})
+
+
+def make_plan(
+    sources: Sequence[RecordColumns],
+    blends: Sequence[Blend],
+    *,
+    shard_bytes: int,
+    settings: Mapping[str, Any],
+) -> BuildPlan:
+    """Place every dialogue in a shard of about `shard_bytes`.
+
+    Args:
+        settings: everything apart from the blend that shapes the shards' bytes, as JSON values.
+
+    Raises:
+        ValueError: if there is no dialogue at all.
+    """
+    dialogues = _in_stored_order(sources, blends)
+    if not len(dialogues.place):
+        raise ValueError("no record is left to build shards of; see the reasons in the report")
+    table = _table(blends, dialogues)
+    shards: list[PlannedShard] = []
+    for split in SPLITS:
+        shards += _shards_of(dialogues, split=split, shard_bytes=shard_bytes)
+    return BuildPlan(
+        digest=_digest(table, shards, settings),
+        shards=tuple(shards),
+        table=table,
+        unused={one.source: _unused(one.status) for one in blends},
+        unused_pairs={
+            one.source: _unused(one.status, weights=columns.num_rounds)
+            for one, columns in zip(blends, sources, strict=True)
+        },
+    )
+
+
+def _in_stored_order(sources: Sequence[RecordColumns], blends: Sequence[Blend]) -> _Dialogues:
+    """Return all dialogues, train first, each side in hash order so that sources are mixed."""
+    parts = [
+        _columns_of(number, columns, one)
+        for number, (columns, one) in enumerate(zip(sources, blends, strict=True))
+    ]
+    names = _Dialogues.__dataclass_fields__
+    together = _Dialogues(
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    )
+    keys = (together.number, together.source, together.place, together.is_eval)
+    return together.taken(np.lexsort(keys))
+
+
+def _columns_of(number: int, columns: RecordColumns, one: Blend) -> _Dialogues:
+    first = one.rows[one.starts[:-1]]
+    return _Dialogues(
+        source=np.full(len(first), number, dtype=np.int64),
+        number=np.arange(len(first), dtype=np.int64),
+        is_eval=one.is_eval,
+        place=columns.place[first],
+        rounds=_sums(columns.num_rounds[one.rows], one.starts),
+        images=_sums(columns.num_images[one.rows], one.starts),
+        records=np.diff(one.starts),
+        stored_bytes=_sums(columns.stored_bytes[one.rows], one.starts),
+    )
+
+
+def _sums(values: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the sum of each stretch of `values`."""
+    totals = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(values, dtype=np.int64)))
+    return np.diff(totals[starts])
+
+
+def _table(blends: Sequence[Blend], dialogues: _Dialogues) -> pa.Table:
+    rows = [
+        blends[source].rows[blends[source].starts[number] : blends[source].starts[number + 1]]
+        for source, number in zip(dialogues.source, dialogues.number, strict=True)
+    ]
+    offsets = np.concatenate(([0], np.cumsum([len(some) for some in rows]))).astype(np.int32)
+    flat = np.concatenate(rows).astype(np.int64)
+    names = pa.array([one.source for one in blends])
+    source = pa.DictionaryArray.from_arrays(pa.array(dialogues.source.astype(np.int8)), names)
+    return pa.Table.from_arrays(
+        [source, pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))], schema=SCHEMA
+    )
+
+
+def _shards_of(dialogues: _Dialogues, *, split: str, shard_bytes: int) -> list[PlannedShard]:
+    """Cut one side into shards of nearly equal estimated size, at most `shard_bytes` on average."""
+    mine = np.flatnonzero(dialogues.is_eval == (split == "eval"))
+    if not len(mine):
+        return []
+    sizes = dialogues.stored_bytes[mine]
+    before = np.cumsum(sizes) - sizes
+    num_shards = int(-(-sizes.sum() // shard_bytes))
+    shard = before * num_shards // max(1, int(sizes.sum()))
+    edges = [*np.flatnonzero(np.diff(shard, prepend=-1)).tolist(), len(mine)]
+    numbers = np.concatenate(([0], np.cumsum(dialogues.rounds[mine])))
+    return [
+        PlannedShard(
+            name=f"{split}-{position:06d}",
+            split=split,
+            first_number=int(numbers[start]),
+            start=int(mine[0]) + start,
+            end=int(mine[0]) + end,
+            records=int(dialogues.records[mine[start:end]].sum()),
+            images=int(dialogues.images[mine[start:end]].sum()),
+            stored_bytes=int(sizes[start:end].sum()),
+        )
+        for position, (start, end) in enumerate(pairwise(edges))
+    ]
+
+
+def _unused(
+    status: NDArray[np.int8], *, weights: NDArray[np.int64] | None = None
+) -> dict[str, int]:
+    counts = np.bincount(status, weights=weights, minlength=len(STATUSES))
+    return {
+        reason: int(counts[number])
+        for number, reason in enumerate(STATUSES)
+        if number != USED and counts[number]
+    }
+
+
+def _digest(table: pa.Table, shards: Sequence[PlannedShard], settings: Mapping[str, Any]) -> str:
+    described = {
+        "plan_version": PLAN_VERSION,
+        "shards": [asdict(shard) for shard in shards],
+        "settings": settings,
+    }
+    hasher = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    hasher.update(",".join(table["source"].cast(pa.string()).to_pylist()).encode())
+    lists = table["rows"].combine_chunks()
+    hasher.update(np.asarray(lists.offsets).tobytes())
+    hasher.update(np.asarray(lists.values).tobytes())
+    return hasher.hexdigest()
+
+
+def write_plan(plan: BuildPlan, folder: Path) -> None:
+    """Store a plan as `plan.parquet`; its list of shards is in the file's metadata."""
+    described = {
+        "digest": plan.digest,
+        "shards": [asdict(shard) for shard in plan.shards],
+        "unused": plan.unused,
+        "unused_pairs": plan.unused_pairs,
+    }
+    table = plan.table.replace_schema_metadata({"plan": json.dumps(described)})
+    with written_whole(folder / "plan.parquet") as file:
+        pq.write_table(table, file)
+
+
+def read_plan(folder: Path) -> BuildPlan:
+    """Read what `write_plan` stored."""
+    table = pq.read_table(folder / "plan.parquet")
+    described = json.loads(table.schema.metadata[b"plan"])
+    shards = tuple(PlannedShard(**shard) for shard in described.pop("shards"))
+    return BuildPlan(table=table.replace_schema_metadata(), shards=shards, **described)

@@ -1,0 +1,86 @@
+"""The page that shows a build's report: one file without scripts or outside resources."""
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Build report</title>
+<style>
+  body { font: 15px/1.5 system-ui, sans-serif; color: #1c2430; background: #f6f7f9; margin: 0; }
+  main { max-width: 62rem; margin: 0 auto; padding: 2rem 1rem 4rem; }
+  h1 { font-size: 1.5rem; margin: 0 0 .25rem; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem; }
+  .faint { color: #697586; } code { font-size: .85em; }
+  .cards { display: flex; flex-wrap: wrap; gap: .75rem; margin-top: 1.25rem; }
+  .card { background: #fff; border: 1px solid #e3e7ec; border-radius: 8px; padding: .7rem 1rem; }
+  .card b { display: block; font-size: 1.3rem; font-variant-numeric: tabular-nums; }
+  table { border-collapse: collapse; width: 100%; background: #fff; border: 1px solid #e3e7ec; }
+  th, td { text-align: left; padding: .4rem .7rem; border-bottom: 1px solid #eef1f4; }
+  th { font-weight: 600; background: #fbfcfd; } td { vertical-align: top; }
+  .n { text-align: right; font-variant-numeric: tabular-nums; }
+  details { margin-top: .2rem; } summary { cursor: pointer; color: #3a5bcc; }
+  li { font-size: .85rem; overflow-wrap: anywhere; }
+  .bar { display: inline-block; height: .7rem; background: #7b93e6; border-radius: 2px; }
+  .histograms { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr));
+    gap: 1rem; }
+</style>
+</head>
+<body><main>
+<h1>Build report</h1>
+<div class="faint">plan <code>{{ report.plan[:16] }}</code></div>
+<div class="cards">
+  <div class="card"><b>{{ "{:,}".format(report.shards.shards) }}</b>shards</div>
+  <div class="card"><b>{{ "{:,}".format(report.shards.samples) }}</b>samples</div>
+  <div class="card"><b>{{ "{:,}".format(report.shards.rounds) }}</b>rounds</div>
+  <div class="card"><b>{{ "{:,}".format(report.shards.images) }}</b>images</div>
+  <div class="card"><b>{{ "{:,.1f}".format(report.shards.bytes / 1e6) }} MB</b>on disk</div>
+  <div class="card"><b>{{ "{:,.1f}".format(report.shards.repeated_image_bytes / 1e6) }} MB</b>of
+    images stored again</div>
+</div>
+
+<h2>Every row accounted for</h2>
+<table>
+<tr><th>source</th><th class="n">rows</th><th class="n">rejected rows</th><th class="n">records</th>
+<th class="n">rejected later</th><th class="n">used</th><th class="n">pairs read</th>
+<th class="n">pairs used</th></tr>
+{% for name, one in report.sources.items() %}
+<tr><td>{{ name }}</td>
+<td class="n">{{ "{:,}".format(one.converted["rows"]) }}</td>
+<td class="n">{{ "{:,}".format(one.converted.rejected_rows.counts.values() | sum) }}</td>
+<td class="n">{{ "{:,}".format(one.converted.records) }}</td>
+<td class="n">{{ "{:,}".format(one.rejected_later.counts.values() | sum) }}</td>
+<td class="n"><b>{{ "{:,}".format(one.used_records) }}</b></td>
+<td class="n">{{ "{:,}".format(one.converted.pairs) }}</td>
+<td class="n">{{ "{:,}".format(one.used_pairs) }}</td></tr>
+{% endfor %}
+</table>
+
+<h2>What was rejected, and why</h2>
+{% if rejections %}
+<table>
+<tr><th>source</th><th>reason</th><th class="n">count</th><th>what it means</th></tr>
+{% for line in rejections %}
+<tr><td>{{ line.source }}</td><td><code>{{ line.reason }}</code></td>
+<td class="n">{{ "{:,}".format(line["count"]) }} {{ line.kind }}{{ "s" if line["count"] != 1 }}</td>
+<td>{{ line.meaning }}
+{% if line.examples %}<details><summary>examples</summary><ul>
+{% for example in line.examples %}<li>{{ example }}</li>{% endfor %}
+</ul></details>{% endif %}</td></tr>
+{% endfor %}
+</table>
+{% else %}<p class="faint">Nothing.</p>{% endif %}
+
+<h2>Samples</h2>
+<div class="histograms">
+{% for title, counts in report.histograms.items() %}
+{% set most = counts.values() | max %}
+<table><tr><th class="n">{{ title }}</th><th class="n">samples</th><th></th></tr>
+{% for value, count in counts.items() %}
+<tr><td class="n">{{ value }}</td><td class="n">{{ "{:,}".format(count) }}</td>
+<td><span class="bar" style="width: {{ "%.1f" | format(12 * count / most) }}rem"></span></td></tr>
+{% endfor %}</table>
+{% endfor %}
+</div>
+</main></body>
+</html>
+"""

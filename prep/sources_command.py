@@ -1,0 +1,25 @@
+"""`vchat-prep sources`: every data set, what to download, and the layout that is expected."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("sources", help="List the data sets: what to download, and where to put it.")
+def command() -> None:
+    """Print one block per data set."""
+    from vchat.prep.sources import SOURCES
+
+    for source in SOURCES.values():
+        state = "" if source.rows else "  [its converter comes later: `build` refuses it for now]"
+        click.echo(click.style(source.name, bold=True) + state)
+        click.echo(f"  {source.about}")
+        for need in source.needs:
+            click.echo(f"  {' or '.join(need.paths)}")
+            click.echo(f"      {need.how}")
+        click.echo(f"  licence: {source.licence}\n")
+    click.echo("Paths are below the folder that --data names. Your own data: --datasets NAME=FILE,")
+    click.echo(
+        "a JSON array, JSONL or Parquet of LLaVA-style `conversations` or OpenAI `messages`;"
+    )
+    click.echo("image paths are looked up beside FILE, then below --data.")

@@ -1,0 +1,162 @@
+"""Staged records: what `convert` writes and everything after it reads.
+
+One Parquet file per source, one row per record in annotation order, with the columns that a plan
+needs beside the rounds. Any Arrow tool can look into it. For random access by row number a build
+maps an uncompressed copy into memory (`RecordFile`), which costs no resident memory of its own.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from vchat.shards.dialogue import ImageRef, Record, Round
+from vchat.shards.files import written_whole
+
+ROWS_PER_GROUP = 2048
+"""Records held in memory while writing."""
+
+_IMAGE = pa.struct(
+    [
+        ("key", pa.string()),
+        ("file", pa.string()),
+        ("member", pa.string()),
+        ("offset", pa.int64()),
+        ("size_bytes", pa.int64()),
+    ]
+)
+_ROUND = pa.struct(
+    [("images", pa.list_(_IMAGE)), ("question", pa.string()), ("answer", pa.string())]
+)
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("source", pa.string()),
+        ("file", pa.string()),
+        ("record_id", pa.string()),
+        ("licence", pa.string()),
+        ("num_rounds", pa.int32()),
+        ("text_bytes", pa.int64()),
+        ("image_keys", pa.list_(pa.string())),
+        ("image_sizes", pa.list_(pa.int32())),
+        ("image_bytes", pa.int64()),
+        ("rounds", pa.list_(_ROUND)),
+    ]
+)
+"""`image_sizes` is w0, h0, w1, h1 ... by the headers; `image_bytes` the sum of the files' sizes."""
+
+PLAN_COLUMNS = ("key", "num_rounds", "text_bytes", "image_keys", "image_sizes", "image_bytes")
+
+
+def staged_row(
+    record: Record, *, sizes: Sequence[tuple[int, int]], image_bytes: int
+) -> dict[str, Any]:
+    """Return one record as a row of `SCHEMA`; `sizes` are those of `record.images`, in order."""
+    texts = [text for round_ in record.rounds for text in (round_.question, round_.answer)]
+    return {
+        "key": record.key,
+        "source": record.source,
+        "file": record.file,
+        "record_id": record.record_id,
+        "licence": record.licence,
+        "num_rounds": len(record.rounds),
+        "text_bytes": sum(len(text.encode()) for text in texts),
+        "image_keys": [image.key for image in record.images],
+        "image_sizes": [side for size in sizes for side in size],
+        "image_bytes": image_bytes,
+        "rounds": [_round_row(round_) for round_ in record.rounds],
+    }
+
+
+def _round_row(round_: Round) -> dict[str, Any]:
+    images = [
+        {name: getattr(image, name) for name in ("key", "file", "member", "offset", "size_bytes")}
+        for image in round_.images
+    ]
+    return {"images": images, "question": round_.question, "answer": round_.answer}
+
+
+def record_from_row(row: dict[str, Any]) -> Record:
+    """Return the record that `staged_row` was given."""
+    rounds = tuple(
+        Round(
+            images=tuple(ImageRef(**image) for image in one["images"]),
+            question=one["question"],
+            answer=one["answer"],
+        )
+        for one in row["rounds"]
+    )
+    names = ("key", "source", "file", "record_id", "licence")
+    return Record(rounds=rounds, **{name: row[name] for name in names})
+
+
+def write_staged(path: Path, rows: Iterable[dict[str, Any]]) -> int:
+    """Write rows as one Parquet file, whole; returns how many there were.
+
+    Memory: `ROWS_PER_GROUP` rows.
+    """
+    count = 0
+    rows = iter(rows)
+    with written_whole(path) as file, pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
+        while group := list(islice(rows, ROWS_PER_GROUP)):
+            writer.write_table(pa.Table.from_pylist(group, schema=SCHEMA))
+            count += len(group)
+    return count
+
+
+def plan_columns(path: Path) -> Iterator[dict[str, list[Any]]]:
+    """Yield the columns a plan needs, a group of rows at a time."""
+    with pq.ParquetFile(path) as parquet:
+        for batch in parquet.iter_batches(batch_size=ROWS_PER_GROUP, columns=list(PLAN_COLUMNS)):
+            yield batch.to_pydict()
+
+
+class RecordFile:
+    """Records of one staged file by row number."""
+
+    def __init__(self, path: Path):
+        """Map `path`, as made by `write_record_file`, into memory."""
+        self._map = pa.memory_map(str(path))
+        reader = pa.ipc.open_file(self._map)
+        self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        self._starts = [0]
+        for batch in self._batches:
+            self._starts.append(self._starts[-1] + batch.num_rows)
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __enter__(self) -> RecordFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._batches = []
+        self._map.close()
+
+    def record(self, row: int) -> Record:
+        """Return the record of one row, counted from 0 in file order."""
+        number = bisect.bisect_right(self._starts, row) - 1
+        batch = self._batches[number].slice(row - self._starts[number], 1)
+        return record_from_row(batch.to_pylist()[0])
+
+
+def write_record_file(staged: Path, path: Path) -> None:
+    """Copy a staged Parquet file into the uncompressed form that `RecordFile` maps."""
+    with (
+        pq.ParquetFile(staged) as parquet,
+        written_whole(path) as file,
+        pa.ipc.new_file(file, parquet.schema_arrow) as writer,
+    ):
+        for batch in parquet.iter_batches(batch_size=ROWS_PER_GROUP):
+            writer.write_batch(batch)

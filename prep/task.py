@@ -1,0 +1,256 @@
+"""One task of a build: write one whole shard, from the plan and the job that are in a folder.
+
+A task needs the work folder and the shard's number, nothing else, so any process on any machine
+that sees the folders can run any task, again and in any order, with the same result. It leaves the
+shard and, last, a result file beside the plan; a task whose result is there is done.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from vchat.prep.assemble import Assembler, PreparedRecord
+from vchat.prep.image_files import ImageFiles
+from vchat.prep.images import Encoded, ImagePolicy, encode_for_shard
+from vchat.prep.plan import BuildPlan, PlannedShard, read_plan
+from vchat.prep.rejected import Reasons, Rejected
+from vchat.prep.staged import RecordFile
+from vchat.shards.codec import Sample, StoredImage
+from vchat.shards.dialogue import ImageRef, Record
+from vchat.shards.files import written_whole
+from vchat.shards.manifest import FinishedShard, finished_shard
+from vchat.shards.template import template_named
+from vchat.shards.tokens import TextTokenizer
+from vchat.shards.writer import ROW_SCHEMA, write_shard
+
+RECENT_IMAGES = 1024
+"""Encoded images that a process keeps, for records that show the same photograph."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFiles:
+    """Where one source's records and images lie."""
+
+    records: str
+    """Path of the file that `staged.RecordFile` maps."""
+
+    roots: tuple[str, ...]
+    """Folders below which its images are looked up, in order."""
+
+    folders: tuple[str, ...]
+    """Image folders that the source names itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What all tasks of a build share, apart from the plan; kept as `job.json`."""
+
+    out: str
+    """Folder of the shards."""
+
+    sources: dict[str, SourceFiles]
+    image: ImagePolicy
+    template: str
+    system: str | None
+    max_tokens: int
+    positions_per_image: int
+
+    def write(self, work: Path) -> None:
+        """Store the job in the work folder."""
+        with written_whole(work / "job.json") as file:
+            file.write(json.dumps(asdict(self), indent=1).encode())
+
+    @classmethod
+    def read(cls, work: Path) -> Job:
+        """Read what `write` stored."""
+        found = json.loads((work / "job.json").read_text(encoding="utf-8"))
+        found["image"] = ImagePolicy(**found["image"])
+        found["sources"] = {name: SourceFiles(**one) for name, one in found["sources"].items()}
+        return cls(**found)
+
+
+@dataclass(kw_only=True)
+class ShardResult:
+    """What became of the records of one shard, by source."""
+
+    used_records: dict[str, int] = field(default_factory=dict)
+    used_pairs: dict[str, int] = field(default_factory=dict)
+    split_dialogues: int = 0
+    """Dialogues that were too long and became several samples."""
+
+    rejected: dict[str, Reasons] = field(default_factory=dict)
+
+    def use(self, record: Record) -> None:
+        """Count one record that is in the shard."""
+        name = record.source
+        self.used_records[name] = self.used_records.get(name, 0) + 1
+        self.used_pairs[name] = self.used_pairs.get(name, 0) + len(record.rounds)
+
+    def reject(self, record: Record, rejected: Rejected) -> None:
+        """Count one record that is not."""
+        reasons = self.rejected.setdefault(record.source, Reasons())
+        reasons.add(rejected, where=record.key, num_pairs=len(record.rounds))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _OpenJob:
+    """A job with its files open, kept by a process for all its tasks."""
+
+    job: Job
+    plan: BuildPlan
+    assembler: Assembler
+    records: dict[str, RecordFile]
+    image: Callable[[str, ImageRef], Encoded]
+
+
+@lru_cache(maxsize=1)
+def _open_job(work: Path) -> _OpenJob:
+    job = Job.read(work)
+    readers = {
+        name: ImageFiles([Path(root) for root in one.roots], folders=one.folders)
+        for name, one in job.sources.items()
+    }
+
+    @lru_cache(maxsize=RECENT_IMAGES)
+    def image(source: str, ref: ImageRef) -> Encoded:
+        return encode_for_shard(readers[source].read(ref), job.image, name=ref.file)
+
+    return _OpenJob(
+        job=job,
+        plan=read_plan(work),
+        assembler=Assembler(
+            tokenizer=TextTokenizer.load(work / "tokenizer"),
+            template=template_named(job.template, system=job.system),
+            max_tokens=job.max_tokens,
+            positions_per_image=job.positions_per_image,
+        ),
+        records={name: RecordFile(Path(one.records)) for name, one in job.sources.items()},
+        image=image,
+    )
+
+
+def run_task(work: Path, number: int, *, on_dialogue: Callable[[], None]) -> None:
+    """Write the shard of that number in the plan, unless its result is there already.
+
+    Args:
+        on_dialogue: called after each dialogue, for progress.
+
+    Raises:
+        OSError: if the disk is full or an image cannot be read for a reason of the machine's.
+    """
+    opened = _open_job(work)
+    shard = opened.plan.shards[number]
+    path = Path(opened.job.out) / f"{shard.name}.tar"
+    if read_result(work, shard, out=path.parent) is not None:
+        return
+    result = ShardResult()
+    samples = _samples(opened, shard, result=result, on_dialogue=on_dialogue)
+    rows = write_shard(path, samples, first_number=shard.first_number)
+    if not rows.num_rows:
+        path.unlink()
+    _write_result(work, shard, path=path, rows=rows, result=result)
+
+
+def _samples(
+    opened: _OpenJob, shard: PlannedShard, *, result: ShardResult, on_dialogue: Callable[[], None]
+) -> Iterator[Sample]:
+    for row in opened.plan.table.slice(shard.start, shard.end - shard.start).to_pylist():
+        source = row["source"]
+        records = [opened.records[source].record(number) for number in row["rows"]]
+        yield from _dialogue(opened, records, split=shard.split, result=result)
+        on_dialogue()
+
+
+def _dialogue(
+    opened: _OpenJob, records: Sequence[Record], *, split: str, result: ShardResult
+) -> list[Sample]:
+    """Return the samples of one dialogue; a record that cannot be used leaves it."""
+    prepared, rejected_keys = [], set()
+
+    def reject(record: Record, rejected: Rejected) -> None:
+        rejected_keys.add(record.key)
+        result.reject(record, rejected)
+
+    for record in records:
+        try:
+            images = tuple(_stored(opened, record.source, ref) for ref in record.images)
+        except Rejected as rejected:
+            reject(record, rejected)
+        else:
+            prepared.append(PreparedRecord(record=record, images=images))
+    samples = list(opened.assembler.samples(prepared, split=split, on_rejected=reject))
+    for record in records:
+        if record.key not in rejected_keys:
+            result.use(record)
+    result.split_dialogues += len(samples) > 1
+    return samples
+
+
+def _stored(opened: _OpenJob, source: str, ref: ImageRef) -> StoredImage:
+    encoded = opened.image(source, ref)
+    return StoredImage(
+        key=ref.key,
+        data=encoded.data,
+        extension=encoded.extension,
+        size=encoded.size,
+        original_size=encoded.original_size,
+    )
+
+
+def _results_folder(work: Path) -> Path:
+    return work / "results"
+
+
+def _write_result(
+    work: Path, shard: PlannedShard, *, path: Path, rows: pa.Table, result: ShardResult
+) -> None:
+    """Store index rows, then the result, whose presence means that the task is done."""
+    folder = _results_folder(work)
+    with written_whole(folder / f"{shard.name}.parquet") as file:
+        pq.write_table(rows, file)
+    found: dict[str, Any] = {
+        "used_records": result.used_records,
+        "used_pairs": result.used_pairs,
+        "split_dialogues": result.split_dialogues,
+        "rejected": {name: reasons.as_json() for name, reasons in result.rejected.items()},
+        "bytes": 0,
+        "sha256": "",
+    }
+    if rows.num_rows:
+        finished = finished_shard(path, split=shard.split, rows=rows)
+        found |= {"bytes": finished.size_bytes, "sha256": finished.sha256}
+    with written_whole(folder / f"{shard.name}.json") as file:
+        file.write(json.dumps(found).encode())
+
+
+def read_result(
+    work: Path, shard: PlannedShard, *, out: Path
+) -> tuple[ShardResult, FinishedShard | None] | None:
+    """Return what a finished task left, or None if it is not done.
+
+    The shard is None if no record of it could be used.
+    """
+    file = _results_folder(work) / f"{shard.name}.json"
+    if not file.exists():
+        return None
+    found = json.loads(file.read_text(encoding="utf-8"))
+    tar = out / f"{shard.name}.tar"
+    size_bytes, sha256 = found.pop("bytes"), found.pop("sha256")
+    if size_bytes and not (tar.exists() and tar.stat().st_size == size_bytes):
+        return None
+    rejected = {name: Reasons.from_json(one) for name, one in found.pop("rejected").items()}
+    result = ShardResult(rejected=rejected, **found)
+    if not size_bytes:
+        return result, None
+    rows = pq.read_table(file.with_suffix(".parquet")).cast(ROW_SCHEMA)
+    finished = FinishedShard(
+        name=tar.name, split=shard.split, size_bytes=size_bytes, sha256=sha256, rows=rows
+    )
+    return result, finished

@@ -1,0 +1,116 @@
+"""Images come out upright, opaque and of the right size; damaged ones are rejected."""
+
+import contextlib
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from raw_data import IMAGES, drawn, encoded, exif_rotated, palette_png, sixteen_bit_png
+from vchat.prep.images import ImagePolicy, encode_for_shard, read_header, sniff, stored_size
+from vchat.prep.rejected import Rejected
+
+PNG = ImagePolicy(size=24, format="png")
+
+
+def pixels(data: bytes) -> np.ndarray:
+    image = Image.open(io.BytesIO(data))
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def test_the_shorter_side_is_resized_and_never_enlarged():
+    assert stored_size((640, 480), shorter_side=224) == (299, 224)
+    assert stored_size((480, 640), shorter_side=224) == (224, 299)
+    assert stored_size((100, 80), shorter_side=224) == (100, 80)
+    assert stored_size((30_000, 2), shorter_side=1) == (15_000, 1)
+
+
+def test_an_exif_rotation_is_applied():
+    stored = encode_for_shard(exif_rotated(0), ImagePolicy(size=36, format="png"), name="a")
+    assert stored.size == stored.original_size == (36, 48)
+    assert pixels(stored.data)[2, -2].max() < 100, "the dark corner is now at the top right"
+
+
+def test_transparency_becomes_white():
+    stored = encode_for_shard(palette_png(0), ImagePolicy(size=36, format="png"), name="a")
+    found = pixels(stored.data)
+    corner, rest = found[1, 1], found[20, 40]
+    assert (corner == 255).all()
+    assert rest.argmax() == 0
+    assert rest[0] > 200 > 60 > rest[1]
+
+
+def test_sixteen_bits_are_scaled_to_eight():
+    stored = encode_for_shard(sixteen_bit_png(), ImagePolicy(size=36, format="png"), name="a")
+    row = pixels(stored.data)[10]
+    assert row[0].tolist() == [0, 0, 0]
+    assert row[-1].tolist() == [255, 255, 255]
+    assert abs(int(row[24, 0]) - 130) < 4
+
+
+def test_a_gif_gives_its_first_frame():
+    frames = [drawn(0), drawn(2)]
+    gif = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    stored = encode_for_shard(gif, PNG, name="a")
+    assert pixels(stored.data)[20, 25].argmax() == 0
+
+
+@pytest.mark.parametrize("format, extension", [("jpeg", "jpg"), ("webp", "webp"), ("png", "png")])
+def test_each_format_gives_what_its_extension_says(format, extension):
+    stored = encode_for_shard(encoded(drawn(1)), ImagePolicy(size=24, format=format), name="a")
+    assert stored.extension == extension
+    assert sniff(stored.data[:16]) == format.upper()
+    assert Image.open(io.BytesIO(stored.data)).size == stored.size == (32, 24)
+
+
+def test_keep_stores_the_source_bytes_if_nothing_must_change():
+    policy = ImagePolicy(size=36, format="keep")
+    plain, rotated = encoded(drawn(1)), exif_rotated(1)
+    assert encode_for_shard(plain, policy, name="a").data == plain
+    assert encode_for_shard(rotated, policy, name="a").data != rotated
+    assert encode_for_shard(plain, ImagePolicy(size=24, format="keep"), name="a").size == (32, 24)
+
+
+def test_cmyk_and_grey_become_rgb():
+    for mode in ("CMYK", "L"):
+        stored = encode_for_shard(encoded(drawn(4).convert(mode)), PNG, name="a")
+        assert pixels(stored.data).shape == (24, 32, 3)
+
+
+@pytest.mark.parametrize(
+    "kind, reason",
+    [("tiny", "tiny_image"), ("huge", "huge_image"), ("text", "undecodable_image")],
+)
+def test_what_the_header_shows_is_rejected_before_decoding(kind, reason):
+    data = IMAGES[kind](0)
+    with pytest.raises(Rejected) as caught:
+        read_header(io.BytesIO(data), num_bytes=len(data), name="a.jpg")
+    assert caught.value.reason == reason
+
+
+def test_a_truncated_picture_shows_only_when_it_is_decoded():
+    data = IMAGES["truncated"](0)
+    assert read_header(io.BytesIO(data), num_bytes=len(data), name="a").size == (640, 480)
+    with pytest.raises(Rejected, match="undecodable_image"):
+        encode_for_shard(data, PNG, name="a")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_damage_anywhere_is_a_rejection_and_nothing_else():
+    rng = np.random.default_rng(0)
+    sources = [IMAGES[kind](1) for kind in ("good", "gif", "png16", "palette", "exif")]
+    sources += [encoded(drawn(1), format) for format in ("WEBP", "BMP", "TIFF")]
+    for data in sources:
+        for _ in range(40):
+            damaged = bytearray(data)
+            for place in rng.integers(0, len(data), size=8):
+                damaged[place] = rng.integers(256)
+            with contextlib.suppress(Rejected):
+                assert min(encode_for_shard(bytes(damaged), PNG, name="a").size) > 0
+
+
+@pytest.mark.parametrize("bad", [{"size": 1}, {"quality": 0}, {"quality": 101}])
+def test_a_policy_outside_its_range_is_refused(bad):
+    with pytest.raises(ValueError, match="want"):
+        ImagePolicy(**bad)

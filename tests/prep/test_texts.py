@@ -1,0 +1,88 @@
+"""Texts keep their words, lines and odd characters; placeholders leave nothing behind."""
+
+import pytest
+from vchat.prep.json_stream import DAMAGED
+from vchat.prep.rejected import Rejected
+from vchat.prep.sources.texts import (
+    checked_text,
+    filled_rounds,
+    paired,
+    placed_rounds,
+    without_placeholders,
+)
+from vchat.shards.dialogue import ImageRef
+
+IMAGE = ImageRef(key="k:1", file="1.jpg")
+
+
+@pytest.mark.parametrize(
+    "text, wanted, count",
+    [
+        ("<image>\nWhat is it?", "What is it?", 1),
+        ("What is it?\n<image>", "What is it?", 1),
+        ("<image>What?", "What?", 1),
+        ("One\n<image>\nTwo", "One\nTwo", 1),
+        ("a <image> b", "a b", 1),
+        ("a<image>b", "a b", 1),
+        ("<image>\n<image>\nCompare.", "Compare.", 2),
+        ("See <image> and <image>", "See and", 2),
+        ("Two\nlines\n\nhere", "Two\nlines\n\nhere", 0),
+        ("<image>\n\tindented", "indented", 1),
+        ("<image>", "", 1),
+    ],
+)
+def test_placeholders_go_without_gluing_words(text, wanted, count):
+    assert without_placeholders(text) == (wanted, count)
+
+
+@pytest.mark.parametrize(
+    "text", ["a\0b", "\u05e9\u05dc\u05d5\u05dd", "\U0001f600", "### Answer:", "</s>"]
+)
+def test_odd_text_is_unaltered(text):
+    assert checked_text(f" {text}\n", what="it") == text
+
+
+@pytest.mark.parametrize(
+    "value, reason",
+    [(None, "bad_row"), (3, "bad_row"), ("\ud800", "bad_text"), (f"a{DAMAGED}", "bad_text")],
+)
+def test_what_is_no_text_is_rejected(value, reason):
+    with pytest.raises(Rejected) as caught:
+        checked_text(value, what="it")
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    "roles", [["gpt", "human"], ["human"], ["human", "human"], ["human", "gpt", "human"]]
+)
+def test_roles_must_alternate_and_end_with_an_answer(roles):
+    with pytest.raises(Rejected, match="bad_role_order"):
+        paired([(role, "x") for role in roles], user="human", assistant="gpt")
+
+
+def test_images_go_to_the_rounds_that_show_them():
+    other = ImageRef(key="k:2", file="2.jpg")
+    pairs = [("<image>\nOne?", "1"), ("Both?", "2"), ("<image>\nTwo?", "3")]
+    rounds = placed_rounds(pairs, [IMAGE, other])
+    assert [round_.images for round_ in rounds] == [(IMAGE,), (), (other,)]
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [("Absent?", "a")],
+        [("<image> twice <image>?", "a")],
+        [("<image>\nIn the answer?", "<image>")],
+    ],
+)
+def test_placeholders_that_do_not_fit_the_images_are_rejected(pairs):
+    with pytest.raises(Rejected, match="placeholder_mismatch"):
+        placed_rounds(pairs, [IMAGE])
+
+
+def test_a_pair_with_an_empty_text_is_left_out_and_counted():
+    rounds, left_out = filled_rounds([("", "a"), ("Q?", " "), ("Who?", "Ann")], [IMAGE])
+    assert [(round_.question, round_.images) for round_ in rounds] == [("Who?", (IMAGE,))]
+    assert left_out == {"empty_text": 2}
+    with pytest.raises(Rejected, match="empty_text"):
+        filled_rounds([("Q?", "")], [IMAGE])
