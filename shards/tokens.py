@@ -151,6 +151,14 @@ class TextTokenizer:
         end = self._tokenizer.decode([self.end_id], skip_special_tokens=False)
         return str(decoded).removeprefix(end)
 
+    def round_trip(self, text: str) -> str:
+        """Return what decoding gives back for text inside a dialogue.
+
+        That is the text itself, unless the tokenizer normalizes or lacks some of it.
+        """
+        encoded = self.encode([Text("\n"), Text(text, supervised=True)])
+        return self.decode(encoded.ids[encoded.supervised].tolist())
+
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json`, `tokenizer_config.json` and `fingerprint.json` into folder.
 

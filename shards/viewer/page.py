@@ -1,0 +1,119 @@
+"""One self-contained page of a shard set: a summary, then dialogues as the model reads them.
+
+Everything on it comes from data and is escaped by jinja2; the page carries its images as data
+URIs, loads nothing, and its content security policy lets it load nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pyarrow as pa
+from vchat.shards.codec import Sample, StoredImage
+from vchat.shards.files import written_whole
+from vchat.shards.inspection import Run, overview, runs, selected, visible
+from vchat.shards.manifest import ShardSet
+from vchat.shards.terminal import size
+
+MEDIA_TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownDialogue:
+    """One sample, prepared for the page."""
+
+    sample: Sample
+    runs: list[Run]
+    """What the model reads, in order."""
+
+    place: str
+    """Shard and stem."""
+
+    num_text_tokens: int
+    num_supervised: int
+
+
+def write_page(
+    path: Path, shards: ShardSet, *, num: int, split: str | None, source: str | None
+) -> int:
+    """Write the page whole; returns how many dialogues it shows.
+
+    Args:
+        path: The HTML file.
+        shards: The set.
+        num: Dialogues at most, taken evenly from every source.
+        split: Only this one, None for all.
+        source: Only this one, None for all.
+    """
+    rows = selected(shards, split=split, source=source)
+    chosen = chosen_rows(rows, num=num)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("vchat.shards", "viewer"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "visible": visible,
+        "size": size,
+        "data_uri": data_uri,
+        "pretty": _pretty,
+    }
+    stream = environment.get_template("page.html").stream(
+        overview=overview(shards, split=split, source=source),
+        recipe=shards.manifest.get("recipe"),
+        sources=sorted(set(rows["source"].cast(pa.string()).to_pylist())),
+        dialogues=_shown(shards, rows, chosen),
+        num_dialogues=len(chosen),
+    )
+    with written_whole(path) as file:
+        stream.dump(file, encoding="utf-8")
+    return len(chosen)
+
+
+def chosen_rows(rows: pa.Table, *, num: int) -> list[int]:
+    """Return at most `num` row numbers, ascending: as evenly over sources as they allow.
+
+    Within a source they are evenly spaced, so the choice depends on the rows alone.
+    """
+    sources = rows["source"].cast(pa.string()).to_numpy(zero_copy_only=False)
+    of_source = [np.flatnonzero(sources == name) for name in np.unique(sources)]
+    chosen: list[int] = []
+    # The smallest source first: what it cannot fill goes to the others.
+    for position, found in enumerate(sorted(of_source, key=len)):
+        share = min(len(found), (num - len(chosen)) // (len(of_source) - position))
+        spaced = np.arange(share) * len(found) // max(share, 1)
+        chosen += found[spaced].tolist()
+    return sorted(chosen)
+
+
+def data_uri(image: StoredImage) -> str:
+    """Return an image as a URI that holds it."""
+    return f"data:{MEDIA_TYPES[image.extension]};base64,{base64.b64encode(image.data).decode()}"
+
+
+def _pretty(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def _shown(shards: ShardSet, rows: pa.Table, chosen: list[int]) -> Iterator[ShownDialogue]:
+    """Read one dialogue at a time: the page is written as they are read."""
+    tokenizer = shards.tokenizer()
+    for number in chosen:
+        row: dict[str, Any] = rows.slice(number, 1).to_pylist()[0]
+        sample = shards.read_sample(row)
+        yield ShownDialogue(
+            sample=sample,
+            runs=runs(sample, tokenizer),
+            place=f"{shards.shard_name(row)} {row['stem']}",
+            num_text_tokens=row["text_tokens"],
+            num_supervised=row["supervised_tokens"],
+        )
