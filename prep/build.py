@@ -28,7 +28,6 @@ from vchat.prep.image_files import ImageFiles
 from vchat.prep.images import library_versions
 from vchat.prep.plan import BuildPlan, PlannedShard, make_plan, read_plan, write_plan
 from vchat.prep.pool import run_tasks
-from vchat.prep.progress import progress
 from vchat.prep.recipe import Recipe, SourceChoice, for_manifest, size_in_bytes
 from vchat.prep.sources import SOURCES, source_named
 from vchat.prep.sources.own import own_source
@@ -37,6 +36,7 @@ from vchat.prep.staged import plan_columns, write_record_file
 from vchat.prep.task import Job, ShardResult, SourceFiles, read_result
 from vchat.shards.command import WrongUse
 from vchat.shards.manifest import FinishedShard, publish
+from vchat.shards.progress import progress
 from vchat.shards.template import VisualChatTemplate, template_named
 from vchat.shards.tokens import TextTokenizer
 
