@@ -1,0 +1,185 @@
+"""Every kind of damage is found, and named: file, sample, what was found and what was wanted."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from toy import toy_image, toy_manifest, toy_sample, toy_shards, toy_tokenizer
+from vchat.shards.codec import Sample
+from vchat.shards.manifest import finished_shard, open_shards, publish
+from vchat.shards.tokens import TextTokenizer
+from vchat.shards.verification import verify
+from vchat.shards.writer import write_shard
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    return toy_shards(tmp_path_factory.mktemp("verified") / "set", num_samples=6)
+
+
+@pytest.fixture
+def copied(published, tmp_path):
+    return shutil.copytree(published.folder, tmp_path / "set")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(published):
+    return published.tokenizer()
+
+
+def defects(folder) -> list[str]:
+    return [str(defect) for defect in verify(open_shards(folder), shard_done=lambda done: None)]
+
+
+def published_sample(folder, sample: Sample, tokenizer: TextTokenizer) -> None:
+    """Publish a set of this one sample, its checksums all in order."""
+    rows = write_shard(folder / "train-000000.tar", [sample], first_number=0)
+    shard = finished_shard(folder / "train-000000.tar", split="train", rows=rows)
+    publish(folder, manifest_without_shards=toy_manifest(), shards=[shard], tokenizer=tokenizer)
+
+
+def flip(path, offset: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 0x40
+    path.write_bytes(data)
+
+
+def member_offset(folder, number: int, name: str) -> int:
+    members = open_shards(folder).index().to_pylist()[number]["members"]
+    return next(member["offset"] for member in members if member["name"] == name)
+
+
+def test_a_sound_set_has_no_defect(published):
+    done = []
+    assert list(verify(published, shard_done=done.append)) == []
+    assert done == [1, 1, 1]
+
+
+def test_a_flipped_bit_in_an_image_is_found_in_file_and_member(copied):
+    flip(copied / "train-000000.tar", member_offset(copied, 1, "0.jpg") + 60)
+    found = defects(copied)
+    assert found[0].startswith("train-000000.tar: sha256: found '")
+    assert found[1].startswith("train-000000.tar, sample 000000001 (toy2/1): member 0.jpg: found {")
+    assert len(found) == 2
+
+
+def test_a_truncated_shard_is_found_and_names_the_samples_it_lost(copied):
+    path = copied / "train-000000.tar"
+    path.write_bytes(path.read_bytes()[: member_offset(copied, 3, "json") + 10])
+    found = "\n".join(defects(copied))
+    assert "train-000000.tar: size: found" in found
+    assert "train-000000.tar: tar: found unexpected end of data" in found
+    assert "sample 000000003 (toy2/3): tar entries: found none, wanted a sample" in found
+    assert "sample 000000004 (toy/4): tar entries: found none" in found
+    assert "sample 000000002" not in found
+
+
+def test_a_missing_shard_is_one_defect(copied):
+    (copied / "eval-000000.tar").unlink()
+    assert len(defects(copied)) == 1
+    assert defects(copied)[0].startswith("eval-000000.tar: file: found nothing")
+
+
+def test_a_shard_that_no_manifest_lists_is_found(copied):
+    shutil.copy(copied / "eval-000000.tar", copied / "eval-000001.tar")
+    assert defects(copied) == ["eval-000001.tar: manifest.json: found no entry, wanted one"]
+
+
+def test_shards_of_equal_size_that_changed_places_are_found(tmp_path, tokenizer):
+    """Sizes agree and every file is sound in itself, so only the index can tell."""
+    folder = toy_shards(tmp_path / "set", num_samples=2, samples_per_shard=1, num_eval=0).folder
+    first, second = folder / "train-000000.tar", folder / "train-000001.tar"
+    a, b = first.read_bytes(), second.read_bytes()
+    first.write_bytes(b)
+    second.write_bytes(a)
+    found = "\n".join(defects(folder))
+    assert "train-000000.tar, sample 000000001: index row: found none, wanted one" in found
+    assert "train-000000.tar, sample 000000000 (toy/0): tar entries: found none" in found
+
+
+def test_a_changed_index_is_found_by_its_digest(copied):
+    flip(copied / "index" / "part-00000.parquet", -9)
+    assert any("index/part-00000.parquet" in defect for defect in defects(copied))
+
+
+def test_another_tokenizer_is_found_naming_both_fingerprints(copied, tmp_path):
+    other = TextTokenizer.load(toy_tokenizer(tmp_path / "other", begin=None))
+    other.save(copied / "tokenizer")
+    (found,) = defects(copied)
+    assert open_shards(copied).manifest["tokenizer"]["fingerprint"] in found
+    assert other.fingerprint in found
+
+
+def test_a_mask_shifted_by_one_is_found_as_text(tmp_path, tokenizer):
+    sample = toy_sample(0, tokenizer, num_images=1)
+    shifted = replace(sample, supervised=np.roll(sample.supervised, -1))
+    published_sample(tmp_path / "set", shifted, tokenizer)
+    (found,) = defects(tmp_path / "set")
+    assert "sample 000000000 (toy/0): supervised text of round 0: found '\\nThe square is " in found
+    assert "wanted 'The square is red.</s>'" in found
+
+
+def test_an_answer_that_is_not_supervised_is_found(tmp_path, tokenizer):
+    sample = toy_sample(0, tokenizer, num_images=2)
+    last = np.flatnonzero(sample.supervised)[-4:]
+    mask = sample.supervised.copy()
+    mask[last] = False
+    published_sample(tmp_path / "set", replace(sample, supervised=mask), tokenizer)
+    (found,) = defects(tmp_path / "set")
+    assert "supervised text of round 1" in found
+
+
+def test_an_answer_without_its_end_token_is_found(tmp_path, tokenizer):
+    sample = toy_sample(0, tokenizer, num_images=2)
+    mask = sample.supervised & (sample.ids != tokenizer.end_id)
+    published_sample(tmp_path / "set", replace(sample, supervised=mask), tokenizer)
+    found = defects(tmp_path / "set")
+    assert [defect.partition(": ")[2].partition(":")[0] for defect in found] == [
+        "supervised text of round 0",
+        "supervised text of round 1",
+    ]
+
+
+def test_a_slot_without_image_is_found(tmp_path, tokenizer):
+    sample = toy_sample(0, tokenizer, num_images=1)
+    ids = sample.ids.copy()
+    ids[5] = tokenizer.image_id
+    published_sample(tmp_path / "set", replace(sample, ids=ids), tokenizer)
+    assert defects(tmp_path / "set") == [
+        "train-000000.tar, sample 000000000 (toy/0): number of <image> ids: found 2, wanted 1"
+    ]
+
+
+def test_an_id_beyond_the_vocabulary_is_found(tmp_path, tokenizer):
+    sample = toy_sample(0, tokenizer, num_images=1)
+    ids = sample.ids.copy()
+    ids[3] = tokenizer.num_ids
+    published_sample(tmp_path / "set", replace(sample, ids=ids), tokenizer)
+    (found,) = defects(tmp_path / "set")
+    assert found.endswith(f"wanted 0 to {tokenizer.num_ids - 1}")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"size": (7, 7)}, r"size of image 0: found (40, 32), wanted (7, 7)"),
+        ({"data": b"not an image"}, "size of image 0: found cannot identify image file"),
+    ],
+)
+def test_an_image_that_is_not_as_stated_is_found(tmp_path, tokenizer, change, message):
+    sample = toy_sample(0, tokenizer, num_images=1)
+    spoilt = replace(sample, images=(replace(toy_image(0), **change),))
+    published_sample(tmp_path / "set", spoilt, tokenizer)
+    (found,) = defects(tmp_path / "set")
+    assert message in found
+
+
+def test_a_long_text_is_shown_where_it_differs(tmp_path, tokenizer):
+    sample = toy_sample(0, tokenizer, num_images=1)
+    answer = "red " * 100 + "end"
+    rounds = (replace(sample.rounds[0], answer=answer),)
+    published_sample(tmp_path / "set", replace(sample, rounds=rounds), tokenizer)
+    (found,) = defects(tmp_path / "set")
+    assert len(found) < 400
+    assert "\n" not in found
