@@ -7,9 +7,10 @@ micro-batch are views of the list, never part of it, so a resumed run may change
 How the order comes about:
 
 1. Shards are ordered by keyed hash and dealt to `lanes` in turn.
-2. Each lane is cut into windows of `shuffle_window_shards` shards; the samples of a window are
-   ordered by keyed hash and packed; the rows of a window are ordered by keyed hash.
-3. Position i of the epoch draws from lane i mod `lanes`; a lane that has run dry is skipped.
+2. Each lane is cut into windows of `shuffle_window_shards` shards; the samples that the epoch
+   draws from a window (`selection.py`) are ordered by keyed hash and packed (`packing.py`).
+3. The rows of a window are ordered by keyed hash, and position i of the epoch draws from lane
+   i mod `lanes` (`row_order.py`); a lane that has run dry is skipped.
 """
 
 from __future__ import annotations
@@ -17,72 +18,24 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from vchat.shards.ordering import Hashes, key_hashes, keyed, sorted_within
+from vchat.shards.ordering import Hashes, keyed, sorted_within
 from vchat.shards.packing import pack
+from vchat.shards.plan_arguments import PlanArguments
 from vchat.shards.plan_index import PlanIndex
+from vchat.shards.row_order import interleaved, places_of_shards
+from vchat.shards.selection import selected
+
+__all__ = ["EpochPlan", "PlanArguments", "dealt", "plan_epoch", "sample_positions"]
 
 Ints = NDArray[np.int64]
 
-PLAN_VERSION = 1
-
-# What a keyed hash is used for.
-_SHARDS, _SAMPLES, _ROWS = 1, 2, 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanArguments:
-    """Everything but the index that a plan depends on. Changing one changes the digest."""
-
-    split: str
-    seed: int
-    epoch: int
-    """From 0. Each epoch has its own order and its own packing."""
-
-    tokens_per_row: int
-    """Positions in a row: text, image slots and padding. Memory grows with it."""
-
-    images_per_row: int
-    """The most images a row may hold."""
-
-    positions_per_image: int
-    shuffle_window_shards: int
-    """Shards whose samples mix, per lane. More: a better shuffle, more open shards."""
-
-    lanes: int = 1
-    """Independent streams of shards; about the number of ranks times readers."""
-
-    on_too_long: Literal["error", "exclude"] = "error"
-    """What to do with a sample that no row can hold; excluded ones are listed in the plan."""
-
-    tail: Literal["pad", "drop"] = "pad"
-    """`pad` fills the last step with zero-weight rows, `drop` leaves its rows out."""
-
-    positions_per_sample: int | None = None
-    """The decoder's longest sequence, if it is shorter than a row."""
-
-    plan_version: int = PLAN_VERSION
-
-    def __post_init__(self) -> None:
-        positive = ("tokens_per_row", "positions_per_image", "shuffle_window_shards", "lanes")
-        for name in positive:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("images_per_row", "epoch"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name, choices in (("on_too_long", ("error", "exclude")), ("tail", ("pad", "drop"))):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
-        if self.plan_version != PLAN_VERSION:
-            raise ValueError(
-                f"plan_version {self.plan_version} is not known; this code makes {PLAN_VERSION}"
-            )
+_SAMPLES = 2
+"""Purpose of the keyed hash that shuffles the samples of a window."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +55,9 @@ class EpochPlan:
 
     excluded: Ints
     """Samples left out because no row can hold them, in index order."""
+
+    num_tombstones: int
+    """Samples left out because `exclude` names them."""
 
     @property
     def num_rows(self) -> int:
@@ -124,10 +80,7 @@ class EpochPlan:
 
     def per_row(self, per_sample: NDArray[np.integer]) -> Ints:
         """Return int64[R], the sum over each row of a value per sample."""
-        if self.num_rows == 0:
-            return np.zeros(0, np.int64)
-        values = per_sample[self.samples].astype(np.int64)
-        return np.add.reduceat(values, self.row_offsets[:-1])
+        return sums(per_sample[self.samples], self.row_offsets)
 
     def row(self, number: int) -> Ints:
         """Return the sample numbers of one row."""
@@ -161,37 +114,39 @@ class EpochPlan:
 def plan_epoch(index: PlanIndex, arguments: PlanArguments) -> EpochPlan:
     """Return the plan of one epoch: a pure function, named by its digest.
 
-    Every sample of the index is in exactly one row, unless no row can hold it.
+    Every sample is in the rows as often as the mix says, once if there is none.
 
     Raises:
-        ValueError: a sample fits no row and `on_too_long` is "error"; names the first of them.
+        ValueError: a sample fits no row and `on_too_long` is "error", or the mix names a source
+            that there is not.
     """
     positions = sample_positions(index, arguments)
-    chosen, excluded = fitting_samples(index, arguments, positions=positions)
-    hashes = key_hashes(index.keys)
+    selection = selected(index, arguments, positions=positions)
     lane, window = places_of_shards(index, arguments)
-    num_windows = int(window.max(initial=0)) + 1
-    group = (lane * num_windows + window)[index.shard[chosen]]
-    sort_keys = keyed(hashes[chosen], seed=arguments.seed, epoch=arguments.epoch, purpose=_SAMPLES)
-    by_group = sorted_within(group, sort_keys)
-    row_offsets, samples = packed_groups(
-        chosen[by_group],
-        group[by_group],
-        positions=positions,
-        num_images=index.num_images,
+    shard = index.shard[selection.samples]
+    group = lane[shard] * (window.max(initial=0) + 1) + window[shard]
+    by_group = order_within_groups(group, selection.hashes, arguments=arguments)
+    samples = selection.samples[by_group]
+    row_offsets, packed = packed_groups(
+        samples, group[by_group], positions=positions, index=index, arguments=arguments
+    )
+    first = packed[row_offsets[:-1]]
+    rows = interleaved(
+        lane[index.shard[samples[first]]],
+        window[index.shard[samples[first]]],
+        hashes=selection.hashes[by_group[first]],
+        cost=sums(index.num_images[samples[packed]], row_offsets),
         arguments=arguments,
     )
-    first = samples[row_offsets[:-1]]
-    row_group = (lane * num_windows + window)[index.shard[first]]
-    rows = interleaved(row_group, hashes[first], num_windows=num_windows, arguments=arguments)
-    row_offsets, samples = reordered(row_offsets, samples, rows=rows)
+    row_offsets, packed = reordered(row_offsets, packed, rows=rows)
     return EpochPlan(
-        digest=digest_of(index.digest, arguments, row_offsets=row_offsets, samples=samples),
+        digest=digest_of(index, arguments, row_offsets=row_offsets, samples=samples[packed]),
         arguments=arguments,
         index=index,
         row_offsets=row_offsets,
-        samples=samples,
-        excluded=excluded,
+        samples=samples[packed],
+        excluded=selection.excluded,
+        num_tombstones=selection.num_tombstones,
     )
 
 
@@ -201,35 +156,10 @@ def sample_positions(index: PlanIndex, arguments: PlanArguments) -> Ints:
     return index.text_tokens + index.image_positions(per_image=per_image)
 
 
-def fitting_samples(
-    index: PlanIndex, arguments: PlanArguments, *, positions: Ints
-) -> tuple[Ints, Ints]:
-    """Return the numbers of the samples that a row can hold, and of those that none can."""
-    longest = min(
-        arguments.tokens_per_row, arguments.positions_per_sample or arguments.tokens_per_row
-    )
-    too_long = (positions > longest) | (index.num_images > arguments.images_per_row)
-    excluded = np.flatnonzero(too_long)
-    if len(excluded) and arguments.on_too_long == "error":
-        first = excluded[0]
-        raise ValueError(
-            f"{len(excluded)} of {len(index)} samples fit no row of {longest} positions and "
-            f"{arguments.images_per_row} images; the first is {index.keys[first]} with "
-            f"{positions[first]} positions and {index.num_images[first]} images "
-            '(on_too_long = "exclude" leaves them out and lists them)'
-        )
-    return np.flatnonzero(~too_long), excluded
-
-
-def places_of_shards(index: PlanIndex, arguments: PlanArguments) -> tuple[Ints, Ints]:
-    """Return the lane and the window within its lane of each shard, int64[shards] both."""
-    num_shards = int(index.shard.max(initial=0)) + 1
-    numbers = np.arange(num_shards, dtype=np.uint64)
-    sort_keys = keyed(numbers, seed=arguments.seed, epoch=arguments.epoch, purpose=_SHARDS)
-    place = np.empty(num_shards, np.int64)
-    place[np.argsort(sort_keys, kind="stable")] = np.arange(num_shards)
-    turn, lane = np.divmod(place, arguments.lanes)
-    return lane, turn // arguments.shuffle_window_shards
+def order_within_groups(group: Ints, hashes: Hashes, *, arguments: PlanArguments) -> Ints:
+    """Return the order int64[D] of draws: group after group, shuffled within each."""
+    sort_keys = keyed(hashes, seed=arguments.seed, epoch=arguments.epoch, purpose=_SAMPLES)
+    return sorted_within(group, sort_keys)
 
 
 def packed_groups(
@@ -237,63 +167,51 @@ def packed_groups(
     group: Ints,
     *,
     positions: Ints,
-    num_images: NDArray[np.int32],
+    index: PlanIndex,
     arguments: PlanArguments,
 ) -> tuple[Ints, Ints]:
-    """Pack each group by itself; return the row offsets and the sample numbers of all rows.
+    """Pack each group by itself; return row offsets and, row after row, places in `samples`.
 
     Args:
         samples: sample numbers, group after group.
         group: the group of each of them, ascending.
-        positions, num_images: of all samples of the index.
+        positions: of all samples of the index.
     """
-    group_starts = np.flatnonzero(np.diff(group)) + 1
     offsets, packed = [np.zeros(1, np.int64)], [np.zeros(0, np.int64)]
-    for members in np.split(samples, group_starts):
+    group_starts = np.flatnonzero(np.diff(group)) + 1
+    for places in np.split(np.arange(len(samples)), group_starts):
+        members = samples[places]
         row_offsets, order = pack(
             positions[members],
-            num_images[members].astype(np.int64),
+            index.num_images[members].astype(np.int64),
             tokens_per_row=arguments.tokens_per_row,
             images_per_row=arguments.images_per_row,
         )
         offsets.append(offsets[-1][-1] + row_offsets[1:])
-        packed.append(members[order])
+        packed.append(places[order])
     return np.concatenate(offsets), np.concatenate(packed)
 
 
-def interleaved(
-    row_group: Ints, hashes: Hashes, *, num_windows: int, arguments: PlanArguments
-) -> Ints:
-    """Return the order of the rows in the epoch, int64[R].
-
-    Within a lane, windows follow each other and the rows of a window are shuffled; then one row
-    from each lane in turn.
-
-    Args:
-        row_group: lane * num_windows + window of each row.
-        hashes: a distinct number per row.
-    """
-    sort_keys = keyed(hashes, seed=arguments.seed, epoch=arguments.epoch, purpose=_ROWS)
-    by_lane = sorted_within(row_group, sort_keys)
-    lane = row_group[by_lane] // num_windows
-    lane_starts = np.searchsorted(lane, np.arange(arguments.lanes))
-    turn = np.arange(len(lane)) - lane_starts[lane]
-    return by_lane[np.lexsort((lane, turn))]
+def sums(values: NDArray[np.integer], row_offsets: Ints) -> Ints:
+    """Return int64[R], the sum of the values of each row."""
+    if len(row_offsets) == 1:
+        return np.zeros(0, np.int64)
+    return np.add.reduceat(values.astype(np.int64), row_offsets[:-1])
 
 
-def reordered(row_offsets: Ints, samples: Ints, *, rows: Ints) -> tuple[Ints, Ints]:
-    """Return row offsets and samples with the rows in another order."""
+def reordered(row_offsets: Ints, places: Ints, *, rows: Ints) -> tuple[Ints, Ints]:
+    """Return row offsets and places with the rows in another order."""
     sizes = np.diff(row_offsets)[rows]
     new_offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
-    within = np.arange(len(samples)) - np.repeat(new_offsets[:-1], sizes)
-    return new_offsets, samples[np.repeat(row_offsets[rows], sizes) + within]
+    within = np.arange(len(places)) - np.repeat(new_offsets[:-1], sizes)
+    return new_offsets, places[np.repeat(row_offsets[rows], sizes) + within]
 
 
 def digest_of(
-    index_digest: str, arguments: PlanArguments, *, row_offsets: Ints, samples: Ints
+    index: PlanIndex, arguments: PlanArguments, *, row_offsets: Ints, samples: Ints
 ) -> str:
     """Return the name of a plan: 64 hexadecimal digits over its arguments and its rows."""
-    described = json.dumps({"index": index_digest, **asdict(arguments)}, sort_keys=True)
+    described = json.dumps({"index": index.digest, **arguments.described()}, sort_keys=True)
     digest = hashlib.sha256(described.encode())
     for rows in (row_offsets, samples):
         digest.update(rows.astype("<i8").data)

@@ -23,7 +23,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from vchat.shards.collate import Batch, LoadedSample, collated
@@ -189,15 +189,18 @@ class Loader:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to the position of a state; iterate anew afterwards.
 
-        `lanes` is taken from the state, because a launch chooses it by its world size. Between
-        epochs all arguments may change.
+        `lanes` and `balanced_rows` are taken from the state, because a launch chooses them by its
+        world size. Between epochs all arguments may change.
 
         Raises:
             ValueError: an argument differs in mid-epoch, or the same arguments give other rows.
         """
         epoch, position = int(state["epoch"]), int(state["position"])
         if position > 0:
-            self.arguments = replace(self.arguments, lanes=int(state["arguments"]["lanes"]))
+            before = state["arguments"]
+            self.arguments = replace(
+                self.arguments, lanes=before["lanes"], balanced_rows=before["balanced_rows"]
+            )
             self._plans.clear()
             self._refuse_changes(state)
         self._epoch, self._position = epoch, position
@@ -220,7 +223,7 @@ class Loader:
 
     def _named_arguments(self) -> dict[str, Any]:
         """The arguments of every epoch's plan, the index among them."""
-        arguments = {"index": self.index.digest, **asdict(self.arguments)}
+        arguments = {"index": self.index.digest, **self.arguments.described()}
         del arguments["epoch"]
         return arguments
 

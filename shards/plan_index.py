@@ -39,11 +39,19 @@ class PlanIndex:
     """int32[sum of num_images, 2], stored width and height, in the order of the samples."""
 
     shard: NDArray[np.int32]
-    """int32[N], the shard's place in the manifest."""
+    """int32[N], the shard's place in the manifest; with several sets, counted on through them."""
+
+    set_of_shard: NDArray[np.int32]
+    """int32[shards], which shard set each shard is of: all 0 if there is one set."""
 
     @classmethod
-    def from_table(cls, table: pa.Table, *, digest: str) -> PlanIndex:
-        """Take the plan columns out of an index table of one split."""
+    def from_table(
+        cls, table: pa.Table, *, digest: str, set_of_shard: NDArray[np.int32] | None = None
+    ) -> PlanIndex:
+        """Take the plan columns out of an index table of one split, of one set if not told."""
+        shard = table["shard"].to_numpy()
+        if set_of_shard is None:
+            set_of_shard = np.zeros(int(shard.max(initial=-1)) + 1, np.int32)
         sources, source = numbered_in_order(table["source"])
         sizes = pc.list_flatten(table["image_sizes"]).to_numpy()
         return cls(
@@ -55,11 +63,17 @@ class PlanIndex:
             supervised_tokens=table["supervised_tokens"].to_numpy(),
             num_images=table["num_images"].to_numpy(),
             image_sizes=sizes.reshape(-1, 2),
-            shard=table["shard"].to_numpy(),
+            shard=shard,
+            set_of_shard=set_of_shard,
         )
 
     def __len__(self) -> int:
         return len(self.text_tokens)
+
+    @property
+    def num_sets(self) -> int:
+        """How many shard sets the samples are of."""
+        return int(self.set_of_shard.max(initial=0)) + 1
 
     def image_positions(self, *, per_image: int) -> Ints:
         """Return int64[N]: how many positions the images of each sample take together."""

@@ -1,0 +1,80 @@
+"""Where rows stand in the epoch: lanes in turn, windows one after the other, equal cost abreast."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from vchat.shards.ordering import Hashes, keyed, sorted_within
+from vchat.shards.plan_arguments import PlanArguments
+from vchat.shards.plan_index import PlanIndex
+
+Ints = NDArray[np.int64]
+
+_SHARDS, _ROWS, _BLOCKS = 1, 3, 5
+"""Purposes of keyed hashes."""
+
+BLOCKS_PER_CHUNK = 64
+"""More: a closer balance across lanes, but rows move further (64 blocks of turns at most)."""
+
+
+def places_of_shards(index: PlanIndex, arguments: PlanArguments) -> tuple[Ints, Ints]:
+    """Return the lane and the window within its lane of each shard, int64[shards] both."""
+    num_shards = len(index.set_of_shard)
+    numbers = np.arange(num_shards, dtype=np.uint64)
+    sort_keys = keyed(numbers, seed=arguments.seed, epoch=arguments.epoch, purpose=_SHARDS)
+    place = np.empty(num_shards, np.int64)
+    place[np.argsort(sort_keys, kind="stable")] = np.arange(num_shards)
+    turn, lane = np.divmod(place, arguments.lanes)
+    return lane, turn // arguments.shuffle_window_shards
+
+
+def interleaved(
+    row_lane: Ints, row_window: Ints, *, hashes: Hashes, cost: Ints, arguments: PlanArguments
+) -> Ints:
+    """Return the order of the rows in the epoch, int64[R].
+
+    Within a lane, windows follow each other and the rows of a window are shuffled; then one row
+    from each lane in turn, so position i draws from lane i mod `lanes` until a lane runs dry.
+
+    Args:
+        hashes: a distinct number per row.
+        cost: what rows that are read abreast should agree in.
+    """
+    sort_keys = keyed(hashes, seed=arguments.seed, epoch=arguments.epoch, purpose=_ROWS)
+    num_windows = int(row_window.max(initial=0)) + 1
+    order = sorted_within(row_lane * num_windows + row_window, sort_keys)
+    lane = row_lane[order]
+    lane_starts = np.searchsorted(lane, np.arange(arguments.lanes))
+    turn = np.arange(len(lane)) - lane_starts[lane]
+    if arguments.balanced_rows > 1:
+        turn = balanced_turns(lane, turn, cost=cost[order], arguments=arguments)
+    return order[np.lexsort((lane, turn))]
+
+
+def balanced_turns(lane: Ints, turn: Ints, *, cost: Ints, arguments: PlanArguments) -> Ints:
+    """Return new turns such that `balanced_rows` positions in a row cost about alike.
+
+    Each lane's rows are cut into chunks; the rows of a chunk are sorted by cost and cut into
+    blocks; the blocks are shuffled, in all lanes alike. So at any turn every lane gives a row of
+    about the same rank in its chunk. It works best if `balanced_rows` is a multiple of `lanes`, or
+    the reverse.
+
+    Args:
+        lane, turn: of each row, sorted by both.
+    """
+    turns_per_block = math.ceil(arguments.balanced_rows / arguments.lanes)
+    turns_per_chunk = turns_per_block * BLOCKS_PER_CHUNK
+    chunk = turn // turns_per_chunk
+    by_cost = np.lexsort((cost, chunk, lane))
+    rank_in_chunk = np.empty(len(turn), np.int64)
+    rank_in_chunk[by_cost] = turn % turns_per_chunk
+    block = chunk * BLOCKS_PER_CHUNK + rank_in_chunk // turns_per_block
+    shuffled = keyed(
+        block.astype(np.uint64), seed=arguments.seed, epoch=arguments.epoch, purpose=_BLOCKS
+    )
+    order = np.lexsort((rank_in_chunk, shuffled, chunk, lane))
+    new_turn = np.empty(len(turn), np.int64)
+    new_turn[order] = turn
+    return new_turn

@@ -1,0 +1,169 @@
+"""Which samples an epoch draws, and how often: exclusions, limits, and the mix of sources."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+from vchat.shards.ordering import Hashes, TextColumn, key_hashes, keyed, mix64
+from vchat.shards.plan_arguments import PlanArguments
+from vchat.shards.plan_index import PlanIndex
+
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+WALK = 4
+"""Purpose of the keyed hash that orders a source's walk."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """The draws of one epoch, in no particular order."""
+
+    samples: Ints
+    """int64[D], sample numbers; a number occurs as often as the epoch draws it."""
+
+    hashes: Hashes
+    """uint64[D], different for every draw, also of one sample."""
+
+    excluded: Ints
+    """Samples that no row can hold, in index order."""
+
+    num_tombstones: int
+    """Samples left out because `exclude` names them."""
+
+
+def selected(index: PlanIndex, arguments: PlanArguments, *, positions: Ints) -> Selection:
+    """Return what an epoch draws.
+
+    Args:
+        positions: int64[N], positions each sample takes in a row.
+
+    Raises:
+        ValueError: a sample fits no row and `on_too_long` is "error"; names the first of them.
+            Or `mix` names a source that the index does not have.
+    """
+    check_names(index, arguments)
+    hashes = sample_hashes(index)
+    tombstones = named(index.keys, hashes=key_hashes(index.keys), names=arguments.exclude)
+    too_long = ~tombstones & over_a_budget(index, arguments, positions=positions)
+    if too_long.any() and arguments.on_too_long == "error":
+        raise ValueError(too_long_message(index, arguments, too_long, positions=positions))
+    usable = ~(tombstones | too_long)
+    samples, cycle = drawn(index, arguments, usable=usable, hashes=hashes)
+    return Selection(
+        samples=samples,
+        hashes=hashes[samples] ^ np.where(cycle > 0, mix64(cycle), np.uint64(0)),
+        excluded=np.flatnonzero(too_long),
+        num_tombstones=int(tombstones.sum()),
+    )
+
+
+def check_names(index: PlanIndex, arguments: PlanArguments) -> None:
+    """Raise if `mix` or `set_weights` speaks about what is not there."""
+    for share in arguments.mix:
+        if share.source not in index.sources:
+            nearest = difflib.get_close_matches(share.source, index.sources, n=1)
+            meant = f"; did you mean {nearest[0]!r}?" if nearest else ""
+            raise ValueError(
+                f"mix names source {share.source!r}, the shards have "
+                f"{', '.join(index.sources)}{meant}"
+            )
+    repeated = len(arguments.mix) - len({share.source for share in arguments.mix})
+    if repeated:
+        raise ValueError(f"mix names {repeated} sources more than once")
+    if arguments.set_weights and len(arguments.set_weights) != index.num_sets:
+        raise ValueError(
+            f"{len(arguments.set_weights)} set_weights for {index.num_sets} shard sets"
+        )
+
+
+def sample_hashes(index: PlanIndex) -> Hashes:
+    """Return uint64[N] from the keys; equal keys in different sets get different hashes."""
+    hashes = key_hashes(index.keys)
+    if index.num_sets == 1:
+        return hashes
+    set_number = index.set_of_shard[index.shard].astype(np.uint64)
+    return hashes ^ np.where(set_number > 0, mix64(~set_number), np.uint64(0))
+
+
+def named(keys: TextColumn, *, hashes: Hashes, names: tuple[str, ...]) -> Mask:
+    """Return bool[N]: which keys are among the names. Names that no sample has are allowed."""
+    found = np.zeros(len(keys), np.bool_)
+    if names:
+        wanted = set(names)
+        candidates = np.flatnonzero(np.isin(hashes, key_hashes(TextColumn.of(names)))).tolist()
+        found[[number for number in candidates if keys[number] in wanted]] = True
+    return found
+
+
+def over_a_budget(index: PlanIndex, arguments: PlanArguments, *, positions: Ints) -> Mask:
+    """Return bool[N]: which samples no row can hold."""
+    longest = longest_sample(arguments)
+    return (positions > longest) | (index.num_images > arguments.images_per_row)
+
+
+def longest_sample(arguments: PlanArguments) -> int:
+    """Return the most positions a sample may take."""
+    row = arguments.tokens_per_row
+    return min(row, arguments.positions_per_sample or row)
+
+
+def too_long_message(
+    index: PlanIndex, arguments: PlanArguments, too_long: Mask, *, positions: Ints
+) -> str:
+    """Say how many samples fit no row, and which is the first."""
+    first = int(np.flatnonzero(too_long)[0])
+    return (
+        f"{too_long.sum()} of {len(index)} samples fit no row of {longest_sample(arguments)} "
+        f"positions and {arguments.images_per_row} images; the first is {index.keys[first]} with "
+        f"{positions[first]} positions and {index.num_images[first]} images "
+        '(on_too_long = "exclude" leaves them out and lists them)'
+    )
+
+
+def drawn(
+    index: PlanIndex, arguments: PlanArguments, *, usable: Mask, hashes: Hashes
+) -> tuple[Ints, Hashes]:
+    """Return the samples an epoch draws, and for each draw how often it was drawn before in it."""
+    if not arguments.mix and not arguments.set_weights:
+        samples = np.flatnonzero(usable)
+        return samples, np.zeros(len(samples), np.uint64)
+    walked = [
+        walk(members, arguments, set_number=set_number, source=source, hashes=hashes)
+        for set_number, source, members in sources_by_set(index, usable=usable)
+    ]
+    samples = np.concatenate([np.zeros(0, np.int64), *(samples for samples, _ in walked)])
+    cycles = np.concatenate([np.zeros(0, np.uint64), *(cycle for _, cycle in walked)])
+    return samples, cycles
+
+
+def sources_by_set(index: PlanIndex, *, usable: Mask) -> Iterator[tuple[int, str, Ints]]:
+    """Yield `(set number, source, its usable samples)` for all that have any."""
+    group = index.set_of_shard[index.shard] * np.int64(len(index.sources)) + index.source
+    for number in np.unique(group[usable]).tolist():
+        set_number, source = divmod(number, len(index.sources))
+        yield set_number, index.sources[source], np.flatnonzero(usable & (group == number))
+
+
+def walk(
+    members: Ints, arguments: PlanArguments, *, set_number: int, source: str, hashes: Hashes
+) -> tuple[Ints, Hashes]:
+    """Return one epoch's draws from a source, and which time round in the epoch each is.
+
+    The draws of all epochs, end to end, go round and round one permutation of the source.
+    """
+    amount = len(members) * arguments.draws_per_sample(set_number=set_number, source=source)
+    share = arguments.share_of(source)
+    if share is not None and share.cap is not None:
+        amount = min(amount, Fraction(share.cap))
+    start, stop = math.floor(arguments.epoch * amount), math.floor((arguments.epoch + 1) * amount)
+    order = keyed(hashes[members], seed=arguments.seed, epoch=0, purpose=WALK)
+    permutation = members[np.argsort(order, kind="stable")]
+    cycle, place = np.divmod(np.arange(start, stop), len(members))
+    return permutation[place], (cycle - start // len(members)).astype(np.uint64)
