@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ class ShownDialogue:
     sample: Sample
     runs: list[Run]
     """What the model reads, in order."""
+
+    num_opening: int
+    """Pieces of the first run that spell the opening, the same in every dialogue: folded."""
 
     place: str
     """Shard and stem."""
@@ -107,13 +111,24 @@ def _pretty(value: object) -> str:
 def _shown(shards: ShardSet, rows: pa.Table, chosen: list[int]) -> Iterator[ShownDialogue]:
     """Read one dialogue at a time: the page is written as they are read."""
     tokenizer = shards.tokenizer()
+    opening = tokenizer.decode(tokenizer.encode(shards.template.opening()).ids.tolist())
     for number in chosen:
         row: dict[str, Any] = rows.slice(number, 1).to_pylist()[0]
         sample = shards.read_sample(row)
+        found = runs(sample, tokenizer)
         yield ShownDialogue(
             sample=sample,
-            runs=runs(sample, tokenizer),
+            runs=found,
+            num_opening=_num_opening(found[0].pieces, opening),
             place=f"{shards.shard_name(row)} {row['stem']}",
             num_text_tokens=row["text_tokens"],
             num_supervised=row["supervised_tokens"],
         )
+
+
+def _num_opening(pieces: Sequence[str], opening: str) -> int:
+    """Return how many pieces spell the opening; 0 if a token reaches across its end."""
+    lengths = list(accumulate(len(piece) for piece in pieces))
+    if len(opening) not in lengths or not "".join(pieces).startswith(opening):
+        return 0
+    return lengths.index(len(opening)) + 1
