@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from vchat.train.config import RunConfig, read_run
-from vchat.train.strict_toml import WrongKeyError
+from vchat.train.config import read_run
 
 _RUN_FILE = click.argument("run_file", metavar="RUN.toml", type=click.Path(path_type=Path))
 _SET = click.option(
@@ -30,7 +29,7 @@ def run(run_file: Path, overrides: tuple[str, ...]) -> None:
         deepspeed --module vchat.train run RUN.toml
         torchrun --nproc-per-node 2 -m vchat.train run RUN.toml
     """
-    config = _read(run_file, overrides)
+    config = read_run(run_file, overrides=overrides)
     from vchat.train.processes import prepare_environment
 
     prepare_environment()
@@ -44,15 +43,7 @@ def run(run_file: Path, overrides: tuple[str, ...]) -> None:
 @_SET
 def plan(run_file: Path, overrides: tuple[str, ...]) -> None:
     """Print what the run will do, before any GPU is rented: steps, tokens, padding, images."""
-    config = _read(run_file, overrides)
+    config = read_run(run_file, overrides=overrides)
     from vchat.train.forecast import print_forecast
 
     print_forecast(config)
-
-
-def _read(run_file: Path, overrides: tuple[str, ...]) -> RunConfig:
-    """Read RUN.toml; a wrong key is wrong use and exits with code 2."""
-    try:
-        return read_run(run_file, overrides=overrides)
-    except WrongKeyError as err:
-        raise click.UsageError(str(err)) from err

@@ -7,7 +7,9 @@ from typing import Any
 from vchat.train.config import RunConfig
 
 
-def deepspeed_dictionary(config: RunConfig, *, world_size: int) -> dict[str, Any]:
+def deepspeed_dictionary(
+    config: RunConfig, *, world_size: int, load_universal: bool = False
+) -> dict[str, Any]:
     """Return what `deepspeed.initialize` wants for this run on `world_size` processes.
 
     The batch numbers only tell DeepSpeed how many micro-batches make a step; which rows they hold
@@ -25,6 +27,7 @@ def deepspeed_dictionary(config: RunConfig, *, world_size: int) -> dict[str, Any
         "zero_optimization": _zero(config),
         "zero_allow_untested_optimizer": True,  # torch's AdamW, at every stage
         "zero_force_ds_cpu_optimizer": False,  # the same, when offloaded: no compiler needed
+        "checkpoint": {"load_universal": load_universal},
         "steps_per_print": 2**31,  # our own log speaks
         "wall_clock_breakdown": False,
     }

@@ -1,108 +1,26 @@
-"""The model of a run, its parameter groups, and the DeepSpeed engine around them."""
+"""The DeepSpeed engine of a run: made, fed one micro-batch, its whole weights collected."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
-
 import deepspeed
 import torch
-import transformers
-from torch import nn
 from vchat.model.visual_chat import VisualChat
-from vchat.train.config import ModelConfig, OptimizerConfig, Part, RunConfig
+from vchat.shards.collate import Batch
+from vchat.train.config import RunConfig
 from vchat.train.deepspeed_config import deepspeed_dictionary
+from vchat.train.parts import parameter_groups, train_only
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def build_model(config: ModelConfig, *, image_token_id: int, num_ids: int, seed: int) -> VisualChat:
-    """Make the model a run starts from, in fp32 on the CPU; equal seeds give equal weights.
-
-    Raises:
-        ValueError: if a folder does not hold such a model.
-    """
-    torch.manual_seed(seed)
-    if config.start_from is not None:
-        return load_model(config.start_from)
-    assert config.decoder is not None  # ModelConfig checks both
-    assert config.tower is not None
-    decoder = _part(config.decoder, transformers.AutoModelForCausalLM, num_ids=num_ids)
-    tower = _part(config.tower, transformers.AutoModel, num_ids=None)
-    return VisualChat.from_parts(
-        tower=tower,
-        decoder=decoder,
-        image_token_id=image_token_id,
-        num_ids=num_ids,
-        attention=config.attention,
-    )
-
-
-def load_model(folder: Path) -> VisualChat:
-    """Load a VisualChat folder, or the model of a checkpoint, in fp32."""
-    inside = folder / "model"
-    place = inside if inside.is_dir() else folder
-    if not (place / "config.json").is_file():
-        raise ValueError(f"{folder}: no model there (config.json is missing)")
-    model: VisualChat = VisualChat.from_pretrained(place, dtype=torch.float32)
-    return model
-
-
-def _part(source: str | dict[str, Any], auto: Any, *, num_ids: int | None) -> nn.Module:
-    """A pretrained module from its folder, or a new one from a table of its configuration."""
-    if isinstance(source, str):
-        if not Path(source).is_dir():
-            raise ValueError(f"{source}: want a folder with a pretrained model, found none")
-        return auto.from_pretrained(source, dtype=torch.float32, local_files_only=True)
-    fields = dict(source)
-    if num_ids is not None:
-        fields["vocab_size"] = num_ids
-    config = transformers.AutoConfig.for_model(fields.pop("model_type"), **fields)
-    return auto.from_config(config, dtype=torch.float32)
-
-
-def train_only(model: VisualChat, parts: Sequence[Part]) -> None:
-    """Freeze everything but the named parts."""
-    model.requires_grad_(False)
-    for part in parts:
-        for parameter in part_parameters(model, part):
-            parameter.requires_grad_(True)
-
-
-def part_parameters(model: VisualChat, part: Part) -> Iterator[nn.Parameter]:
-    """The parameters of one part. `decoder` is what embeddings and head leave of it."""
-    embeddings = model.get_input_embeddings()
-    head = model.get_output_embeddings()
-    if part == "embeddings":
-        yield from embeddings.parameters()
-    elif part == "head":
-        yield from head.parameters()
-    elif part == "projection":
-        yield from model.projection.parameters()
-    elif part == "tower":
-        yield from model.tower.parameters()
-    else:
-        apart = {id(p) for module in (embeddings, head) for p in module.parameters()}
-        yield from (p for p in model.decoder.parameters() if id(p) not in apart)
-
-
-def parameter_groups(model: nn.Module, optimizer: OptimizerConfig) -> list[dict[str, Any]]:
-    """Two groups of trained parameters: matrices, which decay, and vectors, which do not."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    if not trained:
-        raise ValueError("train.parts names nothing: no parameter is trained")
-    groups = [
-        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": optimizer.weight_decay},
-        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
-
-
 def start_engine(
-    model: VisualChat, config: RunConfig, *, world_size: int
+    model: VisualChat, config: RunConfig, *, world_size: int, load_universal: bool = False
 ) -> deepspeed.DeepSpeedEngine:
-    """Hand model and optimizer to DeepSpeed; from here on it owns the weights."""
+    """Hand model and optimizer to DeepSpeed; from here on it owns the weights.
+
+    Args:
+        load_universal: whether it will load a universal checkpoint, see `universal.py`.
+    """
     train_only(model, config.train.parts)
     if config.train.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -116,10 +34,26 @@ def start_engine(
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
-        config=deepspeed_dictionary(config, world_size=world_size),
+        config=deepspeed_dictionary(config, world_size=world_size, load_universal=load_universal),
         dist_init_required=False,
     )
     return engine
+
+
+def batch_loss(engine: deepspeed.DeepSpeedEngine, batch: Batch) -> torch.Tensor:
+    """Return the cross entropy of a micro-batch, summed over its supervised tokens, float32[]."""
+    batch = batch.to(engine.device)
+    if not batch.segment_ids.any():  # zero-weight rows only: one position keeps the ranks in step
+        batch.segment_ids[0, 0] = 1
+    output = engine(
+        input_ids=batch.token_ids,
+        pixel_values=batch.pixels,
+        position_ids=batch.position_ids,
+        segment_ids=batch.segment_ids,
+        labels=batch.labels,
+    )
+    loss: torch.Tensor = output.loss
+    return loss
 
 
 def set_learning_rate(engine: deepspeed.DeepSpeedEngine, rate: float) -> None:

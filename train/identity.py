@@ -23,10 +23,10 @@ class Identity:
     """`section.key` -> value of every setting that shapes the result."""
 
     shards: dict[str, Any]
-    """What a checkpoint's `shards.json` holds."""
+    """What a checkpoint's `shards.json` says about the shard set."""
 
 
-def identity_of(config: RunConfig, shard_set: ShardSet, *, image_size: int) -> Identity:
+def identity_of(config: RunConfig, shard_set: ShardSet) -> Identity:
     """Collect the facts of a run from its configuration and its shard set."""
     manifest = shard_set.manifest
     return Identity(
@@ -36,7 +36,6 @@ def identity_of(config: RunConfig, shard_set: ShardSet, *, image_size: int) -> I
             "tokenizer_fingerprint": shard_set.tokenizer().fingerprint,
             "template": manifest["template"],
             "max_tokens": manifest["max_tokens"],
-            "image_size": image_size,
         },
     )
 
@@ -47,7 +46,6 @@ def check_same_run(identity: Identity, checkpoint: Checkpoint) -> None:
         ("index_digest", "shards"),
         ("tokenizer_fingerprint", "tokenizer"),
         ("template", "template"),
-        ("image_size", "image size"),
     ):
         old, new = checkpoint.shards[name], identity.shards[name]
         if old != new:

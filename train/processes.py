@@ -38,9 +38,11 @@ def start_processes() -> tuple[int, int]:
     import logging
 
     import deepspeed
+    import transformers
     from deepspeed.utils.logging import logger
 
     logger.setLevel(logging.WARNING)
+    transformers.utils.logging.disable_progress_bar()  # of the library: our bar is enough
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 

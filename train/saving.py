@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from vchat.train.config import RunConfig
 from vchat.train.engine import whole_weights
 from vchat.train.identity import Identity
 from vchat.train.strict_toml import to_toml
+from vchat.train.universal import converted
 
 TAG = "deepspeed"
 
@@ -47,7 +49,7 @@ def save_checkpoint(
         engine.module.save_pretrained(part / "model", state_dict=weights)
         tokenizer.save(part / "tokenizer")
         (part / "run.toml").write_text(to_toml(config), encoding="utf-8")
-        write_json(part / "shards.json", identity.shards)
+        write_json(part / "shards.json", _shards(engine, identity))
         write_json(part / "state.json", _state(config, step, loader_state, identity))
     dist.barrier()
     facts = _facts_from_all_ranks(part, rank)
@@ -62,27 +64,41 @@ def load_checkpoint(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint) -
     DeepSpeed's files are pickles: each is compared with its listed SHA-256 before it is read.
 
     Raises:
-        ValueError: if a file changed since it was saved, or the ranks do not fit.
+        ValueError: if a file changed since it was saved.
     """
-    check_topology(engine, checkpoint)
     rank, world_size = dist.get_rank(), dist.get_world_size()
     verify(checkpoint, sorted(checkpoint.files)[rank::world_size])
     dist.barrier()
-    path, _ = engine.load_checkpoint(str(checkpoint.folder), tag=TAG, load_module_strict=False)
-    if path is None:
-        raise ValueError(f"{checkpoint.folder / TAG}: DeepSpeed found no state to load there")
+    if engine.load_universal_checkpoint():
+        place = converted(checkpoint, tag=TAG)
+        _load_engine_state(engine, place)
+        dist.barrier()
+        if rank == 0:
+            shutil.rmtree(place)
+    else:
+        _load_engine_state(engine, checkpoint.folder)
     _load_random_state(checkpoint, rank)
 
 
-def check_topology(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint) -> None:
-    """Raise ValueError unless DeepSpeed can load this state on the processes of this run."""
-    old, new = checkpoint.state["world_size"], dist.get_world_size()
-    stage = engine.zero_optimization_stage()
-    if old != new and stage > 0:
-        raise ValueError(
-            f"{checkpoint.folder}: saved by {old} processes under ZeRO stage {stage}, "
-            f"this run has {new}; start {old} processes"
-        )
+def _load_engine_state(engine: deepspeed.DeepSpeedEngine, folder: Path) -> None:
+    """Let DeepSpeed read its files, and undo what its stage 3 does with a universal checkpoint.
+
+    There every parameter group gets the settings of the first, and all parameters share one step
+    counter, which each of them then counts up.
+    """
+    groups = engine.optimizer.param_groups
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
+    path, _ = engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
+    if path is None:
+        raise ValueError(f"{folder / TAG}: DeepSpeed found no state to load there")
+    for group, configured in zip(engine.optimizer.param_groups, settings, strict=True):
+        group.update(configured)
+    for state in engine.basic_optimizer.state.values():
+        state["step"] = state["step"].clone()
+
+
+def _shards(engine: deepspeed.DeepSpeedEngine, identity: Identity) -> dict[str, Any]:
+    return {**identity.shards, "image_size": engine.module.config.image_size}
 
 
 def _state(

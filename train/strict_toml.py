@@ -17,10 +17,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
+from vchat.shards.command import WrongUse
+
 T = TypeVar("T")
 
 
-class WrongKeyError(ValueError):
+class WrongKeyError(WrongUse):
     """A configuration key that is unknown, missing, or holds a value of the wrong kind."""
 
 
@@ -92,7 +94,8 @@ def to_toml(config: object) -> str:
 
 def as_plain(config: object) -> dict[str, Any]:
     """A dataclass as nested dictionaries of JSON values; fields that are None are left out."""
-    return _plain(config)
+    table: dict[str, Any] = _plain(config)
+    return table
 
 
 def _unknown(key: str, known: list[str], *, where: str, section: str) -> str:

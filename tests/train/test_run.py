@@ -1,0 +1,223 @@
+"""Real runs: DeepSpeed, one and two processes, every ZeRO stage, on a CPU.
+
+The runs are shared between tests. A step is 5 rows, so that with two processes the last micro-batch
+of rank 1 holds a zero-weight row and no image: the ranks must stay in step all the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from training_runs import (
+    command_line,
+    environment,
+    launched,
+    log_of,
+    losses,
+    toy_shards,
+    write_run,
+)
+from vchat.train.checkpoint import incompleteness, newest_complete, open_checkpoint, verify
+
+STEPS = 24
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory) -> Path:
+    return toy_shards(tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(shards, tmp_path_factory):
+    """Return the OUT folder of a whole run of two processes under a stage; made once each."""
+    made: dict[int, Path] = {}
+
+    def out_of(stage: int) -> Path:
+        if stage not in made:
+            folder = tmp_path_factory.mktemp(f"stage{stage}")
+            done = launched(
+                write_run(folder, shards=shards),
+                f"deepspeed.zero_stage={stage}",
+                processes=2,
+                launcher="torchrun" if stage == 1 else "deepspeed",
+            )
+            assert done.returncode == 0, done.stderr[-3000:]
+            made[stage] = folder / "out"
+        return made[stage]
+
+    return out_of
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_two_processes_train_and_save_under_every_stage(undisturbed, stage):
+    out = undisturbed(stage)
+    log = log_of(out)
+    assert [line["step"] for line in log] == list(range(1, STEPS + 1))
+    assert log[-1]["loss"] < log[0]["loss"] - 1
+    assert log[-1]["eval_loss"] < log[11]["eval_loss"]
+    checkpoint = open_checkpoint(out)
+    assert checkpoint.step == STEPS
+    assert checkpoint.state["world_size"] == 2
+    verify(checkpoint, checkpoint.files)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_the_losses_do_not_depend_on_the_stage(undisturbed, stage):
+    assert losses(undisturbed(stage)) == pytest.approx(losses(undisturbed(0)), abs=1e-5)
+
+
+@pytest.mark.parametrize("rows_per_micro_batch", [1, 3, 5])
+def test_the_losses_do_not_depend_on_world_size_and_accumulation(
+    undisturbed, shards, tmp_path, rows_per_micro_batch
+):
+    run_file = write_run(tmp_path, shards=shards)
+    done = launched(run_file, f"batch.rows_per_micro_batch={rows_per_micro_batch}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert losses(tmp_path / "out") == pytest.approx(losses(undisturbed(0)), abs=1e-5)
+    alone, together = log_of(tmp_path / "out")[-1], log_of(undisturbed(0))[-1]
+    assert alone["eval_loss"] == pytest.approx(together["eval_loss"], abs=1e-5)
+
+
+def test_a_saved_model_is_whole_and_loads_by_itself(undisturbed):
+    from vchat.train.starting_model import load_model
+
+    weights = [
+        {
+            name: p.detach()
+            for name, p in load_model(undisturbed(stage) / "step-000024").named_parameters()
+        }
+        for stage in (0, 3)
+    ]
+    assert weights[0].keys() == weights[1].keys()
+    for name, weight in weights[0].items():
+        assert weight.isfinite().all(), name
+        assert (weight - weights[1][name]).abs().max() < 1e-3, name
+
+
+def test_a_run_killed_in_the_middle_ends_with_exactly_the_same_losses(
+    undisturbed, shards, tmp_path
+):
+    run_file, out = write_run(tmp_path, shards=shards), tmp_path / "out"
+    interrupted(run_file, "deepspeed.zero_stage=2", signal_number=signal.SIGKILL, after_step=10)
+    saved = newest_complete(out)
+    assert saved is not None
+    assert saved.name != "step-000024"
+    half_written(out / ".step-000020.part")
+    half_written(out / "step-000020")
+    done = launched(run_file, "deepspeed.zero_stage=2", processes=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"going on after step {int(saved.name[5:])}" in done.stderr
+    assert losses(out) == losses(undisturbed(2))
+    assert incompleteness(out / "step-000024") is None
+
+
+def test_sigterm_saves_the_step_and_exits_with_zero_and_nothing_is_lost(
+    undisturbed, shards, tmp_path
+):
+    run_file, out = write_run(tmp_path, shards=shards), tmp_path / "out"
+    code = interrupted(run_file, signal_number=signal.SIGTERM, after_step=2, processes=1)
+    assert code == 0
+    stopped_at = open_checkpoint(out).step
+    assert stopped_at == log_of(out)[-1]["step"] < STEPS
+    done = launched(run_file)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [line["step"] for line in log_of(out)] == list(range(1, STEPS + 1))
+    assert losses(out) == pytest.approx(losses(undisturbed(0)), abs=1e-5)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_a_run_goes_on_with_another_number_of_processes(undisturbed, shards, tmp_path, stage):
+    run_file, out = write_run(tmp_path, shards=shards), tmp_path / "out"
+    shutil.copytree(undisturbed(stage), out)
+    shutil.rmtree(out / "step-000024")
+    done = launched(run_file, f"deepspeed.zero_stage={stage}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "going on after step 16" in done.stderr
+    assert losses(out) == pytest.approx(losses(undisturbed(stage)), abs=1e-5)
+    assert not list(out.glob(".step-*"))
+
+
+def test_a_changed_optimizer_file_is_never_unpickled(undisturbed, shards, tmp_path):
+    run_file, out = write_run(tmp_path, shards=shards), tmp_path / "out"
+    shutil.copytree(undisturbed(0), out)
+    file = next((out / "step-000024" / "deepspeed").iterdir())
+    data = bytearray(file.read_bytes())
+    data[100] ^= 1
+    file.write_bytes(data)
+    done = launched(run_file)
+    assert done.returncode == 1
+    assert f"{file.name}: SHA-256" in last_line(done)
+
+
+def test_a_finished_run_started_again_changes_nothing(undisturbed, shards, tmp_path):
+    run_file, out = write_run(tmp_path, shards=shards), tmp_path / "out"
+    shutil.copytree(undisturbed(0), out)
+    before = (out / "log.jsonl").read_text()
+    assert launched(run_file).returncode == 0
+    assert (out / "log.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ("data.shards={other}", r"made with other shards than this run: index_digest"),
+        ("optimizer.lr=1.0", "made with optimizer.lr = 0.003, this run has 1.0 (settings "),
+        ("model.decoder.hidden_size=64", "made with model.decoder = "),
+        ("deepspeed.zero_stage=1", "made with deepspeed.zero_stage = 0, this run has 1"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_in_one_line(
+    undisturbed, shards, tmp_path, setting, message
+):
+    run_file, out = write_run(tmp_path, shards=shards), tmp_path / "out"
+    shutil.copytree(undisturbed(0), out)
+    other = toy_shards(tmp_path / "other", seed=1) if "{other}" in setting else ""
+    done = launched(run_file, setting.format(other=other))
+    assert done.returncode == 1
+    assert last_line(done).startswith("error: ")
+    assert message in last_line(done)
+
+
+def interrupted(
+    run_file: Path, *settings: str, signal_number: int, after_step: int, processes: int = 2
+) -> int:
+    """Start a run, send a signal to all its processes after a step, return the exit code."""
+    launcher = "alone" if processes == 1 else "deepspeed"
+    command = command_line(run_file, *settings, processes=processes, launcher=launcher)
+    with subprocess.Popen(
+        command,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        log = run_file.parent / "out" / "log.jsonl"
+        wait_for_step(log, after_step, process)
+        os.killpg(process.pid, signal_number)
+        return process.wait(timeout=60)
+
+
+def wait_for_step(log: Path, step: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if log.exists() and len(log.read_text().splitlines()) >= step:
+            return
+        assert process.poll() is None, "the run ended before it could be interrupted"
+        time.sleep(0.005)
+    raise AssertionError(f"step {step} was not reached")
+
+
+def half_written(folder: Path) -> None:
+    (folder / "model").mkdir(parents=True)
+    (folder / "state.json").write_text(json.dumps({"format_version": 1, "step": 20}))
+
+
+def last_line(done: subprocess.CompletedProcess[str]) -> str:
+    return done.stderr.strip().splitlines()[-1]

@@ -1,0 +1,191 @@
+"""Toy shards, a toy RUN.toml, and launches of real runs on them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from toy import toy_tokenizer
+from vchat.shards.codec import RecordOrigin, Sample, StoredImage, StoredRound
+from vchat.shards.manifest import finished_shard, publish
+from vchat.shards.template import TextRound, VisualChatTemplate
+from vchat.shards.tokens import TextTokenizer
+from vchat.shards.writer import write_shard
+
+BIN = Path(sys.executable).parent
+
+RUN_TOML = """
+[data]
+shards = "{shards}"
+tokens_per_row = 288
+images_per_row = 3
+lanes = 4
+
+[model.tower]
+model_type = "clip_vision_model"
+image_size = 32
+patch_size = 16
+hidden_size = 32
+intermediate_size = 64
+num_hidden_layers = 1
+num_attention_heads = 2
+
+[model.decoder]
+model_type = "llama"
+hidden_size = 32
+intermediate_size = 64
+num_hidden_layers = 2
+num_attention_heads = 2
+num_key_value_heads = 1
+
+[train]
+parts = ["embeddings", "head", "decoder", "projection", "tower"]
+precision = "fp32"
+
+[batch]
+rows_per_step = 5
+
+[optimizer]
+lr = 3e-3
+weight_decay = 0.1
+warmup_steps = 2
+
+[run]
+out = "{out}"
+steps = 24
+save_every = 8
+eval_every = 12
+keep_last = 0
+"""
+
+
+def toy_shards(folder: Path, *, seed: int = 0, num_train: int = 60) -> Path:
+    """Write a small finished shard set with text-only, one-image and two-image dialogues."""
+    tokenizer = TextTokenizer.load(toy_tokenizer(folder / "source-tokenizer"))
+    rng = np.random.default_rng(seed)
+    shards = []
+    first = 0
+    for name, split, count in (
+        ("train-000000.tar", "train", num_train),
+        ("train-000001.tar", "train", num_train),
+        ("eval-000000.tar", "eval", 7),
+    ):
+        samples = [toy_sample(rng, tokenizer, split, first + i) for i in range(count)]
+        rows = write_shard(folder / name, samples, first_number=first)
+        shards.append(finished_shard(folder / name, split=split, rows=rows))
+        first += count
+    template = VisualChatTemplate()
+    facts = {
+        "template": {"name": "visualchat", "system": template.system},
+        "max_tokens": 288,
+        "positions_per_image": 5,
+    }
+    publish(folder, manifest_without_shards=facts, shards=shards, tokenizer=tokenizer)
+    return folder
+
+
+def toy_sample(
+    rng: np.random.Generator, tokenizer: TextTokenizer, split: str, number: int
+) -> Sample:
+    """One dialogue of one or two rounds about 0 to 2 plain-coloured images."""
+    num_images = int(rng.integers(0, 3))
+    images = tuple(toy_image(rng, f"toy:{number}/{i}") for i in range(num_images))
+    answer = " ".join(rng.choice(["red", "blue", "green", "two"], size=int(rng.integers(1, 6))))
+    rounds = [TextRound(num_images=num_images, question="What color?", answer=answer)]
+    if number % 3 == 0:
+        rounds.append(TextRound(num_images=0, question="How many?", answer="three"))
+    encoded = tokenizer.encode(VisualChatTemplate().dialogue(rounds))
+    stored = tuple(
+        StoredRound(
+            images=tuple(range(round_.num_images)),
+            question=round_.question,
+            answer=str(round_.answer),
+        )
+        for round_ in rounds
+    )
+    key = f"toy/{split}/{number}"
+    origin = RecordOrigin(
+        key=key,
+        file="toy.json",
+        record_id=str(number),
+        licence="none",
+        first_round=0,
+        num_rounds=len(rounds),
+    )
+    return Sample(
+        key=key,
+        source="toy",
+        split=split,
+        records=(origin,),
+        rounds=stored,
+        images=images,
+        ids=encoded.ids,
+        supervised=encoded.supervised,
+    )
+
+
+def toy_image(rng: np.random.Generator, key: str) -> StoredImage:
+    colour = tuple(int(c) for c in rng.integers(0, 256, size=3))
+    data = io.BytesIO()
+    Image.new("RGB", (32, 32), colour).save(data, "PNG")
+    return StoredImage(
+        key=key, data=data.getvalue(), extension="png", size=(32, 32), original_size=(32, 32)
+    )
+
+
+def write_run(folder: Path, *, shards: Path, **sections: str) -> Path:
+    """Write RUN.toml with `OUT` beside it; returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "RUN.toml"
+    path.write_text(RUN_TOML.format(shards=shards, out=folder / "out"))
+    return path
+
+
+def environment() -> dict[str, str]:
+    """One thread per process, and no launcher's variables."""
+    launched = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    kept = {name: value for name, value in os.environ.items() if name not in launched}
+    return kept | {"OMP_NUM_THREADS": "1"}
+
+
+def command_line(run_file: Path, *settings: str, processes: int, launcher: str) -> list[str]:
+    flags = [flag for setting in settings for flag in ("--set", setting)]
+    if launcher == "alone":
+        return [str(BIN / "vchat-train"), "run", str(run_file), *flags]
+    if launcher == "torchrun":
+        start = ["torchrun", "--nproc-per-node", str(processes), "--master-port", free_port()]
+        return [str(BIN / start[0]), *start[1:], "-m", "vchat.train", "run", str(run_file), *flags]
+    start = ["deepspeed", "--num_accelerators", str(processes), "--master_port", free_port()]
+    module = ["--module", "vchat.train", "run", str(run_file), *flags]
+    return [str(BIN / start[0]), *start[1:], *module]
+
+
+def free_port() -> str:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def launched(
+    run_file: Path, *settings: str, processes: int = 1, launcher: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run to the end; by default alone for one process and under `deepspeed` for more."""
+    launcher = launcher or ("alone" if processes == 1 else "deepspeed")
+    command = command_line(run_file, *settings, processes=processes, launcher=launcher)
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=240)
+
+
+def log_of(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def losses(out: Path) -> list[float]:
+    return [line["loss"] for line in log_of(out)]

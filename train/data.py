@@ -1,0 +1,128 @@
+"""The data of a run: its loader, how many optimizer steps it has, and the held-out batches.
+
+The one place that turns `[data]` of RUN.toml and plain numbers of the model (image size, positions
+per image) into loaders.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vchat.shards.collate import Batch
+from vchat.shards.epoch import PlanArguments
+from vchat.shards.loader import Loader
+from vchat.shards.manifest import ShardSet
+from vchat.train.config import RunConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSizes:
+    """What data and model must agree on."""
+
+    image_size: int
+    """Side of the square the tower reads, in pixels."""
+
+    positions_per_image: int
+    """Decoder positions one image takes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """Which part of every step this process reads."""
+
+    rank: int
+    world_size: int
+
+
+class RunData:
+    """Batches of one rank, step by step, over all epochs of a run."""
+
+    def __init__(self, shard_set: ShardSet, config: RunConfig, *, sizes: ModelSizes, share: Share):
+        """Plan the first epoch (all epochs, if the run is counted in epochs); read nothing yet."""
+        self._shard_set, self._config, self._sizes, self._share = shard_set, config, sizes, share
+        self.loader = self._loader(
+            plan_arguments(config, sizes, split=config.data.split, epoch=0),
+            rows_per_step=config.batch.rows_per_step,
+        )
+        self.total_steps = total_steps(self.loader, config)
+        self.steps_done = 0
+        self._batches: Iterator[Batch] | None = None
+
+    def step(self) -> Iterator[Batch]:
+        """Yield this rank's micro-batches of the next step, equally many on all ranks."""
+        if self._batches is None:
+            self._batches = iter(self.loader)
+        return itertools.islice(self._batches, self.loader.micro_batches_per_step)
+
+    def step_done(self) -> None:
+        """Count the step whose batches were just used; only counted steps enter the state."""
+        self.loader.step_done()
+        self.steps_done += 1
+
+    def state(self) -> dict[str, Any]:
+        """Where to go on; valid for any world size and micro-batch."""
+        return self.loader.state_dict()
+
+    def resume(self, state: dict[str, Any], *, steps_done: int) -> None:
+        """Go on from a saved state. Raises ValueError if it belongs to another plan."""
+        self.loader.load_state_dict(state)
+        self.steps_done = steps_done
+
+    def heldout_batches(self) -> Iterator[Batch]:
+        """Yield this rank's micro-batches of one pass over the eval split."""
+        batch = self._config.batch
+        rows = self._share.world_size * batch.rows_per_micro_batch
+        arguments = plan_arguments(
+            self._config, self._sizes, split=self._config.data.eval_split, epoch=0, tail="pad"
+        )
+        loader = self._loader(arguments, rows_per_step=rows)
+        num_steps = loader.plan(0).num_steps(rows)
+        return itertools.islice(loader, num_steps * loader.micro_batches_per_step)
+
+    def _loader(self, arguments: PlanArguments, *, rows_per_step: int) -> Loader:
+        return Loader(
+            self._shard_set,
+            arguments,
+            rows_per_step=rows_per_step,
+            rows_per_micro_batch=self._config.batch.rows_per_micro_batch,
+            rank=self._share.rank,
+            world_size=self._share.world_size,
+            image_size=self._sizes.image_size,
+        )
+
+
+def plan_arguments(
+    config: RunConfig,
+    sizes: ModelSizes,
+    *,
+    split: str,
+    epoch: int,
+    tail: Literal["pad", "drop"] | None = None,
+) -> PlanArguments:
+    """What defines the epoch plan of a split; `tail` overrides the configured one."""
+    data = config.data
+    return PlanArguments(
+        split=split,
+        seed=config.run.seed,
+        epoch=epoch,
+        tokens_per_row=data.tokens_per_row,
+        images_per_row=data.images_per_row,
+        positions_per_image=sizes.positions_per_image,
+        shuffle_window_shards=data.shuffle_window_shards,
+        lanes=data.lanes,
+        on_too_long=data.on_too_long,
+        tail=tail or data.tail,
+    )
+
+
+def total_steps(loader: Loader, config: RunConfig) -> int:
+    """Optimizer steps of the whole run."""
+    run = config.run
+    if run.steps is not None:
+        return run.steps
+    assert run.epochs is not None  # OutputConfig checks it
+    rows = config.batch.rows_per_step
+    return sum(loader.plan(epoch).num_steps(rows) for epoch in range(run.epochs))

@@ -1,0 +1,86 @@
+"""The training loop, in the order things happen.
+
+The loss of a step is the sum of cross entropy over the supervised tokens of its global batch,
+divided by their number N, which the epoch plan knows beforehand. So it is the same for any world
+size, micro-batch and accumulation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import deepspeed
+from vchat.train.config import RunConfig
+from vchat.train.data import RunData
+from vchat.train.engine import batch_loss, set_learning_rate
+from vchat.train.heldout import heldout_loss
+from vchat.train.log import TrainingLog
+from vchat.train.processes import StopRequest
+from vchat.train.schedule import learning_rate
+from vchat.train.tally import Tally
+
+
+def train(
+    engine: deepspeed.DeepSpeedEngine,
+    data: RunData,
+    *,
+    config: RunConfig,
+    log: TrainingLog,
+    stop: StopRequest,
+    save: Callable[[int], None],
+) -> int:
+    """Train from the step after `data.steps_done` to the last, or until a signal asks to stop.
+
+    Args:
+        save: writes the checkpoint of the step it is given; all ranks call it together.
+
+    Returns:
+        The last step made. It is saved.
+    """
+    run, last = config.run, data.total_steps
+    for step in range(data.steps_done + 1, last + 1):
+        rate = learning_rate(step, total_steps=last, optimizer=config.optimizer)
+        set_learning_rate(engine, rate)
+        tally = Tally()
+        for batch in tally.timed(data.step()):
+            loss_sum = batch_loss(engine, batch)
+            engine.backward(loss_sum * loss_weight(engine, batch.supervised_of_step))
+            engine.step()  # DeepSpeed updates the weights on the last micro-batch only
+            tally.add(batch, loss_sum)
+        data.step_done()
+        totals = tally.over_all_ranks(engine.device, stop=stop.requested)
+
+        values = totals.values() | {"lr": rate}
+        check_finite(values["loss"], step)
+        if is_due(step, run.eval_every, last=last) and not totals.stop:
+            values["eval_loss"] = heldout_loss(engine, data)
+        if step % run.log_every == 0 or "eval_loss" in values or step == last:
+            log.write(step, **values)
+        log.show(step, f"loss {values['loss']:.4f}  {values['tokens_per_s']:.0f} tokens/s")
+        if is_due(step, run.save_every, last=last) or totals.stop:
+            save(step)
+        if totals.stop:
+            return step
+    return last
+
+
+def loss_weight(engine: deepspeed.DeepSpeedEngine, num_supervised: int) -> float:
+    """What a micro-batch's summed loss is multiplied by before `engine.backward`.
+
+    DeepSpeed divides by the accumulation steps and averages gradients over ranks; this undoes
+    both and divides by the supervised tokens of the whole step.
+    """
+    scale: int = engine.world_size * engine.gradient_accumulation_steps()
+    return scale / max(1, num_supervised)
+
+
+def is_due(step: int, every: int, *, last: int) -> bool:
+    """True every `every` steps and at the last one; never if `every` is 0."""
+    return every > 0 and (step % every == 0 or step == last)
+
+
+def check_finite(loss: float, step: int) -> None:
+    """Raise ValueError if the loss of a step is not a number or is infinite."""
+    if not math.isfinite(loss):
+        raise ValueError(f"step {step}: the loss is {loss}; the last checkpoint is from before it")

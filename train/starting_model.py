@@ -1,0 +1,91 @@
+"""The model a run starts from: pretrained parts, new parts from a table, or a saved VisualChat."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedConfig, PreTrainedModel
+from vchat.model.visual_chat import VisualChat
+from vchat.train.config import ModelConfig
+from vchat.train.data import ModelSizes
+
+
+def build_model(config: ModelConfig, *, image_token_id: int, num_ids: int, seed: int) -> VisualChat:
+    """Make the model a run starts from, in fp32 on the CPU; equal seeds give equal weights.
+
+    Raises:
+        ValueError: if a folder does not hold such a model, or a table does not describe one.
+    """
+    torch.manual_seed(seed)
+    if config.start_from is not None:
+        return load_model(config.start_from)
+    assert config.decoder is not None  # ModelConfig checks both
+    assert config.tower is not None
+    return VisualChat.from_parts(
+        tower=_module(config.tower, transformers.AutoModel, num_ids=None),
+        decoder=_module(config.decoder, transformers.AutoModelForCausalLM, num_ids=num_ids),
+        image_token_id=image_token_id,
+        num_ids=num_ids,
+        attention=config.attention,
+        projection=config.projection,
+        **_colours(config.tower),
+    )
+
+
+def load_model(folder: Path) -> VisualChat:
+    """Load a VisualChat folder, or the model of a step folder, in fp32."""
+    inside = folder / "model"
+    place = inside if inside.is_dir() else folder
+    if not (place / "config.json").is_file():
+        raise ValueError(f"{folder}: no model there (config.json is missing)")
+    model: VisualChat = VisualChat.from_pretrained(place, dtype=torch.float32)
+    return model
+
+
+def sizes_of(model: VisualChat) -> ModelSizes:
+    """What the data must know of the model."""
+    return ModelSizes(
+        image_size=model.config.image_size, positions_per_image=model.config.positions_per_image
+    )
+
+
+def _module(source: str | dict[str, Any], auto: Any, *, num_ids: int | None) -> PreTrainedModel:
+    """A pretrained module from its folder, or a new one from a table of its configuration."""
+    module: PreTrainedModel
+    if isinstance(source, dict):
+        module = auto.from_config(_table_config(source, num_ids=num_ids), dtype=torch.float32)
+        return module
+    folder = Path(source)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder}: want a folder of a pretrained model (config.json is missing)")
+    config = transformers.AutoConfig.from_pretrained(folder)
+    if auto is transformers.AutoModel:  # of a CLIP model with both halves, the vision half
+        config = getattr(config, "vision_config", config)
+    module = auto.from_pretrained(folder, config=config, dtype=torch.float32)
+    return module
+
+
+def _table_config(table: dict[str, Any], *, num_ids: int | None) -> PreTrainedConfig:
+    fields = dict(table)
+    model_type = fields.pop("model_type", None)
+    if model_type is None:
+        raise ValueError(f"a model table wants model_type, found only {', '.join(sorted(table))}")
+    if num_ids is not None:
+        fields["vocab_size"] = num_ids
+    config: PreTrainedConfig = transformers.AutoConfig.for_model(model_type, **fields)
+    return config
+
+
+def _colours(tower: str | dict[str, Any]) -> dict[str, list[float]]:
+    """Mean and standard deviation per channel, if the tower's folder states them."""
+    if isinstance(tower, dict):
+        return {}
+    stated = Path(tower) / "preprocessor_config.json"
+    if not stated.is_file():
+        return {}
+    values = json.loads(stated.read_text(encoding="utf-8"))
+    return {name: values[name] for name in ("image_mean", "image_std") if name in values}

@@ -1,0 +1,52 @@
+"""Optimizer state of one number of processes, made readable to another (ZeRO stages 1 to 3).
+
+DeepSpeed splits the state over ranks and reads it back only on as many. Its converter writes one
+folder per parameter instead (a universal checkpoint), which any number of ranks can load.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import shutil
+from pathlib import Path
+
+import torch.distributed as dist
+from vchat.train.checkpoint import Checkpoint
+
+
+def needs_conversion(checkpoint: Checkpoint, *, zero_stage: int, world_size: int) -> bool:
+    """Whether these processes cannot load the state as it is. Stage 0 keeps it whole anyway."""
+    return zero_stage > 0 and int(checkpoint.state["world_size"]) != world_size
+
+
+def converted(checkpoint: Checkpoint, *, tag: str) -> Path:
+    """Convert on rank 0 and return the folder that holds `tag`; all ranks call it.
+
+    The caller has compared the files with their digests: DeepSpeed unpickles them. It removes the
+    folder after loading.
+    """
+    place = checkpoint.folder.with_name(f".{checkpoint.folder.name}.universal")
+    if dist.get_rank() == 0:
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        _convert(checkpoint.folder / tag, place / tag)
+    dist.barrier()
+    return place
+
+
+def _convert(source: Path, target: Path) -> None:
+    from deepspeed.checkpoint import ds_to_universal
+
+    options = argparse.Namespace(
+        input_folder=str(source),
+        output_folder=str(target),
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,  # of tensor parallelism, which we do not use
+    )
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        ds_to_universal.main(options)
