@@ -138,7 +138,7 @@ def _write_index(folder: Path, index: pa.Table) -> Iterator[dict[str, Any]]:
 
 
 class ShardSet:
-    """A published shard set, open for reading; cheap to make and to send to other processes."""
+    """A published shard set, open for reading; the index is read when it is first asked for."""
 
     def __init__(self, folder: Path, *, manifest: dict[str, Any]):
         """Use `open_shards`."""

@@ -74,7 +74,7 @@ def write_page(
     stream = environment.get_template("page.html").stream(
         overview=overview(shards, split=split, source=source),
         recipe=shards.manifest.get("recipe"),
-        sources=sorted(set(rows["source"].cast(pa.string()).to_pylist())),
+        sources=sorted(rows["source"].unique().to_pylist()),
         dialogues=_shown(shards, rows, chosen),
         num_dialogues=len(chosen),
     )
@@ -88,8 +88,8 @@ def chosen_rows(rows: pa.Table, *, num: int) -> list[int]:
 
     Within a source they are evenly spaced, so the choice depends on the rows alone.
     """
-    sources = rows["source"].cast(pa.string()).to_numpy(zero_copy_only=False)
-    of_source = [np.flatnonzero(sources == name) for name in np.unique(sources)]
+    codes = rows["source"].combine_chunks().indices.to_numpy()
+    of_source = [np.flatnonzero(codes == code) for code in np.unique(codes)]
     chosen: list[int] = []
     # The smallest source first: what it cannot fill goes to the others.
     for position, found in enumerate(sorted(of_source, key=len)):
