@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vchat.train.strict_toml import as_plain, read_toml
+from vchat.shards.plan_arguments import SourceShare
+from vchat.shards.strict_toml import as_plain, read_toml
 
 Part = Literal["embeddings", "head", "decoder", "projection", "tower"]
 
@@ -44,6 +45,13 @@ class DataConfig:
 
     lanes: int = 16
     """Parallel streams the epoch is dealt from; about world size times readers. Fixed at launch."""
+
+    balanced_rows: int = 1
+    """Rows next to each other that should hold equally many images, about ranks times rows per
+    micro-batch, so that no rank waits for another; 1 leaves the order as it falls."""
+
+    mix: tuple[SourceShare, ...] = ()
+    """`[[data.mix]] source, weight, cap`: how much of a source one epoch draws, else all, once."""
 
     on_too_long: Literal["error", "exclude"] = "error"
     """A sample that fits no row stops the run before it starts, or is left out and listed."""

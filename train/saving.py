@@ -17,7 +17,7 @@ from vchat.train.checkpoint import FORMAT_VERSION, Checkpoint, verify, write_jso
 from vchat.train.config import RunConfig
 from vchat.train.engine import whole_weights
 from vchat.train.identity import Identity
-from vchat.train.strict_toml import to_toml
+from vchat.shards.strict_toml import to_toml
 from vchat.train.universal import converted
 
 TAG = "deepspeed"

@@ -16,7 +16,7 @@ from vchat.train.config import (
     read_run,
     shaping,
 )
-from vchat.train.strict_toml import WrongKeyError, to_toml
+from vchat.shards.strict_toml import WrongKeyError, to_toml
 
 SMALLEST = """
 [data]
