@@ -22,7 +22,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
-from vchat.model.layout import CachedLayout, FlatLayout, Layout, PrefillLayout, Stretch
+from vchat.model.layout import (
+    CachedLayout,
+    CollectingLayout,
+    FlatLayout,
+    Layout,
+    PrefillLayout,
+    Stretch,
+)
 
 SCORES_PER_BLOCK = 2**24
 """How many scores exist at one time while decoding many tokens with a cache."""
@@ -75,6 +82,9 @@ def attend(
         return attend_flat(query, key, value, layout, scale=scaling), None
     if isinstance(layout, PrefillLayout):
         return _attend_prefill(query, key, value, layout.flat, scale=scaling), None
+    if isinstance(layout, CollectingLayout):
+        layout.keys_and_values.append((key, value))
+        return _of_heads(value, num_heads=query.shape[1]).transpose(1, 2), None
     return _attend_cached(query, key, value, layout, scale=scaling), None
 
 
@@ -98,21 +108,25 @@ def attend_flat(
     """
     texts = [stretch.num_text for stretch in layout.stretches]
     images = [stretch.num_image for stretch in layout.stretches]
-    num = len(texts)
-    queries = torch.split(query, [layout.num_image, *texts], dim=2)[1:]
-    keys, values = (torch.split(tensor, images + texts, dim=2) for tensor in (key, value))
-    outputs = list(_of_heads(values[:num], num_heads=query.shape[1]))
-    for i, stretch in enumerate(layout.stretches):
-        text, image = (keys[num + i], values[num + i]), (keys[i], values[i])
-        outputs += _attend_stretch(queries[i], text, image, stretch, scale=scale)
+    sizes = [query.shape[2] - sum(texts), *texts]  # rows in front that only pass their value on
+    _, *queries = torch.split(query, sizes, dim=2)
+    image_keys, *text_keys = torch.split(key, sizes, dim=2)
+    passed_on, *text_values = torch.split(value, sizes, dim=2)
+    outputs = [_of_heads(passed_on, num_heads=query.shape[1])]
+    if layout.image_keys is not None and layout.image_values is not None:
+        image_keys, passed_on = layout.image_keys, layout.image_values
+    text = zip(text_keys, text_values, strict=True)
+    image = zip(*(torch.split(x, images, dim=2) for x in (image_keys, passed_on)), strict=True)
+    for one in zip(layout.stretches, queries, text, image, strict=True):
+        outputs += _attend_stretch(*one, scale=scale)
     return torch.cat([output.transpose(1, 2) for output in outputs], dim=1)
 
 
 def _attend_stretch(
+    stretch: Stretch,
     query: Tensor,
     text: tuple[Tensor, Tensor],
     image: tuple[Tensor, Tensor],
-    stretch: Stretch,
     *,
     scale: float,
 ) -> Iterator[Tensor]:
@@ -140,11 +154,11 @@ def _attend_stretch(
         )
 
 
-def _of_heads(values: tuple[Tensor, ...], *, num_heads: int) -> Iterator[Tensor]:
-    """Yield each non-empty float[1, G, n, d] as float[1, H, n, d], one per query head."""
-    for value in values:
-        if value.shape[2] > 0:
-            yield value.repeat_interleave(num_heads // value.shape[1], dim=1)
+def _of_heads(value: Tensor, *, num_heads: int) -> Tensor:
+    """Return float[B, G, S, d] as float[B, H, S, d]: for every query head the one it reads."""
+    if value.shape[1] == num_heads:
+        return value
+    return value.repeat_interleave(num_heads // value.shape[1], dim=1)
 
 
 def _attend_prefill(
@@ -173,8 +187,7 @@ def _attend_cached(
     block of queries at a time bounds their memory.
     """
     num_rows, num_heads, length, _ = query.shape
-    newest = value[:, :, -length:]
-    output = newest.repeat_interleave(num_heads // value.shape[1], dim=1).transpose(1, 2)
+    output = _of_heads(value[:, :, -length:], num_heads=num_heads).transpose(1, 2)
     rows = max(1, SCORES_PER_BLOCK // (num_rows * num_heads * key.shape[2]))
     blocks = [
         _two_softmaxes(query[:, :, layout.queries[start : start + rows]], key, value, masks, scale)

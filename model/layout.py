@@ -12,7 +12,7 @@ B rows, S positions, K keys (cached and new), N positions that are not padding.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -70,6 +70,15 @@ class FlatLayout:
     stretches: tuple[Stretch, ...]
     """The dialogues, in the order in which both their images and their texts stand."""
 
+    kept_images: Tensor | None = None
+    """int64[n]: image rows the last layer keeps beside the text rows; None is all rows."""
+
+    image_keys: Tensor | None = None
+    """float[1, G, num_image, d], in a last layer that lacks image rows; else they are its own."""
+
+    image_values: Tensor | None = None
+    """float[1, G, num_image, d], likewise."""
+
     @property
     def longest(self) -> int:
         """Positions of the longest dialogue."""
@@ -88,14 +97,18 @@ def flat_layout(kinds: Tensor, segments: Tensor) -> FlatLayout:
     Args:
         kinds: int64[B, S], PAD, TEXT or IMAGE.
         segments: int64[B, S], which dialogue of its row a position belongs to.
+
+    A batch of padding alone keeps its first position as text, because a decoder needs a row.
     """
     rows = torch.arange(len(kinds), device=kinds.device)[:, None]
     keep = (kinds != PAD).flatten().nonzero()[:, 0]
+    if len(keep) == 0:
+        keep = keep.new_zeros(1)
     key = (rows * (segments.max() + 1) + segments).flatten()[keep]
     _, dialogue = torch.unique(key, return_inverse=True)
     by_dialogue = dialogue.argsort(stable=True)
     keep, dialogue = keep[by_dialogue], dialogue[by_dialogue]
-    is_text = kinds.flatten()[keep] == TEXT
+    is_text = kinds.flatten()[keep] != IMAGE
     order = torch.cat([keep[~is_text], keep[is_text]])
     stretches = _stretches(dialogue, is_text)
     return FlatLayout(order=order, num_image=int((~is_text).sum()), stretches=stretches)
@@ -114,11 +127,13 @@ def _stretches(dialogue: Tensor, is_text: Tensor) -> tuple[Stretch, ...]:
     num_text = torch.bincount(dialogue[is_text], minlength=num)
     num_image = torch.bincount(dialogue[~is_text], minlength=num)
     images_so_far = (~is_text).cumsum(0) - (num_image.cumsum(0) - num_image)[dialogue]
-    owner_and_images = torch.stack([dialogue, images_so_far])[:, is_text]
-    pieces, lengths = torch.unique_consecutive(owner_and_images, return_counts=True, dim=1)
+    base = len(dialogue) + 1
+    pieces, lengths = torch.unique_consecutive(
+        (dialogue * base + images_so_far)[is_text], return_counts=True
+    )
     runs: list[list[tuple[int, int]]] = [[] for _ in range(num)]
-    for owner, seen, length in zip(*pieces.tolist(), lengths.tolist(), strict=True):
-        runs[owner].append((length, seen))
+    for piece, length in zip(pieces.tolist(), lengths.tolist(), strict=True):
+        runs[piece // base].append((length, piece % base))
     return tuple(
         Stretch(num_text=t, num_image=i, runs=tuple(r))
         for t, i, r in zip(num_text.tolist(), num_image.tolist(), runs, strict=True)
@@ -158,7 +173,18 @@ class CachedLayout:
     """Keys of a row."""
 
 
-Layout = FlatLayout | PrefillLayout | CachedLayout
+@dataclass(frozen=True, slots=True)
+class CollectingLayout:
+    """Asks the attention for the keys and values of its rows instead of an output."""
+
+    keys_and_values: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    """Filled by the attention: float[B, G, S, d] each."""
+
+    longest: int = 0
+    """Nothing attends."""
+
+
+Layout = FlatLayout | PrefillLayout | CachedLayout | CollectingLayout
 
 
 def cached_layout(kinds: Tensor, segments: Tensor, *, num_new: int) -> CachedLayout:

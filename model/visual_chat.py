@@ -10,7 +10,7 @@ B rows, S positions, N images, D decoder width, V rows of the output head.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,10 @@ from transformers.utils import ModelOutput
 from vchat.model import attention as _registers_attention  # noqa: F401
 from vchat.model.config import VisualChatConfig
 from vchat.model.embeddings import cover_ids
+from vchat.model.last_layer import can_drop_rows, drop_rows_before_last_layer
 from vchat.model.layout import (
     DialogueCache,
+    FlatLayout,
     Layout,
     PrefillLayout,
     cached_layout,
@@ -86,6 +88,9 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         )
         self.summed_cross_entropy = SummedCrossEntropy()
         _use_attention(self.decoder, config.attention)
+        self._drops_rows = config.attention == "mmca" and can_drop_rows(self.decoder.get_decoder())
+        if self._drops_rows:
+            drop_rows_before_last_layer(self.decoder.get_decoder())
         self.post_init()
 
     @classmethod
@@ -300,25 +305,42 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     ) -> VisualChatOutput:
         """Run rows without a cache, as one flat row without padding."""
         layout = flat_layout(kinds, segments)
-        num_rows, length = kinds.shape
-        hidden = self._decode(
-            embeddings.flatten(0, 1).index_select(0, layout.order)[None],
-            position_ids.expand(num_rows, -1).flatten()[layout.order][None],
-            layout,
-            None,
-        )[0]
-        head = self.get_output_embeddings()
-        if labels is None:
-            rows = hidden.new_zeros(num_rows * length, hidden.shape[-1])
-            rows = rows.index_copy(0, layout.order, hidden).view(num_rows, length, -1)
-            return VisualChatOutput(logits=head(rows[:, -logits_to_keep:]))
+        embeddings = embeddings.flatten(0, 1).index_select(0, layout.order)[None]
+        positions = position_ids.expand_as(kinds).flatten()[layout.order][None]
+        if labels is not None:
+            loss = self._loss(embeddings, positions, layout, segments, labels)
+            return VisualChatOutput(loss=loss)
+        hidden = self._decode(embeddings, positions, layout, None)[0]
+        rows = hidden.new_zeros(kinds.numel(), hidden.shape[-1])
+        rows = rows.index_copy(0, layout.order, hidden).view(*kinds.shape, -1)
+        return VisualChatOutput(logits=self.get_output_embeddings()(rows[:, -logits_to_keep:]))
+
+    def _loss(
+        self,
+        embeddings: Tensor,
+        position_ids: Tensor,
+        layout: FlatLayout,
+        segments: Tensor,
+        labels: Tensor,
+    ) -> Tensor:
+        """Return the summed loss of a flat row; what predicts nothing skips the last layer."""
         targets = (labels[:, 1:] != IGNORED) & (segments[:, 1:] == segments[:, :-1])
         row, column = targets.nonzero(as_tuple=True)
-        predictors = layout.index_of(row * length + column, batch_size=num_rows * length)
-        loss = self.summed_cross_entropy(
-            hidden.index_select(0, predictors), head, labels[row, column + 1]
+        index = row * labels.shape[1] + column
+        predictors = layout.index_of(index, batch_size=labels.numel())
+        if self._drops_rows:
+            is_image = predictors < layout.num_image
+            layout = replace(layout, kept_images=predictors[is_image])
+            in_front = torch.arange(len(predictors[is_image]), device=predictors.device)
+            predictors = predictors - layout.num_image + len(in_front)
+            predictors[is_image] = in_front
+        hidden = self._decode(embeddings, position_ids, layout, None)[0]
+        loss: Tensor = self.summed_cross_entropy(
+            hidden.index_select(0, predictors),
+            self.get_output_embeddings(),
+            labels[row, column + 1],
         )
-        return VisualChatOutput(loss=loss)
+        return loss
 
     def _cached(
         self,

@@ -268,3 +268,32 @@ def test_what_mmca_does_not_define_is_an_error(name):
 def test_calling_the_decoder_alone_is_an_error(new_model, row):
     with pytest.raises(ValueError, match="call VisualChat, not its decoder"):
         new_model().decoder(row("ttt")[0])
+
+
+@pytest.mark.parametrize("drawing", ["ttIttIttt", "tttt", "ItIIt"])
+def test_skipping_image_rows_in_the_last_layer_changes_neither_loss_nor_gradients(
+    new_model, row, drawing
+):
+    ids, pixels = row(drawing)
+    labels = ids.masked_fill(ids == SLOT, -100)  # the text behind an image is predicted by it
+    results = []
+    for drops in (False, True):
+        model = new_model()
+        assert model._drops_rows
+        model._drops_rows = drops
+        loss = model(ids, pixels, labels=labels).loss
+        results.append([loss, *torch.autograd.grad(loss, list(model.parameters()))])
+    for whole, dropped in zip(*results, strict=True):
+        torch.testing.assert_close(dropped, whole, atol=1e-4, rtol=1e-4)
+
+
+def test_the_last_layers_mlp_sees_no_image_row(new_model, row):
+    model = new_model()
+    sizes = []
+    for layer in model.decoder.model.layers:
+        layer.mlp.register_forward_hook(lambda _, args, __: sizes.append(args[0].shape[1]))
+    ids, pixels = row("ttIttt")
+    labels = torch.full_like(ids, -100)
+    labels[:, -2:] = ids[:, -2:]
+    model(ids, pixels, labels=labels)
+    assert sizes == [5 + POSITIONS, 5 + POSITIONS, 5]

@@ -52,6 +52,17 @@ def test_nothing_supervised_gives_zero_and_zero_gradients(new_model, row):
     assert all(gradient is not None and not gradient.any() for gradient in gradients)
 
 
+@pytest.mark.parametrize("attention", ["mmca", "causal"])
+def test_a_batch_of_padding_gives_zero_and_zero_gradients(new_model, row, attention):
+    model = new_model(attention=attention)
+    ids, _ = row("tttt")
+    loss = model(ids, segment_ids=torch.zeros_like(ids), labels=torch.full_like(ids, -100)).loss
+    loss.backward()
+    assert loss == 0.0
+    gradients = [parameter.grad for parameter in model.parameters()]
+    assert all(gradient is not None and not gradient.any() for gradient in gradients)
+
+
 @pytest.mark.parametrize("pixels", [None, torch.zeros(0, 3, 16, 16, dtype=torch.uint8)])
 @pytest.mark.parametrize("frozen_tower", [False, True])
 def test_a_batch_without_images_gives_every_trained_parameter_a_gradient(

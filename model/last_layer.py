@@ -1,0 +1,84 @@
+"""The decoder's last layer, for the rows that something reads.
+
+In training only the rows that predict a supervised token are read behind the last layer, and these
+are text rows. Image rows matter there through their keys and values alone, so the last layer
+computes those for them and spends nothing on their MLP. No layer's code is replaced: a hook in
+front of the last layer first runs its attention on the image rows, to collect keys and values, and
+then hands the layer the remaining rows.
+
+Every rank calls the same modules equally often, images or not, which ZeRO-3 needs.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from vchat.model.layout import CollectingLayout, FlatLayout
+
+
+def can_drop_rows(decoder: nn.Module) -> bool:
+    """Tell whether the last layer is of a make this file understands.
+
+    It takes rotary embeddings as an argument, and feeds its attention either `input_layernorm` of
+    its input (Llama and most others) or the input itself (OLMo 2).
+    """
+    layers = getattr(decoder, "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        return False
+    layer = layers[-1]
+    attention = getattr(layer, "self_attn", None)
+    if attention is None:
+        return False
+    takes_rotary = "position_embeddings" in inspect.signature(attention.forward).parameters
+    norms_first = hasattr(layer, "input_layernorm")
+    norms_after = hasattr(layer, "post_attention_layernorm") and hasattr(
+        layer, "post_feedforward_layernorm"
+    )
+    return takes_rotary and (norms_first or norms_after)
+
+
+def drop_rows_before_last_layer(decoder: nn.Module) -> None:
+    """Make the last layer skip image rows whenever its layout names the rows to keep."""
+    layers: Any = decoder.layers
+    layers[-1].register_forward_pre_hook(_keep_rows, with_kwargs=True)
+
+
+def _keep_rows(
+    layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Tensor, ...], dict[str, Any]] | None:
+    """Swap the layer's input, float[1, N, D], for its kept rows; image keys go into the layout."""
+    layout = kwargs.get("layout")
+    if not isinstance(layout, FlatLayout) or layout.kept_images is None:
+        return None
+    hidden, kwargs = (args[0], kwargs) if args else (kwargs.pop("hidden_states"), kwargs)
+    num = layout.num_image
+    some = slice(max(num, 1))  # never none: the library's attention cannot shape zero rows
+    keys, values = _image_keys(layer, hidden[:, some], _rows(kwargs, some))
+    kept = torch.cat([layout.kept_images, torch.arange(num, hidden.shape[1], device=hidden.device)])
+    kwargs = _rows(kwargs, kept)
+    kwargs["layout"] = replace(layout, image_keys=keys[:, :, :num], image_values=values[:, :, :num])
+    return (hidden.index_select(1, kept),), kwargs
+
+
+def _image_keys(layer: Any, hidden: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Return keys and values of the image rows, each float[1, G, n, d]; keys are rotated."""
+    collecting = CollectingLayout()
+    norm = getattr(layer, "input_layernorm", None)
+    layer.self_attn(
+        hidden_states=hidden if norm is None else norm(hidden), **{**kwargs, "layout": collecting}
+    )
+    return collecting.keys_and_values[0]
+
+
+def _rows(kwargs: dict[str, Any], rows: Tensor | slice) -> dict[str, Any]:
+    """Return a layer's keyword arguments for some of the rows."""
+    cos, sin = kwargs["position_embeddings"]
+    return {
+        **kwargs,
+        "position_embeddings": (cos[:, rows], sin[:, rows]),
+        "position_ids": kwargs["position_ids"][:, rows],
+    }
