@@ -75,8 +75,8 @@ def publish(
     index = index_of(shards)
     tokenizer.save(folder / "tokenizer")
     parts = list(_write_index(folder / "index", index))
-    given = dict(manifest_without_shards)
-    template = template_named(given["template"]["name"], system=given["template"]["system"])
+    stated = manifest_without_shards["template"]
+    template = template_named(stated["name"], system=stated["system"])
     digests = {
         "tokenizer": tokenizer.fingerprint,
         "template": template.digest,
@@ -84,31 +84,36 @@ def publish(
     }
     manifest = {
         "format_version": FORMAT_VERSION,
-        **given,
-        "digests": given.get("digests", {}) | digests,
-        "tokenizer": {
-            "fingerprint": tokenizer.fingerprint,
-            "begin_id": tokenizer.begin_id,
-            "end_id": tokenizer.end_id,
-            "image_id": tokenizer.image_id,
-            "num_ids": tokenizer.num_ids,
-        },
+        **manifest_without_shards,
+        "digests": manifest_without_shards.get("digests", {}) | digests,
+        "tokenizer": _tokenizer_entry(tokenizer),
         "totals": statistics(index)[0] if index.num_rows else {},
         "sources": {row.pop("source"): row for row in statistics(index, by=["source"])},
-        "shards": [
-            {
-                "name": shard.name,
-                "split": shard.split,
-                "bytes": shard.size_bytes,
-                "sha256": shard.sha256,
-                "samples": shard.rows.num_rows,
-            }
-            for shard in shards
-        ],
+        "shards": [_shard_entry(shard) for shard in shards],
         "index": parts,
     }
     with written_whole(folder / "manifest.json") as file:
         file.write(json.dumps(manifest, indent=1).encode())
+
+
+def _tokenizer_entry(tokenizer: TextTokenizer) -> dict[str, Any]:
+    return {
+        "fingerprint": tokenizer.fingerprint,
+        "begin_id": tokenizer.begin_id,
+        "end_id": tokenizer.end_id,
+        "image_id": tokenizer.image_id,
+        "num_ids": tokenizer.num_ids,
+    }
+
+
+def _shard_entry(shard: FinishedShard) -> dict[str, Any]:
+    return {
+        "name": shard.name,
+        "split": shard.split,
+        "bytes": shard.size_bytes,
+        "sha256": shard.sha256,
+        "samples": shard.rows.num_rows,
+    }
 
 
 def index_of(shards: Sequence[FinishedShard]) -> pa.Table:
