@@ -41,9 +41,13 @@ def run(run_file: Path, overrides: tuple[str, ...]) -> None:
 @click.command("plan")
 @_RUN_FILE
 @_SET
-def plan(run_file: Path, overrides: tuple[str, ...]) -> None:
+@click.option("--processes", default=1, show_default=True, help="How many the run will have.")
+def plan(run_file: Path, overrides: tuple[str, ...], processes: int) -> None:
     """Print what the run will do, before any GPU is rented: steps, tokens, padding, images."""
     config = read_run(run_file, overrides=overrides)
+    from vchat.train.processes import prepare_environment
+
+    prepare_environment()
     from vchat.train.forecast import print_forecast
 
-    print_forecast(config)
+    print_forecast(config, num_processes=processes)

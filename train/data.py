@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 from vchat.shards.collate import Batch
-from vchat.shards.epoch import PlanArguments
 from vchat.shards.loader import Loader
 from vchat.shards.manifest import ShardSet
+from vchat.shards.plan_arguments import PlanArguments
 from vchat.train.config import RunConfig
 
 
@@ -44,7 +44,7 @@ class RunData:
         """Plan the first epoch (all epochs, if the run is counted in epochs); read nothing yet."""
         self._shard_set, self._config, self._sizes, self._share = shard_set, config, sizes, share
         self.loader = self._loader(
-            plan_arguments(config, sizes, split=config.data.split, epoch=0),
+            plan_arguments(config, sizes),
             rows_per_step=config.batch.rows_per_step,
         )
         self.total_steps = total_steps(self.loader, config)
@@ -75,8 +75,11 @@ class RunData:
         """Yield this rank's micro-batches of one pass over the eval split."""
         batch = self._config.batch
         rows = self._share.world_size * batch.rows_per_micro_batch
-        arguments = plan_arguments(
-            self._config, self._sizes, split=self._config.data.eval_split, epoch=0, tail="pad"
+        arguments = replace(
+            plan_arguments(self._config, self._sizes),
+            split=self._config.data.eval_split,
+            mix=(),  # each sample once
+            tail="pad",
         )
         loader = self._loader(arguments, rows_per_step=rows)
         num_steps = loader.plan(0).num_steps(rows)
@@ -94,27 +97,22 @@ class RunData:
         )
 
 
-def plan_arguments(
-    config: RunConfig,
-    sizes: ModelSizes,
-    *,
-    split: str,
-    epoch: int,
-    tail: Literal["pad", "drop"] | None = None,
-) -> PlanArguments:
-    """What defines the epoch plan of a split; `tail` overrides the configured one."""
+def plan_arguments(config: RunConfig, sizes: ModelSizes) -> PlanArguments:
+    """What defines the plans of the training split; the loader goes on from epoch 0 by itself."""
     data = config.data
     return PlanArguments(
-        split=split,
+        split=data.split,
         seed=config.run.seed,
-        epoch=epoch,
+        epoch=0,
         tokens_per_row=data.tokens_per_row,
         images_per_row=data.images_per_row,
         positions_per_image=sizes.positions_per_image,
         shuffle_window_shards=data.shuffle_window_shards,
         lanes=data.lanes,
+        balanced_rows=data.balanced_rows,
+        mix=data.mix,
         on_too_long=data.on_too_long,
-        tail=tail or data.tail,
+        tail=data.tail,
     )
 
 

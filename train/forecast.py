@@ -11,23 +11,23 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from vchat.shards.epoch import EpochPlan
 from vchat.shards.manifest import ShardSet, open_shards
+from vchat.shards.plan_summary import PlanSummary, summarized
 from vchat.train.config import RunConfig
 from vchat.train.data import RunData, Share
 from vchat.train.parts import train_only
 from vchat.train.starting_model import build_model, sizes_of
 
 
-def print_forecast(config: RunConfig) -> None:
+def print_forecast(config: RunConfig, *, num_processes: int) -> None:
     """Print the forecast of a run as a table on stdout."""
     table = Table("what", "value", title=f"{config.run.out}", title_justify="left")
-    for name, value in forecast(config).items():
+    for name, value in forecast(config, num_processes=num_processes).items():
         table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
     Console(file=sys.stdout).print(table)
 
 
-def forecast(config: RunConfig) -> dict[str, Any]:
+def forecast(config: RunConfig, *, num_processes: int) -> dict[str, Any]:
     """Count what the first epoch holds and what the whole run does.
 
     Raises:
@@ -44,14 +44,20 @@ def forecast(config: RunConfig) -> dict[str, Any]:
         )
     train_only(model, config.train.parts)
     sizes = sizes_of(model)
-    data = RunData(shard_set, config, sizes=sizes, share=Share(rank=0, world_size=1))
-    plan = data.loader.plan(0)
+    data = RunData(shard_set, config, sizes=sizes, share=Share(rank=0, world_size=num_processes))
     rows_per_step = config.batch.rows_per_step
+    summary = summarized(
+        data.loader.plan(0),
+        rows_per_step=rows_per_step,
+        rows_per_micro_batch=config.batch.rows_per_micro_batch,
+        world_size=num_processes,
+    )
     return {
         "steps": data.total_steps,
-        "steps per epoch": plan.num_steps(rows_per_step),
-        "epochs": round(data.total_steps / plan.num_steps(rows_per_step), 2),
-        **_epoch_counts(plan, config),
+        "steps per epoch": summary.steps,
+        "epochs": round(data.total_steps / summary.steps, 2),
+        "micro-batches per step and process": config.batch.micro_batches(num_processes),
+        **_epoch_counts(summary),
         "bytes to read per epoch": _bytes_of(shard_set, config.data.split),
         "image size, pixels": sizes.image_size,
         "positions per image": sizes.positions_per_image,
@@ -60,17 +66,15 @@ def forecast(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _epoch_counts(plan: EpochPlan, config: RunConfig) -> dict[str, Any]:
-    positions = int(plan.positions_per_row.sum())
-    room = plan.num_rows * config.data.tokens_per_row
+def _epoch_counts(summary: PlanSummary) -> dict[str, Any]:
     return {
-        "samples per epoch": len(plan.samples),
-        "samples left out, too long": len(plan.excluded),
-        "rows per epoch": plan.num_rows,
-        "positions per epoch": positions,
-        "supervised tokens per epoch": int(plan.supervised_per_row.sum()),
-        "images per epoch": int(plan.images_per_row.sum()),
-        "padding share of rows": round(1 - positions / max(1, room), 4),
+        "samples per epoch": summary.samples,
+        "samples left out, too long": summary.excluded,
+        "rows per epoch": summary.rows,
+        "text tokens per epoch": summary.text_tokens,
+        "supervised tokens per epoch": summary.supervised_tokens,
+        "images per epoch": summary.images,
+        "padding share": round(summary.padding_share, 4),
     }
 
 

@@ -11,13 +11,13 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
+from vchat.shards.strict_toml import to_toml
 from vchat.shards.tokens import TextTokenizer
 from vchat.train import checkpoint as folder_of
 from vchat.train.checkpoint import FORMAT_VERSION, Checkpoint, verify, write_json
 from vchat.train.config import RunConfig
 from vchat.train.engine import whole_weights
 from vchat.train.identity import Identity
-from vchat.shards.strict_toml import to_toml
 from vchat.train.universal import converted
 
 TAG = "deepspeed"

@@ -8,6 +8,7 @@ import typing
 from pathlib import Path
 
 import pytest
+from vchat.shards.strict_toml import WrongKeyError, to_toml
 from vchat.train.config import (
     FREE_TO_CHANGE,
     BatchConfig,
@@ -16,7 +17,6 @@ from vchat.train.config import (
     read_run,
     shaping,
 )
-from vchat.shards.strict_toml import WrongKeyError, to_toml
 
 SMALLEST = """
 [data]
