@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from vchat.shards.strict_toml import WrongKeyError, to_toml
+from vchat.train.commands import shipped_or_own
 from vchat.train.config import (
     FREE_TO_CHANGE,
     BatchConfig,
@@ -17,6 +18,8 @@ from vchat.train.config import (
     read_run,
     shaping,
 )
+
+SHIPPED = sorted((Path(inspect.getfile(RunConfig)).parent / "runs").glob("*.toml"))
 
 SMALLEST = """
 [data]
@@ -156,3 +159,16 @@ def test_micro_batches_cover_the_step_on_any_world_size(
 def test_no_process_is_an_error():
     with pytest.raises(ValueError, match="at least 1 process, got 0"):
         BatchConfig(rows_per_step=1).micro_batches(0)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_every_shipped_run_is_valid_and_found_by_its_name(path):
+    assert shipped_or_own(Path(path.name)) == path
+    assert read_run(path).run.save_every > 0
+
+
+def test_a_file_of_ones_own_goes_before_a_shipped_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.toml").write_text("")
+    assert shipped_or_own(Path("tiny.toml")) == Path("tiny.toml")
+    assert shipped_or_own(Path("other/tiny.toml")) == Path("other/tiny.toml")
