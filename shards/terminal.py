@@ -104,9 +104,10 @@ def _facts(shards: ShardSet, row: Mapping[str, Any], sample: Sample) -> list[str
         f"{row['text_tokens']} text tokens, {supervised} supervised, {len(sample.images)} images",
     ]
     lines += [
-        f"record {r.key} (id {r.record_id}) of {r.file}, licence {r.licence}: {r.num_rounds} rounds"
-        for r in sample.records
+        f"record {origin.key}: id {origin.record_id} of {origin.file}, rounds {origin.num_rounds}"
+        for origin in sample.records
     ]
+    lines += [f"licence {name}" for name in dict.fromkeys(r.licence for r in sample.records)]
     for number, image in enumerate(sample.images, start=1):
         stored, original = ("x".join(map(str, s)) for s in (image.size, image.original_size))
         size_kb = f"{len(image.data) / 1000:.1f} kB {image.extension}"
