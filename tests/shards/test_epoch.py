@@ -17,7 +17,7 @@ from vchat.shards.plan_summary import summarized
 from vchat.shards.row_order import places_of_shards
 
 POSITIONS_PER_IMAGE = 5
-GOLDEN_DIGEST = "45d9cb7a021f70b79e926fdf4661ac245ee6b1f5da4636d6b0a30f8dbda1b6db"
+GOLDEN_DIGEST = "3662de58ed52817c55bbf7b2fa37cf12996d99ad35047d8e2afeff0b077e0864"
 
 
 def index_of(text_tokens: list[int], num_images: list[int], shard: list[int]) -> PlanIndex:
