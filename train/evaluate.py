@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 from vchat.shards.files import sha256_file, written_whole
+from vchat.shards.progress import progress
 from vchat.train.questions import Question, read_questions, swapped
 from vchat.train.scoring import Answered, Score, scores, table
 
@@ -110,10 +111,9 @@ def _answer_runs(
 ) -> dict[str, list[Answered]]:
     """Answer all questions once for each way of showing images, under one progress bar."""
     from vchat.train.answering import answers
-    from vchat.train.progress import counted
 
     answered = {}
-    with counted("answering", total=sum(map(len, asked.values())), unit="questions") as done:
+    with progress("answering", total=sum(map(len, asked.values())), unit="questions") as done:
         for name, questions in asked.items():
             answered[name] = answers(
                 chat_model,
