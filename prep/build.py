@@ -178,7 +178,7 @@ def build(recipe: Recipe) -> Built:
         prepared = prepare(recipe, work=work)
         if (out / "manifest.json").exists():
             return _already_complete(out, prepared.plan)
-        _start(prepared, out=out, work=work)
+        begin(prepared, out=out, work=work)
         _run(prepared, out=out, work=work)
         found = _finish(prepared, out=out, work=work)
     return Built(out=out, report=found, already_complete=False)
@@ -224,7 +224,7 @@ def _check_same(out: Path, found: str, wanted: str) -> None:
         )
 
 
-def _start(prepared: Prepared, *, out: Path, work: Path) -> None:
+def begin(prepared: Prepared, *, out: Path, work: Path) -> None:
     """Store plan, job, tokenizer and records for the tasks, unless an earlier run has.
 
     Raises:

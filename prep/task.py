@@ -111,7 +111,8 @@ class _OpenJob:
 
 
 @lru_cache(maxsize=1)
-def _open_job(work: Path) -> _OpenJob:
+def _open_job(work: Path, made_ns: int) -> _OpenJob:
+    """Open the job in `work`; `made_ns` tells apart jobs that were made there one after another."""
     job = Job.read(work)
     readers = {
         name: ImageFiles([Path(root) for root in one.roots], folders=one.folders)
@@ -145,7 +146,7 @@ def run_task(work: Path, number: int, *, on_dialogue: Callable[[], None]) -> Non
     Raises:
         OSError: if the disk is full or an image cannot be read for a reason of the machine's.
     """
-    opened = _open_job(work)
+    opened = _open_job(work, (work / "job.json").stat().st_mtime_ns)
     shard = opened.plan.shards[number]
     path = Path(opened.job.out) / f"{shard.name}.tar"
     if read_result(work, shard, out=path.parent) is not None:

@@ -1,0 +1,125 @@
+"""Over-long dialogues are cut between rounds and keep the images that their rounds need."""
+
+import pytest
+from toy import toy_image, toy_tokenizer
+from vchat.prep.assemble import Assembler, PreparedRecord
+from vchat.shards.dialogue import ImageRef, Record, Round
+from vchat.shards.template import VisualChatTemplate
+from vchat.shards.tokens import TextTokenizer
+
+PER_IMAGE = 17
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return TextTokenizer.load(toy_tokenizer(tmp_path_factory.mktemp("tokenizer")))
+
+
+def prepared(key, rounds):
+    """Return a record; `rounds` are `(image numbers, question, answer)`."""
+    refs = {n: ImageRef(key=f"toy:{n}", file=f"{n}.jpg") for images, _, _ in rounds for n in images}
+    record = Record(
+        key=key,
+        source="toy",
+        rounds=tuple(
+            Round(images=tuple(refs[n] for n in images), question=question, answer=answer)
+            for images, question, answer in rounds
+        ),
+        licence="",
+        file="f",
+        record_id=key,
+    )
+    return PreparedRecord(
+        record=record, images=tuple(toy_image(n) for images, _, _ in rounds for n in images)
+    )
+
+
+def assembled(tokenizer, records, *, max_tokens):
+    """Return the samples of one dialogue, and reasons by record key."""
+    rejected = {}
+    assembler = Assembler(
+        tokenizer=tokenizer,
+        template=VisualChatTemplate(system="Hi.\n\n"),
+        max_tokens=max_tokens,
+        positions_per_image=PER_IMAGE,
+    )
+    samples = assembler.samples(
+        records,
+        split="train",
+        on_rejected=lambda record, why: rejected.setdefault(record.key, why.reason),
+    )
+    return list(samples), rejected
+
+
+def length(sample):
+    return len(sample.ids) + len(sample.images) * (PER_IMAGE - 1)
+
+
+LONG = [
+    prepared("toy/a", [([0], "One?", "It is red."), ([1], "Two?", "Green."), ([], "Both?", "No.")]),
+    prepared("toy/b", [([2], "Three?", "Blue."), ([], "Why?", "It is.")]),
+]
+
+
+def answers(samples):
+    return [[round_.answer for round_ in sample.rounds] for sample in samples]
+
+
+def test_a_dialogue_that_fits_is_one_sample(tokenizer):
+    (sample,), rejected = assembled(tokenizer, LONG, max_tokens=10_000)
+    assert rejected == {}
+    assert sample.key == "toy/a"
+    assert [round_.images for round_ in sample.rounds] == [(0,), (1,), (), (2,), ()]
+    assert [(one.key, one.first_round, one.num_rounds) for one in sample.records] == [
+        ("toy/a", 0, 3),
+        ("toy/b", 3, 2),
+    ]
+
+
+def test_every_length_limit_keeps_all_rounds_or_rejects_the_record(tokenizer):
+    (whole,), _ = assembled(tokenizer, LONG, max_tokens=10_000)
+    said = [round_.answer for round_ in whole.rounds]
+    counts = set()
+    for limit in range(40, length(whole) + 1):
+        samples, rejected = assembled(tokenizer, LONG, max_tokens=limit)
+        assert all(length(sample) <= limit for sample in samples)
+        kept = said[3 * ("toy/a" in rejected) : len(said) - 2 * ("toy/b" in rejected)]
+        assert [answer for part in answers(samples) for answer in part] == kept
+        assert set(rejected.values()) <= {"too_long"}
+        counts.add(len(samples))
+    assert counts >= {0, 1, 2, 3}
+
+
+def test_a_part_shows_again_what_its_record_has_shown(tokenizer):
+    (whole,), _ = assembled(tokenizer, LONG[:1], max_tokens=10_000)
+    samples, _ = assembled(tokenizer, LONG[:1], max_tokens=length(whole) - 1)
+    assert [sample.key for sample in samples] == ["toy/a", "toy/a#1"]
+    first, second = samples
+    assert [image.key for image in first.images] == ["toy:0", "toy:1"]
+    assert [image.key for image in second.images] == ["toy:0", "toy:1"]
+    assert second.rounds[0].images == (0, 1)
+    assert second.rounds[0].question == "Both?"
+    assert [(one.first_round, one.num_rounds) for one in second.records] == [(0, 1)]
+
+
+def test_a_part_that_starts_with_another_record_carries_nothing(tokenizer):
+    records = [LONG[0], prepared("toy/c", [([], "No picture?", "None.")])]
+    (whole,), _ = assembled(tokenizer, records, max_tokens=10_000)
+    samples, _ = assembled(tokenizer, records, max_tokens=length(whole) - 1)
+    assert samples[-1].records[0].key == "toy/c"
+    assert samples[-1].images == ()
+
+
+def test_an_answer_is_never_cut(tokenizer):
+    record = prepared("toy/long", [([0], "Q?", "word " * 300)])
+    samples, rejected = assembled(tokenizer, [record, LONG[1]], max_tokens=150)
+    assert rejected == {"toy/long": "too_long"}
+    assert answers(samples) == [["Blue.", "It is."]]
+
+
+def test_supervised_tokens_are_the_answers_and_their_ends(tokenizer):
+    samples, _ = assembled(tokenizer, LONG, max_tokens=130)
+    for sample in samples:
+        decoded = tokenizer.decode(sample.ids[sample.supervised].tolist())
+        assert decoded == "".join(round_.answer + "</s>" for round_ in sample.rounds)
+        assert (sample.ids == tokenizer.image_id).sum() == len(sample.images)

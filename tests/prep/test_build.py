@@ -1,0 +1,233 @@
+"""A build's shards: complete, correct, and the same bytes however they were made."""
+
+import io
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from raw_data import (
+    COLORS,
+    good_llava_row,
+    llava_row,
+    write_image,
+    write_json,
+    write_llava,
+)
+from toy import toy_tokenizer
+from vchat.prep.build import begin, build, prepare
+from vchat.prep.images import ImagePolicy
+from vchat.prep.pool import run_tasks
+from vchat.prep.recipe import Recipe, SourceChoice
+from vchat.shards.manifest import open_shards
+
+
+def recipe(folder: Path, *, out: str = "out", names=("llava",), **changed) -> Recipe:
+    """Return a recipe for the data in `folder`; small pictures, small shards."""
+    if not (folder / "tokenizer").exists():
+        toy_tokenizer(folder / "tokenizer")
+    chosen: dict[str, Any] = {
+        "source": tuple(SourceChoice(name=name, concatenate=2) for name in names),
+        "data": str(folder / "data"),
+        "tokenizer": str(folder / "tokenizer"),
+        "out": str(folder / out),
+        "eval_fraction": 0.25,
+        "shard_size": "12KB",
+        "positions_per_image": 5,
+        "image": ImagePolicy(size=24),
+    }
+    return Recipe(**(chosen | changed))
+
+
+def files(out: Path) -> dict[str, bytes]:
+    """Return the contents of a shard set by path, the work folder left out."""
+    paths = (path for path in out.rglob("*") if path.is_file() and ".work" not in path.parts)
+    return {str(path.relative_to(out)): path.read_bytes() for path in paths}
+
+
+def write_mix(folder: Path, *, count: int = 40) -> None:
+    """Write LLaVA data with photographs that cannot be decoded, and a dialogue that is too long."""
+    data = folder / "data"
+    write_llava(data, count=count)
+    write_image(data / "coco/train2017/000000000003.jpg", "truncated")
+    rows = [good_llava_row(number) for number in range(1, count + 1)]
+    rows.append(llava_row(7, "<image>\nLong?", "word " * 3000))
+    rows[-1]["id"] = "long"
+    write_json(data / "llava/conversation_58k.json", rows)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A finished build of `write_mix`, with one worker."""
+    folder = tmp_path_factory.mktemp("built")
+    write_mix(folder)
+    wanted = recipe(folder, names=("llava", "llava_dial"))
+    return folder, wanted, build(wanted)
+
+
+def test_every_record_is_in_the_shards_or_rejected(built):
+    _, _, done = built
+    sources = done.report["sources"]
+    assert sources["llava"]["rejected_later"]["counts"].keys() <= {
+        "undecodable_image",
+        "held_out_image",
+    }
+    assert sources["llava"]["rejected_later"]["counts"]["undecodable_image"] == 2
+    assert sources["llava_dial"]["rejected_later"]["counts"]["too_long"] == 1
+    assert sources["llava_dial"]["rejected_later"]["counts"]["undecodable_image"] == 1
+    for one in sources.values():
+        later = sum(one["rejected_later"]["counts"].values())
+        assert one["used_records"] + later == one["converted"]["records"]
+    (example,) = sources["llava_dial"]["rejected_later"]["examples"]["too_long"]
+    assert example.startswith("llava_dial/conversation_58k/long: round 1 takes")
+
+
+def test_samples_say_what_their_images_show(built):
+    folder, _, _ = built
+    shards = open_shards(folder / "out")
+    tokenizer = shards.tokenizer()
+    keys = set()
+    for row in shards.index().to_pylist():
+        sample = shards.read_sample(row)
+        supervised = tokenizer.decode(sample.ids[sample.supervised].tolist())
+        assert supervised == "".join(round_.answer + "</s>" for round_ in sample.rounds)
+        assert (sample.ids == tokenizer.image_id).sum() == len(sample.images)
+        for round_ in sample.rounds:
+            (number,) = round_.images
+            assert round_.answer == f"The picture is {color_of(sample.images[number])}."
+        keys |= {record.key for record in sample.records}
+    assert len(keys) == sum(one["used_records"] for one in built[2].report["sources"].values())
+
+
+def color_of(image) -> str:
+    pixel = np.asarray(Image.open(io.BytesIO(image.data)))[18, 24].astype(int)
+    known = [Image.new("RGB", (1, 1), name).getpixel((0, 0)) for name in COLORS]
+    return COLORS[int(np.abs(np.array(known) - pixel).sum(axis=1).argmin())]
+
+
+def test_no_photograph_is_on_both_sides(built):
+    folder, _, _ = built
+    shards = open_shards(folder / "out")
+    sides = {
+        split: {key for keys in shards.index(split)["image_keys"].to_pylist() for key in keys}
+        for split in ("train", "eval")
+    }
+    assert sides["train"]
+    assert sides["eval"]
+    assert not sides["train"] & sides["eval"]
+
+
+def test_stems_are_unique_and_increase_within_a_split(built):
+    folder, _, _ = built
+    shards = open_shards(folder / "out")
+    for split in ("train", "eval"):
+        stems = shards.index(split)["stem"].to_pylist()
+        assert stems == sorted(set(stems))
+
+
+def test_two_workers_write_the_same_bytes(built):
+    folder, _, _ = built
+    other = recipe(folder, out="two", names=("llava", "llava_dial"), workers=2)
+    build(other)
+    assert files(folder / "two") == files(folder / "out")
+
+
+def test_the_same_command_again_finds_the_build_complete(built):
+    folder, wanted, first = built
+    before = files(folder / "out")
+    again = build(wanted)
+    assert again.already_complete
+    assert again.report == first.report
+    assert files(folder / "out") == before
+
+
+def test_another_build_in_the_folder_is_refused_naming_both(built):
+    folder, _, _ = built
+    other = recipe(folder, names=("llava", "llava_dial"), seed=5)
+    digest = open_shards(folder / "out").manifest["digests"]["plan"]
+    with pytest.raises(
+        ValueError, match=f"holds another build: its plan is {digest[:16]}, the one"
+    ):
+        build(other)
+
+
+def test_a_manifest_names_no_path_of_the_machine(built):
+    folder, _, _ = built
+    for name in ("manifest.json", "report.json", "report.html"):
+        assert str(folder) not in (folder / "out" / name).read_text()
+
+
+def test_the_report_page_shows_sources_reasons_and_escapes(built):
+    page = (built[0] / "out/report.html").read_text()
+    for text in ("llava_dial", "too_long", "undecodable_image", "rounds per sample"):
+        assert text in page
+
+
+def test_a_plan_alone_writes_no_shard(built, tmp_path):
+    folder, wanted, _ = built
+    plan = prepare(wanted, work=tmp_path).plan
+    assert plan.digest == open_shards(folder / "out").manifest["digests"]["plan"]
+    assert not list(tmp_path.rglob("*.tar"))
+
+
+def start_build(folder: Path, *, workers: int) -> subprocess.Popen[bytes]:
+    """Start the real command in a process group of its own."""
+    arguments = [
+        *(sys.executable, "-m", "vchat.prep.cli", "build", "--datasets", "llava,llava_dial"),
+        *(
+            "--data",
+            folder / "data",
+            "--tokenizer",
+            folder / "tokenizer",
+            "--out",
+            folder / "killed",
+        ),
+        *("--concatenate", "2", "--eval-fraction", "0.25", "--shard-size", "12KB"),
+        *("--positions-per-image", "5", "--image-size", "24", "--workers", str(workers)),
+    ]
+    return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_build_goes_on_and_gives_the_same_bytes(built, workers):
+    folder, _, _ = built
+    out = folder / "killed"
+    shutil.rmtree(out, ignore_errors=True)
+    seen = set()
+    for moment in (1, 6):
+        process = start_build(folder, workers=workers)
+        while process.poll() is None and num_results(out) < moment:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (out / "manifest.json").exists(), "the build ended before it was killed"
+        seen.add(num_results(out))
+    assert len(seen) > 1, "every kill came before the first shard"
+    process = start_build(folder, workers=workers)
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    assert files(out) == files(folder / "out")
+
+
+def num_results(out: Path) -> int:
+    return len(list((out / ".work/results").glob("*.json")))
+
+
+def test_finished_shards_are_not_written_again(built, tmp_path):
+    folder, _, _ = built
+    work, out = tmp_path / "out/.work", tmp_path / "out"
+    half = recipe(folder, names=("llava", "llava_dial"), out=str(out))
+    prepared = prepare(half, work=work)
+    begin(prepared, out=out, work=work)
+    run_tasks(work, [0, 2], workers=1, on_dialogues=lambda count: None)
+    stamps = {path: path.stat().st_mtime_ns for path in out.glob("*.tar")}
+    build(half)
+    assert len(stamps) == 2
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    assert files(out) == files(folder / "out")
