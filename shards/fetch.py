@@ -6,24 +6,15 @@ Every member's length and xxh3 checksum are compared with the index; no tar head
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 from numpy.typing import NDArray
+from vchat.shards.joined_sets import JoinedSets
 from vchat.shards.plan_index import text_column
 from vchat.shards.store import ShardError
-
-
-class RangeReader(Protocol):
-    """Whatever returns bytes `start` to `end` of a named object, all of them or an error."""
-
-    def read(self, name: str, start: int, end: int, *, key: str = "") -> bytes:
-        """Return exactly `end - start` bytes, wanted for the sample `key`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +30,12 @@ class Fetched:
 class SampleFetcher:
     """Fetches samples of one split by number. Safe to use from several threads."""
 
-    def __init__(self, table: pa.Table, *, shard_names: Sequence[str], store: RangeReader):
-        """`table` is the index of the split; `shard_names` in manifest order."""
+    def __init__(self, sets: JoinedSets):
+        """Take the locating columns of the index; opens nothing."""
+        table = sets.table
         self._keys = text_column(table["key"])
         self._shard = table["shard"].to_numpy()
-        self._shard_names = list(shard_names)
-        self._store = store
+        self._shards = sets.shards
         counts = pc.list_value_length(table["members"]).to_numpy().astype(np.int64)
         self._first_member = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
         members = pc.list_flatten(table["members"])
@@ -62,8 +53,8 @@ class SampleFetcher:
         members = self._members(number)
         start = min(int(self._offset[member]) for member in members.values())
         end = max(int(self._offset[m] + self._size[m]) for m in members.values())
-        shard = self._shard_names[self._shard[number]]
-        body = memoryview(self._store.read(shard, start, end, key=self._keys[number]))
+        store, shard = self._shards[self._shard[number]]
+        body = memoryview(store.read(shard, start, end, key=self._keys[number]))
         parts = {
             name: self._checked(body, number=number, member=member, start=start)
             for name, member in members.items()
@@ -105,7 +96,7 @@ class SampleFetcher:
         return part
 
     def _error(self, problem: str, *, number: int, offset: int) -> ShardError:
-        shard = self._shard_names[self._shard[number]]
+        _, shard = self._shards[self._shard[number]]
         return ShardError(problem, shard=shard, offset=offset, key=self._keys[number])
 
 

@@ -21,15 +21,15 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from vchat.shards.collate import Batch, LoadedSample, collated
 from vchat.shards.epoch import EpochPlan, PlanArguments, dealt, plan_epoch
+from vchat.shards.joined_sets import joined
 from vchat.shards.manifest import ShardSet
-from vchat.shards.plan_index import PlanIndex
 from vchat.shards.sample_loader import SampleLoader
 from vchat.shards.store import ShardError
 
@@ -63,7 +63,7 @@ class Loader:
 
     def __init__(
         self,
-        shard_set: ShardSet,
+        shard_sets: ShardSet | Sequence[ShardSet],
         arguments: PlanArguments,
         *,
         rows_per_step: int,
@@ -80,6 +80,7 @@ class Loader:
         """Plan nothing yet; the first plan is made by the first call that needs it.
 
         Args:
+            shard_sets: one, or several that are read as one.
             rows_per_step: over all ranks and micro-batches.
             rank: of `world_size`; the state does not depend on either.
             image_size: shorter side that images are resized to, in pixels.
@@ -89,8 +90,10 @@ class Loader:
             on_fault: `skip` delivers an unreadable sample without labels and with black images.
             max_skipped: the most such samples in the life of the loader, then it is an error.
         """
-        table = shard_set.index(arguments.split)
-        self.index = PlanIndex.from_table(table, digest=shard_set.manifest["digests"]["index"])
+        if isinstance(shard_sets, ShardSet):
+            shard_sets = [shard_sets]
+        sets = joined(shard_sets, split=arguments.split)
+        self.index, self._pad_id = sets.index, sets.pad_id
         self.arguments = arguments
         self.rows_per_step = rows_per_step
         self.rows_per_micro_batch = rows_per_micro_batch
@@ -98,11 +101,8 @@ class Loader:
         self.crop = crop or image_size
         self.threads, self.read_ahead_rows = threads, read_ahead_rows
         self.on_fault, self.max_skipped = on_fault, max_skipped
-        self._pad_id = int(shard_set.manifest["tokenizer"]["end_id"])
         self._samples = SampleLoader(
-            shard_set,
-            table=table,
-            index=self.index,
+            sets,
             positions_per_image=arguments.positions_per_image,
             image_size=image_size,
             crop=self.crop,
@@ -302,4 +302,4 @@ class Loader:
             log.warning("skipped (%d so far): %s", self.num_skipped, sample)
         if self.num_skipped > self.max_skipped:
             raise ValueError(f"more than {self.max_skipped} samples skipped") from sample
-        return self._samples.blank(int(plan.row(row)[place]), pad_id=self._pad_id)
+        return self._samples.blank(int(plan.row(row)[place]))

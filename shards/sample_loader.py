@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from vchat.shards.collate import LoadedSample, with_slots_repeated
 from vchat.shards.decode import decoded
 from vchat.shards.fetch import Fetched, SampleFetcher
-from vchat.shards.manifest import ShardSet
-from vchat.shards.plan_index import PlanIndex
+from vchat.shards.joined_sets import JoinedSets
 from vchat.shards.positions import num_positions
 from vchat.shards.store import ShardError
 
@@ -19,23 +17,17 @@ class SampleLoader:
 
     def __init__(
         self,
-        shard_set: ShardSet,
+        sets: JoinedSets,
         *,
-        table: pa.Table,
-        index: PlanIndex,
         positions_per_image: int,
         image_size: int,
         crop: int,
     ):
-        """`table` is the index of the split, `index` its plan columns."""
-        self._fetcher = SampleFetcher(
-            table,
-            shard_names=[shard["name"] for shard in shard_set.manifest["shards"]],
-            store=shard_set.store,
-        )
-        self._index = index
-        self._image_ends = np.cumsum(index.num_images, dtype=np.int64)
-        self._image_id = int(shard_set.manifest["tokenizer"]["image_id"])
+        """Images are resized to a shorter side of `image_size`, then cropped to a square."""
+        self._fetcher = SampleFetcher(sets)
+        self._index, self._image_id = sets.index, sets.image_id
+        self._pad_id = sets.pad_id
+        self._image_ends = np.cumsum(sets.index.num_images, dtype=np.int64)
         self._positions_per_image = positions_per_image
         self._image_size, self._crop = image_size, crop
 
@@ -50,11 +42,11 @@ class SampleLoader:
         except ShardError:
             return self._load_once(number)
 
-    def blank(self, number: int, *, pad_id: int) -> LoadedSample:
+    def blank(self, number: int) -> LoadedSample:
         """Return a sample of the planned length with the planned images, all black, no labels."""
         positions = self._image_positions(number)
         length = int(self._index.text_tokens[number]) + int(positions.sum())
-        ids = np.full(length, pad_id, np.int32)
+        ids = np.full(length, self._pad_id, np.int32)
         ids[: int(positions.sum())] = self._image_id
         return LoadedSample(
             key=self._index.keys[number],

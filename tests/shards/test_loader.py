@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy import toy_image, toy_shards
+from toy import toy_image, toy_shards, toy_tokenizer
 from vchat.shards.collate import IGNORED, Batch
 from vchat.shards.decode import decoded
 from vchat.shards.epoch import PlanArguments
@@ -21,6 +21,7 @@ from vchat.shards.loader import Loader
 from vchat.shards.manifest import ShardSet
 from vchat.shards.plan_summary import summarized
 from vchat.shards.store import LocalStore, ShardError
+from vchat.shards.tokens import TextTokenizer
 
 POSITIONS_PER_IMAGE = 5
 TOKENS_PER_ROW = 400
@@ -56,9 +57,11 @@ def arguments(**changes: object) -> PlanArguments:
     return PlanArguments(**(given | changes))  # type: ignore[arg-type]
 
 
-def loader(shard_set: ShardSet, plan: PlanArguments | None = None, **changes: object) -> Loader:
+def loader(
+    sets: ShardSet | list[ShardSet], plan: PlanArguments | None = None, **changes: object
+) -> Loader:
     given = {"rows_per_step": 5, "rows_per_micro_batch": 2, "image_size": SIDE}
-    return Loader(shard_set, plan or arguments(), **(given | changes))  # type: ignore[arg-type]
+    return Loader(sets, plan or arguments(), **(given | changes))  # type: ignore[arg-type]
 
 
 def first_epoch(loader: Loader) -> list[Batch]:
@@ -245,6 +248,21 @@ def test_other_rows_for_equal_arguments_are_refused(shard_set: ShardSet) -> None
     state = before.state_dict() | {"digest": "0" * 64}
     with pytest.raises(ValueError, match="the state has 000"):
         loader(shard_set).load_state_dict(state)
+
+
+def test_two_sets_are_read_as_one(shard_set: ShardSet, tmp_path: Path) -> None:
+    other = small_set(tmp_path, num_samples=7)
+    both = loader([shard_set, other], arguments(set_weights=(0.5, 2.0)))
+    keys = [key for batch in first_epoch(both) for row in batch.keys for key in row]
+    assert len(keys) == 18 + 14
+    assert both.index.num_sets == 2
+
+
+def test_sets_of_two_tokenizers_are_refused(shard_set: ShardSet, tmp_path: Path) -> None:
+    other = toy_tokenizer(tmp_path / "other", num_ids=300)
+    foreign = toy_shards(tmp_path / "set", tokenizer=TextTokenizer.load(other))
+    with pytest.raises(ValueError, match="cannot be read together: their tokenizer digests"):
+        loader([shard_set, foreign])
 
 
 def test_an_epoch_without_one_step_is_an_error(shard_set: ShardSet) -> None:

@@ -1,0 +1,88 @@
+"""Several shard sets read as one: their indexes end to end, shards numbered through.
+
+All sets must speak the same token ids and template, or a row would mix two languages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from vchat.shards.manifest import ShardSet
+from vchat.shards.plan_index import PlanIndex
+from vchat.shards.store import LocalStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinedSets:
+    """One split of one or more shard sets, as a plan and a reader need it."""
+
+    table: pa.Table
+    """Index rows of all sets; the column `shard` counts on through them."""
+
+    index: PlanIndex
+    shards: list[tuple[LocalStore, str]]
+    """For each shard number, where its bytes lie and under which name."""
+
+    image_id: int
+    pad_id: int
+    """The end token: what stands at positions without a sample."""
+
+
+def joined(shard_sets: Sequence[ShardSet], *, split: str) -> JoinedSets:
+    """Join one split of shard sets, in the order given.
+
+    Raises:
+        ValueError: there is no set, they differ in tokenizer or template, or one lacks the split.
+    """
+    if not shard_sets:
+        raise ValueError("no shard set given, wanted at least one")
+    for other in shard_sets[1:]:
+        check_same_language(shard_sets[0], other)
+    tables: list[pa.Table] = []
+    shards: list[tuple[LocalStore, str]] = []
+    set_of_shard: list[int] = []
+    for number, shard_set in enumerate(shard_sets):
+        tables.append(with_shards_from(shard_set.index(split), first=len(shards)))
+        names = [shard["name"] for shard in shard_set.manifest["shards"]]
+        shards += [(shard_set.store, name) for name in names]
+        set_of_shard += [number] * len(names)
+    table = pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
+    index = PlanIndex.from_table(
+        table,
+        digest=joined_digest([s.manifest["digests"]["index"] for s in shard_sets]),
+        set_of_shard=np.array(set_of_shard, np.int32),
+    )
+    ids: dict[str, Any] = shard_sets[0].manifest["tokenizer"]
+    return JoinedSets(
+        table=table, index=index, shards=shards, image_id=ids["image_id"], pad_id=ids["end_id"]
+    )
+
+
+def check_same_language(first: ShardSet, other: ShardSet) -> None:
+    """Raise if two sets were made with different tokenizers or templates; names both."""
+    for what in ("tokenizer", "template"):
+        digests = [shard_set.manifest["digests"][what] for shard_set in (first, other)]
+        if digests[0] != digests[1]:
+            raise ValueError(
+                f"{first.folder} and {other.folder} cannot be read together: their {what} digests "
+                f"are {digests[0]} and {digests[1]}"
+            )
+
+
+def with_shards_from(table: pa.Table, *, first: int) -> pa.Table:
+    """Return the table with shard numbers that start at `first`."""
+    place = table.schema.get_field_index("shard")
+    numbers = pa.array(table["shard"].to_numpy() + np.int32(first), pa.int32())
+    return table.set_column(place, "shard", numbers)
+
+
+def joined_digest(digests: Sequence[str]) -> str:
+    """Return the digest of index digests in order; that of one set is its own."""
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
