@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -37,6 +38,8 @@ def chat(
     \b
         printf '/image a.jpg\\nWhat is this?\\n' | vchat-chat --checkpoint out
     """
+    if sys.stdin.isatty():
+        click.echo(f"loading {checkpoint} ...", err=True)
     from vchat.train.chat.chat_model import load_chat_model
     from vchat.train.chat.session import ChatSession
     from vchat.train.chat.terminal import talk
