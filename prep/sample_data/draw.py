@@ -1,7 +1,7 @@
 """Scenes and covers as pictures.
 
-What is drawn decides what is seen; the draws decide the rest: where in its quarter a thing lies, how
-large it is, the exact tint, the grey of the background. None of that says anything about an answer.
+What is drawn decides what is seen; the draws decide the rest: where in its quarter a thing lies,
+how large it is, the exact tint, the grey of the background. None of that tells of an answer.
 """
 
 from __future__ import annotations

@@ -41,7 +41,9 @@ def dots(word: str) -> NDArray[np.bool_]:
     page = np.zeros((HEIGHT, len(word) * (WIDTH + GAP) - GAP), dtype=bool)
     for number, letter in enumerate(word):
         if letter not in _ROWS:
-            raise ValueError(f"letter {letter!r} of {word!r} has no glyph; there are {''.join(_ROWS)}")
+            raise ValueError(
+                f"letter {letter!r} of {word!r} has no glyph; there are {''.join(_ROWS)}"
+            )
         glyph = [[dot == "1" for dot in row] for row in _ROWS[letter].split()]
         left = number * (WIDTH + GAP)
         page[:, left : left + WIDTH] = glyph

@@ -1,0 +1,30 @@
+"""`vchat-prep sample-data`: flags and what it prints; the work is in `write_world`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("sample-data", help="Draw a small world in the formats of all data sets.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder, made if absent."
+)
+@click.option("--images", type=int, default=6000, show_default=True, help="About so many pictures.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Another seed, other pictures."
+)
+def command(out: Path, images: int, seed: int) -> None:
+    """Write the world and say where it lies."""
+    from vchat.prep.sample_data.write_world import World, write_world
+
+    world = World(images=images, seed=seed)
+    if not write_world(out, world):
+        click.echo(f"{out} holds this world already, complete")
+    click.echo(
+        f"{2 * world.photograph_pairs} photographs in {world.photograph_pairs} pairs,"
+        f" {world.books} book covers, and the other data sets in {out}"
+    )
+    click.echo(f"evaluation: {out / 'eval.json'}")
+    click.echo(f"tokenizer: {out / 'tokenizer'}")

@@ -1,0 +1,54 @@
+"""Pictures and annotations as files.
+
+Annotation files are written whole. Pictures are many and small, so they are written in place: the
+command's own marker says whether a folder is complete.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from vchat.shards.files import written_whole
+
+STRETCHED = (224, 224)
+"""The size of every picture in MIMIC-IT."""
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON, in UTF-8, with its keys in the order given."""
+    with written_whole(path) as file:
+        file.write(json.dumps(value, ensure_ascii=False).encode())
+
+
+def write_jpeg(path: Path, image: Image.Image) -> None:
+    """Write a picture as JPEG with full colour resolution."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(jpeg(image))
+
+
+def jpeg(image: Image.Image) -> bytes:
+    """Return a picture as JPEG bytes."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=95, subsampling=0)
+    return buffer.getvalue()
+
+
+def write_mimicit_images(path: Path, images: Mapping[str, Image.Image]) -> None:
+    """Write `X.json` of MIMIC-IT: image id -> base64 of a PNG of 224 x 224 pixels."""
+    with written_whole(path) as file:
+        for number, (image_id, image) in enumerate(images.items()):
+            file.write(b"," if number else b"{")
+            file.write(json.dumps(image_id).encode() + b': "' + _stretched_png(image) + b'"')
+        file.write(b"}" if images else b"{}")
+
+
+def _stretched_png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.resize(STRETCHED, Image.Resampling.NEAREST).save(buffer, "PNG", compress_level=1)
+    return base64.b64encode(buffer.getvalue())
