@@ -5,16 +5,29 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 
-from vchat.prep.sources import llava, llava_dial, ocr_vqa, otter_mimicit_cgd
+from vchat.prep.sources import (
+    aokvqa,
+    coco_caption,
+    llava,
+    llava_dial,
+    minigpt4,
+    ocr_vqa,
+    otter_mimicit_cgd,
+    sparkles_dialogue,
+)
 from vchat.prep.sources.pending import PENDING
 from vchat.prep.sources.source import Source
 from vchat.shards.command import WrongUse
 
 _ALL = (
+    aokvqa.SOURCE,
+    coco_caption.SOURCE,
     llava.SOURCE,
     llava_dial.SOURCE,
+    minigpt4.SOURCE,
     ocr_vqa.SOURCE,
     otter_mimicit_cgd.SOURCE,
+    sparkles_dialogue.SOURCE,
     *PENDING,
 )
 

@@ -6,6 +6,7 @@ taken out without gluing the words around it.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -39,6 +40,23 @@ def filled_text(value: Any, *, what: str) -> str:
     text = checked_text(value, what=what)
     if not text:
         raise Rejected("empty_text", f"{what} is empty")
+    return text
+
+
+def as_sentence(text: str) -> str:
+    """Return a text that ends as a sentence does, with a full stop unless it has a mark."""
+    return text if text.endswith((".", "!", "?", '"', "'")) else f"{text}."
+
+
+def file_id(value: Any, *, what: str) -> str:
+    """Return an id that names a file; a number is one too.
+
+    Raises:
+        Rejected: `bad_id` if it is empty or could lead out of its folder.
+    """
+    text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    if not re.fullmatch(r"\w[\w.-]*", text, re.ASCII):
+        raise Rejected("bad_id", f"{what} {value!r} names no file")
     return text
 
 

@@ -4,38 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from converting import converted, expect, expected
 from raw_data import good_llava_row, llava_row, turns, write_coco, write_image, write_json
 from vchat.prep.convert import convert
 from vchat.prep.image_files import ImageFiles
 from vchat.prep.sources import SOURCES, source_named
 from vchat.prep.sources.own import own_source
-from vchat.prep.sources.source import Source, check_needs
-from vchat.prep.staged import RecordFile, write_record_file
 from vchat.shards.command import WrongUse
-from vchat.shards.dialogue import Record
-
-
-def converted(source: Source, data: Path, *, work: Path, roots=()) -> tuple[list[Record], dict]:
-    """Convert a source and return its records and its tally."""
-    check_needs(source, data)
-    folders = [path for need in source.needs for path in need.paths if path.endswith("/")]
-    images = ImageFiles([*roots, data], folders=folders)
-    staged = convert(source, data=data, images=images, work=work, on_row=lambda: None)
-    arrow = work / "records.arrow"
-    write_record_file(staged.path, arrow)
-    with RecordFile(arrow) as records:
-        return [records.record(row) for row in range(len(records))], staged.tally
-
-
-def expect(tally: dict, *, records: int, rows: dict[str, int], pairs: dict[str, int] | None = None):
-    """Check a tally against the expected reasons, and that nothing is missing."""
-    assert tally["rejected_rows"]["counts"] == rows
-    assert {reason: n for reason, n in tally["rejected_pairs"].items() if n} == (pairs or {})
-    assert tally["records"] == records
-    assert tally["rows"] == records + sum(rows.values())
-    lost = sum(tally["rejected_rows"]["pairs"].values()) + sum(tally["rejected_pairs"].values())
-    assert tally["pairs"] == tally["record_pairs"] + lost
-
 
 COCO_KINDS = {
     1: "good",
@@ -74,14 +49,6 @@ LLAVA_ROWS = [
     ({"id": "x", "image": "000000000009.jpg", "conversations": "text"}, "bad_row"),
     ("not an object", "bad_row"),
 ]
-
-
-def expected(rows):
-    """Return (records, reason -> count) of a list of (row, reason or None)."""
-    reasons = [reason for _, reason in rows if reason is not None]
-    return len(rows) - len(reasons), {
-        reason: reasons.count(reason) for reason in sorted(set(reasons))
-    }
 
 
 def test_llava(tmp_path):

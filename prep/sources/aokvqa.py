@@ -1,0 +1,103 @@
+"""A-OKVQA: a question that needs knowledge of the world, its answer, and the reasons.
+
+Input: `aokvqa/annotations/aokvqa_v1p0_train.json`, images in `coco/train2017/`. Output: one record
+of one round per row; the answer is the chosen option, followed by the rationales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vchat.prep.json_stream import items
+from vchat.prep.rejected import Rejected
+from vchat.prep.sources import coco
+from vchat.prep.sources.prompts import REASONS, prompt_for
+from vchat.prep.sources.source import Converted, Need, Row, Source
+from vchat.prep.sources.texts import as_sentence, checked_text, filled_text
+from vchat.shards.dialogue import Record, Round
+
+FILE = "aokvqa/annotations/aokvqa_v1p0_train.json"
+
+
+def rows(data: Path) -> Iterator[Row]:
+    """Yield every question, in file order.
+
+    Raises:
+        ValueError: if this is the test file, which has no answers.
+    """
+    for number, row in enumerate(items(data / FILE)):
+        if isinstance(row, Mapping) and row.get("split") == "test":
+            raise ValueError(
+                f"{data / FILE} is the test file of A-OKVQA, which has no answers: put"
+                " aokvqa_v1p0_train.json there"
+            )
+        row_id = str(row.get("question_id", number)) if isinstance(row, Mapping) else str(number)
+        yield Row(id=row_id, num_pairs=1, convert=partial(to_record, row, row_id))
+
+
+def to_record(row: Any, row_id: str) -> Converted:
+    """Turn one question into a record.
+
+    Raises:
+        Rejected: `bad_row`, `wrong_split`, `bad_id`, `bad_text`, `empty_text`.
+    """
+    if not isinstance(row, Mapping):
+        raise Rejected("bad_row", f"the row is {type(row).__name__}, not an object")
+    if row.get("split") != "train":
+        raise Rejected("wrong_split", f"split is {row.get('split')!r}, not 'train'")
+    key = f"aokvqa/{row_id}"
+    question = filled_text(row.get("question"), what="question")
+    image = coco.train_2017(coco.number_in(str(row.get("image_id")), what="image_id"))
+    record = Record(
+        key=key,
+        source="aokvqa",
+        rounds=(
+            Round(
+                images=(image,),
+                question=f"{question} {prompt_for(key, REASONS)}",
+                answer=" ".join([_choice(row), *_reasons(row)]),
+            ),
+        ),
+        licence=SOURCE.licence,
+        file=FILE,
+        record_id=row_id,
+    )
+    return Converted(record=record)
+
+
+def _choice(row: Mapping[str, Any]) -> str:
+    """Return the right option as a sentence."""
+    choices, index = row.get("choices"), row.get("correct_choice_idx")
+    if not isinstance(choices, list) or not isinstance(index, int):
+        raise Rejected("bad_row", "`choices` is not a list, or `correct_choice_idx` no number")
+    if not 0 <= index < len(choices):
+        raise Rejected("bad_row", f"correct_choice_idx {index} of {len(choices)} choices")
+    return as_sentence(filled_text(choices[index], what="the right choice"))
+
+
+def _reasons(row: Mapping[str, Any]) -> list[str]:
+    """Return the rationales as sentences, each once."""
+    rationales = row.get("rationales")
+    if not isinstance(rationales, list):
+        raise Rejected("bad_row", "`rationales` is not a list")
+    said = [checked_text(one, what="a rationale") for one in rationales]
+    return list(dict.fromkeys(as_sentence(text) for text in said if text))
+
+
+SOURCE = Source(
+    name="aokvqa",
+    about="a question, its answer and the reasons, about a COCO photograph (17 k)",
+    needs=(
+        Need(
+            paths=(FILE,),
+            how="download aokvqa_v1p0.tar.gz from https://allenai.org/project/a-okvqa/home and"
+            " unpack it in aokvqa/annotations/ of the data folder",
+        ),
+        coco.TRAIN_2017,
+    ),
+    licence=f"Apache-2.0 (annotations); {coco.LICENCE}",
+    rows=rows,
+)

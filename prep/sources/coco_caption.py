@@ -1,0 +1,109 @@
+"""COCO captions in the Karpathy split: each caption of a training photograph is one record.
+
+Input: `coco_caption/dataset.json`, images in the flat folder `coco/2014/` or in `coco/train2014/`
+and `coco/val2014/`; a photograph that is in neither is looked up under its 2017 name. Output: one
+record per caption. The splits `val` and `test` are evaluation data and are rejected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vchat.prep.json_stream import items
+from vchat.prep.rejected import Rejected
+from vchat.prep.sources import coco
+from vchat.prep.sources.prompts import BRIEF, prompt_for
+from vchat.prep.sources.source import Converted, Need, Row, Source
+from vchat.prep.sources.texts import as_sentence, filled_text
+from vchat.shards.dialogue import ImageRef, Record, Round
+
+FILE = "coco_caption/dataset.json"
+TRAIN = ("train", "restval")
+
+
+def rows(data: Path) -> Iterator[Row]:
+    """Yield every caption, in file order; a photograph without captions is a row too."""
+    for number, photo in enumerate(items(data / FILE, "images.item")):
+        captions = _captions(photo)
+        for position, caption in enumerate(captions or [None]):
+            row_id = _caption_id(caption, f"{number}.{position}")
+            convert = partial(to_record, photo, caption, row_id, data=data)
+            yield Row(id=row_id, num_pairs=len(captions[position : position + 1]), convert=convert)
+
+
+def to_record(photo: Any, caption: Any, row_id: str, *, data: Path) -> Converted:
+    """Turn one caption into a record.
+
+    Raises:
+        Rejected: `bad_row`, `wrong_split`, `bad_id`, `missing_image`, `bad_text`, `empty_text`.
+    """
+    if not isinstance(photo, Mapping):
+        raise Rejected("bad_row", f"the row is {type(photo).__name__}, not an object")
+    if photo.get("split") not in TRAIN:
+        raise Rejected("wrong_split", f"split is {photo.get('split')!r}, not train or restval")
+    raw = caption.get("raw") if isinstance(caption, Mapping) else caption
+    text = filled_text("" if raw is None else raw, what="caption")
+    key = f"coco_caption/{row_id}"
+    record = Record(
+        key=key,
+        source="coco_caption",
+        rounds=(
+            Round(
+                images=(_image(photo, data=data),),
+                question=prompt_for(key, BRIEF),
+                answer=as_sentence(text.capitalize() if text.isupper() else text),
+            ),
+        ),
+        licence=SOURCE.licence,
+        file=FILE,
+        record_id=row_id,
+    )
+    return Converted(record=record)
+
+
+def _captions(photo: Any) -> list[Any]:
+    """Return the captions; older copies have an object of them instead of a list."""
+    sentences = photo.get("sentences") if isinstance(photo, Mapping) else None
+    if isinstance(sentences, Mapping):
+        return [sentences] if "raw" in sentences else list(sentences.values())
+    return sentences if isinstance(sentences, list) else []
+
+
+def _caption_id(caption: Any, otherwise: str) -> str:
+    return str(caption.get("sentid", otherwise)) if isinstance(caption, Mapping) else otherwise
+
+
+def _image(photo: Mapping[str, Any], *, data: Path) -> ImageRef:
+    """Return the place of a photograph, in whichever layout it is found."""
+    number = coco.number_of_file(photo.get("filename"))
+    release = "val2014" if "val2014" in str(photo["filename"]).lower() else "train2014"
+    name = f"COCO_{release}_{number:012d}.jpg"
+    places = (f"coco/2014/{name}", f"coco/{release}/{name}", f"coco/train2017/{number:012d}.jpg")
+    for place in places:
+        if (data / place).is_file():
+            return ImageRef(key=coco.key(number), file=place)
+    raise Rejected("missing_image", f"none of {', '.join(places)} is there")
+
+
+SOURCE = Source(
+    name="coco_caption",
+    about="five or more captions of each COCO photograph, Karpathy split (567 k captions)",
+    needs=(
+        Need(
+            paths=(FILE,),
+            how="download coco.zip from https://cs.stanford.edu/people/karpathy/deepimagesent/"
+            " and put its dataset.json (elsewhere dataset_coco.json) in coco_caption/ of the data"
+            " folder",
+        ),
+        Need(
+            paths=("coco/2014/", "coco/train2014/", "coco/train2017/"),
+            how="download train2014.zip and val2014.zip from http://images.cocodataset.org/zips/"
+            " and unpack both in coco/2014/ (one flat folder), or in coco/",
+        ),
+    ),
+    licence=f"CC BY 4.0 (annotations); {coco.LICENCE}",
+    rows=rows,
+)
