@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 from vchat.shards import command
+from vchat.shards.plan_command import plan
 
 SHARDS = click.argument("shards", type=click.Path(path_type=Path))
 SPLIT = click.option("--split", help="Only this split (train, eval). Default: all.")
@@ -104,6 +105,9 @@ def verify(shards: Path) -> int:
     num_samples = sum(shard["samples"] for shard in listed)
     print(f"{num_samples} samples in {len(listed)} shards: {num_defects or 'no'} defects")
     return 1 if num_defects else 0
+
+
+group.add_command(plan)
 
 
 def main() -> None:

@@ -9,12 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 from numpy.typing import NDArray
 from vchat.shards.joined_sets import JoinedSets
 from vchat.shards.plan_index import text_column
 from vchat.shards.store import ShardError
+
+NOT_READ = "json"
+"""The member that describes a sample to people; training does without."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +84,7 @@ class SampleFetcher:
         """Return the place in the index of every member that is read, by name."""
         places = range(self._first_member[number], self._first_member[number + 1])
         named = {self._names[place]: place for place in places}
-        return {name: place for name, place in named.items() if name != "json"}
+        return {name: place for name, place in named.items() if name != NOT_READ}
 
     def _checked(self, body: memoryview, *, number: int, member: int, start: int) -> memoryview:
         """Return the bytes of one member, or raise if the checksum differs."""
@@ -117,3 +121,18 @@ def stored_array(data: memoryview, kind: str) -> NDArray[np.generic]:
     if f"'descr': '{kind}'".encode() not in bytes(data[10:header_end]):
         raise ValueError(f"array of another kind than {kind}: {bytes(data[10:header_end])!r}")
     return np.frombuffer(data[header_end:], dtype=kind)
+
+
+def bytes_to_read(table: pa.Table) -> NDArray[np.int64]:
+    """Return int64[N]: the length of the byte range that `SampleFetcher` reads of each sample."""
+    counts = pc.list_value_length(table["members"]).to_numpy().astype(np.int64)
+    if len(counts) == 0:
+        return np.zeros(0, np.int64)
+    members = pc.list_flatten(table["members"])
+    offset = pc.struct_field(members, "offset").to_numpy()
+    end = offset + pc.struct_field(members, "size").to_numpy()
+    unread = pc.equal(pc.struct_field(members, "name"), NOT_READ).to_numpy()
+    starts = np.cumsum(counts) - counts
+    first = np.minimum.reduceat(np.where(unread, np.iinfo(np.int64).max, offset), starts)
+    ranges: NDArray[np.int64] = np.maximum.reduceat(np.where(unread, 0, end), starts) - first
+    return ranges

@@ -92,11 +92,11 @@ def pack(
     positions_per_unit = max(1, int(lengths.sum()) // len(lengths) // UNITS_PER_MEAN_LENGTH)
     row_units = tokens_per_row // positions_per_unit
     units = np.minimum(-(-lengths // positions_per_unit), row_units)
-    images_per_row = min(images_per_row, int(num_images.sum()))
-    sizes = units * (images_per_row + 1) + num_images
+    most_images = int(num_images.max())
+    sizes = units * (most_images + 1) + num_images
     by_size = np.argsort(-sizes, kind="stable")
     distinct, type_counts = np.unique(-sizes, return_counts=True)
-    types = [divmod(int(-size), images_per_row + 1) for size in distinct]
+    types = [divmod(int(-size), most_images + 1) for size in distinct]
     patterns = best_fit(
         types, type_counts.tolist(), units_per_row=row_units, images_per_row=images_per_row
     )
@@ -119,6 +119,7 @@ def best_fit(
     """
     units_per_image = min((units // images for units, images in types if images), default=1)
     units_per_image = max(1, units_per_image)
+    images_per_row = min(images_per_row, units_per_row // units_per_image)
     rows = OpenRows.of_rows_with(images=images_per_row)
     for number, (units, images) in enumerate(types):
         left = counts[number]

@@ -1,0 +1,158 @@
+"""`vchat-shards plan`: what an epoch over shard sets will be, before anything is read."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from vchat.shards.joined_sets import JoinedSets
+    from vchat.shards.manifest import ShardSet
+    from vchat.shards.plan_arguments import PlanArguments, SourceShare
+
+POSITIVE = click.IntRange(min=1)
+
+
+@click.command("plan")
+@click.argument("shards", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--rows-per-step", type=POSITIVE, required=True, help="Over all ranks.")
+@click.option("--tokens-per-row", type=POSITIVE, required=True, help="Positions in a row.")
+@click.option("--images-per-row", type=click.IntRange(min=0), help="At most. Default: no limit.")
+@click.option(
+    "--positions-per-image", type=POSITIVE, help="Default: what the shards were made for."
+)
+@click.option("--rows-per-micro-batch", type=POSITIVE, default=1, show_default=True)
+@click.option("--ranks", type=POSITIVE, default=1, show_default=True)
+@click.option("--split", default="train", show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--epoch", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--window", type=POSITIVE, default=8, show_default=True, help="Shards that mix.")
+@click.option("--lanes", type=POSITIVE, default=1, show_default=True)
+@click.option("--balanced-rows", type=POSITIVE, default=1, show_default=True)
+@click.option("--mix", multiple=True, metavar="SOURCE=WEIGHT[,CAP]", help="May be repeated.")
+@click.option("--set-weight", "set_weights", type=float, multiple=True, help="One for each SHARDS.")
+@click.option(
+    "--exclude", type=click.Path(path_type=Path), help="Keys to leave out: text lines or Parquet."
+)
+@click.option("--on-too-long", type=click.Choice(["error", "exclude"]), default="error")
+@click.option("--tail", type=click.Choice(["pad", "drop"]), default="pad", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def plan(shards: tuple[Path, ...], as_json: bool, **options: Any) -> None:
+    """Print what one epoch over SHARDS holds and costs: steps, tokens, padding, bytes, shuffle.
+
+    The numbers equal what the loader delivers. Nothing is read but the index of the shards.
+    """
+    from vchat.shards.joined_sets import joined
+    from vchat.shards.manifest import open_shards
+
+    opened = [open_shards(folder) for folder in shards]
+    sets = joined(opened, split=options["split"])
+    found = planned(sets, plan_arguments(opened, options), options)
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+    else:
+        print_table(found)
+
+
+def plan_arguments(opened: list[ShardSet], options: dict[str, Any]) -> PlanArguments:
+    """Turn the options of the command into arguments of a plan."""
+    from vchat.shards.excluded_keys import read_keys
+    from vchat.shards.plan_arguments import PlanArguments
+
+    unlimited = options["tokens_per_row"]  # an image takes at least one position
+    per_image = options["positions_per_image"] or opened[0].manifest["positions_per_image"]
+    return PlanArguments(
+        split=options["split"],
+        seed=options["seed"],
+        epoch=options["epoch"],
+        tokens_per_row=options["tokens_per_row"],
+        images_per_row=unlimited
+        if options["images_per_row"] is None
+        else options["images_per_row"],
+        positions_per_image=per_image,
+        shuffle_window_shards=options["window"],
+        lanes=options["lanes"],
+        balanced_rows=options["balanced_rows"],
+        mix=tuple(source_share(text) for text in options["mix"]),
+        set_weights=options["set_weights"],
+        exclude=read_keys(options["exclude"]) if options["exclude"] else (),
+        on_too_long=options["on_too_long"],
+        tail=options["tail"],
+    )
+
+
+def source_share(text: str) -> SourceShare:
+    """Read `SOURCE=WEIGHT` or `SOURCE=WEIGHT,CAP`."""
+    from vchat.shards.plan_arguments import SourceShare
+
+    source, _, numbers = text.partition("=")
+    weight, _, cap = numbers.partition(",")
+    try:
+        return SourceShare(source=source, weight=float(weight), cap=int(cap) if cap else None)
+    except ValueError as err:
+        raise click.UsageError(
+            f"--mix {text!r}: wanted SOURCE=WEIGHT or SOURCE=WEIGHT,CAP"
+        ) from err
+
+
+def planned(sets: JoinedSets, arguments: PlanArguments, options: dict[str, Any]) -> dict[str, Any]:
+    """Plan, and return what the plan holds and what each rank reads, as JSON values."""
+    from vchat.shards.epoch import plan_epoch
+    from vchat.shards.fetch import bytes_to_read
+    from vchat.shards.plan_summary import summarized
+    from vchat.shards.rank_work import rank_work
+
+    made = plan_epoch(sets.index, arguments)
+    topology = {
+        "rows_per_step": options["rows_per_step"],
+        "rows_per_micro_batch": options["rows_per_micro_batch"],
+        "world_size": options["ranks"],
+    }
+    work = rank_work(made, sample_bytes=bytes_to_read(sets.table), **topology)
+    return {
+        **summarized(made, **topology).as_json(),
+        "excluded_keys": [made.index.keys[int(number)] for number in made.excluded],
+        "dropped_keys": made.dropped_keys(options["rows_per_step"]),
+        "per_rank": work.as_json(),
+    }
+
+
+def print_table(found: dict[str, Any]) -> None:
+    """Print a plan for people: counts with separators, shares as per cent, ranks as a range."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("what", "value", box=None, header_style="bold")
+    for name, value in found.items():
+        if isinstance(value, int | float):
+            table.add_row(name.replace("_", " "), as_text(name, value))
+    for source, count in found["sources"].items():
+        share = count / max(1, found["samples"])
+        table.add_row(f"samples of {source}", f"{count:,} ({share:.1%})")
+    for name, values in found["per_rank"].items():
+        if isinstance(values, list):
+            table.add_row(
+                f"{name} per rank", " to ".join(f"{v:,}" for v in {min(values), max(values)})
+            )
+    table.add_row("image imbalance", f"{found['per_rank']['image_imbalance']:.3f}")
+    Console(file=sys.stdout, width=120).print(table)
+    for what in ("excluded", "dropped"):
+        keys = found[f"{what}_keys"]
+        if keys:
+            click.echo(f"{what}: {', '.join(keys[:10])}{' ...' if len(keys) > 10 else ''}")
+
+
+def spread(values: list[int]) -> str:
+    """Return the least and the most of some counts, or the one they all are."""
+    return " to ".join(f"{value:,}" for value in sorted({min(values), max(values)}))
+
+
+def as_text(name: str, value: float) -> str:
+    """Return a number as people read it."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.2%}" if "share" in name or "fill" in name else f"{value:.3f}"
