@@ -135,9 +135,7 @@ def print_table(found: dict[str, Any]) -> None:
         table.add_row(f"samples of {source}", f"{count:,} ({share:.1%})")
     for name, values in found["per_rank"].items():
         if isinstance(values, list):
-            table.add_row(
-                f"{name} per rank", " to ".join(f"{v:,}" for v in {min(values), max(values)})
-            )
+            table.add_row(f"{name} per rank", spread(values))
     table.add_row("image imbalance", f"{found['per_rank']['image_imbalance']:.3f}")
     Console(file=sys.stdout, width=120).print(table)
     for what in ("excluded", "dropped"):
