@@ -1,0 +1,188 @@
+"""OpenAI chat requests, checked: messages in, rounds with pictures' bytes out.
+
+Input: the JSON body of `POST /v1/chat/completions`. Output: a `ChatRequest`. Everything a client
+sends is checked here, and an error names the field as the client wrote it. Images come as base64
+data URIs only: this program fetches nothing from a network for a client.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vchat.train.generation import Sampling
+
+MAX_NEW_TOKENS = 4096
+"""Most a client may ask for, whatever the model's positions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedRound:
+    """One user message and the assistant message after it."""
+
+    images: tuple[bytes, ...]
+    """Image files as sent, in the order sent."""
+
+    question: str
+    answer: str | None
+    """None for the last: the answer that is asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest:
+    """A dialogue whose last question wants an answer."""
+
+    rounds: tuple[AskedRound, ...]
+    system: str | None
+    """In place of the system text that the model was trained with, or None."""
+
+    sampling: Sampling
+    seed: int
+    stream: bool
+
+
+def read_request(body: Any, *, default: Sampling) -> ChatRequest:
+    """Check a request's JSON. Fields that have no meaning here are ignored, as clients expect.
+
+    Args:
+        default: what holds where the request says nothing.
+
+    Raises:
+        ValueError: naming the field, what was found and what is wanted.
+    """
+    if not isinstance(body, dict):
+        raise ValueError(f"the body is {_kind(body)}, wanted a JSON object")
+    if body.get("n") not in (None, 1):
+        raise ValueError(f"n is {body['n']!r}, wanted 1: one answer per request")
+    system, rounds = _rounds(body.get("messages"))
+    limit_name = "max_completion_tokens" if body.get("max_completion_tokens") else "max_tokens"
+    return ChatRequest(
+        rounds=rounds,
+        system=system,
+        sampling=Sampling(
+            max_new_tokens=_integer(
+                body, limit_name, default.max_new_tokens, low=1, high=MAX_NEW_TOKENS
+            ),
+            temperature=_number(body, "temperature", default.temperature),
+            top_p=_number(body, "top_p", default.top_p),
+        ),
+        seed=_integer(body, "seed", 0, low=0, high=2**63 - 1),
+        stream=_flag(body, "stream"),
+    )
+
+
+def _rounds(messages: Any) -> tuple[str | None, tuple[AskedRound, ...]]:
+    """Split messages into the system text and the rounds; the last round has no answer."""
+    if not isinstance(messages, list) or not messages:
+        raise ValueError(f"messages is {_kind(messages)}, wanted an array that ends with a user's")
+    system = None
+    first = 0
+    if isinstance(messages[0], dict) and messages[0].get("role") in ("system", "developer"):
+        system, first = _text(messages[0].get("content"), where="messages[0].content"), 1
+    turns = messages[first:]
+    _check_roles(turns, first=first)
+    rounds = []
+    for i in range(0, len(turns), 2):
+        where = f"messages[{first + i}].content"
+        question, images = _user_content(turns[i].get("content"), where=where)
+        answer = None
+        if i + 1 < len(turns):
+            answer = _text(turns[i + 1].get("content"), where=f"messages[{first + i + 1}].content")
+        rounds.append(AskedRound(images=images, question=question, answer=answer))
+    return system, tuple(rounds)
+
+
+def _check_roles(turns: Sequence[Any], *, first: int) -> None:
+    for i, turn in enumerate(turns):
+        wanted = ("user", "assistant")[i % 2]
+        role = turn.get("role") if isinstance(turn, dict) else None
+        if role != wanted:
+            raise ValueError(
+                f"messages[{first + i}].role is {role!r}, wanted {wanted!r}:"
+                " users and assistants take turns after at most one system message"
+            )
+    if len(turns) % 2 == 0:
+        raise ValueError("messages end without a question, wanted a user's message last")
+
+
+def _user_content(content: Any, *, where: str) -> tuple[str, tuple[bytes, ...]]:
+    """Return the text and the images of a user's message; the images are shown before the text."""
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    if not isinstance(content, list):
+        raise ValueError(f"{where} is {_kind(content)}, wanted a string or an array of parts")
+    texts, images = [], []
+    for i, part in enumerate(content):
+        place = f"{where}[{i}]"
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text":
+            texts.append(_text(part.get("text"), where=f"{place}.text"))
+        elif kind == "image_url":
+            images.append(_image(part.get("image_url"), where=f"{place}.image_url"))
+        else:
+            raise ValueError(f"{place}.type is {kind!r}, wanted 'text' or 'image_url'")
+    question = "\n".join(texts).strip()
+    if not question:
+        raise ValueError(f"{where} has no text, wanted a question")
+    return question, tuple(images)
+
+
+def _image(value: Any, *, where: str) -> bytes:
+    """Return the bytes of `data:image/...;base64,...`, given as it is or as `{"url": ...}`."""
+    url = value.get("url") if isinstance(value, dict) else value
+    if not isinstance(url, str):
+        raise ValueError(f"{where}.url is {_kind(url)}, wanted a string")
+    head, comma, data = url.partition(",")
+    if not (head.startswith("data:image/") and head.endswith(";base64") and comma):
+        raise ValueError(f"{where}.url is {url[:40]!r}, wanted data:image/...;base64,...")
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError) as err:
+        raise ValueError(f"{where}.url: not base64: {err}") from err
+
+
+def _text(content: Any, *, where: str) -> str:
+    """Return a text given as a string or as an array of text parts."""
+    if isinstance(content, list) and all(
+        isinstance(part, dict) and part.get("type") == "text" for part in content
+    ):
+        return "\n".join(_text(part.get("text"), where=where) for part in content)
+    if not isinstance(content, str):
+        raise ValueError(f"{where} is {_kind(content)}, wanted a string")
+    if any("\ud800" <= character <= "\udfff" for character in content):
+        raise ValueError(f"{where} holds half of a surrogate pair, wanted valid Unicode")
+    return content
+
+
+def _integer(body: dict[str, Any], name: str, default: int, *, low: int, high: int) -> int:
+    value = body.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(f"{name} is {value!r:.40}, wanted a whole number from {low} to {high}")
+    return value
+
+
+def _number(body: dict[str, Any], name: str, default: float) -> float:
+    value = body.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"{name} is {_kind(value)}, wanted a number")
+    return float(value)
+
+
+def _flag(body: dict[str, Any], name: str) -> bool:
+    value = body.get(name)
+    if not isinstance(value, bool | None):
+        raise ValueError(f"{name} is {_kind(value)}, wanted true or false")
+    return bool(value)
+
+
+def _kind(value: Any) -> str:
+    """How JSON calls the type of a value."""
+    names = {dict: "an object", list: "an array", str: "a string", bool: "true or false"}
+    return "missing" if value is None else names.get(type(value), "a number")
