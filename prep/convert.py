@@ -18,12 +18,12 @@ from typing import Any
 import xxhash
 from vchat.prep.image_files import ImageFiles
 from vchat.prep.rejected import Rejected, Tally
-from vchat.prep.sources.source import Row, Source, annotation_files
+from vchat.prep.sources.source import Row, Source, annotation_files, image_places
 from vchat.prep.staged import staged_row, write_staged
 from vchat.shards.dialogue import Record
 from vchat.shards.files import written_whole
 
-STAGED_VERSION = 1
+STAGED_VERSION = 2
 """Raised whenever a converter or the staged form changes what it makes of equal inputs."""
 
 
@@ -68,7 +68,7 @@ def convert(
 def inputs_digest(source: Source, *, data: Path) -> str:
     """Return a digest of what a conversion depends on, without reading any image.
 
-    It covers the contents of the annotation files, and when image folders last changed.
+    It covers the contents of the annotation files, and when images last changed.
     """
     hasher = xxhash.xxh3_128(f"{STAGED_VERSION} {source.name}".encode())
     for path in annotation_files(source, data):
@@ -76,10 +76,9 @@ def inputs_digest(source: Source, *, data: Path) -> str:
         with path.open("rb") as file:
             while chunk := file.read(2**20):
                 hasher.update(chunk)
-    for need in source.needs:
-        for folder in (data / path for path in need.paths if path.endswith("/")):
-            if folder.is_dir():
-                hasher.update(f" {folder.stat().st_mtime_ns} ".encode())
+    for place in image_places(source, data):
+        found = place.stat()
+        hasher.update(f" {found.st_mtime_ns} {found.st_size} ".encode())
     return hasher.hexdigest()
 
 
@@ -124,6 +123,7 @@ def _records(
         tally.records += 1
         tally.record_pairs += len(converted.record.rounds)
         tally.rejected_pairs.update(converted.rejected_pairs)
+        tally.repairs.update(converted.repairs)
         yield found
 
 

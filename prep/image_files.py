@@ -8,12 +8,15 @@ that a source names, is the user's own (data sets are often linked there) and is
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import IO
 
+from vchat.prep.base64_json import decoded
 from vchat.prep.images import MAX_BYTES, Header, read_header
 from vchat.prep.rejected import Rejected
 from vchat.shards.dialogue import ImageRef
@@ -32,6 +35,9 @@ class ImageFiles:
         """`header(ref)` returns the checked `Header` or raises `Rejected`; recent ones are kept."""
 
     def _header(self, ref: ImageRef) -> Header:
+        if ref.offset >= 0:
+            data = self.read(ref)
+            return read_header(io.BytesIO(data), num_bytes=len(data), name=ref.key)
         path = self.find(ref)
         with path.open("rb") as file:
             return read_header(file, num_bytes=os.fstat(file.fileno()).st_size, name=ref.file)
@@ -43,6 +49,8 @@ class ImageFiles:
             Rejected: `missing_image`, `unsafe_path`, or `huge_image` above the limit on bytes.
         """
         with self.find(ref).open("rb") as file:
+            if ref.offset >= 0:
+                return _base64_value(file, ref)
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise Rejected("huge_image", f"{ref.file}: more than {MAX_BYTES} bytes")
@@ -69,6 +77,14 @@ class ImageFiles:
             if path.startswith(folder):
                 return folder
         return path.split("/", 1)[0] if "/" in path else ""
+
+
+def _base64_value(file: IO[bytes], ref: ImageRef) -> bytes:
+    """Return the picture that lies as base64 text at the reference's offset."""
+    if ref.size_bytes > 2 * MAX_BYTES:
+        raise Rejected("huge_image", f"{ref.key}: {ref.size_bytes} bytes of base64")
+    file.seek(ref.offset)
+    return decoded(file.read(ref.size_bytes), name=ref.key)
 
 
 def check_path(path: str) -> None:

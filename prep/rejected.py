@@ -114,6 +114,9 @@ class Tally:
     rejected_pairs: Counter[str] = field(default_factory=Counter)
     """Reason -> pairs left out of rows that gave a record all the same."""
 
+    repairs: Counter[str] = field(default_factory=Counter)
+    """Rule -> image ids of records that were found by it, not as they are written."""
+
     def check(self, source: str) -> None:
         """Check that every row and every pair is accounted for.
 
@@ -139,4 +142,5 @@ class Tally:
             "record_pairs": self.record_pairs,
             "rejected_rows": self.rejected.as_json(),
             "rejected_pairs": dict(sorted(self.rejected_pairs.items())),
+            "repairs": dict(sorted(self.repairs.items())),
         }

@@ -25,10 +25,11 @@ from vchat.prep.staged import RecordFile
 from vchat.shards.codec import Sample, StoredImage
 from vchat.shards.dialogue import ImageRef, Record
 from vchat.shards.files import written_whole
+from vchat.shards.index_rows import ROW_SCHEMA
 from vchat.shards.manifest import FinishedShard, finished_shard
 from vchat.shards.template import template_named
 from vchat.shards.tokens import TextTokenizer
-from vchat.shards.writer import ROW_SCHEMA, write_shard
+from vchat.shards.writer import write_shard
 
 RECENT_IMAGES = 1024
 """Encoded images that a process keeps, for records that show the same photograph."""

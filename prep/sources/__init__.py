@@ -13,6 +13,10 @@ from vchat.prep.sources import (
     minigpt4,
     ocr_vqa,
     otter_mimicit_cgd,
+    otter_mimicit_sd,
+    otter_mimicit_sn,
+    otter_mimicit_tvc,
+    otter_mimicit_vst,
     sparkles_dialogue,
 )
 from vchat.prep.sources.pending import PENDING
@@ -27,6 +31,10 @@ _ALL = (
     minigpt4.SOURCE,
     ocr_vqa.SOURCE,
     otter_mimicit_cgd.SOURCE,
+    otter_mimicit_sd.SOURCE,
+    otter_mimicit_sn.SOURCE,
+    otter_mimicit_tvc.SOURCE,
+    otter_mimicit_vst.SOURCE,
     sparkles_dialogue.SOURCE,
     *PENDING,
 )

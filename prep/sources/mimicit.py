@@ -9,12 +9,16 @@ over the relations between equal image lists.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vchat.prep.json_stream import members
+from vchat.prep.sources.source import Converted
+from vchat.prep.sources.texts import filled_rounds
+from vchat.shards.dialogue import ImageRef, Record
 
 LICENCE = (
     "MIT by its label; access is gated, and its agreement allows research use only and adds the"
@@ -59,6 +63,34 @@ def _instruction(name: str, value: Mapping[str, Any]) -> Instruction:
         image_ids=tuple(images) if isinstance(images, list) else None,
         related=tuple(str(other) for other in related) if isinstance(related, list) else (),
     )
+
+
+def record_of(
+    group: Sequence[Instruction],
+    images: Sequence[ImageRef],
+    *,
+    source: str,
+    file: str,
+    repairs: Counter[str] | None = None,
+) -> Converted:
+    """Turn a group into one record, its images shown in the first round.
+
+    A pair with an empty text is left out.
+
+    Raises:
+        Rejected: `bad_row`, `bad_text`, `empty_text` if no pair is left.
+    """
+    pairs = [(one.question, one.answer) for one in group]
+    rounds, rejected_pairs = filled_rounds(pairs, images)
+    record = Record(
+        key=f"{source}/{group[0].id}",
+        source=source,
+        rounds=rounds,
+        licence=LICENCE,
+        file=file,
+        record_id=group[0].id,
+    )
+    return Converted(record=record, rejected_pairs=rejected_pairs, repairs=repairs or Counter())
 
 
 def grouped(entries: list[Instruction]) -> list[list[Instruction]]:

@@ -8,6 +8,7 @@ sometimes of 16.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,13 +16,13 @@ from typing import Any
 
 from vchat.prep.rejected import Rejected
 from vchat.prep.sources import coco
-from vchat.prep.sources.mimicit import HOME, LICENCE, Instruction, grouped, instructions
+from vchat.prep.sources.mimicit import HOME, LICENCE, Instruction, grouped, instructions, record_of
 from vchat.prep.sources.source import Converted, Need, Row, Source
-from vchat.prep.sources.texts import filled_rounds
-from vchat.shards.dialogue import ImageRef, Record
+from vchat.shards.dialogue import ImageRef
 
 FILE = "MIMIC-IT/CGD/CGD_instructions.json"
 PREFIX = "CGD_IMG_"
+NORMAL_LENGTH = len(PREFIX) + 12
 
 
 def rows(data: Path) -> Iterator[Row]:
@@ -37,19 +38,10 @@ def to_record(group: Sequence[Instruction]) -> Converted:
         Rejected: `bad_row`, `bad_id`, `bad_text`, `placeholder_mismatch` unless there are two
             different images, `empty_text` if no pair is left.
     """
-    first = group[0]
-    images = two_images(first.image_ids)
-    pairs = [(one.question, one.answer) for one in group]
-    rounds, rejected_pairs = filled_rounds(pairs, images)
-    record = Record(
-        key=f"otter_mimicit_cgd/{first.id}",
-        source="otter_mimicit_cgd",
-        rounds=rounds,
-        licence=SOURCE.licence,
-        file=FILE,
-        record_id=first.id,
-    )
-    return Converted(record=record, rejected_pairs=rejected_pairs)
+    image_ids = group[0].image_ids
+    images = two_images(image_ids)
+    repairs = Counter(long_id=sum(len(str(one)) > NORMAL_LENGTH for one in image_ids or ()))
+    return record_of(group, images, source="otter_mimicit_cgd", file=FILE, repairs=repairs)
 
 
 def two_images(image_ids: Sequence[Any] | None) -> tuple[ImageRef, ...]:

@@ -6,25 +6,7 @@ Listed, so that a user can download them and see the layout; `build` refuses the
 from __future__ import annotations
 
 from vchat.prep.sources import coco
-from vchat.prep.sources.mimicit import HOME as MIMICIT
-from vchat.prep.sources.mimicit import LICENCE as MIMICIT_LICENCE
 from vchat.prep.sources.source import Need, Source
-
-
-def _mimicit(name: str, about: str) -> Source:
-    folder = f"MIMIC-IT/{name}"
-    how = f"download it from {MIMICIT} (access on request) and put it in {folder}/"
-    return Source(
-        name=f"otter_mimicit_{name.lower()}",
-        about=about,
-        needs=(
-            Need(paths=(f"{folder}/{name}_instructions.json",), how=how),
-            Need(paths=(f"{folder}/{name}.json",), how=how),
-        ),
-        licence=MIMICIT_LICENCE,
-        rows=None,
-    )
-
 
 _BLEND = Source(
     name="llava_otter_blend",
@@ -38,10 +20,4 @@ _BLEND = Source(
     rows=None,
 )
 
-PENDING = (
-    _BLEND,
-    _mimicit("SD", "small differences between two frames of a surveillance camera (16 k)"),
-    _mimicit("SN", "walks through indoor scenes, many frames each (6 k)"),
-    _mimicit("TVC", "frames of television clips (92 k)"),
-    _mimicit("VST", "stories about five pictures of an album (33 k)"),
-)
+PENDING = (_BLEND,)

@@ -24,6 +24,9 @@ class Converted:
     rejected_pairs: Counter[str] = field(default_factory=Counter)
     """Reason code -> how many pairs of the row are not in the record."""
 
+    repairs: Counter[str] = field(default_factory=Counter)
+    """Rule -> how many image ids were found by it that are not written as they should be."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
@@ -48,6 +51,9 @@ class Need:
 
     how: str
     """What to download and where to put it, as the end of a sentence."""
+
+    is_images: bool = False
+    """Whether it is a file of images rather than of annotations (a folder always is)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +80,7 @@ def check_needs(source: Source, data: Path) -> None:
         if not any(_is_there(data, path) for path in need.paths):
             wanted = " or ".join(str(data / path) for path in need.paths)
             kind = "image folder" if need.paths[0].endswith("/") else "annotation file"
+            kind = "image file" if need.is_images else kind
             raise ValueError(f"{source.name}: {kind} {wanted} is missing; {need.how}")
 
 
@@ -83,5 +90,16 @@ def _is_there(data: Path, path: str) -> bool:
 
 def annotation_files(source: Source, data: Path) -> list[Path]:
     """Return the annotation files that are there, in the order of `needs`."""
-    paths = (data / path for need in source.needs for path in need.paths if path[-1] != "/")
-    return [path for path in paths if path.is_file()]
+    paths = (path for need in source.needs if not need.is_images for path in need.paths)
+    return [data / path for path in paths if path[-1] != "/" and (data / path).is_file()]
+
+
+def image_places(source: Source, data: Path) -> list[Path]:
+    """Return the image folders and files of images that are there, in the order of `needs`."""
+    paths = (
+        data / path
+        for need in source.needs
+        for path in need.paths
+        if need.is_images or path[-1] == "/"
+    )
+    return [path for path in paths if path.exists()]

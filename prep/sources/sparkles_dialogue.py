@@ -1,9 +1,9 @@
 """SparklesDialogue: dialogues whose rounds bring in images and speak about them by id.
 
-Input: `sparkles/SparklesDialogueX/`, X = CC or VG: `annotations/SparklesDialogueX.json` and `images/`.
-Output: one record per dialogue. The text names an image as `IMAGE#14`, at first with a tag behind
-it; we rewrite every mention to `Image 1`, the number that its header has. The generation prompts
-(`raw`) and the descriptions of the images are dropped: a model must not see them.
+Input: `sparkles/SparklesDialogueX/`, X is CC or VG: `annotations/SparklesDialogueX.json`,
+`images/`. Output: one record per dialogue. The text names an image as `IMAGE#14`, at first with a
+tag behind it; we rewrite every mention to `Image 1`, the number that its header has. The generation
+prompts (`raw`) and the descriptions of the images are dropped: a model must not see them.
 """
 
 from __future__ import annotations

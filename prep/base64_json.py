@@ -1,0 +1,167 @@
+"""Pictures as base64 text inside one JSON object of many GB: `{"id": "<base64>", ...}`.
+
+One streaming pass finds where every value lies and keeps 24 bytes per name; a picture is then read
+by its byte offset. The object is never parsed: its values hold no quotes, so finding quotes is
+enough, and what stands between them is checked. Memory: one block, whatever the size of the file.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+from vchat.prep.rejected import Rejected
+from vchat.shards.dialogue import ImageRef
+
+BLOCK_BYTES = 4 * 2**20
+_AFTER_NAME = re.compile(rb"\s*:\s*")
+_BETWEEN = re.compile(rb"\s*,\s*")
+_END = re.compile(rb"\s*}\s*")
+_ESCAPES = ((b"\\/", b"/"), (b"\\n", b""), (b"\\r", b""), (b"\n", b""), (b"\r", b""))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one value lies: the bytes between its quotes."""
+
+    offset: int
+    size: int
+
+
+def values(path: Path) -> Iterator[tuple[str, Place]]:
+    """Yield `(name, place)` of every value of a flat JSON object of texts, in file order.
+
+    Raises:
+        ValueError: if the file is anything else, or is truncated; names the byte.
+    """
+    with path.open("rb", buffering=0) as file:
+        quotes = _quotes(file)
+        end = 0
+        for opening in quotes:
+            _check_between(file, path, end, opening, _BETWEEN if end else re.compile(rb"\s*{\s*"))
+            closing = _next(quotes, path)
+            first = _next(quotes, path)
+            _check_between(file, path, closing + 1, first, _AFTER_NAME)
+            last = _next(quotes, path)
+            name = json.loads(_bytes(file, opening, closing + 1))
+            yield name, Place(first + 1, last - first - 1)
+            end = last + 1
+        size = file.seek(0, 2)
+        if not end or not _END.fullmatch(_bytes(file, end, size)):
+            raise ValueError(f"{path}: the JSON object is not closed at byte {size}: truncated?")
+
+
+def _quotes(file: IO[bytes]) -> Iterator[int]:
+    """Yield the offset of every quote that is not escaped."""
+    start, before = 0, b""
+    while True:
+        file.seek(start)
+        block = file.read(BLOCK_BYTES)
+        if not block:
+            return
+        position = block.find(b'"')
+        while position >= 0:
+            previous = block[position - 1 : position] if position else before
+            if previous != b"\\":
+                yield start + position
+            position = block.find(b'"', position + 1)
+        before = block[-1:]
+        start += len(block)
+
+
+def _next(quotes: Iterator[int], path: Path) -> int:
+    found = next(quotes, None)
+    if found is None:
+        size = path.stat().st_size
+        raise ValueError(
+            f"{path}: the JSON ends in mid-value at byte {size}: the file is truncated"
+        )
+    return found
+
+
+def _bytes(file: IO[bytes], start: int, end: int) -> bytes:
+    file.seek(start)
+    return file.read(end - start)
+
+
+def _check_between(
+    file: IO[bytes], path: Path, start: int, end: int, wanted: re.Pattern[bytes]
+) -> None:
+    found = _bytes(file, start, min(end, start + 4096))
+    if not wanted.fullmatch(found):
+        raise ValueError(
+            f"{path}: not an object of base64 texts: {found[:40]!r} at byte {start} stands where"
+            " only the name of a text may follow"
+        )
+
+
+class Base64Index:
+    """Finds the pictures of a base64 file by name, in 24 bytes per name.
+
+    A name may be another form of the picture's id, so that ids which differ in spelling meet.
+    """
+
+    def __init__(self, path: Path, *, relative: str, names: Callable[[str], Iterable[str]]):
+        """Read the file once.
+
+        Args:
+            relative: its path below the data folder.
+            names: the names that a picture of some id is found by.
+        """
+        hashes, offsets, sizes = array("Q"), array("q"), array("q")
+        for image_id, place in values(path):
+            for name in names(image_id):
+                hashes.append(xxhash.xxh3_64_intdigest(name.encode()))
+                offsets.append(place.offset)
+                sizes.append(place.size)
+        order = np.argsort(np.frombuffer(hashes, dtype=np.uint64), kind="stable")
+        self._hashes: NDArray[np.uint64] = np.frombuffer(hashes, dtype=np.uint64)[order]
+        self._offsets: NDArray[np.int64] = np.frombuffer(offsets, dtype=np.int64)[order]
+        self._sizes: NDArray[np.int64] = np.frombuffer(sizes, dtype=np.int64)[order]
+        self._relative = relative
+
+    def find(self, name: str, *, key: str, only: bool = False) -> ImageRef | None:
+        """Return the place of the picture of that name, or None if there is none.
+
+        Args:
+            key: its canonical key.
+            only: whether a name that several pictures have counts as none; else the first is taken.
+        """
+        wanted = np.uint64(xxhash.xxh3_64_intdigest(name.encode()))
+        left = int(np.searchsorted(self._hashes, wanted))
+        right = int(np.searchsorted(self._hashes, wanted, side="right"))
+        if left == right or (only and right - left > 1):
+            return None
+        return ImageRef(
+            key=key,
+            file=self._relative,
+            offset=int(self._offsets[left]),
+            size_bytes=int(self._sizes[left]),
+        )
+
+
+def decoded(text: bytes, *, name: str) -> bytes:
+    """Return the bytes that a base64 text holds: either alphabet, line breaks allowed.
+
+    Raises:
+        Rejected: `undecodable_image` for any other character.
+    """
+    for escape, plain in _ESCAPES:
+        text = text.replace(escape, plain)
+    if text.startswith(b"data:"):
+        text = text.partition(b",")[2]
+    text = text.translate(bytes.maketrans(b"-_", b"+/")).rstrip(b"=")
+    try:
+        return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
+    except binascii.Error as err:
+        raise Rejected("undecodable_image", f"{name}: not base64: {err}") from err

@@ -1,0 +1,126 @@
+"""MIMIC-IT sets whose pictures lie as base64 in a JSON file: SD, SN, TVC and VST.
+
+They differ in how many images a record has, in how the ids of the two files meet, and in the order
+of rounds; each set's own module says so. The pictures were stretched to 224 x 224 upstream.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vchat.prep.base64_json import Base64Index
+from vchat.prep.rejected import Rejected
+from vchat.prep.sources.mimicit import HOME, LICENCE, Instruction, grouped, instructions, record_of
+from vchat.prep.sources.source import Converted, Need, Row, Source
+from vchat.shards.dialogue import ImageRef
+
+Found = tuple[ImageRef | None, str]
+"""An image, or None, and the rule that found it; empty if its id is as it should be."""
+
+
+def as_written(image_id: str) -> tuple[str, ...]:
+    """Return the one name of an image whose ids are equal in both files."""
+    return (image_id,)
+
+
+def find_as_written(index: Base64Index, image_id: str) -> Found:
+    """Look an image up by its id as it is written."""
+    return index.find(image_id, key=f"mimicit:{image_id}"), ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameSet:
+    """What is peculiar to one set."""
+
+    name: str
+    """`SD`, the prefix of its files."""
+
+    num_images: int | None = None
+    """How many different images a record must have; None for any number from 1."""
+
+    names: Callable[[str], Iterable[str]] = as_written
+    """The names by which an image of the image file is found."""
+
+    find: Callable[[Base64Index, str], Found] = find_as_written
+    """Looks up an image id of the instruction file."""
+
+    group: Callable[[list[Instruction]], list[list[Instruction]]] = grouped
+    """Puts instructions together that are one conversation, in order."""
+
+    @property
+    def source(self) -> str:
+        """Name of the data set."""
+        return f"otter_mimicit_{self.name.lower()}"
+
+    @property
+    def instruction_file(self) -> str:
+        """Below the data folder."""
+        return f"MIMIC-IT/{self.name}/{self.name}_instructions.json"
+
+    @property
+    def image_file(self) -> str:
+        """Below the data folder."""
+        return f"MIMIC-IT/{self.name}/{self.name}.json"
+
+
+def frame_source(frames: FrameSet, *, about: str) -> Source:
+    """Return the source that reads one set."""
+    how = f"download it from {HOME} (access on request) and put it in MIMIC-IT/{frames.name}/"
+    return Source(
+        name=frames.source,
+        about=about,
+        needs=(
+            Need(paths=(frames.instruction_file,), how=how),
+            Need(paths=(frames.image_file,), how=how, is_images=True),
+        ),
+        licence=LICENCE,
+        rows=partial(_rows, frames),
+    )
+
+
+def _rows(frames: FrameSet, data: Path) -> Iterator[Row]:
+    """Yield every group of related instructions, after one pass over the image file."""
+    index = Base64Index(data / frames.image_file, relative=frames.image_file, names=frames.names)
+    for group in frames.group(list(instructions(data / frames.instruction_file))):
+        convert = partial(to_record, group, frames=frames, index=index)
+        yield Row(id=group[0].id, num_pairs=len(group), convert=convert)
+
+
+def to_record(group: Sequence[Instruction], *, frames: FrameSet, index: Base64Index) -> Converted:
+    """Turn one group into one record.
+
+    Raises:
+        Rejected: `bad_row`, `bad_id`, `missing_image` (an image is never left out of the list),
+            `placeholder_mismatch` for another number of images, and those of `record_of`.
+    """
+    image_ids = group[0].image_ids
+    if image_ids is None:
+        raise Rejected("bad_row", "`image_ids` is not a list")
+    wanted = frames.num_images
+    if not image_ids or (
+        wanted is not None and (len(image_ids), len(set(map(str, image_ids)))) != (wanted, wanted)
+    ):
+        raise Rejected(
+            "placeholder_mismatch", f"wants {wanted or 'some'} different images, has {image_ids}"
+        )
+    repairs: Counter[str] = Counter()
+    images = tuple(_image(image_id, frames, index, repairs) for image_id in image_ids)
+    return record_of(
+        group, images, source=frames.source, file=frames.instruction_file, repairs=repairs
+    )
+
+
+def _image(image_id: Any, frames: FrameSet, index: Base64Index, repairs: Counter[str]) -> ImageRef:
+    if not isinstance(image_id, str) or not image_id.startswith(f"{frames.name}_IMG_"):
+        raise Rejected("bad_id", f"image id {image_id!r} does not start with {frames.name}_IMG_")
+    image, rule = frames.find(index, image_id)
+    if image is None:
+        raise Rejected("missing_image", f"{image_id} is not in {frames.image_file}")
+    if rule:
+        repairs[rule] += 1
+    return image

@@ -1,0 +1,23 @@
+"""MIMIC-IT VST: stories about five pictures of an album.
+
+Input: `MIMIC-IT/VST/VST_instructions.json` and `MIMIC-IT/VST/VST.json`. Output: one record per
+group of related instructions. Pictures that could not be fetched any more are missing upstream; a
+record that shows one is rejected.
+"""
+
+from __future__ import annotations
+
+from vchat.prep.base64_json import Base64Index
+from vchat.prep.sources.mimicit_frames import Found, FrameSet, frame_source
+
+PREFIX = "VST_IMG_"
+
+
+def find(index: Base64Index, image_id: str) -> Found:
+    """Look a picture up; its id holds the number that Flickr gave it."""
+    return index.find(image_id, key=f"flickr:{image_id.removeprefix(PREFIX)}"), ""
+
+
+SOURCE = frame_source(
+    FrameSet(name="VST", find=find), about="stories about five pictures of an album (33 k)"
+)

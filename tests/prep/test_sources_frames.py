@@ -1,0 +1,136 @@
+"""MIMIC-IT's base64 sets: rows read = records + expected rejections; ids meet; rounds in order."""
+
+import base64
+
+from converting import converted, expect
+from raw_data import IMAGES, write_json
+from vchat.prep.sources import SOURCES
+
+
+def picture(kind="good", number=0):
+    return base64.b64encode(IMAGES[kind](number)).decode()
+
+
+def entry(*image_ids, rel=(), instruction="What changed?", answer="A car left."):
+    images, related = list(image_ids), list(rel)
+    return {
+        "instruction": instruction,
+        "answer": answer,
+        "image_ids": images,
+        "rel_ins_ids": related,
+    }
+
+
+def write_set(data, name, entries, images):
+    write_json(data / f"MIMIC-IT/{name}/{name}_instructions.json", {"meta": {}, "data": entries})
+    write_json(data / f"MIMIC-IT/{name}/{name}.json", images)
+
+
+def sd(number, side):
+    return f"SD_IMG_{number:05d}_{side}"
+
+
+def test_sd(tmp_path):
+    urlsafe = picture("gif").replace("+", "-").replace("/", "_")
+    images = {
+        sd(1, 1): picture(),
+        sd(1, 2): urlsafe[:40] + "\n" + urlsafe[40:],
+        sd(2, 1): picture("palette"),
+        sd(3, 1): picture("tiny"),
+        sd(3, 2): picture(),
+        sd(4, 1): "no base64!",
+        sd(4, 2): picture(),
+    }
+    pair = (sd(1, 1), sd(1, 2))
+    entries = {
+        "SD_INS_1": entry(*pair, rel=["SD_INS_2", "SD_INS_9"]),
+        "SD_INS_2": entry(*pair, answer="Also a man."),
+        "SD_INS_3": entry(sd(2, 1), sd(2, 2)),
+        "SD_INS_4": entry(sd(3, 1), sd(3, 2)),
+        "SD_INS_5": entry(sd(4, 1), sd(4, 2)),
+        "SD_INS_6": entry(sd(1, 1)),
+        "SD_INS_7": entry(sd(1, 1), sd(1, 1)),
+        "SD_INS_8": entry(sd(1, 1), "X_1"),
+        "SD_INS_10": entry(*pair, answer=""),
+        "SD_INS_11": {"instruction": "?", "answer": "!"},
+    }
+    write_set(tmp_path, "SD", entries, images)
+    records, tally = converted(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")
+    rejected = {
+        "bad_id": 1,
+        "bad_row": 1,
+        "empty_text": 1,
+        "missing_image": 1,
+        "placeholder_mismatch": 2,
+        "tiny_image": 1,
+        "undecodable_image": 1,
+    }
+    expect(tally, records=1, rows=rejected)
+    assert [round_.answer for round_ in records[0].rounds] == ["A car left.", "Also a man."]
+    assert records[0].images[1].offset > 0
+
+
+def test_sn_meets_ids_with_and_without_the_scan_and_keeps_the_order_of_rounds(tmp_path):
+    def frame(scene, number, scan=""):
+        return f"SN_IMG_{scene}{scan}_color_{number:06d}"
+
+    images = {
+        frame("scene0000", 0, "_00"): picture(),
+        frame("scene0000", 100, "_00"): picture(),
+        frame("scene0001", 0): picture(),
+    }
+    walk = [frame("scene0000", 0), frame("scene0000", 100)]
+    entries = {
+        "SN_INS_scene0000_activity0_round10": entry(*walk, answer="Last."),
+        "SN_INS_scene0000_activity0_round0": entry(*walk, answer="First."),
+        "SN_INS_scene0000_activity0_round2": entry(*walk, answer="Second."),
+        "SN_INS_scene0000_activity1_round0": entry(*walk, answer="Another activity."),
+        "SN_INS_scene0001_activity0_round0": entry(frame("scene0001", 0, "_00")),
+        "SN_INS_scene0002_activity0_round0": entry(frame("scene0002", 0)),
+        "SN_INS_other": entry(frame("scene0001", 0)),
+    }
+    write_set(tmp_path, "SN", entries, images)
+    records, tally = converted(SOURCES["otter_mimicit_sn"], tmp_path, work=tmp_path / "work")
+    expect(tally, records=4, rows={"missing_image": 1})
+    assert [round_.answer for round_ in records[0].rounds] == ["First.", "Second.", "Last."]
+    assert tally["repairs"] == {"scan_inserted": 4, "scan_removed": 1}
+    assert records[2].images[0].key == records[3].images[0].key
+
+
+def test_tvc_meets_doubled_clip_names(tmp_path):
+    clip = "s01e02_seg01_clip_00"
+    images = {
+        f"TVC_IMG_castle_{clip}_00001": picture(),
+        f"TVC_IMG_bbt_{clip}_00001": picture(),
+        "TVC_IMG_bbt_s09e09_seg01_clip_00_00005": picture(),
+    }
+    entries = {
+        "TVC_INS_1": entry(f"TVC_IMG_castle_{clip}_castle_{clip}_00001"),
+        "TVC_INS_2": entry(f"TVC_IMG_{clip}_bbt_{clip}_1"),
+        "TVC_INS_3": entry("TVC_IMG_s09e09_seg01_clip_00_s09e09_seg01_clip_00_00005"),
+        "TVC_INS_4": entry(f"TVC_IMG_{clip}_{clip}_00001"),
+        "TVC_INS_5": entry(f"TVC_IMG_castle_{clip}_00001"),
+        "TVC_INS_6": entry(f"TVC_IMG_castle_{clip}_castle_{clip}_00002"),
+        "TVC_INS_7": entry("TVC_IMG_unlike"),
+    }
+    write_set(tmp_path, "TVC", entries, images)
+    records, tally = converted(SOURCES["otter_mimicit_tvc"], tmp_path, work=tmp_path / "work")
+    expect(tally, records=4, rows={"missing_image": 3})
+    assert tally["repairs"] == {"clip_doubled": 2, "show_missing": 1}
+    assert [record.images[0].key for record in records][:2] == [
+        f"tvqa:castle/{clip}/1",
+        f"tvqa:bbt/{clip}/1",
+    ]
+
+
+def test_vst(tmp_path):
+    images = {f"VST_IMG_{number}": picture("exif") for number in range(5)}
+    entries = {
+        "VST_INS_1": entry(*images, instruction="Tell the story."),
+        "VST_INS_2": entry("VST_IMG_0", "VST_IMG_expired"),
+        "VST_INS_3": entry(),
+    }
+    write_set(tmp_path, "VST", entries, images)
+    records, tally = converted(SOURCES["otter_mimicit_vst"], tmp_path, work=tmp_path / "work")
+    expect(tally, records=1, rows={"missing_image": 1, "placeholder_mismatch": 1})
+    assert [image.key for image in records[0].images] == [f"flickr:{i}" for i in range(5)]
