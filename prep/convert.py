@@ -85,7 +85,6 @@ def inputs_digest(source: Source, *, data: Path) -> str:
 def _convert(
     source: Source, *, data: Path, images: ImageFiles, path: Path, on_row: Callable[[], None]
 ) -> tuple[Tally, str]:
-    assert source.rows is not None, f"{source.name} has no converter"
     tally, hasher = Tally(), hashlib.sha256()
     records = _records(source.rows(data), tally=tally, images=images, on_row=on_row)
     write_staged(path, _hashed(records, hasher.update))

@@ -26,6 +26,7 @@ REASONS: Mapping[str, str] = {
     "tiny_image": "a side of an image is shorter than 2 pixels",
     "too_long": "one round, with the images it needs, is longer than the token limit",
     "too_many_images": "more images than the limit for one dialogue",
+    "unmatched": "an image has no conversation to be joined with",
     "undecodable_image": "an image's bytes are not a picture of a known format, or are damaged",
     "unsafe_path": "an image path is absolute or leaves its folder",
     "wrong_split": "the record belongs to an evaluation split of its data set",

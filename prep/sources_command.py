@@ -11,8 +11,7 @@ def command() -> None:
     from vchat.prep.sources import SOURCES
 
     for source in SOURCES.values():
-        state = "" if source.rows else "  [its converter comes later: `build` refuses it for now]"
-        click.echo(click.style(source.name, bold=True) + state)
+        click.echo(click.style(source.name, bold=True))
         click.echo(f"  {source.about}")
         for need in source.needs:
             click.echo(f"  {' or '.join(need.paths)}")

@@ -10,6 +10,7 @@ from vchat.prep.sources import (
     coco_caption,
     llava,
     llava_dial,
+    llava_otter_blend,
     minigpt4,
     ocr_vqa,
     otter_mimicit_cgd,
@@ -19,7 +20,6 @@ from vchat.prep.sources import (
     otter_mimicit_vst,
     sparkles_dialogue,
 )
-from vchat.prep.sources.pending import PENDING
 from vchat.prep.sources.source import Source
 from vchat.shards.command import WrongUse
 
@@ -28,6 +28,7 @@ _ALL = (
     coco_caption.SOURCE,
     llava.SOURCE,
     llava_dial.SOURCE,
+    llava_otter_blend.SOURCE,
     minigpt4.SOURCE,
     ocr_vqa.SOURCE,
     otter_mimicit_cgd.SOURCE,
@@ -36,7 +37,6 @@ _ALL = (
     otter_mimicit_tvc.SOURCE,
     otter_mimicit_vst.SOURCE,
     sparkles_dialogue.SOURCE,
-    *PENDING,
 )
 
 SOURCES: Mapping[str, Source] = {
@@ -49,7 +49,7 @@ def source_named(name: str) -> Source:
     """Return the data set of that name.
 
     Raises:
-        WrongUse: if there is none (naming the nearest), or it has no converter yet.
+        WrongUse: if there is none, naming the nearest.
     """
     if name not in SOURCES:
         near = difflib.get_close_matches(name, SOURCES, n=1, cutoff=0.0)
@@ -57,7 +57,4 @@ def source_named(name: str) -> Source:
             f"unknown data set {name!r}; did you mean {near[0]!r}? (`vchat-prep sources` lists all;"
             f" name your own data as {name}=FILE)"
         )
-    if SOURCES[name].rows is None:
-        ready = ", ".join(other for other, source in SOURCES.items() if source.rows is not None)
-        raise WrongUse(f"data set {name!r} has no converter yet; those ready are {ready}")
     return SOURCES[name]

@@ -66,8 +66,8 @@ class Source:
 
     needs: tuple[Need, ...]
     licence: str
-    rows: Callable[[Path], Iterator[Row]] | None
-    """Reads the data folder. None for a data set that has no converter yet."""
+    rows: Callable[[Path], Iterator[Row]]
+    """Reads the data folder, row by row in file order."""
 
 
 def check_needs(source: Source, data: Path) -> None:

@@ -178,7 +178,7 @@ def test_own_data_is_named_on_the_command_line(folder):
     assert "mine: 1 rows, 1 records used" in output
 
 
-def test_sources_lists_layout_and_what_comes_later():
+def test_sources_lists_layout_and_licences():
     result = CliRunner().invoke(cli.group, ["sources"])
     assert result.exit_code == 0
     assert "llava/detail_23k.json" in result.stdout

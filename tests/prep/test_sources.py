@@ -376,3 +376,36 @@ def test_all_thirteen_names_are_listed_with_their_layout():
     )
     assert list(SOURCES) == names.split()
     assert all(source.needs and source.licence for source in SOURCES.values())
+
+
+def test_llava_otter_blend(tmp_path):
+    write_coco(tmp_path, dict.fromkeys((1, 2, 3, 4), "good"))
+    dialogue = llava_row(1, "<image>\nOne?", "Yes.", "Sure?", "Sure.")
+    write_json(tmp_path / "llava/detail_23k.json", [llava_row(2, "Two?\n<image>", "Two.")])
+    write_json(tmp_path / "llava/complex_reasoning_77k.json", [llava_row(3, "<image>\nBad", "")])
+    write_json(tmp_path / "llava/conversation_58k.json", [dialogue, dialogue])
+    entries = {
+        "I1": pair(1, 2, rel=["I2"], answer="First difference."),
+        "I2": pair(1, 2, answer="Second difference."),
+        "I3": pair("0000000000000002", 4, answer="The last one has no conversation."),
+        "I4": pair(3, 1, answer="The first has a defective one only."),
+        "I5": pair(4, 4),
+        "I6": pair(1, 2, answer=""),
+    }
+    write_cgd(tmp_path, entries)
+    records, tally = converted(SOURCES["llava_otter_blend"], tmp_path, work=tmp_path / "work")
+    rejected = {"empty_text": 1, "placeholder_mismatch": 1, "unmatched": 1}
+    expect(tally, records=2, rows=rejected)
+    both, one = records
+    assert [round_.answer for round_ in both.rounds] == [
+        "Yes.",
+        "Sure.",
+        "Two.",
+        "First difference.",
+        "Second difference.",
+    ]
+    assert [len(round_.images) for round_ in both.rounds] == [1, 0, 1, 0, 0]
+    assert [image.key for image in both.images] == ["coco:1", "coco:2"]
+    assert [image.key for image in one.rounds[-1].images] == ["coco:4"]
+    assert both.record_id == "I1+conversation_58k/000000000001+detail_23k/000000000002"
+    assert tally["repairs"] == {"long_id": 1}

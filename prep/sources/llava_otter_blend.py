@@ -1,0 +1,135 @@
+"""LLaVA and CGD joined: conversations about each of two photographs, then their differences.
+
+Input: the files of `llava`, `llava_dial` and `otter_mimicit_cgd`. Output: one record per group of
+CGD instructions whose first photograph has a LLaVA conversation: for each photograph in order one
+of its conversations (the last one may have none), then the differences. Which conversation is a
+keyed hash of the record's key. Memory: the conversations, compressed.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from vchat.prep.json_stream import items
+from vchat.prep.keyed_hash import keyed_hash
+from vchat.prep.rejected import Rejected
+from vchat.prep.sources import coco, llava, llava_dial, otter_mimicit_cgd
+from vchat.prep.sources.llava_turns import num_answers, rounds_of
+from vchat.prep.sources.mimicit import Instruction, grouped, instructions
+from vchat.prep.sources.source import Converted, Need, Row, Source
+from vchat.shards.dialogue import ImageRef, Record, Round
+
+NAME = "llava_otter_blend"
+FILES = (*llava.FILES, llava_dial.FILE)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """One LLaVA row without defects."""
+
+    id: str
+    """File stem and id."""
+
+    packed: bytes
+    """The row as compressed JSON."""
+
+    num_pairs: int
+
+    def rounds(self, image: ImageRef) -> tuple[Round, ...]:
+        """Return its rounds, which show `image`."""
+        return rounds_of(json.loads(zlib.decompress(self.packed)), [image])
+
+
+def rows(data: Path) -> Iterator[Row]:
+    """Yield every group of CGD instructions with the conversations it is joined to."""
+    conversations = conversations_in(data)
+    for group in grouped(list(instructions(data / otter_mimicit_cgd.FILE))):
+        chosen = _chosen(group[0], conversations)
+        num_pairs = len(group) + sum(one.num_pairs for one in chosen if one is not None)
+        convert = partial(to_record, group, chosen)
+        yield Row(id=group[0].id, num_pairs=num_pairs, convert=convert)
+
+
+def conversations_in(data: Path) -> dict[int, list[Conversation]]:
+    """Return the LLaVA conversations without defects, by COCO number, in file order."""
+    found: dict[int, list[Conversation]] = {}
+    for need in FILES:
+        file = data / need.paths[0]
+        for row in items(file):
+            try:
+                number = coco.number_of_file(row["image"])
+                rounds_of(row, [coco.train_2017(number)])
+            except (Rejected, KeyError, TypeError):
+                continue  # counted where `llava` and `llava_dial` are converted themselves
+            packed = zlib.compress(json.dumps({"conversations": row["conversations"]}).encode())
+            one = Conversation(f"{file.stem}/{row.get('id')}", packed, num_answers(row))
+            found.setdefault(number, []).append(one)
+    return found
+
+
+def _chosen(
+    first: Instruction, conversations: dict[int, list[Conversation]]
+) -> list[Conversation | None]:
+    """Return one conversation of each of the two photographs, None where there is none."""
+    try:
+        images = otter_mimicit_cgd.two_images(first.image_ids)
+    except Rejected:
+        return []
+    some = [conversations.get(coco.number_in_path(image.file) or 0, []) for image in images]
+    return [
+        of[keyed_hash(0, f"conversation {position}", first.id) % len(of)] if of else None
+        for position, of in enumerate(some)
+    ]
+
+
+def to_record(group: Sequence[Instruction], chosen: Sequence[Conversation | None]) -> Converted:
+    """Join one group to the conversations about its photographs.
+
+    Raises:
+        Rejected: `unmatched` if a photograph before the last has no conversation, and those of
+            `otter_mimicit_cgd.to_record`.
+    """
+    differences = otter_mimicit_cgd.to_record(group)
+    images = differences.record.images
+    rounds: list[Round] = []
+    for image, conversation in zip(images, chosen, strict=True):
+        if conversation is not None:
+            rounds += conversation.rounds(image)
+        elif image is not images[-1]:
+            raise Rejected("unmatched", f"no LLaVA conversation about {image.key}")
+    shown = {image.key for round_ in rounds for image in round_.images}
+    first, *rest = differences.record.rounds
+    new = tuple(image for image in images if image.key not in shown)
+    ids = [one.id for one in chosen if one is not None]
+    record = Record(
+        key=f"{NAME}/{group[0].id}",
+        source=NAME,
+        rounds=(*rounds, replace(first, images=new), *rest),
+        licence=SOURCE.licence,
+        file=otter_mimicit_cgd.FILE,
+        record_id="+".join([group[0].id, *ids]),
+    )
+    return Converted(
+        record=record,
+        rejected_pairs=Counter(differences.rejected_pairs),
+        repairs=Counter(differences.repairs),
+    )
+
+
+SOURCE = Source(
+    name=NAME,
+    about="LLaVA conversations about two photographs, then CGD differences between them",
+    needs=(
+        *FILES,
+        Need(paths=(otter_mimicit_cgd.FILE,), how="see otter_mimicit_cgd"),
+        coco.TRAIN_2017,
+    ),
+    licence=f"{llava.LICENCE}; {otter_mimicit_cgd.SOURCE.licence}",
+    rows=rows,
+)
