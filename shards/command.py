@@ -50,7 +50,8 @@ def run(command: click.Command) -> None:
 
     `VCHAT_TRACEBACK=1` in the environment shows the traceback as well.
     """
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("vchat").setLevel(logging.INFO)
     try:
         sys.exit(command(standalone_mode=False) or 0)
     except click.exceptions.Exit as end:
