@@ -27,7 +27,7 @@ class Fetched:
 
     ids: NDArray[np.int32]
     supervised: NDArray[np.bool_]
-    images: tuple[bytes, ...]
+    images: tuple[memoryview, ...]
     """Encoded, in the order of their slots."""
 
 
@@ -72,7 +72,7 @@ class SampleFetcher:
         return Fetched(
             ids=ids,
             supervised=supervised,
-            images=tuple(bytes(parts[name]) for name in images),
+            images=tuple(parts[name] for name in images),
         )
 
     def undecodable(self, number: int, reason: ValueError) -> ShardError:
