@@ -33,12 +33,13 @@ def run(run_file: Path, overrides: tuple[str, ...]) -> None:
         torchrun --nproc-per-node 2 -m vchat.train run RUN.toml
     """
     config = read_run(shipped_or_own(run_file), overrides=overrides)
-    from vchat.train.processes import prepare_environment
+    from vchat.train.processes import end_processes, prepare_environment
 
     prepare_environment()
     from vchat.train.launch import run_training
 
     run_training(config)
+    end_processes()
 
 
 @click.command("plan")

@@ -70,7 +70,6 @@ def run_training(config: RunConfig) -> None:
         last = train(engine, data, config=config, log=log, stop=stop, save=save)
     if rank == 0:
         sys.stderr.write(f"done: step {last} of {data.total_steps}, saved in {config.run.out}\n")
-    dist.destroy_process_group()
     if lock is not None:
         lock.close()
 

@@ -34,7 +34,7 @@ def prepare_environment() -> None:
 
 
 def start_processes() -> tuple[int, int]:
-    """Connect the processes of this run. Returns `(rank, world size)`."""
+    """Connect the processes of this run, once. Returns `(rank, world size)`."""
     import logging
 
     import deepspeed
@@ -43,8 +43,18 @@ def start_processes() -> tuple[int, int]:
 
     logger.setLevel(logging.WARNING)
     transformers.utils.logging.disable_progress_bar()  # of the library: our bar is enough
+    # Tells DeepSpeed that it can compile nothing. On a CPU it would otherwise compile a collective
+    # for inference at every first start, and wait for ever if a compilation was once killed.
+    deepspeed.ops.__compatible_ops__ = {}
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
+def end_processes() -> None:
+    """Disconnect; without it the last process to leave warns about the others."""
+    import torch.distributed as dist
+
+    dist.destroy_process_group()
 
 
 class StopRequest:
