@@ -160,6 +160,32 @@ def test_an_interrupted_question_leaves_the_dialogue_as_it_was(chat_model, monke
     assert session.ids == undisturbed.ids
 
 
+def test_recalled_rounds_are_fed_with_the_next_question_as_in_training(chat_model, monkeypatch):
+    pictures = [toy_picture(i) for i in range(3)]
+    recalled = session_of(chat_model, max_new_tokens=100)
+    for one, images in zip(ROUNDS[:2], (pictures[:2], []), strict=True):
+        recalled.recall(one.question, one.answer, images=images)
+    assert recalled.ids == []
+    assert recalled.unfed == training_ids(chat_model, ROUNDS[:2])
+    assert (recalled.num_images, len(recalled.rounds)) == (2, 2)
+
+    say_these(monkeypatch, chat_model, [ROUNDS[2].answer])
+    assert "".join(recalled.ask(ROUNDS[2].question, images=pictures[2:])) == ROUNDS[2].answer
+    assert recalled.ids + recalled.unfed == training_ids(chat_model, ROUNDS)
+    assert recalled.num_images == 3
+
+
+def test_a_recalled_dialogue_goes_on_as_if_it_had_been_held(chat_model):
+    held = session_of(chat_model, max_new_tokens=30)
+    answer = "".join(held.ask("What?", images=[toy_picture(0)]))
+    recalled = session_of(chat_model, max_new_tokens=30)
+    recalled.recall("What?", answer, images=[toy_picture(0)])
+    replies = ["".join(one.ask("And?", images=[toy_picture(1)])) for one in (held, recalled)]
+    if held.ids == recalled.ids:  # what was generated is what its text encodes to
+        assert replies[0] == replies[1]
+    assert recalled.rounds[0].num_tokens > 0
+
+
 def test_too_many_positions_are_refused_at_once_and_change_nothing(tmp_path):
     chat_model = toy_chat_model(tmp_path, max_positions=160)
     session = session_of(chat_model)
@@ -195,7 +221,7 @@ def test_clearing_makes_a_session_like_new(chat_model):
 def test_images_and_their_order_matter(chat_model):
     def logits(*numbers):
         session = session_of(chat_model)
-        ids = session._prompt("Which?", num_images=len(numbers))
+        ids = session._prompt("Which?", None, num_images=len(numbers))
         return session._extend(ids, [toy_picture(i) for i in numbers])
 
     assert not torch.allclose(logits(0, 1), logits(1, 0), atol=1e-3)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,10 @@ class ChatModel:
     def image_size(self) -> int:
         """Side of the square the model sees, in pixels."""
         return int(self.model.config.image_size)
+
+    def with_system(self, text: str) -> ChatModel:
+        """Return the same model under another system text, set off by a blank line as its own."""
+        return replace(self, template=VisualChatTemplate(system=text.rstrip() + "\n\n"))
 
     def prompt_ids(self, parts: Sequence[Part], *, num_images: int) -> list[int]:
         """Encode parts as the shards do and repeat each slot for its image's positions."""
@@ -78,9 +82,10 @@ def load_chat_model(
     tokenizer = checkpoint.tokenizer
     model = _load_weights(checkpoint.model_folder)
     _check_ids(model, tokenizer, folder=checkpoint.folder)
-    template = checkpoint.template if system is None else VisualChatTemplate(system=system)
-    asked = ChatModel(model=model.to(place).eval(), tokenizer=tokenizer, template=template)
-    return asked, checkpoint
+    chat_model = ChatModel(
+        model=model.to(place).eval(), tokenizer=tokenizer, template=checkpoint.template
+    )
+    return chat_model if system is None else chat_model.with_system(system), checkpoint
 
 
 def _device(name: str | None) -> torch.device:

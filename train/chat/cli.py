@@ -1,4 +1,4 @@
-"""`vchat-chat`: talk with a checkpoint in the terminal. Heavy imports wait until it runs."""
+"""`vchat-chat`: talk with a checkpoint in the terminal, or `serve` it. Heavy imports come later."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ from pathlib import Path
 
 import click
 from vchat.shards import command
+from vchat.shards.command import LazyGroup
 
 
-@click.command("vchat-chat")
+@click.group(
+    "vchat-chat",
+    cls=LazyGroup,
+    lazy={"serve": ("vchat.train.chat.serve:command", "A web page and an HTTP endpoint.")},
+    invoke_without_command=True,
+    subcommand_metavar="[COMMAND]",
+)
 @click.option(
     "--checkpoint",
-    required=True,
     type=click.Path(path_type=Path),
     help="A step folder, or a run's folder: then its newest checkpoint.",
 )
@@ -22,8 +28,10 @@ from vchat.shards import command
 @click.option("--max-new-tokens", default=256, show_default=True, help="An answer is cut there.")
 @click.option("--system", help="Another system text than the one trained with.")
 @click.option("--device", help="Such as cpu or cuda:0; by default a GPU if there is one.")
+@click.pass_context
 def chat(
-    checkpoint: Path,
+    context: click.Context,
+    checkpoint: Path | None,
     temperature: float,
     top_p: float,
     seed: int,
@@ -38,6 +46,12 @@ def chat(
     \b
         printf '/image a.jpg\\nWhat is this?\\n' | vchat-chat --checkpoint out
     """
+    if context.invoked_subcommand is not None:
+        if checkpoint is not None:
+            raise click.UsageError(f"options come after the word {context.invoked_subcommand}")
+        return
+    if checkpoint is None:
+        raise click.UsageError("missing option '--checkpoint'")
     if sys.stdin.isatty():
         click.echo(f"loading {checkpoint} ...", err=True)
     from vchat.train.chat.chat_model import load_chat_model

@@ -59,7 +59,8 @@ class ChatSession:
         self.ids: list[int] = []
         """Every id fed to the model, slots repeated: the cache has one position for each."""
         self.unfed: list[int] = []
-        """Ids that close the last round; fed in front of the next one."""
+        """Ids that close the last round, and recalled rounds; fed in front of the next prompt."""
+        self._unfed_pixels: list[Tensor] = []
         self._pixels: list[Tensor] = []
         self._cache: DialogueCache | None = None
         self._generator = torch.Generator(chat_model.model.device).manual_seed(seed)
@@ -67,7 +68,7 @@ class ChatSession:
     @property
     def num_images(self) -> int:
         """Images shown so far."""
-        return len(self._pixels)
+        return len(self._pixels) + len(self._unfed_pixels)
 
     def clear(self) -> None:
         """Forget all rounds, images and the cache."""
@@ -75,7 +76,28 @@ class ChatSession:
         self.ids.clear()
         self.unfed.clear()
         self._pixels.clear()
+        self._unfed_pixels.clear()
         self._cache = None
+
+    def reseed(self, seed: int) -> None:
+        """Start the random numbers of sampling anew."""
+        self._generator.manual_seed(seed)
+
+    def recall(self, question: str, answer: str, *, images: Sequence[Tensor] = ()) -> None:
+        """Add a round whose answer is known; it is fed together with the next question."""
+        prompt = self._prompt(question.strip(), None, num_images=len(images))
+        whole = self._prompt(question.strip(), answer, num_images=len(images))
+        self.unfed += whole
+        self._unfed_pixels += images
+        self.rounds.append(
+            ChatRound(
+                num_images=len(images),
+                question=question.strip(),
+                answer=answer,
+                num_tokens=len(whole) - len(prompt) - 1,
+                ended=Ended.BY_MODEL,
+            )
+        )
 
     def ask(self, question: str, *, images: Sequence[Tensor] = ()) -> Generator[str]:
         """Add a round; return the pieces of its answer as the model generates them.
@@ -91,7 +113,7 @@ class ChatSession:
             ValueError: at once, if the model has too few positions left; nothing has changed.
         """
         question = question.strip()
-        prompt = self.unfed + self._prompt(question, num_images=len(images))
+        prompt = self.unfed + self._prompt(question, None, num_images=len(images))
         most = self.chat_model.max_positions
         if len(self.ids) + len(prompt) + 1 > most:
             raise ValueError(
@@ -101,18 +123,18 @@ class ChatSession:
             )
         return self._answer(question, prompt=prompt, images=list(images))
 
-    def _prompt(self, question: str, *, num_images: int) -> list[int]:
-        """Return the ids from the end of the last round to where the answer begins."""
+    def _prompt(self, question: str, answer: str | None, *, num_images: int) -> list[int]:
+        """Return the ids from the end of the last round to the answer, or to its end if given."""
         template = self.chat_model.template
         parts = [] if self.rounds else template.opening()
         parts += template.round(
-            question, None, num_images=num_images, first_image=self.num_images + 1
+            question, answer, num_images=num_images, first_image=self.num_images + 1
         )
         return self.chat_model.prompt_ids(parts, num_images=num_images)
 
     def _answer(self, question: str, *, prompt: list[int], images: list[Tensor]) -> Generator[str]:
-        logits = self._extend(prompt, images)
-        self.unfed = []
+        logits = self._extend(prompt, self._unfed_pixels + images)
+        self.unfed, self._unfed_pixels = [], []
         first = len(self.ids)
         stream = TextStream(self.chat_model.tokenizer)
         ended = Ended.STOPPED

@@ -1,0 +1,72 @@
+"""`vchat-chat serve`: a web page and an OpenAI-compatible endpoint, on loopback by default."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+from pathlib import Path
+
+import click
+
+LOOPBACK = ("localhost", "127.0.0.1")
+EVERYWHERE = ("0.0.0.0", "::")
+
+
+@click.command("serve")
+@click.option(
+    "--checkpoint",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A step folder, or a run's folder: then its newest checkpoint.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, help="0 takes any free one.")
+@click.option("--max-new-tokens", default=256, show_default=True, help="If a request says nothing.")
+@click.option("--system", help="Another system text than the one trained with.")
+@click.option("--sessions", default=4, show_default=True, help="Dialogues whose caches are kept.")
+@click.option("--device", help="Such as cpu or cuda:0; by default a GPU if there is one.")
+def command(
+    checkpoint: Path,
+    host: str,
+    port: int,
+    max_new_tokens: int,
+    system: str | None,
+    sessions: int,
+    device: str | None,
+) -> None:
+    """Serve a chat: a web page at /, and POST /v1/chat/completions.
+
+    Images come as data URIs. There is no password: whoever reaches the address can ask.
+    """
+    _require_extra()
+    listening = _listening(host, port)
+    import uvicorn
+    from vchat.train.chat.chat_model import load_chat_model
+    from vchat.train.chat.server import ChatServer
+    from vchat.train.chat.service import ChatService
+    from vchat.train.generation import Sampling
+
+    default = Sampling(max_new_tokens=max_new_tokens)
+    chat_model, opened = load_chat_model(checkpoint, device=device, system=system)
+    service = ChatService(chat_model, num_sessions=sessions)
+    server = ChatServer(service, name=opened.folder.name, default=default)
+    app = server.app(hosts=["*"] if host in EVERYWHERE else [*LOOPBACK, host])
+    shown = "127.0.0.1" if host in EVERYWHERE else host
+    click.echo(f"{opened.folder} at http://{shown}:{listening.getsockname()[1]}/  (Ctrl-C stops)")
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def _require_extra() -> None:
+    missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f"{' and '.join(missing)} not installed: pip install 'vchat[serve]'")
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Bind before the model loads, so that a taken port is known at once."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as err:
+        raise ValueError(f"cannot listen on {host} port {port}: {err}") from err

@@ -1,0 +1,206 @@
+"""The HTTP side of the chat: a web page, and the part of OpenAI's API that a chat needs.
+
+    GET  /                      the page
+    GET  /v1/models             the one model
+    POST /v1/chat/completions   messages in, an answer out, streamed if asked for
+
+One answer is generated at a time; further requests wait. A client that goes away stops its answer.
+Requests must be JSON and name a host we know, so that a web page of another origin cannot use a
+server on loopback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from importlib.resources import files
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from vchat.train.chat.messages import read_request
+from vchat.train.chat.service import ChatService, Prepared
+from vchat.train.chat.session import ChatSession, Ended
+from vchat.train.generation import Sampling
+
+MAX_BODY_BYTES = 64 << 20
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline';"
+    " style-src 'unsafe-inline'; img-src data: blob:; connect-src 'self'; base-uri 'none';"
+    " form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+class RefusedError(Exception):
+    """A request that gets an error response."""
+
+    def __init__(self, status: int, message: str):
+        """`status` is the HTTP status code."""
+        super().__init__(message)
+        self.status = status
+
+
+class ChatServer:
+    """The handlers of one model's server."""
+
+    def __init__(self, service: ChatService, *, name: str, default: Sampling):
+        """`name` is what clients see as the model; `default` holds where they say nothing."""
+        self._service = service
+        self._name = name
+        self._default = default
+        self._turn = asyncio.Lock()
+        self._started = int(time.time())
+
+    def app(self, *, hosts: Sequence[str]) -> Starlette:
+        """Return the ASGI application, which answers requests that name one of `hosts`."""
+        return Starlette(
+            routes=[
+                Route("/", self.page),
+                Route("/v1/models", self.models),
+                Route("/v1/chat/completions", self.completions, methods=["POST"]),
+            ],
+            middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))],
+            exception_handlers={RefusedError: _refusal},
+        )
+
+    async def page(self, request: Request) -> Response:
+        """Send the web page."""
+        html = (files("vchat.train.chat") / "page.html").read_text(encoding="utf-8")
+        return HTMLResponse(html, headers=PAGE_HEADERS)
+
+    async def models(self, request: Request) -> Response:
+        """List the one model."""
+        model = {
+            "id": self._name,
+            "object": "model",
+            "created": self._started,
+            "owned_by": "vchat",
+        }
+        return JSONResponse({"object": "list", "data": [model]})
+
+    async def completions(self, request: Request) -> Response:
+        """Answer a dialogue; RefusedError if the request is wrong."""
+        body = await _body(request)
+        try:
+            asked = read_request(_parsed(body), default=self._default)
+            prepared = await run_in_threadpool(self._service.prepare, asked)
+        except ValueError as err:
+            raise RefusedError(400, str(err)) from err
+        answer = _Answer(self._name)
+        if asked.stream:
+            events = self._events(prepared, answer)
+            headers = {"Cache-Control": "no-store"}
+            return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+        async with aclosing(self._pieces(prepared, answer)) as pieces:
+            text = "".join([piece async for piece in pieces])
+        return JSONResponse(answer.whole(text))
+
+    async def _events(self, prepared: Prepared, answer: _Answer) -> AsyncGenerator[str]:
+        """Yield server-sent events: a first one with the role, one per piece, a last one."""
+        yield _event(answer.chunk({"role": "assistant", "content": ""}))
+        async with aclosing(self._pieces(prepared, answer)) as pieces:
+            async for piece in pieces:
+                if piece:
+                    yield _event(answer.chunk({"content": piece}))
+        yield _event(answer.chunk({}))
+        yield "data: [DONE]\n\n"
+
+    async def _pieces(self, prepared: Prepared, answer: _Answer) -> AsyncGenerator[str]:
+        """Wait for our turn, then generate in a worker thread; at the end `answer` is finished."""
+
+        def generate() -> Any:
+            answer.finished_by = yield from generator
+
+        async with self._turn:
+            generator = self._service.answer(prepared)
+            try:
+                async for piece in iterate_in_threadpool(generate()):
+                    yield piece
+            finally:
+                generator.close()
+
+
+class _Answer:
+    """One answer in OpenAI's JSON forms."""
+
+    def __init__(self, model: str):
+        self._id = f"chatcmpl-{uuid.uuid4().hex}"
+        self._created = int(time.time())
+        self._model = model
+        self.finished_by: ChatSession | None = None
+        """The session, once the answer is complete."""
+
+    def chunk(self, delta: dict[str, str]) -> dict[str, Any]:
+        """One event of a stream; the last carries the reason why it is over, and the usage."""
+        choice = {"index": 0, "delta": delta, "finish_reason": self._reason()}
+        return self._named("chat.completion.chunk", choice)
+
+    def whole(self, text: str) -> dict[str, Any]:
+        """The answer in one piece."""
+        message = {"role": "assistant", "content": text}
+        choice = {"index": 0, "message": message, "finish_reason": self._reason()}
+        return self._named("chat.completion", choice)
+
+    def _named(self, kind: str, choice: dict[str, Any]) -> dict[str, Any]:
+        facts = {"id": self._id, "object": kind, "created": self._created, "model": self._model}
+        usage = {"usage": self._usage()} if self.finished_by is not None else {}
+        return {**facts, "choices": [choice], **usage}
+
+    def _reason(self) -> str | None:
+        if self.finished_by is None:
+            return None
+        return "stop" if self.finished_by.rounds[-1].ended is Ended.BY_MODEL else "length"
+
+    def _usage(self) -> dict[str, int]:
+        """Count positions, image positions included; an end token counts if it was generated."""
+        assert self.finished_by is not None
+        last = self.finished_by.rounds[-1]
+        positions = len(self.finished_by.ids) + len(self.finished_by.unfed)
+        prompt = positions - last.num_tokens - 1
+        completion = last.num_tokens + (last.ended is Ended.BY_MODEL)
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+        }
+
+
+async def _body(request: Request) -> bytes:
+    """Read a JSON body within the limit."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise RefusedError(415, f"Content-Type is {kind!r}, wanted application/json")
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_BODY_BYTES:
+            raise RefusedError(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+    return bytes(body)
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as err:
+        raise ValueError(f"the body is not JSON: {err}") from err
+
+
+def _event(value: dict[str, Any]) -> str:
+    return f"data: {json.dumps(value)}\n\n"
+
+
+async def _refusal(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusedError)
+    kind = "invalid_request_error"
+    return JSONResponse({"error": {"message": str(error), "type": kind}}, status_code=error.status)

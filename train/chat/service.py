@@ -1,0 +1,118 @@
+"""Answers requests that each bring their whole dialogue, and keeps the caches of the latest ones.
+
+In: a checked `ChatRequest`. Out: the pieces of its answer. A client sends all rounds every time;
+if they are those of a kept session, only the new round is fed, else all of them are. Which of the
+two happens changes the time only, up to rounding. One request at a time: the caller sees to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+from vchat.train.chat.chat_model import ChatModel
+from vchat.train.chat.messages import AskedRound, ChatRequest
+from vchat.train.chat.session import ChatRound, ChatSession
+
+Key = tuple[object, ...]
+"""Names a dialogue: its system text, then for each round image digests, question and answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A request that has been found answerable."""
+
+    request: ChatRequest
+    session: ChatSession
+    """Holds the earlier rounds, not yet fed."""
+
+    images: list[Tensor]
+    """Of the last round."""
+
+    history: Key
+    """The dialogue before the last round."""
+
+
+class ChatService:
+    """A model, and the sessions of the dialogues that were continued last."""
+
+    def __init__(self, chat_model: ChatModel, *, num_sessions: int = 4):
+        """Each of the `num_sessions` that are kept holds a KV cache of its dialogue."""
+        self.chat_model = chat_model
+        self._num_sessions = num_sessions
+        self._sessions: OrderedDict[Key, ChatSession] = OrderedDict()
+
+    def prepare(self, request: ChatRequest) -> Prepared:
+        """Decode the images and see that the dialogue fits; runs no model, needs no turn.
+
+        Raises:
+            ValueError: an image is undecodable, or the positions do not suffice.
+        """
+        chat_model = self.chat_model
+        if request.system is not None:
+            chat_model = chat_model.with_system(request.system)
+        session = ChatSession(chat_model, sampling=request.sampling, seed=request.seed)
+        pixels = self._pixels(request.rounds)
+        for asked, images in zip(request.rounds[:-1], pixels[:-1], strict=True):
+            session.recall(asked.question, asked.answer or "", images=images)
+        session.ask(request.rounds[-1].question, images=pixels[-1]).close()
+        history: Key = (request.system, *map(_round_key, request.rounds[:-1]))
+        return Prepared(request=request, session=session, images=pixels[-1], history=history)
+
+    def answer(self, prepared: Prepared) -> Generator[str, None, ChatSession]:
+        """Yield the pieces of the answer; return the session, whose last round it is.
+
+        Closing the generator stops the answer.
+        """
+        asked = prepared.request.rounds[-1]
+        session = self._session(prepared)
+        pieces = session.ask(asked.question, images=prepared.images)
+        num_rounds = len(session.rounds)
+        try:
+            yield from pieces
+        finally:
+            pieces.close()
+            if len(session.rounds) > num_rounds:
+                self._keep(session, (*prepared.history, _round_key(asked, session.rounds[-1])))
+        return session
+
+    def _session(self, prepared: Prepared) -> ChatSession:
+        """Return the kept session of this dialogue if its next round fits, else the new one."""
+        kept = self._sessions.pop(prepared.history, None)
+        if kept is None:
+            return prepared.session
+        kept.sampling = prepared.request.sampling
+        kept.reseed(prepared.request.seed)
+        try:
+            kept.ask(prepared.request.rounds[-1].question, images=prepared.images).close()
+        except ValueError:  # its answers as generated take more positions than as encoded
+            return prepared.session
+        return kept
+
+    def _keep(self, session: ChatSession, key: Key) -> None:
+        self._sessions[key] = session
+        self._sessions.move_to_end(key)
+        while len(self._sessions) > self._num_sessions:
+            self._sessions.popitem(last=False)
+
+    def _pixels(self, rounds: Sequence[AskedRound]) -> list[list[Tensor]]:
+        """Decode the images of each round; an error counts them through the dialogue."""
+        pixels: list[list[Tensor]] = []
+        number = 0
+        for asked in rounds:
+            pixels.append([])
+            for data in asked.images:
+                number += 1
+                try:
+                    pixels[-1].append(self.chat_model.picture(data))
+                except ValueError as err:
+                    raise ValueError(f"image {number} of the dialogue: {err}") from err
+        return pixels
+
+
+def _round_key(asked: AskedRound, happened: ChatRound | None = None) -> Key:
+    digests = tuple(hashlib.sha256(data).digest() for data in asked.images)
+    return digests, asked.question, asked.answer if happened is None else happened.answer
