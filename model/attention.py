@@ -5,10 +5,12 @@ For query t with score S_ts = q_t . k_s * scale over the keys s <= t of its own 
     text t:   o_t = softmax(S_t over text) V + softmax(S_t over images) V, 0 without images
     image t:  o_t = v_t
 
-So image positions cost no scores at all. `causal` is the same computation with every position
-counted as text. Who attends to whom is decided once per batch, in `layout.py`; `VisualChat` hands
-the layout to the decoder as a keyword argument, and every layer passes it on to `attend`. The
-decoder's own mask is never built.
+So image positions cost no scores at all. `mmca_published` is what the published code computes
+instead, only for running checkpoints that it trained: dense, and rows before the first image see a
+mean over later image positions. `causal` is the same computation with every position counted as
+text. Who attends to whom is decided once per batch, in `layout.py`; `VisualChat` hands the layout
+to the decoder as a keyword argument, and every layer passes it on to `attend`. The decoder's own
+mask is never built.
 
 B rows, H query heads, G key heads (G divides H), S positions, K keys, N positions of a flat row,
 d head width.
@@ -22,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
+from vchat.model.config import ATTENTIONS
 from vchat.model.layout import (
     CachedLayout,
     CollectingLayout,
@@ -93,7 +96,7 @@ def no_mask(*_: object, **__: object) -> None:
     return
 
 
-for _name in ("mmca", "causal"):
+for _name in ATTENTIONS:
     AttentionInterface.register(_name, attend)
     AttentionMaskInterface.register(_name, no_mask)
 
@@ -190,33 +193,42 @@ def _attend_cached(
     output = _of_heads(value[:, :, -length:], num_heads=num_heads).transpose(1, 2)
     rows = max(1, SCORES_PER_BLOCK // (num_rows * num_heads * key.shape[2]))
     blocks = [
-        _two_softmaxes(query[:, :, layout.queries[start : start + rows]], key, value, masks, scale)
+        _two_softmaxes(query, key, value, layout, slice(start, start + rows), scale=scale)
         for start in range(0, len(layout.queries), rows)
-        for masks in [
-            (layout.text_keys[:, start : start + rows], layout.image_keys[:, start : start + rows])
-        ]
     ]
     if not blocks:
         return output
     attended = torch.cat(blocks, dim=1)
-    kept = torch.where(layout.is_text[..., None, None], attended, output[:, layout.queries])
+    kept = torch.where(layout.attends[..., None, None], attended, output[:, layout.queries])
     return output.index_copy(1, layout.queries, kept)
 
 
 def _two_softmaxes(
-    query: Tensor, key: Tensor, value: Tensor, masks: tuple[Tensor, Tensor], scale: float
+    query: Tensor, key: Tensor, value: Tensor, layout: CachedLayout, block: slice, *, scale: float
 ) -> Tensor:
-    """Return float[B, Q, H, d]: for each mask bool[B, Q, K] one softmax, both onto the values."""
+    """Return float[B, Q, H, d] of a block of the layout's queries: one softmax per kind of key."""
+    query = query.index_select(2, layout.queries[block])
     num_rows, num_heads, num_queries, width = query.shape
     groups = (num_rows, key.shape[1], num_heads // key.shape[1], num_queries)
     grouped = query.reshape(*groups[:2], -1, width)
     scores = (grouped @ key.transpose(2, 3)).view(*groups, -1).float() * scale
-    text, image = (_masked_softmax(scores, mask[:, None, None]) for mask in masks)
-    attended = (text + image).to(value.dtype).flatten(2, 3) @ value
+    weights = torch.zeros_like(scores)
+    for i, mask in enumerate((layout.text_keys, layout.image_keys)):
+        levelled = None if layout.levelled is None else layout.levelled[i][:, None, None, block]
+        weights = weights + _masked_softmax(scores, mask[:, None, None, block], levelled)
+    if layout.own_values is not None:
+        weights = weights + layout.own_values[:, None, None, block]
+    attended = weights.to(value.dtype).flatten(2, 3) @ value
     return attended.view(num_rows, num_heads, num_queries, width).transpose(1, 2)
 
 
-def _masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
-    """Softmax of the last dimension over the keys in `mask`; 0 where a query has none."""
+def _masked_softmax(scores: Tensor, mask: Tensor, levelled: Tensor | None) -> Tensor:
+    """Softmax of the last dimension over the keys in `mask`; 0 where a query has none.
+
+    Where `levelled` holds, the scores count as equal, but gradients reach them all the same: the
+    published code adds masks so low that they round the scores away.
+    """
+    if levelled is not None:
+        scores = torch.where(levelled, scores - scores.detach(), scores)
     weights = scores.masked_fill(~mask, -torch.inf).softmax(dim=-1)
     return weights.masked_fill(~mask, 0.0)

@@ -11,7 +11,7 @@ from typing import ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-ATTENTIONS = ("mmca", "causal")
+ATTENTIONS = ("mmca", "mmca_published", "causal")
 PROJECTIONS = ("baseline",)
 
 

@@ -160,8 +160,8 @@ class CachedLayout:
     queries: Tensor
     """int64[Q]: the columns among the S that hold a text position in at least one row."""
 
-    is_text: Tensor
-    """bool[B, Q]: whether a query is a text position in its row."""
+    attends: Tensor
+    """bool[B, Q]: whether a query attends in its row; the others pass their own value on."""
 
     text_keys: Tensor
     """bool[B, Q, K]: the text keys each query sees."""
@@ -171,6 +171,12 @@ class CachedLayout:
 
     longest: int
     """Keys of a row."""
+
+    own_values: Tensor | None = None
+    """bool[B, Q, K]: keys whose value a query takes whole, beside both softmaxes."""
+
+    levelled: tuple[Tensor, Tensor] | None = None
+    """bool[B, Q, 1] for text and image: queries that weigh all their keys equally."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +205,7 @@ def cached_layout(kinds: Tensor, segments: Tensor, *, num_new: int) -> CachedLay
     text_keys, image_keys = visible(kinds, segments, queries=queries + first)
     return CachedLayout(
         queries=queries,
-        is_text=kinds[:, queries + first] == TEXT,
+        attends=kinds[:, queries + first] == TEXT,
         text_keys=text_keys,
         image_keys=image_keys,
         longest=kinds.shape[1],
@@ -228,6 +234,35 @@ def visible(kinds: Tensor, segments: Tensor, *, queries: Tensor) -> tuple[Tensor
     seen = (keys <= queries[:, None]) & (segments[:, queries, None] == segments[:, None, :])
     seen = seen & (kinds[:, queries, None] == TEXT)
     return seen & (kinds == TEXT)[:, None], seen & (kinds == IMAGE)[:, None]
+
+
+def published_layout(kinds: Tensor, segments: Tensor, *, num_new: int) -> CachedLayout:
+    """Return the layout of the published code, which differs from the paper and looks ahead.
+
+    Image positions attend to the text before them, beside their own value. Where a softmax has no
+    key at all, both of its masks cancel out, and the query gets the mean over the earlier keys of
+    the other kind and the later keys of this kind. Arguments as for `cached_layout`.
+    """
+    num_keys = kinds.shape[1]
+    keys = torch.arange(num_keys, device=kinds.device)
+    queries = keys[num_keys - num_new :]
+    asking = kinds[:, queries, None]
+    same = (segments[:, queries, None] == segments[:, None, :]) & (asking != PAD)
+    before = keys <= queries[:, None]
+    itself = (keys == queries[:, None]) & (asking == IMAGE)
+    text, image = (same & (kinds == kind)[:, None] & before for kind in (TEXT, IMAGE))
+    no_text = ~text.any(dim=-1, keepdim=True)
+    no_image = ~image.any(dim=-1, keepdim=True)
+    return CachedLayout(
+        queries=queries - (num_keys - num_new),
+        attends=kinds[:, queries] != PAD,
+        text_keys=torch.where(no_text, same & (before ^ (kinds == TEXT)[:, None]), text),
+        image_keys=torch.where(no_image, same & (before ^ (kinds == IMAGE)[:, None]), image)
+        & (asking == TEXT),
+        longest=num_keys,
+        own_values=itself,
+        levelled=(no_text, no_image),
+    )
 
 
 class DialogueCache(DynamicCache):  # type: ignore[misc]

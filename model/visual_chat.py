@@ -10,7 +10,7 @@ B rows, S positions, N images, D decoder width, V rows of the output head.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,25 +19,14 @@ from transformers.generation import LogitsProcessorList, SuppressTokensLogitsPro
 from transformers.utils import ModelOutput
 from vchat.model import attention as _registers_attention  # noqa: F401
 from vchat.model.config import VisualChatConfig
-from vchat.model.embeddings import cover_ids
+from vchat.model.decoders import cover_ids, use_attention
+from vchat.model.decoding import Rows, hidden_of_all, hidden_of_newest, hidden_of_predictors
 from vchat.model.last_layer import can_drop_rows, drop_rows_before_last_layer
-from vchat.model.layout import (
-    DialogueCache,
-    FlatLayout,
-    Layout,
-    PrefillLayout,
-    cached_layout,
-    flat_layout,
-    kinds_of,
-    restarted_positions,
-)
+from vchat.model.layout import DialogueCache, kinds_of
 from vchat.model.loss import SummedCrossEntropy
 from vchat.model.projection import projection_named
 from vchat.model.splice import splice, times_zero
 from vchat.model.towers import ClipTower
-
-IGNORED = -100
-"""The label of a position that carries no loss."""
 
 
 @dataclass
@@ -87,7 +76,7 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             decoder_width=self.get_input_embeddings().embedding_dim,
         )
         self.summed_cross_entropy = SummedCrossEntropy()
-        _use_attention(self.decoder, config.attention)
+        use_attention(self.decoder, config.attention)
         self._drops_rows = config.attention == "mmca" and can_drop_rows(self.decoder.get_decoder())
         if self._drops_rows:
             drop_rows_before_last_layer(self.decoder.get_decoder())
@@ -186,19 +175,29 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         """
         segments = _segments(input_ids, segment_ids, attention_mask)
         slots = input_ids == self.config.image_token_id
-        kinds = kinds_of(slots, segments, mixed=self.config.attention == "mmca")
         if inputs_embeds is None:
             inputs_embeds = self.embed(input_ids, pixel_values, training=labels is not None)
-        if past_key_values is None and not use_cache:
-            if position_ids is None:
-                position_ids = restarted_positions(segments)
-            return self._packed(
-                inputs_embeds, kinds, segments, position_ids, labels, logits_to_keep
-            )
+        rows = Rows(
+            embeddings=inputs_embeds,
+            kinds=kinds_of(slots, segments, mixed=self.config.attention != "causal"),
+            segments=segments,
+            position_ids=position_ids,
+        )
+        published = self.config.attention == "mmca_published"
         if labels is not None:
-            raise ValueError("labels and a cache do not go together")
-        cache = DialogueCache() if past_key_values is None else past_key_values
-        hidden = self._cached(inputs_embeds, kinds, segments, position_ids, cache)
+            if use_cache or past_key_values is not None:
+                raise ValueError("labels and a cache do not go together")
+            hidden, targets = hidden_of_predictors(
+                self.decoder, rows, labels, published=published, drop_rows=self._drops_rows
+            )
+            head = self.get_output_embeddings()
+            return VisualChatOutput(loss=self.summed_cross_entropy(hidden, head, targets))
+        cache = past_key_values
+        if cache is None and not use_cache:
+            hidden = hidden_of_all(self.decoder, rows, published=published)
+        else:
+            cache = DialogueCache() if cache is None else cache
+            hidden = hidden_of_newest(self.decoder, rows, cache, published=published)
         logits = self.get_output_embeddings()(hidden[:, -logits_to_keep:])
         return VisualChatOutput(logits=logits, past_key_values=cache)
 
@@ -293,106 +292,6 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         features = self.tower(pixels)
         projected: Tensor = self.projection(features.to(next(self.projection.parameters()).dtype))
         return projected
-
-    def _packed(
-        self,
-        embeddings: Tensor,
-        kinds: Tensor,
-        segments: Tensor,
-        position_ids: Tensor,
-        labels: Tensor | None,
-        logits_to_keep: int,
-    ) -> VisualChatOutput:
-        """Run rows without a cache, as one flat row without padding."""
-        layout = flat_layout(kinds, segments)
-        embeddings = embeddings.flatten(0, 1).index_select(0, layout.order)[None]
-        positions = position_ids.expand_as(kinds).flatten()[layout.order][None]
-        if labels is not None:
-            loss = self._loss(embeddings, positions, layout, segments, labels)
-            return VisualChatOutput(loss=loss)
-        hidden = self._decode(embeddings, positions, layout, None)[0]
-        rows = hidden.new_zeros(kinds.numel(), hidden.shape[-1])
-        rows = rows.index_copy(0, layout.order, hidden).view(*kinds.shape, -1)
-        return VisualChatOutput(logits=self.get_output_embeddings()(rows[:, -logits_to_keep:]))
-
-    def _loss(
-        self,
-        embeddings: Tensor,
-        position_ids: Tensor,
-        layout: FlatLayout,
-        segments: Tensor,
-        labels: Tensor,
-    ) -> Tensor:
-        """Return the summed loss of a flat row; what predicts nothing skips the last layer."""
-        targets = (labels[:, 1:] != IGNORED) & (segments[:, 1:] == segments[:, :-1])
-        row, column = targets.nonzero(as_tuple=True)
-        index = row * labels.shape[1] + column
-        predictors = layout.index_of(index, batch_size=labels.numel())
-        if self._drops_rows:
-            is_image = predictors < layout.num_image
-            layout = replace(layout, kept_images=predictors[is_image])
-            in_front = torch.arange(len(predictors[is_image]), device=predictors.device)
-            predictors = predictors - layout.num_image + len(in_front)
-            predictors[is_image] = in_front
-        hidden = self._decode(embeddings, position_ids, layout, None)[0]
-        loss: Tensor = self.summed_cross_entropy(
-            hidden.index_select(0, predictors),
-            self.get_output_embeddings(),
-            labels[row, column + 1],
-        )
-        return loss
-
-    def _cached(
-        self,
-        embeddings: Tensor,
-        kinds: Tensor,
-        segments: Tensor,
-        position_ids: Tensor | None,
-        cache: DialogueCache,
-    ) -> Tensor:
-        """Run rows that extend a cache, and return float[B, S, D]."""
-        num_new = kinds.shape[1]
-        is_first = cache.get_seq_length() == 0
-        kinds, segments = cache.remember(kinds, segments)
-        if position_ids is None:
-            position_ids = ((segments != 0).cumsum(dim=1) - 1).clamp(min=0)[:, -num_new:]
-        layout: Layout = (
-            PrefillLayout(flat=flat_layout(kinds, segments))
-            if is_first
-            else cached_layout(kinds, segments, num_new=num_new)
-        )
-        return self._decode(embeddings, position_ids, layout, cache)
-
-    def _decode(
-        self, embeddings: Tensor, position_ids: Tensor, layout: Layout, cache: DialogueCache | None
-    ) -> Tensor:
-        """Run the decoder without its head, and return the last hidden states."""
-        output = self.decoder.get_decoder()(
-            inputs_embeds=embeddings,
-            position_ids=position_ids,
-            past_key_values=cache,
-            use_cache=cache is not None,
-            layout=layout,
-        )
-        hidden: Tensor = output.last_hidden_state
-        return hidden
-
-
-def _use_attention(decoder: PreTrainedModel, name: str) -> None:
-    """Make every layer of `decoder` call our attention.
-
-    Raises:
-        ValueError: its layers do not go through transformers' attention interface, or its head is
-            not one linear map.
-    """
-    decoder.set_attn_implementation(name)
-    if decoder.config._attn_implementation != name:
-        raise ValueError(
-            f"{type(decoder).__name__} does not take its attention from transformers' interface, "
-            f"so {name} cannot be used with it"
-        )
-    if not isinstance(decoder.get_output_embeddings(), nn.Linear):
-        raise ValueError(f"{type(decoder).__name__} has no linear output head")
 
 
 def _segments(

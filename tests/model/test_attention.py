@@ -17,6 +17,7 @@ from vchat.model.layout import (
 
 SLOT, POSITIONS = 128, 5
 ATTENTIONS = ["mmca", "causal"]
+ALL = [*ATTENTIONS, "mmca_published"]
 DRAWINGS = ["tttIttItt", "Itt", "tttt", "IItIt", "ttI"]
 
 
@@ -96,7 +97,7 @@ def test_without_images_it_is_the_decoders_own_attention(new_model, row, attenti
     torch.testing.assert_close(model(ids).logits, plain.eval()(ids).logits)
 
 
-@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("attention", ALL)
 @pytest.mark.parametrize("padding", ["none", "left", "right"])
 def test_packed_dialogues_equal_separate_ones(new_model, row, attention, padding):
     model = new_model(attention=attention)
@@ -112,7 +113,7 @@ def test_packed_dialogues_equal_separate_ones(new_model, row, attention, padding
         torch.testing.assert_close(packed[segments == i + 1], expected[0], atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("attention", ALL)
 @pytest.mark.parametrize("cached", [False, True])
 def test_left_and_right_padding_give_the_same(new_model, row, attention, cached):
     model = new_model(attention=attention)
@@ -159,7 +160,7 @@ def test_an_image_means_the_same_in_every_dialogue(new_model, row):
     torch.testing.assert_close(inside, elsewhere, atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("attention", ALL)
 def test_token_by_token_equals_all_at_once(new_model, row, attention):
     model = new_model(attention=attention)
     ids, pixels = row("tIttIttttt")
@@ -211,7 +212,7 @@ def test_a_cropped_cache_forgets_the_newest_positions(new_model, row):
     torch.testing.assert_close(logits, model(ids, pixels).logits[:, -1], atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("attention", ALL)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_narrow_floats_stay_near_float32(new_model, row, attention, dtype):
     model = new_model(attention=attention)
@@ -225,7 +226,7 @@ def test_narrow_floats_stay_near_float32(new_model, row, attention, dtype):
     assert output.logits.isfinite().all()
 
 
-@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("attention", ALL)
 def test_gradient_checkpointing_changes_no_gradient(new_model, row, attention):
     ids, pixels = row("ttIttIttt")
     labels = ids.masked_fill(ids == SLOT, -100)

@@ -16,7 +16,7 @@ CASES = [
     "images_last",
     "right_padded_batch",
 ]
-ARITHMETIC = {"mmca": "paper_own", "causal": "causal"}
+ARITHMETIC = {"mmca": "paper_own", "mmca_published": "mmca", "causal": "causal"}
 SLOT = 128
 PADDING, IMAGE = 0, 2
 
@@ -64,17 +64,17 @@ def test_loss_and_its_gradient_equal_the_reference(golden_model, goldens, attent
     torch.testing.assert_close(embeddings.grad, gradient, atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize("attention", ["mmca_published", "causal"])
 @pytest.mark.parametrize("name", ["llama_mha", "llama_gqa"])
 @pytest.mark.parametrize("case", ["text_only", "two_interleaved"])
-def test_greedy_decoding_equals_the_reference(golden_model, goldens, name, case):
-    model = golden_model(name, "causal")
+def test_greedy_decoding_equals_the_reference(golden_model, goldens, attention, name, case):
+    model = golden_model(name, attention)
     ids, mask, embeddings = golden_inputs(model, goldens, case)
-    expected = goldens[f"{case}/{name}/greedy_causal_tokens"].tolist()
-    steps = torch.tensor(goldens[f"{case}/{name}/greedy_causal_step_logits"])
+    prefix = f"{case}/{name}/greedy_{ARITHMETIC[attention]}"
     output = model(ids, attention_mask=mask, inputs_embeds=embeddings, use_cache=True)
     logits, cache, tokens = output.logits[:, -1], output.past_key_values, []
-    for step in steps:
+    for step in torch.tensor(goldens[f"{prefix}_step_logits"]):
         torch.testing.assert_close(logits[0, :SLOT], step, atol=2e-5, rtol=0)
         tokens.append(int(logits[0, :SLOT].argmax()))
         logits, cache = model.extend(cache, torch.tensor([tokens[-1:]]))
-    assert tokens == expected
+    assert tokens == goldens[f"{prefix}_tokens"].tolist()

@@ -10,7 +10,7 @@ from transformers import (
     CLIPVisionModel,
     LlamaConfig,
 )
-from vchat.model.embeddings import cover_ids
+from vchat.model.decoders import cover_ids
 from vchat.model.visual_chat import VisualChat
 
 SLOT, POSITIONS = 128, 5

@@ -1,0 +1,57 @@
+"""Making a causal language model ready to be the decoder: its attention, and rows for added ids."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def use_attention(decoder: PreTrainedModel, name: str) -> None:
+    """Make every layer of `decoder` call our attention, registered as `name`.
+
+    Raises:
+        ValueError: its layers do not go through transformers' attention interface, or its logits
+        are
+            more than one linear map of the last hidden states.
+    """
+    kind = type(decoder).__name__
+    if not decoder._can_set_attn_implementation():
+        raise ValueError(
+            f"{kind} does not take its attention from transformers' interface (for one, because it "
+            f"adds position biases to its scores), so {name} cannot be used with it"
+        )
+    decoder.set_attn_implementation(name)
+    if not isinstance(decoder.get_output_embeddings(), nn.Linear):
+        raise ValueError(f"{kind} has no linear output head")
+    for setting in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
+        value = getattr(decoder.config, setting, None)
+        if value not in (None, 1.0):
+            raise ValueError(f"{kind} changes its logits by {setting} = {value}, which is not done")
+
+
+def cover_ids(decoder: PreTrainedModel, *, num_ids: int, image_token_id: int) -> None:
+    """Give the decoder a row for each of `num_ids` ids, in its table and in its head.
+
+    A table that is already larger keeps its size. Added rows, and the row of the image slot, which
+    no text ever uses, become the mean of the rows before: a new id is then as likely as an average
+    one, where random rows could dominate the softmax of a trained head.
+
+    Raises:
+        ValueError: the image slot's id is not below `num_ids`.
+    """
+    if not 0 <= image_token_id < num_ids:
+        raise ValueError(
+            f"the image slot's id must be from 0 to {num_ids - 1}, got {image_token_id}"
+        )
+    num_known = min(decoder.get_input_embeddings().num_embeddings, num_ids)
+    if num_known < num_ids:
+        decoder.resize_token_embeddings(num_ids, mean_resizing=False)
+    fresh = sorted({image_token_id, *range(num_known, num_ids)})
+    known = torch.tensor([i for i in range(num_known) if i != image_token_id])
+    for module in (decoder.get_input_embeddings(), decoder.get_output_embeddings()):
+        for name in ("weight", "bias"):
+            rows = getattr(module, name, None)
+            if rows is not None:
+                with torch.no_grad():
+                    rows[fresh] = rows[known].float().mean(dim=0).to(rows.dtype)
