@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 @click.option("--data", metavar="DIR", help="Folder that holds the data sets (data).")
 @click.option("--out", metavar="DIR", help="Folder of the shards.")
 @click.option("--tokenizer", metavar="DIR", help="Folder with tokenizer.json.")
-@click.option("--recipe", type=click.Path(path_type=Path), help="TOML file; flags go on top.")
+@click.option(
+    "--recipe", type=click.Path(path_type=Path), help="TOML file or visualchat-9; flags go on top."
+)
 @click.option("--concatenate", metavar="N,N,..", help="Join 1 to N single-image records (1).")
 @click.option("--max-images", type=int, help="The most images of one dialogue (8).")
 @click.option("--image-size", type=int, help="Shorter side in pixels, never enlarged (224).")

@@ -38,6 +38,9 @@ _BROKEN_TOO = (struct.error, zlib.error, OverflowError, AttributeError, RuntimeE
 DAMAGE = (*_BROKEN, *_BROKEN_TOO)
 """What Pillow raises on damaged bytes, depending on format and place."""
 
+_ORIENTATION = 0x0112
+"""EXIF tag that says how a picture is turned; 1 is upright."""
+
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 
 
@@ -159,17 +162,13 @@ def _upright_rgb(image: Image.Image, *, name: str) -> tuple[Image.Image, tuple[i
     """Return first-frame pixels as upright RGB, their size, and whether they are as stored."""
     try:
         image.load()
-        upright = ImageOps.exif_transpose(image)
+        rotated = image.getexif().get(_ORIENTATION, 1) != 1
+        upright = ImageOps.exif_transpose(image) if rotated else image
         rgb = flatten(upright)
     except DAMAGE as err:
         problem = f"{name}: {image.format} data is damaged: {type(err).__name__}"
         raise Rejected("undecodable_image", problem) from err
-    return rgb, rgb.size, rgb is upright and upright.size == image.size and _is_upright(image)
-
-
-def _is_upright(image: Image.Image) -> bool:
-    orientation: int = image.getexif().get(0x0112, 1)
-    return orientation == 1
+    return rgb, rgb.size, rgb is image
 
 
 def flatten(image: Image.Image) -> Image.Image:

@@ -129,17 +129,33 @@ def size_in_bytes(text: str) -> int:
     return size
 
 
+def recipe_file(name: Path) -> Path:
+    """Return the TOML file of a recipe that is given as a file or as the name of one of ours.
+
+    Raises:
+        WrongUse: if it is neither, naming ours.
+    """
+    if name.is_file():
+        return name
+    folder = Path(__file__).parent / "recipes"
+    if (folder / f"{name}.toml").is_file():
+        return folder / f"{name}.toml"
+    ours = ", ".join(sorted(path.stem for path in folder.glob("*.toml")))
+    raise WrongUse(f"--recipe {name}: there is no such file; the recipes we ship are {ours}")
+
+
 def read_recipe(file: Path | None, flags: Mapping[str, Any]) -> Recipe:
     """Return the recipe of a file, with the flags that were given on top.
 
     Args:
+        file: a TOML file, or the name of one that we ship.
         flags: values by field name, `image_size` for `image.size`, `datasets` for the sources,
             `concatenate` and `limit` for all of them; None where a flag was not given.
 
     Raises:
         WrongUse: for an unknown key, a value out of range, or a flag that cannot be meant.
     """
-    recipe = read_toml(Recipe, file) if file is not None else Recipe()
+    recipe = read_toml(Recipe, recipe_file(file)) if file is not None else Recipe()
     given = {name: value for name, value in flags.items() if value is not None}
     try:
         return _with_flags(recipe, given)
