@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,9 +138,14 @@ def _check_key(record: Record, seen: set[bytes]) -> None:
 
 def _with_headers(record: Record, images: ImageFiles) -> dict[str, Any]:
     """Return the staged row, every image found and its header checked."""
-    headers = [images.header(image) for image in record.images]
+    rounds = tuple(
+        replace(round_, images=tuple(map(images.located, round_.images)))
+        for round_ in record.rounds
+    )
+    found = replace(record, rounds=rounds)
+    headers = [images.header(image) for image in found.images]
     return staged_row(
-        record,
+        found,
         sizes=[header.size for header in headers],
         image_bytes=sum(header.num_bytes for header in headers),
     )

@@ -1,5 +1,8 @@
 """Where an image reference leads: its bytes, found below the folders that hold the data.
 
+An image is a file, a member of an archive that stands in for a folder (`train2017.zip`), or a
+base64 text in a JSON file.
+
 A path in an annotation is not trusted: it may not be absolute, climb with `..`, or follow a
 symbolic link out of its folder. A link right below the data folder, or in place of an image folder
 that a source names, is the user's own (data sets are often linked there) and is followed.
@@ -12,10 +15,12 @@ import io
 import os
 import stat
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from vchat.prep.archives import archive_of, member_name, read_member
 from vchat.prep.base64_json import decoded
 from vchat.prep.images import MAX_BYTES, Header, read_header
 from vchat.prep.rejected import Rejected
@@ -34,8 +39,35 @@ class ImageFiles:
         self.header = lru_cache(maxsize=65536)(self._header)
         """`header(ref)` returns the checked `Header` or raises `Rejected`; recent ones are kept."""
 
+    def located(self, ref: ImageRef) -> ImageRef:
+        """Return the reference, pointing into an archive where one stands in for its folder.
+
+        Raises:
+            Rejected: `missing_image` or `unsafe_path`.
+        """
+        if ref.member or ref.offset >= 0:
+            return ref
+        try:
+            self.find(ref)
+        except Rejected as rejected:
+            archived = self._archived(ref) if rejected.reason == "missing_image" else None
+            if archived is None:
+                raise
+            return archived
+        return ref
+
+    def _archived(self, ref: ImageRef) -> ImageRef | None:
+        for root in self._roots:
+            for folder in list(PurePosixPath(ref.file).parents)[:-1]:
+                archive = archive_of(root / folder)
+                inside = PurePosixPath(ref.file).relative_to(folder)
+                name = member_name(archive, str(inside)) if archive is not None else None
+                if archive is not None and name is not None:
+                    return replace(ref, file=str(archive.relative_to(root)), member=name)
+        return None
+
     def _header(self, ref: ImageRef) -> Header:
-        if ref.offset >= 0:
+        if ref.member or ref.offset >= 0:
             data = self.read(ref)
             return read_header(io.BytesIO(data), num_bytes=len(data), name=ref.key)
         path = self.find(ref)
@@ -48,7 +80,10 @@ class ImageFiles:
         Raises:
             Rejected: `missing_image`, `unsafe_path`, or `huge_image` above the limit on bytes.
         """
-        with self.find(ref).open("rb") as file:
+        path = self.find(ref)
+        if ref.member:
+            return read_member(path, ref.member)
+        with path.open("rb") as file:
             if ref.offset >= 0:
                 return _base64_value(file, ref)
             data = file.read(MAX_BYTES + 1)

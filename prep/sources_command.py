@@ -17,7 +17,8 @@ def command() -> None:
             click.echo(f"  {' or '.join(need.paths)}")
             click.echo(f"      {need.how}")
         click.echo(f"  licence: {source.licence}\n")
-    click.echo("Paths are below the folder that --data names. Your own data: --datasets NAME=FILE,")
+    click.echo("Paths are below the folder that --data names. A .zip or .tar may stand in for an")
+    click.echo("image folder (coco/train2017.zip). Your own data: --datasets NAME=FILE,")
     click.echo(
         "a JSON array, JSONL or Parquet of LLaVA-style `conversations` or OpenAI `messages`;"
     )

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vchat.prep.archives import archive_of, member_name
 from vchat.prep.json_stream import items
 from vchat.prep.rejected import Rejected
 from vchat.prep.sources import coco
@@ -83,9 +84,14 @@ def _image(photo: Mapping[str, Any], *, data: Path) -> ImageRef:
     name = f"COCO_{release}_{number:012d}.jpg"
     places = (f"coco/2014/{name}", f"coco/{release}/{name}", f"coco/train2017/{number:012d}.jpg")
     for place in places:
-        if (data / place).is_file():
+        if _is_there(data / place):
             return ImageRef(key=coco.key(number), file=place)
     raise Rejected("missing_image", f"none of {', '.join(places)} is there")
+
+
+def _is_there(path: Path) -> bool:
+    archive = archive_of(path.parent)
+    return path.is_file() or (archive is not None and member_name(archive, path.name) is not None)
 
 
 SOURCE = Source(

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vchat.prep.archives import file_names
 from vchat.prep.json_stream import members
 from vchat.prep.rejected import Rejected
 from vchat.prep.sources.source import Converted, Need, Row, Source
@@ -35,7 +36,7 @@ def rows(data: Path) -> Iterator[Row]:
 def covers_in(folder: Path) -> dict[str, tuple[str, ...]]:
     """Return book id -> names of its files, from one look at the folder."""
     covers: dict[str, tuple[str, ...]] = {}
-    for name in sorted(path.name for path in folder.iterdir()):
+    for name in file_names(folder):
         book_id = name.rpartition(".")[0]
         covers[book_id] = (*covers.get(book_id, ()), name)
     return covers

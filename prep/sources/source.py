@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vchat.prep.archives import archive_of
 from vchat.shards.dialogue import Record
 
 
@@ -47,7 +48,8 @@ class Need:
     """A file or folder that a source reads, and how a user gets it."""
 
     paths: tuple[str, ...]
-    """Below the data folder; any one of them will do. A folder ends in `/`."""
+    """Below the data folder; any one of them will do. A folder ends in `/`; a `.zip` or `.tar` of
+    the same name does as well."""
 
     how: str
     """What to download and where to put it, as the end of a sentence."""
@@ -85,7 +87,9 @@ def check_needs(source: Source, data: Path) -> None:
 
 
 def _is_there(data: Path, path: str) -> bool:
-    return (data / path).is_dir() if path.endswith("/") else (data / path).is_file()
+    if path.endswith("/"):
+        return (data / path).is_dir() or archive_of(data / path) is not None
+    return (data / path).is_file()
 
 
 def annotation_files(source: Source, data: Path) -> list[Path]:
@@ -95,11 +99,12 @@ def annotation_files(source: Source, data: Path) -> list[Path]:
 
 
 def image_places(source: Source, data: Path) -> list[Path]:
-    """Return the image folders and files of images that are there, in the order of `needs`."""
+    """Return the folders, archives and files of images that are there, in order of `needs`."""
     paths = (
         data / path
         for need in source.needs
         for path in need.paths
         if need.is_images or path[-1] == "/"
     )
-    return [path for path in paths if path.exists()]
+    found = (path if path.exists() else archive_of(path) for path in paths)
+    return [path for path in found if path is not None]

@@ -1,0 +1,133 @@
+"""Images inside a `.zip` or `.tar`, read where they lie: nothing is unpacked.
+
+An archive is indexed once per process (a zip by its directory, a tar by its headers); a member is
+then read by its byte offset. Names are only looked up, so a hostile name leads nowhere.
+"""
+
+from __future__ import annotations
+
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from vchat.prep.images import MAX_BYTES
+from vchat.prep.rejected import Rejected
+
+SUFFIXES = (".zip", ".tar")
+_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+"""Of a zip member; the last two numbers are the lengths of name and extra field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Where a member's bytes lie."""
+
+    offset: int
+    """Of the data in a tar, of the local header in a zip."""
+
+    stored_bytes: int
+    num_bytes: int
+    """When uncompressed."""
+
+    method: int | None
+    """Of a zip member: 0 stored, 8 deflated; None in a tar."""
+
+
+@lru_cache(maxsize=64)
+def members_of(path: Path) -> Mapping[str, Member]:
+    """Return the files of an archive by name.
+
+    Raises:
+        ValueError: if the archive is damaged, naming it.
+    """
+    try:
+        return _zip_members(path) if path.suffix == ".zip" else _tar_members(path)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as err:
+        raise ValueError(f"{path}: damaged archive: {err}") from err
+
+
+def _zip_members(path: Path) -> dict[str, Member]:
+    with zipfile.ZipFile(path) as archive:
+        return {
+            info.filename: Member(
+                info.header_offset, info.compress_size, info.file_size, info.compress_type
+            )
+            for info in archive.infolist()
+            if not info.is_dir() and not info.flag_bits & 1
+        }
+
+
+def _tar_members(path: Path) -> dict[str, Member]:
+    with tarfile.open(path, "r:") as archive:
+        return {
+            info.name.removeprefix("./"): Member(info.offset_data, info.size, info.size, None)
+            for info in archive
+            if info.isreg()
+        }
+
+
+def read_member(path: Path, name: str) -> bytes:
+    """Return the bytes of one member.
+
+    Raises:
+        Rejected: `missing_image`, `huge_image`, or `undecodable_image` if it cannot be unpacked.
+    """
+    found = members_of(path).get(name)
+    if found is None:
+        raise Rejected("missing_image", f"{name} is not in {path.name}")
+    if max(found.num_bytes, found.stored_bytes) > MAX_BYTES:
+        raise Rejected("huge_image", f"{name} in {path.name}: {found.num_bytes} bytes")
+    with path.open("rb") as file:
+        file.seek(found.offset)
+        if found.method is not None:
+            header = file.read(_LOCAL_HEADER.size)
+            if len(header) < _LOCAL_HEADER.size:
+                raise Rejected("undecodable_image", f"{name} in {path.name} is cut off")
+            *_, name_length, extra_length = _LOCAL_HEADER.unpack(header)
+            file.seek(name_length + extra_length, 1)
+        data = file.read(found.stored_bytes)
+    return data if not found.method else _inflated(data, found, where=f"{name} in {path.name}")
+
+
+def _inflated(data: bytes, member: Member, *, where: str) -> bytes:
+    """Unpack a deflated member, to its declared size at most."""
+    if member.method != zipfile.ZIP_DEFLATED:
+        raise Rejected("undecodable_image", f"{where}: packed by method {member.method}")
+    try:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, max(1, member.num_bytes))
+    except zlib.error as err:
+        raise Rejected("undecodable_image", f"{where}: {err}") from err
+
+
+def archive_of(folder: Path) -> Path | None:
+    """Return the archive that stands in for a folder (`train2017.zip`), or None."""
+    paths = (folder.with_name(folder.name + suffix) for suffix in SUFFIXES)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def member_name(archive: Path, inside: str) -> str | None:
+    """Return the name in an archive of a file that would lie at `inside` in its folder.
+
+    Archives are packed with or without the folder's own name in front.
+    """
+    names = members_of(archive)
+    return next((name for name in (f"{archive.stem}/{inside}", inside) if name in names), None)
+
+
+def file_names(folder: Path) -> list[str]:
+    """Return the names of all files right in a folder, or in the archive that stands in for it.
+
+    Sorted. Empty if there is neither.
+    """
+    if folder.is_dir():
+        return sorted(path.name for path in folder.iterdir())
+    archive = archive_of(folder)
+    if archive is None:
+        return []
+    names = (name.removeprefix(f"{archive.stem}/") for name in members_of(archive))
+    return sorted(name for name in names if "/" not in name)
