@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from vchat.shards.manifest import ShardSet
 from vchat.shards.plan_index import PlanIndex
-from vchat.shards.store import LocalStore
+from vchat.shards.store import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,7 @@ class JoinedSets:
     """Index rows of all sets; the column `shard` counts on through them."""
 
     index: PlanIndex
-    shards: list[tuple[LocalStore, str]]
+    shards: list[tuple[Store, str]]
     """For each shard number, where its bytes lie and under which name."""
 
     image_id: int
@@ -44,7 +44,7 @@ def joined(shard_sets: Sequence[ShardSet], *, split: str) -> JoinedSets:
     for other in shard_sets[1:]:
         check_same_language(shard_sets[0], other)
     tables: list[pa.Table] = []
-    shards: list[tuple[LocalStore, str]] = []
+    shards: list[tuple[Store, str]] = []
     set_of_shard: list[int] = []
     for number, shard_set in enumerate(shard_sets):
         tables.append(with_shards_from(shard_set.index(split), first=len(shards)))

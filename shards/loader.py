@@ -72,7 +72,7 @@ class Loader:
         world_size: int = 1,
         image_size: int,
         crop: int | None = None,
-        threads: int = 2,
+        threads: int | None = None,
         read_ahead_rows: int = 16,
         on_fault: Literal["raise", "skip"] = "raise",
         max_skipped: int = 100,
@@ -85,7 +85,7 @@ class Loader:
             rank: of `world_size`; the state does not depend on either.
             image_size: shorter side that images are resized to, in pixels.
             crop: side of the centre square that is kept; the shorter side if not given.
-            threads: how many read and decode.
+            threads: how many read and decode; by default what keeps the place of the shards busy.
             read_ahead_rows: the most rows that are read or wait to be collated.
             on_fault: `skip` delivers an unreadable sample without labels and with black images.
             max_skipped: the most such samples in the life of the loader, then it is an error.
@@ -99,7 +99,8 @@ class Loader:
         self.rows_per_micro_batch = rows_per_micro_batch
         self.rank, self.world_size = rank, world_size
         self.crop = crop or image_size
-        self.threads, self.read_ahead_rows = threads, read_ahead_rows
+        self.threads = threads or max(store.readers for store, _ in sets.shards)
+        self.read_ahead_rows = read_ahead_rows
         self.on_fault, self.max_skipped = on_fault, max_skipped
         self._samples = SampleLoader(
             sets,

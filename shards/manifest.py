@@ -21,7 +21,7 @@ import xxhash
 from vchat.shards.codec import Sample, sample_from_members
 from vchat.shards.files import sha256_file, written_whole
 from vchat.shards.statistics import statistics
-from vchat.shards.store import LocalStore, ShardError
+from vchat.shards.store import LocalStore, ShardError, Store
 from vchat.shards.template import VisualChatTemplate, template_named
 from vchat.shards.tokens import TextTokenizer
 
@@ -145,11 +145,11 @@ def _write_index(folder: Path, index: pa.Table) -> Iterator[dict[str, Any]]:
 class ShardSet:
     """A published shard set, open for reading; the index is read when it is first asked for."""
 
-    def __init__(self, folder: Path, *, manifest: dict[str, Any]):
-        """Use `open_shards`."""
+    def __init__(self, folder: Path, *, manifest: dict[str, Any], store: Store | None = None):
+        """Use `open_shards`; `store` has the shards if they do not lie in the folder."""
         self.folder = folder
         self.manifest = manifest
-        self.store = LocalStore(folder)
+        self.store: Store = store or LocalStore(folder)
 
     def index(self, split: str | None = None) -> pa.Table:
         """Return the index rows of a split, or all, in shard-then-position order.
@@ -251,13 +251,21 @@ class ShardSet:
         return row
 
 
-def open_shards(folder: Path) -> ShardSet:
-    """Open a published shard set; reads `manifest.json` only.
+def open_shards(folder: Path | str) -> ShardSet:
+    """Open a published shard set; reads `manifest.json` only, or the small files if it is remote.
+
+    Args:
+        folder: A local folder, or a URL (`s3://bucket/mix-v1`, `gs://`, `az://`, `https://`).
 
     Raises:
         ValueError: There is no such folder, its build is not finished, or its manifest is of
             another format version or malformed.
     """
+    if "://" in str(folder):
+        from vchat.shards.remote_set import open_remote
+
+        return open_remote(str(folder))
+    folder = Path(folder)
     path = folder / "manifest.json"
     if not folder.is_dir():
         raise ValueError(f"no folder {folder}; wanted a folder of shards")
@@ -269,11 +277,11 @@ def open_shards(folder: Path) -> ShardSet:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
-    _check_manifest(manifest, path)
+    check_manifest(manifest, path)
     return ShardSet(folder, manifest=manifest)
 
 
-def _check_manifest(manifest: Any, path: Path) -> None:
+def check_manifest(manifest: Any, path: Path | str) -> None:
     """Raise ValueError unless the manifest is of our version and has what a reader uses."""
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if version != FORMAT_VERSION:

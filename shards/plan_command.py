@@ -18,7 +18,7 @@ POSITIVE = click.IntRange(min=1)
 
 
 @click.command("plan")
-@click.argument("shards", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("shards", nargs=-1, required=True)
 @click.option("--rows-per-step", type=POSITIVE, required=True, help="Over all ranks.")
 @click.option("--tokens-per-row", type=POSITIVE, required=True, help="Positions in a row.")
 @click.option("--images-per-row", type=click.IntRange(min=0), help="At most. Default: no limit.")
@@ -41,10 +41,11 @@ POSITIVE = click.IntRange(min=1)
 @click.option("--on-too-long", type=click.Choice(["error", "exclude"]), default="error")
 @click.option("--tail", type=click.Choice(["pad", "drop"]), default="pad", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-def plan(shards: tuple[Path, ...], as_json: bool, **options: Any) -> None:
+def plan(shards: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Print what one epoch over SHARDS holds and costs: steps, tokens, padding, bytes, shuffle.
 
-    The numbers equal what the loader delivers. Nothing is read but the index of the shards.
+    SHARDS are folders or URLs; several are read as one. The numbers equal what the loader
+    delivers. Nothing is read but the index of the shards.
     """
     from vchat.shards.joined_sets import joined
     from vchat.shards.manifest import open_shards

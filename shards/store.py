@@ -1,12 +1,12 @@
-"""Bytes by range from where a shard set lies. Today that is a local folder.
+"""Bytes by range from where a shard set lies: a local folder here, `remote_store.py` elsewhere.
 
-Readers know only `read` and `size`, so another place for shards means another class with these
-two methods, chosen in `manifest.open_shards`.
+Readers know only what `Store` says; `manifest.open_shards` chooses.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 
 class ShardError(ValueError):
@@ -26,8 +26,23 @@ class ShardError(ValueError):
         self.key = key
 
 
+class Store(Protocol):
+    """Where the files of a shard set lie. Safe to use from several threads."""
+
+    readers: int
+    """How many threads keep it busy."""
+
+    def size(self, name: str) -> int:
+        """Return the size of a file in bytes, or raise ShardError."""
+
+    def read(self, name: str, start: int, end: int, *, key: str = "") -> bytes:
+        """Return bytes `start` to `end` (exclusive), all of them, or raise ShardError."""
+
+
 class LocalStore:
     """Files of one folder, read by byte range; safe to use from several threads."""
+
+    readers = 2
 
     def __init__(self, folder: Path):
         self.folder = folder

@@ -1,0 +1,67 @@
+"""Open a shard set in object storage: its small files are copied here, its shards stay there.
+
+The manifest is always read anew. Index and tokenizer are kept in a folder named by the digest of
+the manifest, so another build under the same URL never meets old copies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from vchat.shards.files import written_whole
+from vchat.shards.manifest import ShardSet, check_manifest
+from vchat.shards.remote_store import RemoteStore
+from vchat.shards.store import ShardError
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "fingerprint.json")
+
+
+def open_remote(url: str, *, copies: Path | None = None) -> ShardSet:
+    """Open the shard set under a URL.
+
+    Args:
+        copies: Folder for copies of small files, by default `~/.cache/vchat/sets`.
+
+    Raises:
+        ValueError: There is no manifest, it is malformed, or a small file is not the one it lists.
+    """
+    store = RemoteStore(url)
+    try:
+        data = store.read_all("manifest.json")
+    except ShardError as err:
+        raise ValueError(f"no manifest.json under {url}: {err}") from err
+    try:
+        manifest = json.loads(data)
+    except ValueError as err:
+        raise ValueError(f"{url}/manifest.json is not JSON: {err}") from err
+    check_manifest(manifest, f"{url}/manifest.json")
+    kept = copies or Path.home() / ".cache" / "vchat" / "sets"
+    folder = kept / hashlib.sha256(data).hexdigest()
+    for part in manifest["index"]:
+        copy_small(store, f"index/{part['name']}", folder=folder, sha256=part["sha256"])
+    for name in TOKENIZER_FILES:
+        copy_small(store, f"tokenizer/{name}", folder=folder)
+    copy_small(store, "manifest.json", folder=folder, sha256=hashlib.sha256(data).hexdigest())
+    return ShardSet(folder, manifest=manifest, store=store)
+
+
+def copy_small(store: RemoteStore, name: str, *, folder: Path, sha256: str | None = None) -> None:
+    """Copy a file into the folder unless it is there; a copy appears whole and checked.
+
+    Raises:
+        ValueError: the file has another digest than the manifest says, or a name that leads
+            elsewhere.
+    """
+    path = folder / name
+    if ".." in path.parts or not path.is_relative_to(folder):
+        raise ValueError(f"{store.url}/manifest.json lists {name!r}, wanted a plain file name")
+    if path.exists():
+        return
+    data = store.read_all(name)
+    found = hashlib.sha256(data).hexdigest()
+    if sha256 is not None and found != sha256:
+        raise ValueError(f"{store.url}/{name} has sha256 {found}, manifest.json says {sha256}")
+    with written_whole(path) as file:
+        file.write(data)
