@@ -12,7 +12,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 ATTENTIONS = ("mmca", "mmca_published", "causal")
-PROJECTIONS = ("baseline",)
+PROJECTIONS = ("baseline", "vit", "perceiver")
 
 
 class VisualChatConfig(PreTrainedConfig):  # type: ignore[misc]

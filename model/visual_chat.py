@@ -24,7 +24,7 @@ from vchat.model.decoding import Rows, hidden_of_all, hidden_of_newest, hidden_o
 from vchat.model.last_layer import can_drop_rows, drop_rows_before_last_layer
 from vchat.model.layout import DialogueCache, kinds_of
 from vchat.model.loss import SummedCrossEntropy
-from vchat.model.projection import projection_named
+from vchat.model.projection import positions_after, projection_named
 from vchat.model.splice import splice, times_zero
 from vchat.model.towers import ClipTower
 
@@ -72,7 +72,8 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         self.decoder = decoder or AutoModelForCausalLM.from_config(config.decoder_config)
         self.projection = projection_named(
             config.projection,
-            tower_width=self.tower.width,
+            tower_config=tower.config,
+            has_class_position=True,
             decoder_width=self.get_input_embeddings().embedding_dim,
         )
         self.summed_cross_entropy = SummedCrossEntropy()
@@ -120,7 +121,9 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             attention=attention,
             image_token_id=image_token_id,
             image_size=size,
-            positions_per_image=1 + (size // patch) ** 2,
+            positions_per_image=positions_after(
+                projection, tower_positions=1 + (size // patch) ** 2
+            ),
             **{name: tuple(value) for name, value in colours.items() if value is not None},
         )
         return cls(config, tower=tower, decoder=decoder)
@@ -212,7 +215,9 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         embeddings = self.get_input_embeddings()(input_ids)
         slots = input_ids == self.config.image_token_id
         if pixel_values is None or len(pixel_values) == 0:
-            embeddings = splice(embeddings, embeddings.new_zeros(0, self.tower.positions, 1), slots)
+            embeddings = splice(
+                embeddings, embeddings.new_zeros(0, self.config.positions_per_image, 1), slots
+            )
             if training:
                 blank = torch.zeros(1, 3, self.tower.image_size, self.tower.image_size)
                 features = self._features(blank.to(embeddings.device))

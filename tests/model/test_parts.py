@@ -8,22 +8,89 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
+from transformers import CLIPVisionConfig
 from vchat.model import loss as loss_module
 from vchat.model.config import VisualChatConfig
 from vchat.model.loss import SummedCrossEntropy
-from vchat.model.projection import projection_named
+from vchat.model.projection import projection_named, resized_grid
 
+GOLDEN_TOWER = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+}
 MODULES = Path(__file__).parents[1] / "golden" / "modules"
 
 
-def test_the_baseline_projection_equals_the_reference():
-    golden = np.load(MODULES / "module_goldens.npz")
-    weights = load_file(MODULES / "proj_baseline.safetensors")
-    projection = projection_named("baseline", tower_width=32, decoder_width=48)
-    projection.load_state_dict({key: value.float() for key, value in weights.items()})
+@pytest.fixture(scope="module")
+def golden():
+    return dict(np.load(MODULES / "module_goldens.npz"))
+
+
+def golden_projection(name, *, decoder_width):
+    tower_config = CLIPVisionConfig(**GOLDEN_TOWER)
+    return projection_named(
+        name, tower_config=tower_config, has_class_position=True, decoder_width=decoder_width
+    )
+
+
+def load_golden_weights(projection, name):
+    weights = load_file(MODULES / f"proj_{name}.safetensors")
+    missing = projection.load_state_dict({k: v.float() for k, v in weights.items()}, strict=False)
+    assert missing.unexpected_keys == []
+    return missing.missing_keys
+
+
+@pytest.mark.parametrize("name", ["baseline", "vit"])
+def test_the_projection_equals_the_reference(golden, name):
+    projection = golden_projection(name, decoder_width=48)
+    assert load_golden_weights(projection, name) == []
     features = torch.tensor(golden["input/x17"]).float()
-    expected = torch.tensor(golden["baseline/out_x17"])
+    expected = torch.tensor(golden[f"{name}/out_x17"])
     torch.testing.assert_close(projection(features), expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("num_features", [17, 65, 257])
+def test_the_perceiver_equals_the_reference(golden, num_features):
+    projection = golden_projection("perceiver", decoder_width=128)
+    assert load_golden_weights(projection, "perceiver") == ["pos_embed"]
+    features = torch.tensor(golden[f"input/x{num_features}"]).float()
+    rows = torch.tensor(golden["perceiver/rows"]).long()
+    expected = torch.tensor(golden[f"perceiver/out_x{num_features}"])
+    torch.testing.assert_close(projection(features)[:, rows], expected, atol=2e-5, rtol=0)
+    positions = torch.tensor(golden["perceiver/pos_embed"])
+    torch.testing.assert_close(projection.pos_embed[rows], positions, atol=2e-5, rtol=0)
+    resized = torch.tensor(golden["perceiver/pos_embed_resized_to_65"])
+    ours = resized_grid(projection.pos_embed, num_positions=64)[::7]
+    torch.testing.assert_close(ours, resized, atol=2e-5, rtol=0)
+
+
+def test_the_perceiver_with_two_heads_equals_the_reference(golden):
+    projection = golden_projection("perceiver", decoder_width=256)
+    draws = np.random.RandomState(24)
+    for name, weight in sorted(projection.named_parameters()):
+        noise = draws.randn(*weight.shape).astype(np.float32)
+        if weight.ndim == 1:
+            value = (1 if name.endswith("weight") else 0) + 0.1 * noise
+        else:
+            value = noise / np.sqrt(weight.shape[-1])
+        weight.data = torch.tensor(value.astype(np.float16)).float()
+    rows = torch.tensor(golden["perceiver256/rows"]).long()
+    expected = torch.tensor(golden["perceiver256/out_x65"])
+    features = torch.tensor(golden["input/x65"]).float()
+    torch.testing.assert_close(projection(features)[:, rows], expected, atol=2e-5, rtol=0)
+
+
+def test_a_perceiver_for_an_odd_width_is_an_error():
+    with pytest.raises(ValueError, match="multiple of that; it is 96"):
+        golden_projection("perceiver", decoder_width=96)
+
+
+def test_a_perceiver_of_features_that_form_no_square_is_an_error():
+    with pytest.raises(ValueError, match="square of image features, got 12"):
+        golden_projection("perceiver", decoder_width=128)(torch.zeros(1, 13, 32))
 
 
 @pytest.mark.parametrize("field", ["attention", "projection"])

@@ -139,6 +139,25 @@ def test_a_saved_model_gives_the_same_bits(new_model, row, tmp_path, attention, 
     assert torch.equal(loaded(ids, pixels).logits, model(ids, pixels).logits)
 
 
+@pytest.mark.parametrize("projection, positions", [("vit", 5), ("perceiver", 256)])
+def test_every_projection_trains_and_is_saved(tmp_path, projection, positions):
+    decoder = new_decoder(hidden_size=128)
+    model = VisualChat.from_parts(
+        tower=new_tower(), decoder=decoder, image_token_id=50, num_ids=51, projection=projection
+    ).eval()
+    assert model.config.positions_per_image == positions
+    ids = torch.tensor([[1, *[50] * positions, 2, 3]])
+    pixels = torch.full((1, 3, 16, 16), 7, dtype=torch.uint8)
+    labels = torch.where(ids == 3, 3, -100)
+    for batch in ((ids, pixels, labels), (ids[:, -2:], None, labels[:, -2:])):
+        model.zero_grad()
+        model(batch[0], batch[1], labels=batch[2]).loss.backward()
+        assert all(parameter.grad is not None for parameter in model.parameters())
+    model.save_pretrained(tmp_path)
+    loaded = VisualChat.from_pretrained(tmp_path).eval()
+    assert torch.equal(loaded(ids, pixels).logits, model(ids, pixels).logits)
+
+
 def test_from_parts_keeps_the_weights_of_the_parts():
     tower, decoder = new_tower(), new_decoder()
     before = {k: v.clone() for part in (tower, decoder) for k, v in part.state_dict().items()}
@@ -156,7 +175,7 @@ def new_tower():
 
 
 def new_decoder(**settings):
-    config = LlamaConfig(**SIZES, num_hidden_layers=1, vocab_size=50, **settings)
+    config = LlamaConfig(**{**SIZES, "num_hidden_layers": 1, "vocab_size": 50, **settings})
     return AutoModelForCausalLM.from_config(config)
 
 
