@@ -21,9 +21,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from vchat.prep import report
 from vchat.prep.blend import RecordColumns, blend, record_columns
 from vchat.prep.convert import Staged, convert
+from vchat.prep.encoded_images import FOLDER as IMAGES_FOLDER
+from vchat.prep.encoded_images import repeated_images, write_repeated
 from vchat.prep.image_files import ImageFiles
 from vchat.prep.images import library_versions
 from vchat.prep.plan import BuildPlan, PlannedShard, make_plan, read_plan, write_plan
@@ -65,6 +69,9 @@ class Prepared:
     sources: tuple[ChosenSource, ...]
     staged: tuple[Staged, ...]
     plan: BuildPlan
+    repeated: NDArray[np.uint64]
+    """Hashes of the images that are used more than once."""
+
     tokenizer: TextTokenizer
     template: VisualChatTemplate
 
@@ -140,6 +147,7 @@ def prepare(recipe: Recipe, *, work: Path) -> Prepared:
         sources=sources,
         staged=staged,
         plan=plan,
+        repeated=repeated_images(columns, blends),
         tokenizer=tokenizer,
         template=template,
     )
@@ -233,11 +241,12 @@ def begin(prepared: Prepared, *, out: Path, work: Path) -> None:
     if any(out.glob("*.tar")):
         found = read_plan(work).digest if (work / "plan.parquet").exists() else "unknown"
         _check_same(out, found, prepared.plan.digest)
-    elif (work / "results").exists():
-        shutil.rmtree(work / "results")
+    else:
+        _clear(work)
     for half_written in (*out.glob(".*.part"), *work.rglob(".*.part")):
         half_written.unlink()
     write_plan(prepared.plan, work)
+    write_repeated(prepared.repeated, work)
     prepared.tokenizer.save(work / "tokenizer")
     files = {}
     for one, staged in zip(prepared.sources, prepared.staged, strict=True):
@@ -288,11 +297,16 @@ def _finish(prepared: Prepared, *, out: Path, work: Path) -> dict[str, Any]:
         shards=finished,
         tokenizer=prepared.tokenizer,
     )
-    for name in ("results", "progress", "tokenizer"):
-        shutil.rmtree(work / name, ignore_errors=True)
+    _clear(work)
     for staged in prepared.staged:
         staged.path.with_suffix(".arrow").unlink(missing_ok=True)
     return found
+
+
+def _clear(work: Path) -> None:
+    """Remove what tasks of one plan leave in the work folder; records and plan stay."""
+    for name in ("results", "progress", "tokenizer", IMAGES_FOLDER):
+        shutil.rmtree(work / name, ignore_errors=True)
 
 
 def _results(

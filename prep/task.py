@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from vchat.prep.assemble import Assembler, PreparedRecord
+from vchat.prep.encoded_images import EncodedImages
 from vchat.prep.image_files import ImageFiles
 from vchat.prep.images import Encoded, ImagePolicy, encode_for_shard
 from vchat.prep.plan import BuildPlan, PlannedShard, read_plan
@@ -30,9 +31,6 @@ from vchat.shards.manifest import FinishedShard, finished_shard
 from vchat.shards.template import template_named
 from vchat.shards.tokens import TextTokenizer
 from vchat.shards.writer import write_shard
-
-RECENT_IMAGES = 1024
-"""Encoded images that a process keeps, for records that show the same photograph."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,9 +118,12 @@ def _open_job(work: Path, made_ns: int) -> _OpenJob:
         for name, one in job.sources.items()
     }
 
-    @lru_cache(maxsize=RECENT_IMAGES)
+    kept = EncodedImages(work)
+
     def image(source: str, ref: ImageRef) -> Encoded:
-        return encode_for_shard(readers[source].read(ref), job.image, name=ref.file)
+        return kept.get(
+            ref, lambda ref: encode_for_shard(readers[source].read(ref), job.image, name=ref.file)
+        )
 
     return _OpenJob(
         job=job,

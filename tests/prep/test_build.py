@@ -194,13 +194,13 @@ def start_build(folder: Path, *, workers: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_killed_build_goes_on_and_gives_the_same_bytes(built, workers):
+@pytest.mark.parametrize("workers, moments", [(1, (3,)), (2, (1, 6))])
+def test_a_killed_build_goes_on_and_gives_the_same_bytes(built, workers, moments):
     folder, _, _ = built
     out = folder / "killed"
     shutil.rmtree(out, ignore_errors=True)
     seen = set()
-    for moment in (1, 6):
+    for moment in moments:
         process = start_build(folder, workers=workers)
         while process.poll() is None and num_results(out) < moment:
             time.sleep(0.002)
@@ -208,7 +208,7 @@ def test_a_killed_build_goes_on_and_gives_the_same_bytes(built, workers):
         process.wait()
         assert not (out / "manifest.json").exists(), "the build ended before it was killed"
         seen.add(num_results(out))
-    assert len(seen) > 1, "every kill came before the first shard"
+    assert max(seen) > 0, "every kill came before the first shard"
     process = start_build(folder, workers=workers)
     _, said = process.communicate()
     assert process.returncode == 0, said

@@ -1,0 +1,63 @@
+"""An image that comes again is encoded once, whoever asks."""
+
+import numpy as np
+import pytest
+import xxhash
+from vchat.prep.encoded_images import EncodedImages, write_repeated
+from vchat.prep.images import Encoded
+from vchat.prep.rejected import Rejected
+from vchat.shards.dialogue import ImageRef
+
+TWICE, ONCE = ImageRef(key="coco:1", file="a.jpg"), ImageRef(key="coco:2", file="b.jpg")
+
+
+@pytest.fixture
+def work(tmp_path):
+    hashes = [xxhash.xxh3_64_intdigest(key.encode()) for key in ("coco:1", "coco:9")]
+    write_repeated(np.array(sorted(hashes), dtype=np.uint64), tmp_path)
+    return tmp_path
+
+
+def counting(calls):
+    def encode(ref):
+        calls.append(ref.file)
+        data = ref.file.encode() + b"\n\0"
+        return Encoded(data=data, extension="jpg", size=(3, 2), original_size=(6, 4))
+
+    return encode
+
+
+def test_it_is_encoded_once_across_processes(work):
+    calls = []
+    found = [EncodedImages(work).get(ref, counting(calls)) for ref in (TWICE, ONCE, TWICE, ONCE)]
+    assert calls == ["a.jpg", "b.jpg", "b.jpg"]
+    assert found[0] == found[2]
+    assert found[1] == found[3]
+
+
+def test_a_cut_off_file_is_made_anew(work):
+    calls = []
+    EncodedImages(work).get(TWICE, counting(calls))
+    (path,) = (work / "images").iterdir()
+    whole = path.read_bytes()
+    for damage in (whole[:-1], whole[:5], b""):
+        path.write_bytes(damage)
+        EncodedImages(work).get(TWICE, counting(calls))
+        assert path.read_bytes() == whole
+    assert len(calls) == 4
+
+
+def test_another_file_of_the_same_photograph_is_another_image(work):
+    calls = []
+    other = ImageRef(key="coco:1", file="coco/2014/a.jpg")
+    images = EncodedImages(work)
+    assert images.get(TWICE, counting(calls)) != images.get(other, counting(calls))
+
+
+def test_a_rejection_passes_through_and_leaves_nothing(work):
+    def reject(ref):
+        raise Rejected("undecodable_image", ref.file)
+
+    with pytest.raises(Rejected):
+        EncodedImages(work).get(TWICE, reject)
+    assert not list((work / "images").iterdir())
