@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 Hashes = NDArray[np.uint64]
 
+STRINGS_AT_ONCE = 1 << 16
+"""So that what belongs to them stays in the processor's cache."""
+
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: spreads consecutive numbers
 
 
@@ -48,27 +51,43 @@ def mix64(values: Hashes) -> Hashes:
 
     The finaliser of SplitMix64, after adding its increment, so that 0 does not stay 0.
     """
-    mixed = values + _GOLDEN
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
+    mixed = values + _GOLDEN  # the only array as long as `values` but for one of shifted values
+    mixed ^= mixed >> np.uint64(30)
+    mixed *= np.uint64(0xBF58476D1CE4E5B9)
+    mixed ^= mixed >> np.uint64(27)
+    mixed *= np.uint64(0x94D049BB133111EB)
+    mixed ^= mixed >> np.uint64(31)
+    return mixed
 
 
 def key_hashes(keys: TextColumn) -> Hashes:
     """Return uint64[N], a hash of each string that depends on its bytes and nothing else.
 
     Strings are read in words of 8 bytes (little end first, the last one filled with zeros), folded
-    one after the other into the mixed length. Memory: about 40 bytes per string.
+    one after the other into the mixed length. Memory: 8 bytes per string and those of the column.
     """
-    lengths = np.diff(keys.offsets)
-    hashes = mix64(lengths.astype(np.uint64))
     padded = np.concatenate([keys.data, np.zeros(8, np.uint8)])
     words = as_strided(padded[:8].view("<u8"), shape=(len(keys.data) + 1,), strides=(1,))
+    hashes = np.empty(len(keys), np.uint64)
+    for start in range(0, len(keys), STRINGS_AT_ONCE):
+        offsets = keys.offsets[start : start + STRINGS_AT_ONCE + 1]
+        hashes[start : start + STRINGS_AT_ONCE] = folded(words, offsets)
+    return hashes
+
+
+def folded(words: Hashes, offsets: NDArray[np.int64]) -> Hashes:
+    """Return the hashes of the strings between successive offsets.
+
+    Args:
+        words: the 8 bytes that begin at each byte of the column, as one number.
+    """
+    lengths = np.diff(offsets)
+    hashes = mix64(lengths.astype(np.uint64))
     for start in range(0, int(lengths.max(initial=0)), 8):
         longer = np.flatnonzero(lengths > start)
         unused_bits = (8 * np.clip(8 - (lengths[longer] - start), 0, 7)).astype(np.uint64)
         kept = np.uint64(0xFFFFFFFFFFFFFFFF) >> unused_bits
-        hashes[longer] = mix64(hashes[longer] ^ (words[keys.offsets[longer] + start] & kept))
+        hashes[longer] = mix64(hashes[longer] ^ (words[offsets[longer] + start] & kept))
     return hashes
 
 
