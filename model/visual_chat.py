@@ -26,7 +26,7 @@ from vchat.model.layout import DialogueCache, kinds_of
 from vchat.model.loss import SummedCrossEntropy
 from vchat.model.projection import positions_after, projection_named
 from vchat.model.splice import splice, times_zero
-from vchat.model.towers import ClipTower
+from vchat.model.towers import HuggingFaceTower, kind_of, positions_of, vision_half
 
 
 @dataclass
@@ -67,13 +67,14 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         """
         super().__init__(config)
         tower = tower or AutoModel.from_config(config.tower_config)
-        tower.set_attn_implementation("sdpa")
-        self.tower = ClipTower(tower, mean=config.image_mean, std=config.image_std)
+        self.tower = HuggingFaceTower(
+            tower, image_size=config.image_size, mean=config.image_mean, std=config.image_std
+        )
         self.decoder = decoder or AutoModelForCausalLM.from_config(config.decoder_config)
         self.projection = projection_named(
             config.projection,
-            tower_config=tower.config,
-            has_class_position=True,
+            tower_config=config.tower_config,
+            has_class_position=self.tower.has_class_position,
             decoder_width=self.get_input_embeddings().embedding_dim,
         )
         self.summed_cross_entropy = SummedCrossEntropy()
@@ -93,6 +94,7 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         num_ids: int,
         attention: str = "mmca",
         projection: str = "baseline",
+        image_size: int | None = None,
         image_mean: Sequence[float] | None = None,
         image_std: Sequence[float] | None = None,
     ) -> VisualChat:
@@ -102,29 +104,32 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         added rows and the image slot's start at the mean of the others.
 
         Args:
-            tower: a Hugging Face CLIP vision model.
+            tower: a Hugging Face CLIP or SigLIP model, or the vision half of one.
             decoder: any causal language model whose attention goes through transformers' interface.
             image_token_id: the slot id, below `num_ids`.
             num_ids: how many ids the tokenizer has.
-            image_mean, image_std: per channel; CLIP's if not given.
+            image_size: side of the images, in pixels; if it is not the tower's own, its position
+                embeddings are interpolated.
+            image_mean, image_std: per channel; those usual for the tower if not given.
         """
+        tower = vision_half(tower)
         cover_ids(decoder, num_ids=num_ids, image_token_id=image_token_id)
         for part in (tower, decoder):
             for module in part.modules():
                 module._is_hf_initialized = True  # what the library sets on loaded weights
-        colours = {"image_mean": image_mean, "image_std": image_std}
-        size, patch = int(tower.config.image_size), int(tower.config.patch_size)
+        image_size = int(tower.config.image_size) if image_size is None else image_size
         config = VisualChatConfig(
             decoder_config=decoder.config,
             tower_config=tower.config,
             projection=projection,
             attention=attention,
             image_token_id=image_token_id,
-            image_size=size,
+            image_size=image_size,
+            image_mean=tuple(image_mean or kind_of(tower.config).mean),
+            image_std=tuple(image_std or kind_of(tower.config).std),
             positions_per_image=positions_after(
-                projection, tower_positions=1 + (size // patch) ** 2
+                projection, tower_positions=positions_of(tower.config, image_size=image_size)
             ),
-            **{name: tuple(value) for name, value in colours.items() if value is not None},
         )
         return cls(config, tower=tower, decoder=decoder)
 
