@@ -26,6 +26,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from torch.utils.data import IterableDataset, get_worker_info
 from vchat.shards.collate import Batch, LoadedSample, collated
 from vchat.shards.epoch import EpochPlan, PlanArguments, dealt, plan_epoch
 from vchat.shards.joined_sets import joined
@@ -58,8 +59,13 @@ class Place:
         return self.micro_batch == self.micro_batches - 1
 
 
-class Loader:
-    """The micro-batches of one rank over the epochs of one split, resumable on any topology."""
+class Loader(IterableDataset[Batch]):
+    """The micro-batches of one rank over the epochs of one split, resumable on any topology.
+
+    Threads need nothing else. In `torch.utils.data.DataLoader(loader, batch_size=None,
+    num_workers=n)` each worker process reads every n-th micro-batch, so the order is the same;
+    the state is kept by the loader in the main process.
+    """
 
     def __init__(
         self,
@@ -110,7 +116,7 @@ class Loader:
         )
         self._plans: dict[int, EpochPlan] = {}
         self._epoch, self._position = arguments.epoch, 0
-        self._delivered = (arguments.epoch, 0)
+        self._delivered: tuple[int, int] | None = None
         self.waiting_s = 0.0
         """Seconds the consumer has waited for rows."""
 
@@ -147,7 +153,7 @@ class Loader:
         return self._plans[epoch]
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield batches from the first step that is not done; never ends by itself."""
+        """Yield batches from the first step that is not done on; never ends by itself."""
         self._delivered = (self._epoch, self._position)
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="vchat-loader")
         try:
@@ -165,11 +171,12 @@ class Loader:
         """Count the next step as completed: after a resume, it is not delivered again.
 
         Raises:
-            RuntimeError: its last micro-batch has not been delivered.
+            RuntimeError: its last micro-batch has not been delivered, which is known unless worker
+                processes deliver.
         """
         plan = self.plan(self._epoch)
         rows = plan.rows_of_step(self._position, rows_per_step=self.rows_per_step)
-        if self._delivered < (self._epoch, rows.stop):
+        if self._delivered is not None and self._delivered < (self._epoch, rows.stop):
             raise RuntimeError(
                 f"the step of rows {rows.start} to {rows.stop} of epoch {self._epoch} cannot be "
                 f"done: batches were delivered up to row {self._delivered[1]}"
@@ -205,7 +212,7 @@ class Loader:
             self._plans.clear()
             self._refuse_changes(state)
         self._epoch, self._position = epoch, position
-        self._delivered = (epoch, position)
+        self._delivered = None
         if position > 0 and self.plan(epoch).digest != state["digest"]:
             raise ValueError(
                 f"cannot go on in epoch {epoch} at row {position}: the plan has digest "
@@ -228,6 +235,13 @@ class Loader:
         del arguments["epoch"]
         return arguments
 
+    def _places_here(self) -> Iterator[Place]:
+        """Yield the micro-batches that this process reads: all of them, or a worker's share."""
+        worker = get_worker_info()
+        if worker is None:
+            return self._places()
+        return itertools.islice(self._places(), worker.id, None, worker.num_workers)
+
     def _places(self) -> Iterator[Place]:
         """Yield the micro-batches of this rank from the first step that is not done."""
         position = self._position
@@ -249,7 +263,7 @@ class Loader:
     def _read_ahead(self, pool: ThreadPoolExecutor) -> Iterator[tuple[Place, list[Future[Row]]]]:
         """Yield places in order, their rows being read; a bounded number of rows ahead."""
         underway: deque[tuple[Place, list[Future[Row]]]] = deque()
-        for place in self._places():
+        for place in self._places_here():
             futures = [pool.submit(self._load_row, place.plan, row) for row in place.rows]
             underway.append((place, futures))
             while len(underway) * self.rows_per_micro_batch >= self.read_ahead_rows:

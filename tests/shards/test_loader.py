@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 from toy import toy_image, toy_shards, toy_tokenizer
 from vchat.shards.collate import IGNORED, Batch
 from vchat.shards.decode import decoded
@@ -248,6 +249,19 @@ def test_other_rows_for_equal_arguments_are_refused(shard_set: ShardSet) -> None
     state = before.state_dict() | {"digest": "0" * 64}
     with pytest.raises(ValueError, match="the state has 000"):
         loader(shard_set).load_state_dict(state)
+
+
+def test_worker_processes_deliver_the_same_batches(shard_set: ShardSet) -> None:
+    alone = first_epoch(loader(shard_set))
+    rank = loader(shard_set)
+    workers = DataLoader(rank, batch_size=None, num_workers=2)
+    shared = list(itertools.islice(workers, len(alone)))
+    assert [batch.keys for batch in shared] == [batch.keys for batch in alone]
+    for before, after in zip(alone, shared, strict=True):
+        assert torch.equal(before.pixels, after.pixels)
+        assert torch.equal(before.labels, after.labels)
+    rank.step_done()
+    assert rank.state_dict()["position"] == 5
 
 
 def test_two_sets_are_read_as_one(shard_set: ShardSet, tmp_path: Path) -> None:
