@@ -97,7 +97,7 @@ def command(
     scored = {name: scores(run) for name, run in answered.items()}
     folder = out or opened.folder.parent / "evaluation" / opened.folder.name
     write_answers(folder, answered, scored, facts=_facts(opened, questions_file, max_new_tokens))
-    title = f"exact match, {questions_file}, {opened.folder}"
+    title = f"{opened.folder} on {questions_file}"
     Console().print(table(scored, title=title))
     click.echo(f"answers: {folder / 'answers.json'} and answers.csv")
 

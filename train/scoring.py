@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from rich import box
 from rich.table import Table
 from vchat.train.questions import Question
 
@@ -97,24 +98,29 @@ def scores(answered: Sequence[Answered]) -> list[Score]:
 def table(runs: Mapping[str, Sequence[Score]], *, title: str) -> Table:
     """Lay out scores as one line per group and one column per run, chance beside them.
 
-    `runs` maps a run's name ("as-is") to its scores; all have the same groups in the same order.
+    Three runs fit into 80 columns. `runs` maps a run's name ("as-is") to its scores; all have the
+    same groups in the same order.
     """
-    result = Table(title=title, title_justify="left")
-    result.add_column("questions")
-    result.add_column("number", justify="right")
-    result.add_column("chance", justify="right")
-    for name in runs:
-        result.add_column(f"{name} [95 % interval]".replace("[", r"\["), justify="right")
+    result = Table(
+        title=title,
+        title_justify="left",
+        caption="exact match in %, with its 95 % interval",
+        caption_justify="left",
+        box=box.SIMPLE,
+        pad_edge=False,
+    )
+    result.add_column("questions", overflow="fold")
+    for name in ("asked", "chance", *runs):
+        result.add_column(name, justify="right", no_wrap=True)
     lines = list(zip(*runs.values(), strict=True))
     num_kinds = sum(not line[0].is_total for line in lines)
     for i, line in enumerate(lines):
         first = line[0]
-        cells = [_shown(score) for score in line]
         result.add_row(
             first.group,
             str(first.num_questions),
-            f"{first.chance:.1%}",
-            *cells,
+            f"{100 * first.chance:.1f}",
+            *(_shown(score) for score in line),
             end_section=i == num_kinds - 1,
         )
     return result
@@ -145,4 +151,4 @@ def _score(group: str, members: Sequence[Answered], *, is_total: bool) -> Score:
 
 def _shown(score: Score) -> str:
     low, high = score.interval
-    return rf"{score.accuracy:.1%} \[{low:.1%}, {high:.1%}]"
+    return f"{100 * score.accuracy:.1f} ({100 * low:.0f}-{100 * high:.0f})"

@@ -76,12 +76,23 @@ def test_scores_are_per_kind_then_per_number_of_images_then_all():
     assert [s.is_total for s in result] == [False, False, False, True, True, True]
 
 
+def test_three_runs_fit_into_80_columns():
+    as_is = scores([answered("numbered_image", 1, right=i < 47) for i in range(48)])
+    blank = scores([answered("numbered_image", 1, right=i < 12) for i in range(48)])
+    out = io.StringIO()
+    runs = {"as-is": as_is, "blank": blank, "swapped": blank}
+    Console(file=out, width=80).print(table(runs, title="out/step-001000 on eval.json"))
+    line = next(line for line in out.getvalue().splitlines() if "numbered_image" in line)
+    assert "97.9 (89-100)" in line
+    assert line.count("25.0 (15-39)") == 2
+
+
 def test_the_table_shows_runs_side_by_side():
     as_is = scores([answered("color", 1, right=True)] * 4)
     blank = scores([answered("color", 1, right=False)] * 4)
     out = io.StringIO()
-    Console(file=out, width=200).print(table({"as-is": as_is, "blank": blank}, title="eval.json"))
+    Console(file=out, width=80).print(table({"as-is": as_is, "blank": blank}, title="eval.json"))
     line = next(line for line in out.getvalue().splitlines() if "color" in line)
-    assert "50.0%" in line
-    assert "100.0% [51.0%, 100.0%]" in line
-    assert "0.0% [0.0%, 49.0%]" in line
+    assert "50.0" in line
+    assert "100.0 (51-100)" in line
+    assert "0.0 (0-49)" in line
