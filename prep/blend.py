@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from vchat.prep.estimate import stored_bytes
 from vchat.prep.images import ImagePolicy
 from vchat.prep.keyed_hash import RANGE, keyed_hash
+from vchat.prep.staged import PLAN_COLUMNS
 
 USED = 0
 STATUSES = ("", "too_many_images", "capped", "held_out_image")
@@ -84,30 +85,49 @@ class Blend:
 def record_columns(
     source: str, batches: Iterable[dict[str, list[Any]]], *, seed: int, policy: ImagePolicy
 ) -> RecordColumns:
-    """Return the columns of one source's records, as `staged.plan_columns` yields them."""
-    side, order, group, place, images, starts, rounds = [], [], [], [], [], [0], []
-    sizes = [np.zeros(0, dtype=np.int64)]
-    for batch in batches:
-        for key, image_keys in zip(batch["key"], batch["image_keys"], strict=True):
-            side.append(keyed_hash(seed, "side", image_keys[0] if image_keys else key))
-            order.append(keyed_hash(seed, "order", key))
-            group.append(keyed_hash(seed, "group", key))
-            place.append(keyed_hash(seed, "place", key))
-            images += [xxhash.xxh3_64_intdigest(image.encode()) for image in image_keys]
-            starts.append(len(images))
-        rounds += batch["num_rounds"]
-        sizes.append(stored_bytes(batch, policy))
+    """Return the columns of one source's records, as `staged.plan_columns` yields them.
+
+    Memory: one batch, and 60 bytes per record.
+    """
+    parts = [_columns_of_batch(source, batch, seed=seed, policy=policy) for batch in batches]
+    if not parts:
+        nothing: dict[str, list[Any]] = {name: [] for name in PLAN_COLUMNS}
+        return _columns_of_batch(source, nothing, seed=seed, policy=policy)
+    names = ("side", "order", "group", "place", "images", "num_rounds", "stored_bytes")
+    counts = np.concatenate([part.num_images for part in parts])
     return RecordColumns(
         source=source,
-        side=np.array(side, dtype=np.uint64),
-        order=np.array(order, dtype=np.uint64),
-        group=np.array(group, dtype=np.uint64),
-        place=np.array(place, dtype=np.uint64),
-        images=np.array(images, dtype=np.uint64),
-        image_starts=np.array(starts, dtype=np.int64),
-        num_rounds=np.array(rounds, dtype=np.int64),
-        stored_bytes=np.concatenate(sizes),
+        image_starts=_starts(counts),
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names},
     )
+
+
+def _columns_of_batch(
+    source: str, batch: dict[str, list[Any]], *, seed: int, policy: ImagePolicy
+) -> RecordColumns:
+    keys, shown = batch["key"], batch["image_keys"]
+    sides = [images[0] if images else key for key, images in zip(keys, shown, strict=True)]
+    images = [xxhash.xxh3_64_intdigest(key.encode()) for some in shown for key in some]
+    return RecordColumns(
+        source=source,
+        side=_hashes(seed, "side", sides),
+        order=_hashes(seed, "order", keys),
+        group=_hashes(seed, "group", keys),
+        place=_hashes(seed, "place", keys),
+        images=np.array(images, dtype=np.uint64),
+        image_starts=_starts(np.array([len(some) for some in shown], dtype=np.int64)),
+        num_rounds=np.array(batch["num_rounds"], dtype=np.int64),
+        stored_bytes=stored_bytes(batch, policy),
+    )
+
+
+def _hashes(seed: int, purpose: str, keys: Sequence[str]) -> Hashes:
+    return np.array([keyed_hash(seed, purpose, key) for key in keys], dtype=np.uint64)
+
+
+def _starts(counts: Counts) -> Counts:
+    """Return int64[N + 1]: where each of N stretches of the given lengths starts, and the end."""
+    return np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(counts, dtype=np.int64)))
 
 
 def blend(
