@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from vchat.shards.store import ShardError
 
 IGNORED = -100
 """The label of a position that carries no loss, as in torch's cross entropy."""
@@ -20,7 +21,7 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedSample:
-    """One sample, decoded, with its slots already repeated."""
+    """The ids of one sample, with its slots already repeated; its pixels lie in the batch."""
 
     key: str
     ids: NDArray[np.int32]
@@ -29,8 +30,8 @@ class LoadedSample:
     supervised: NDArray[np.bool_]
     """bool[T]."""
 
-    pixels: NDArray[np.uint8]
-    """uint8[images, 3, H, W], in the order of the slots."""
+    fault: ShardError | None = None
+    """Why it is blank, if it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,11 +116,16 @@ def with_slots_repeated(
 
 
 def collated(
-    rows: Sequence[Sequence[LoadedSample]], *, tokens_per_row: int, pad_id: int, crop: int
+    rows: Sequence[Sequence[LoadedSample]],
+    *,
+    pixels: NDArray[np.uint8],
+    tokens_per_row: int,
+    pad_id: int,
 ) -> Batch:
     """Lay samples out in rows of exactly `tokens_per_row` positions, padding at the end.
 
-    A row without samples is all padding. Pad positions hold `pad_id`, no label and segment 0.
+    The batch takes `pixels`, uint8[N, 3, H, W] in the order of the slots, as they are. A row
+    without samples is all padding. Pad positions hold `pad_id`, no label and segment 0.
     """
     shape = (len(rows), tokens_per_row)
     token_ids = np.full(shape, pad_id, np.int64)
@@ -134,10 +140,8 @@ def collated(
             position_ids[r, start:end] = np.arange(end - start)
             segment_ids[r, start:end] = segment
             start = end
-    pixels = [np.zeros((0, 3, crop, crop), np.uint8)]
-    pixels += [sample.pixels for row in rows for sample in row]
     return Batch(
-        pixels=torch.from_numpy(np.concatenate(pixels)),
+        pixels=torch.from_numpy(pixels),
         token_ids=torch.from_numpy(token_ids),
         labels=torch.from_numpy(labels),
         position_ids=torch.from_numpy(position_ids),

@@ -32,11 +32,23 @@ _FAST_COLORS = ("YCbCr", "Gray", "RGB")
 def decoded(data: bytes | memoryview, *, shorter_side: int, crop: int) -> Pixels:
     """Return uint8[3, crop, crop].
 
+    Raises:
+        ValueError: as `decode_into`.
+    """
+    pixels = np.empty((3, crop, crop), np.uint8)
+    decode_into(pixels, data, shorter_side=shorter_side)
+    return pixels
+
+
+def decode_into(pixels: Pixels, data: bytes | memoryview, *, shorter_side: int) -> None:
+    """Fill uint8[3, crop, crop] with the centre of an image.
+
     Format and size are checked on the header, before any pixel is decoded.
 
     Raises:
         ValueError: not a JPEG, PNG or WebP, damaged, or too large.
     """
+    crop = pixels.shape[-1]
     if crop > shorter_side:
         raise ValueError(f"crop {crop} is larger than the shorter side {shorter_side}")
     rgb = rgb_of(data)
@@ -45,15 +57,14 @@ def decoded(data: bytes | memoryview, *, shorter_side: int, crop: int) -> Pixels
         rgb = resized(rgb, size=resized_size((width, height), shorter_side=shorter_side))
         height, width = rgb.shape[:2]
     top, left = (height - crop) // 2, (width - crop) // 2
-    pixels = rgb[top : top + crop, left : left + crop]
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    np.copyto(pixels, rgb[top : top + crop, left : left + crop].transpose(2, 0, 1))
 
 
 def rgb_of(data: bytes | memoryview) -> Pixels:
     """Return uint8[H, W, 3] at the size in which the image is stored.
 
     Raises:
-        ValueError: as `decoded`.
+        ValueError: as `decode_into`.
     """
     if data[:3] == _JPEG_START:
         try:

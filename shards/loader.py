@@ -26,17 +26,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 from vchat.shards.collate import Batch, LoadedSample, collated
 from vchat.shards.epoch import EpochPlan, PlanArguments, dealt, plan_epoch
 from vchat.shards.joined_sets import joined
 from vchat.shards.manifest import ShardSet
 from vchat.shards.sample_loader import SampleLoader
-from vchat.shards.store import ShardError
 
 LOGGED_FAULTS = 10
-
-Row = list[LoadedSample | ShardError]
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +56,17 @@ class Place:
     def ends_step(self) -> bool:
         """Whether this is the last micro-batch of its step."""
         return self.micro_batch == self.micro_batches - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Underway:
+    """A micro-batch that is being read."""
+
+    place: Place
+    pixels: NDArray[np.uint8]
+    """uint8[N, 3, crop, crop] of all its images: every row is decoded into its own part."""
+
+    rows: list[Future[list[LoadedSample]]]
 
 
 class Loader(IterableDataset[Batch]):
@@ -80,6 +90,7 @@ class Loader(IterableDataset[Batch]):
         crop: int | None = None,
         threads: int | None = None,
         read_ahead_rows: int = 16,
+        read_ahead_bytes: int = 1 << 28,
         on_fault: Literal["raise", "skip"] = "raise",
         max_skipped: int = 100,
     ):
@@ -93,6 +104,7 @@ class Loader(IterableDataset[Batch]):
             crop: side of the centre square that is kept; the shorter side if not given.
             threads: how many read and decode; by default what keeps the place of the shards busy.
             read_ahead_rows: the most rows that are read or wait to be collated.
+            read_ahead_bytes: the most pixels they may have together; one micro-batch always may.
             on_fault: `skip` delivers an unreadable sample without labels and with black images.
             max_skipped: the most such samples in the life of the loader, then it is an error.
         """
@@ -106,13 +118,12 @@ class Loader(IterableDataset[Batch]):
         self.rank, self.world_size = rank, world_size
         self.crop = crop or image_size
         self.threads = threads or max(store.readers for store, _ in sets.shards)
-        self.read_ahead_rows = read_ahead_rows
+        self.read_ahead_rows, self.read_ahead_bytes = read_ahead_rows, read_ahead_bytes
         self.on_fault, self.max_skipped = on_fault, max_skipped
         self._samples = SampleLoader(
             sets,
             positions_per_image=arguments.positions_per_image,
             image_size=image_size,
-            crop=self.crop,
         )
         self._plans: dict[int, EpochPlan] = {}
         self._epoch, self._position = arguments.epoch, 0
@@ -157,13 +168,14 @@ class Loader(IterableDataset[Batch]):
         self._delivered = (self._epoch, self._position)
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="vchat-loader")
         try:
-            for place, futures in self._read_ahead(pool):
+            for underway in self._read_ahead(pool):
                 began = time.perf_counter()
-                rows = [future.result() for future in futures]
+                rows = [row.result() for row in underway.rows]
                 self.waiting_s += time.perf_counter() - began
+                place = underway.place
                 if place.ends_step:
                     self._delivered = (place.plan.arguments.epoch, place.step_rows.stop)
-                yield self._batch(place, rows)
+                yield self._batch(place, rows, pixels=underway.pixels)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -260,40 +272,50 @@ class Loader(IterableDataset[Batch]):
                 position = rows.stop
             position = 0
 
-    def _read_ahead(self, pool: ThreadPoolExecutor) -> Iterator[tuple[Place, list[Future[Row]]]]:
-        """Yield places in order, their rows being read; a bounded number of rows ahead."""
-        underway: deque[tuple[Place, list[Future[Row]]]] = deque()
+    def _read_ahead(self, pool: ThreadPoolExecutor) -> Iterator[Underway]:
+        """Yield micro-batches in order, their rows being read; a bounded number ahead."""
+        ahead: deque[Underway] = deque()
         for place in self._places_here():
-            futures = [pool.submit(self._load_row, place.plan, row) for row in place.rows]
-            underway.append((place, futures))
-            while len(underway) * self.rows_per_micro_batch >= self.read_ahead_rows:
-                yield underway.popleft()
+            ahead.append(self._begun(place, pool))
+            while (
+                len(ahead) * self.rows_per_micro_batch >= self.read_ahead_rows
+                or sum(underway.pixels.nbytes for underway in ahead) >= self.read_ahead_bytes
+            ):
+                yield ahead.popleft()
 
-    def _load_row(self, plan: EpochPlan, row: int | None) -> Row:
-        """Return the samples of a row, each loaded or the error that it met."""
-        loaded: Row = []
-        for number in [] if row is None else plan.row(row):
-            try:
-                loaded.append(self._samples.load(int(number)))
-            except ShardError as err:
-                loaded.append(err)
-        return loaded
+    def _begun(self, place: Place, pool: ThreadPoolExecutor) -> Underway:
+        """Let the pool read the rows of a place, each into its part of one array of pixels."""
+        rows = [np.zeros(0, np.int64) if row is None else place.plan.row(row) for row in place.rows]
+        num_images = [int(self.index.num_images[row].sum()) for row in rows]
+        pixels = np.empty((sum(num_images), 3, self.crop, self.crop), np.uint8)
+        parts = np.split(pixels, np.cumsum(num_images)[:-1])
+        reading = [
+            pool.submit(self._load_row, row, part) for row, part in zip(rows, parts, strict=True)
+        ]
+        return Underway(place, pixels, reading)
 
-    def _batch(self, place: Place, rows: list[Row]) -> Batch:
+    def _load_row(
+        self, numbers: NDArray[np.int64], pixels: NDArray[np.uint8]
+    ) -> list[LoadedSample]:
+        """Return the samples of a row; their images are decoded into `pixels`."""
+        parts = np.split(pixels, np.cumsum(self.index.num_images[numbers])[:-1])
+        return [
+            self._samples.load_or_blank(int(number), pixels=part)
+            for number, part in zip(numbers, parts, strict=False)
+        ]
+
+    def _batch(
+        self, place: Place, rows: list[list[LoadedSample]], *, pixels: NDArray[np.uint8]
+    ) -> Batch:
         """Collate the rows of a place and say where in the plan they stand."""
         plan, first = place.plan, place.step_rows.start
-        complete = [
-            [
-                self._or_blank(sample, plan=plan, row=row, place=k)
-                for k, sample in enumerate(samples)
-            ]
-            for row, samples in zip(place.rows, rows, strict=True)
-        ]
+        for row in rows:
+            self._check_faults(row)
         batch = collated(
-            complete,
+            rows,
+            pixels=pixels,
             tokens_per_row=self.arguments.tokens_per_row,
             pad_id=self._pad_id,
-            crop=self.crop,
         )
         return replace(
             batch,
@@ -304,17 +326,13 @@ class Loader(IterableDataset[Batch]):
             supervised_of_step=int(plan.supervised_per_row[first : place.step_rows.stop].sum()),
         )
 
-    def _or_blank(
-        self, sample: LoadedSample | ShardError, *, plan: EpochPlan, row: int | None, place: int
-    ) -> LoadedSample:
-        """Return the sample, or what stands for a broken one; raise if none may be broken."""
-        if isinstance(sample, LoadedSample):
-            return sample
-        if self.on_fault == "raise" or row is None:
-            raise sample
-        self.num_skipped += 1
-        if self.num_skipped <= LOGGED_FAULTS:
-            log.warning("skipped (%d so far): %s", self.num_skipped, sample)
-        if self.num_skipped > self.max_skipped:
-            raise ValueError(f"more than {self.max_skipped} samples skipped") from sample
-        return self._samples.blank(int(plan.row(row)[place]))
+    def _check_faults(self, row: list[LoadedSample]) -> None:
+        """Count the blanks among the samples of a row, or raise if there may be none."""
+        for fault in [sample.fault for sample in row if sample.fault is not None]:
+            if self.on_fault == "raise":
+                raise fault
+            self.num_skipped += 1
+            if self.num_skipped <= LOGGED_FAULTS:
+                log.warning("skipped (%d so far): %s", self.num_skipped, fault)
+            if self.num_skipped > self.max_skipped:
+                raise ValueError(f"more than {self.max_skipped} samples skipped") from fault

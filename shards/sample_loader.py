@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from vchat.shards.collate import LoadedSample, with_slots_repeated
-from vchat.shards.decode import decoded
+from vchat.shards.decode import Pixels, decode_into
 from vchat.shards.fetch import Fetched, SampleFetcher
 from vchat.shards.joined_sets import JoinedSets
 from vchat.shards.positions import num_positions
@@ -21,41 +21,38 @@ class SampleLoader:
         *,
         positions_per_image: int,
         image_size: int,
-        crop: int,
     ):
-        """Images are resized to a shorter side of `image_size`, then cropped to a square."""
+        """Images are resized to a shorter side of `image_size`."""
         self._fetcher = SampleFetcher(sets)
         self._index, self._image_id = sets.index, sets.image_id
         self._pad_id = sets.pad_id
         self._image_ends = np.cumsum(sets.index.num_images, dtype=np.int64)
         self._positions_per_image = positions_per_image
-        self._image_size, self._crop = image_size, crop
+        self._image_size = image_size
 
-    def load(self, number: int) -> LoadedSample:
+    def load_or_blank(self, number: int, *, pixels: Pixels) -> LoadedSample:
+        """Return one sample, or a blank with its fault if it fails twice.
+
+        Args:
+            pixels: uint8[images, 3, crop, crop], which the sample's images are decoded into.
+        """
+        try:
+            return self.load(number, pixels=pixels)
+        except ShardError as fault:
+            return self._blank(number, fault=fault, pixels=pixels)
+
+    def load(self, number: int, *, pixels: Pixels) -> LoadedSample:
         """Return one sample, read again once if the first try fails.
 
         Raises:
             ShardError: unreadable, or not what the index says.
         """
         try:
-            return self._load_once(number)
+            return self._load_once(number, pixels=pixels)
         except ShardError:
-            return self._load_once(number)
+            return self._load_once(number, pixels=pixels)
 
-    def blank(self, number: int) -> LoadedSample:
-        """Return a sample of the planned length with the planned images, all black, no labels."""
-        positions = self._image_positions(number)
-        length = int(self._index.text_tokens[number]) + int(positions.sum())
-        ids = np.full(length, self._pad_id, np.int32)
-        ids[: int(positions.sum())] = self._image_id
-        return LoadedSample(
-            key=self._index.keys[number],
-            ids=ids,
-            supervised=np.zeros(length, np.bool_),
-            pixels=np.zeros((len(positions), 3, self._crop, self._crop), np.uint8),
-        )
-
-    def _load_once(self, number: int) -> LoadedSample:
+    def _load_once(self, number: int, *, pixels: Pixels) -> LoadedSample:
         fetched = self._fetcher.fetch(number)
         try:
             self._check_counts(fetched, number=number)
@@ -65,11 +62,23 @@ class SampleLoader:
                 image_id=self._image_id,
                 positions=self._image_positions(number),
             )
-            pixels = self._decoded(fetched)
+            for data, place in zip(fetched.images, pixels, strict=True):
+                decode_into(place, data, shorter_side=self._image_size)
         except ValueError as err:
             raise self._fetcher.undecodable(number, err) from err
+        return LoadedSample(key=self._index.keys[number], ids=ids, supervised=supervised)
+
+    def _blank(self, number: int, *, fault: ShardError, pixels: Pixels) -> LoadedSample:
+        """Return a sample of the planned length with the planned images, all black, no labels."""
+        pixels.fill(0)
+        num_slots = int(self._image_positions(number).sum())
+        ids = np.full(num_slots + int(self._index.text_tokens[number]), self._pad_id, np.int32)
+        ids[:num_slots] = self._image_id
         return LoadedSample(
-            key=self._index.keys[number], ids=ids, supervised=supervised, pixels=pixels
+            key=self._index.keys[number],
+            ids=ids,
+            supervised=np.zeros(len(ids), np.bool_),
+            fault=fault,
         )
 
     def _check_counts(self, fetched: Fetched, *, number: int) -> None:
@@ -89,13 +98,6 @@ class SampleLoader:
             raise ValueError(
                 f"(text tokens, supervised tokens, images) are {found}, the index says {wanted}"
             )
-
-    def _decoded(self, fetched: Fetched) -> NDArray[np.uint8]:
-        """Return uint8[images, 3, crop, crop]."""
-        pixels = np.empty((len(fetched.images), 3, self._crop, self._crop), np.uint8)
-        for k, data in enumerate(fetched.images):
-            pixels[k] = decoded(data, shorter_side=self._image_size, crop=self._crop)
-        return pixels
 
     def _image_positions(self, number: int) -> NDArray[np.int64]:
         """Return int64[images], the positions of each image of a sample."""
