@@ -11,17 +11,12 @@ import base64
 import binascii
 import json
 import re
-from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import numpy as np
-import xxhash
-from numpy.typing import NDArray
 from vchat.prep.rejected import Rejected
-from vchat.shards.dialogue import ImageRef
 
 BLOCK_BYTES = 4 * 2**20
 _AFTER_NAME = re.compile(rb"\s*:\s*")
@@ -102,51 +97,6 @@ def _check_between(
         raise ValueError(
             f"{path}: not an object of base64 texts: {found[:40]!r} at byte {start} stands where"
             " only the name of a text may follow"
-        )
-
-
-class Base64Index:
-    """Finds the pictures of a base64 file by name, in 24 bytes per name.
-
-    A name may be another form of the picture's id, so that ids which differ in spelling meet.
-    """
-
-    def __init__(self, path: Path, *, relative: str, names: Callable[[str], Iterable[str]]):
-        """Read the file once.
-
-        Args:
-            relative: its path below the data folder.
-            names: the names that a picture of some id is found by.
-        """
-        hashes, offsets, sizes = array("Q"), array("q"), array("q")
-        for image_id, place in values(path):
-            for name in names(image_id):
-                hashes.append(xxhash.xxh3_64_intdigest(name.encode()))
-                offsets.append(place.offset)
-                sizes.append(place.size)
-        order = np.argsort(np.frombuffer(hashes, dtype=np.uint64), kind="stable")
-        self._hashes: NDArray[np.uint64] = np.frombuffer(hashes, dtype=np.uint64)[order]
-        self._offsets: NDArray[np.int64] = np.frombuffer(offsets, dtype=np.int64)[order]
-        self._sizes: NDArray[np.int64] = np.frombuffer(sizes, dtype=np.int64)[order]
-        self._relative = relative
-
-    def find(self, name: str, *, key: str, only: bool = False) -> ImageRef | None:
-        """Return the place of the picture of that name, or None if there is none.
-
-        Args:
-            key: its canonical key.
-            only: whether a name that several pictures have counts as none; else the first is taken.
-        """
-        wanted = np.uint64(xxhash.xxh3_64_intdigest(name.encode()))
-        left = int(np.searchsorted(self._hashes, wanted))
-        right = int(np.searchsorted(self._hashes, wanted, side="right"))
-        if left == right or (only and right - left > 1):
-            return None
-        return ImageRef(
-            key=key,
-            file=self._relative,
-            offset=int(self._offsets[left]),
-            size_bytes=int(self._sizes[left]),
         )
 
 

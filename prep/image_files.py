@@ -1,7 +1,7 @@
 """Where an image reference leads: its bytes, found below the folders that hold the data.
 
-An image is a file, a member of an archive that stands in for a folder (`train2017.zip`), or a
-base64 text in a JSON file.
+An image is a file, a member of an archive that stands in for a folder (`train2017.zip`), a
+base64 text in a JSON file, or a cell of a Parquet file.
 
 A path in an annotation is not trusted: it may not be absolute, climb with `..`, or follow a
 symbolic link out of its folder. A link right below the data folder, or in place of an image folder
@@ -23,6 +23,7 @@ from typing import IO
 from vchat.prep.archives import archive_of, member_name, read_member
 from vchat.prep.base64_json import decoded
 from vchat.prep.images import MAX_BYTES, Header, read_header
+from vchat.prep.parquet_cells import read_cell
 from vchat.prep.rejected import Rejected
 from vchat.shards.dialogue import ImageRef
 
@@ -82,7 +83,8 @@ class ImageFiles:
         """
         path = self.find(ref)
         if ref.member:
-            return read_member(path, ref.member)
+            read = read_cell if path.suffix == ".parquet" else read_member
+            return read(path, ref.member)
         with path.open("rb") as file:
             if ref.offset >= 0:
                 return _base64_value(file, ref)

@@ -21,8 +21,8 @@ from vchat.prep.keyed_hash import keyed_hash
 from vchat.prep.rejected import Rejected
 from vchat.prep.sources import coco, llava, llava_dial, otter_mimicit_cgd
 from vchat.prep.sources.llava_turns import num_answers, rounds_of
-from vchat.prep.sources.mimicit import Instruction, grouped, instructions
-from vchat.prep.sources.source import Converted, Need, Row, Source
+from vchat.prep.sources.mimicit import Instruction, grouped, instructions, instructions_need
+from vchat.prep.sources.source import Converted, Row, Source
 from vchat.shards.dialogue import ImageRef, Record, Round
 
 NAME = "llava_otter_blend"
@@ -49,7 +49,7 @@ class Conversation:
 def rows(data: Path) -> Iterator[Row]:
     """Yield every group of CGD instructions with the conversations it is joined to."""
     conversations = conversations_in(data)
-    for group in grouped(list(instructions(data / otter_mimicit_cgd.FILE))):
+    for group in grouped(list(instructions(data, "CGD"))):
         chosen = _chosen(group[0], conversations)
         num_pairs = len(group) + sum(one.num_pairs for one in chosen if one is not None)
         convert = partial(to_record, group, chosen)
@@ -112,7 +112,7 @@ def to_record(group: Sequence[Instruction], chosen: Sequence[Conversation | None
         source=NAME,
         rounds=(*rounds, replace(first, images=new), *rest),
         licence=SOURCE.licence,
-        file=otter_mimicit_cgd.FILE,
+        file=group[0].file,
         record_id="+".join([group[0].id, *ids]),
     )
     return Converted(
@@ -127,7 +127,7 @@ SOURCE = Source(
     about="LLaVA conversations about two photographs, then CGD differences between them",
     needs=(
         *FILES,
-        Need(paths=(otter_mimicit_cgd.FILE,), how="see otter_mimicit_cgd"),
+        instructions_need("CGD"),
         coco.TRAIN_2017,
     ),
     licence=f"{llava.LICENCE}; {otter_mimicit_cgd.SOURCE.licence}",

@@ -1,10 +1,10 @@
 """MIMIC-IT, what its five sets share: instruction files and groups of related instructions.
 
 An instruction file is one object, `{"meta": .., "data": {id: {instruction, answer, image_ids,
-rel_ins_ids}}}`, at most some 200 MB, so its texts are held in memory (the images never are).
-Instructions that name each other and show equal images are one conversation: relations may be
-one-sided, name ids that do not exist, or cross to other images, so a group is a connected component
-over the relations between equal image lists.
+rel_ins_ids}}}`, or Parquet with these as columns; at most some 200 MB, so its texts are held in
+memory (the images never are). Instructions that name each other and show equal images are one
+conversation: relations may be one-sided, name ids that do not exist, or cross to other images, so a
+group is a connected component over the relations between equal image lists.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from vchat.prep.json_stream import members
-from vchat.prep.sources.source import Converted
+from vchat.prep.parquet_cells import column_names
+from vchat.prep.sources.source import Converted, Need
 from vchat.prep.sources.texts import filled_rounds
 from vchat.shards.dialogue import ImageRef, Record
 
@@ -24,6 +26,10 @@ LICENCE = (
     "MIT by its label; access is gated, and its agreement allows research use only and adds the"
     " terms of TVQA, COCO, ActivityNet, VIST, Spot-the-Diff and Ego4D"
 )
+_RELATED = ("rel_ins_ids", "related instructions", "related_instructions")
+"""Names of the field of related ids; the hub's holds a blank."""
+
+_COLUMNS = ("id", "instruction", "answer", "images", "image_ids", *_RELATED)
 HOME = "https://huggingface.co/datasets/pufanyi/MIMICIT"
 
 
@@ -38,30 +44,64 @@ class Instruction:
     """None if the field is not a list."""
 
     related: tuple[str, ...]
+    file: str
+    """The annotation file, below the data folder."""
 
 
-def instructions(file: Path) -> Iterator[Instruction]:
-    """Yield the entries of an instruction file, in file order, repeated ids included.
+def instructions_need(name: str) -> Need:
+    """Return the need for the instructions of the set `CGD`, `SD` .. in any packaging."""
+    folder = f"MIMIC-IT/{name}"
+    return Need(
+        paths=(f"{folder}/{name}_instructions.json", f"{folder}/**/*.parquet"),
+        how=f"download {name}_instructions.json from {HOME} (access on request), or the Parquet"
+        f" files of {name}_Instructions, and put them in {folder}/ of the data folder",
+    )
+
+
+def instructions(data: Path, name: str) -> Iterator[Instruction]:
+    """Yield the instructions of a set, in file order, repeated ids included.
+
+    The JSON file is read if it is there, else every Parquet file with such columns.
 
     Raises:
-        ValueError: if the file has no entries under `data`, or is not whole JSON.
+        ValueError: if there are none, or a file is damaged.
     """
-    found = False
-    for name, value in members(file, "data"):
-        found = True
-        yield _instruction(name, value if isinstance(value, Mapping) else {})
-    if not found:
-        raise ValueError(f"{file}: holds no instructions under `data`")
+    folder = data / "MIMIC-IT" / name
+    json_file = folder / f"{name}_instructions.json"
+    found: Iterator[tuple[str, Any, Path]]
+    if json_file.is_file():
+        found = ((key, value, json_file) for key, value in members(json_file, "data"))
+    else:
+        found = _parquet_instructions(folder)
+    count = 0
+    for key, value, file in found:
+        count += 1
+        relative = file.relative_to(data).as_posix()
+        yield _instruction(key, value if isinstance(value, Mapping) else {}, file=relative)
+    if not count:
+        raise ValueError(f"{folder}: holds no instructions: want {json_file.name}")
 
 
-def _instruction(name: str, value: Mapping[str, Any]) -> Instruction:
-    images, related = value.get("image_ids"), value.get("rel_ins_ids")
+def _parquet_instructions(folder: Path) -> Iterator[tuple[str, Any, Path]]:
+    for file in sorted(folder.rglob("*.parquet")):
+        columns = [name for name in column_names(file) if name in _COLUMNS]
+        if {"id", "instruction", "answer"} <= set(columns):
+            with pq.ParquetFile(file) as parquet:
+                for batch in parquet.iter_batches(columns=columns):
+                    yield from ((str(row["id"]), row, file) for row in batch.to_pylist())
+
+
+def _instruction(key: str, value: Mapping[str, Any], *, file: str) -> Instruction:
+    """Return an entry of either packaging; their fields have different names."""
+    images = value.get("image_ids", value.get("images"))
+    related = next((value[name] for name in _RELATED if value.get(name) is not None), None)
     return Instruction(
-        id=name,
+        id=key,
         question=value.get("instruction"),
         answer=value.get("answer"),
         image_ids=tuple(images) if isinstance(images, list) else None,
         related=tuple(str(other) for other in related) if isinstance(related, list) else (),
+        file=file,
     )
 
 

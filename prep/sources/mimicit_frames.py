@@ -1,4 +1,4 @@
-"""MIMIC-IT sets whose pictures lie as base64 in a JSON file: SD, SN, TVC and VST.
+"""MIMIC-IT sets that bring their own pictures, as base64 in JSON or in Parquet: SD, SN, TVC, VST.
 
 They differ in how many images a record has, in how the ids of the two files meet, and in the order
 of rounds; each set's own module says so. The pictures were stretched to 224 x 224 upstream.
@@ -13,9 +13,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vchat.prep.base64_json import Base64Index
+from vchat.prep.parquet_cells import PICTURE_COLUMNS, picture_column
+from vchat.prep.picture_index import PictureIndex
 from vchat.prep.rejected import Rejected
-from vchat.prep.sources.mimicit import HOME, LICENCE, Instruction, grouped, instructions, record_of
+from vchat.prep.sources.mimicit import (
+    HOME,
+    LICENCE,
+    Instruction,
+    grouped,
+    instructions,
+    instructions_need,
+    record_of,
+)
 from vchat.prep.sources.source import Converted, Need, Row, Source
 from vchat.shards.dialogue import ImageRef
 
@@ -28,7 +37,7 @@ def as_written(image_id: str) -> tuple[str, ...]:
     return (image_id,)
 
 
-def find_as_written(index: Base64Index, image_id: str) -> Found:
+def find_as_written(index: PictureIndex, image_id: str) -> Found:
     """Look an image up by its id as it is written."""
     return index.find(image_id, key=f"mimicit:{image_id}"), ""
 
@@ -46,7 +55,7 @@ class FrameSet:
     names: Callable[[str], Iterable[str]] = as_written
     """The names by which an image of the image file is found."""
 
-    find: Callable[[Base64Index, str], Found] = find_as_written
+    find: Callable[[PictureIndex, str], Found] = find_as_written
     """Looks up an image id of the instruction file."""
 
     group: Callable[[list[Instruction]], list[list[Instruction]]] = grouped
@@ -58,25 +67,21 @@ class FrameSet:
         return f"otter_mimicit_{self.name.lower()}"
 
     @property
-    def instruction_file(self) -> str:
-        """Below the data folder."""
-        return f"MIMIC-IT/{self.name}/{self.name}_instructions.json"
-
-    @property
     def image_file(self) -> str:
-        """Below the data folder."""
+        """The image file of the JSON packaging, below the data folder."""
         return f"MIMIC-IT/{self.name}/{self.name}.json"
 
 
 def frame_source(frames: FrameSet, *, about: str) -> Source:
     """Return the source that reads one set."""
     how = f"download it from {HOME} (access on request) and put it in MIMIC-IT/{frames.name}/"
+    parquet = f"MIMIC-IT/{frames.name}/**/*.parquet"
     return Source(
         name=frames.source,
         about=about,
         needs=(
-            Need(paths=(frames.instruction_file,), how=how),
-            Need(paths=(frames.image_file,), how=how, is_images=True),
+            instructions_need(frames.name),
+            Need(paths=(frames.image_file, parquet), how=how, is_images=True),
         ),
         licence=LICENCE,
         rows=partial(_rows, frames),
@@ -85,13 +90,26 @@ def frame_source(frames: FrameSet, *, about: str) -> Source:
 
 def _rows(frames: FrameSet, data: Path) -> Iterator[Row]:
     """Yield every group of related instructions, after one pass over the image file."""
-    index = Base64Index(data / frames.image_file, relative=frames.image_file, names=frames.names)
-    for group in frames.group(list(instructions(data / frames.instruction_file))):
+    index = PictureIndex(data, _containers(data, frames), names=frames.names)
+    for group in frames.group(list(instructions(data, frames.name))):
         convert = partial(to_record, group, frames=frames, index=index)
         yield Row(id=group[0].id, num_pairs=len(group), convert=convert)
 
 
-def to_record(group: Sequence[Instruction], *, frames: FrameSet, index: Base64Index) -> Converted:
+def _containers(data: Path, frames: FrameSet) -> list[Path]:
+    """Return the files that hold pictures: the JSON file, and Parquet with such a column."""
+    files = [path for path in [data / frames.image_file] if path.is_file()]
+    parquet = sorted((data / "MIMIC-IT" / frames.name).rglob("*.parquet"))
+    files += [path for path in parquet if picture_column(path)]
+    if not files:
+        raise ValueError(
+            f"{frames.source}: no {data / frames.image_file}, and no Parquet beside it has a"
+            f" column {' or '.join(PICTURE_COLUMNS)}"
+        )
+    return files
+
+
+def to_record(group: Sequence[Instruction], *, frames: FrameSet, index: PictureIndex) -> Converted:
     """Turn one group into one record.
 
     Raises:
@@ -110,17 +128,15 @@ def to_record(group: Sequence[Instruction], *, frames: FrameSet, index: Base64In
         )
     repairs: Counter[str] = Counter()
     images = tuple(_image(image_id, frames, index, repairs) for image_id in image_ids)
-    return record_of(
-        group, images, source=frames.source, file=frames.instruction_file, repairs=repairs
-    )
+    return record_of(group, images, source=frames.source, file=group[0].file, repairs=repairs)
 
 
-def _image(image_id: Any, frames: FrameSet, index: Base64Index, repairs: Counter[str]) -> ImageRef:
+def _image(image_id: Any, frames: FrameSet, index: PictureIndex, repairs: Counter[str]) -> ImageRef:
     if not isinstance(image_id, str) or not image_id.startswith(f"{frames.name}_IMG_"):
         raise Rejected("bad_id", f"image id {image_id!r} does not start with {frames.name}_IMG_")
     image, rule = frames.find(index, image_id)
     if image is None:
-        raise Rejected("missing_image", f"{image_id} is not in {frames.image_file}")
+        raise Rejected("missing_image", f"{image_id} is not among the pictures")
     if rule:
         repairs[rule] += 1
     return image

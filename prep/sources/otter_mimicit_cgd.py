@@ -16,18 +16,24 @@ from typing import Any
 
 from vchat.prep.rejected import Rejected
 from vchat.prep.sources import coco
-from vchat.prep.sources.mimicit import HOME, LICENCE, Instruction, grouped, instructions, record_of
-from vchat.prep.sources.source import Converted, Need, Row, Source
+from vchat.prep.sources.mimicit import (
+    LICENCE,
+    Instruction,
+    grouped,
+    instructions,
+    instructions_need,
+    record_of,
+)
+from vchat.prep.sources.source import Converted, Row, Source
 from vchat.shards.dialogue import ImageRef
 
-FILE = "MIMIC-IT/CGD/CGD_instructions.json"
 PREFIX = "CGD_IMG_"
 NORMAL_LENGTH = len(PREFIX) + 12
 
 
 def rows(data: Path) -> Iterator[Row]:
     """Yield every group of related instructions, in the order of their first."""
-    for group in grouped(list(instructions(data / FILE))):
+    for group in grouped(list(instructions(data, "CGD"))):
         yield Row(id=group[0].id, num_pairs=len(group), convert=partial(to_record, group))
 
 
@@ -41,7 +47,7 @@ def to_record(group: Sequence[Instruction]) -> Converted:
     image_ids = group[0].image_ids
     images = two_images(image_ids)
     repairs = Counter(long_id=sum(len(str(one)) > NORMAL_LENGTH for one in image_ids or ()))
-    return record_of(group, images, source="otter_mimicit_cgd", file=FILE, repairs=repairs)
+    return record_of(group, images, source="otter_mimicit_cgd", file=group[0].file, repairs=repairs)
 
 
 def two_images(image_ids: Sequence[Any] | None) -> tuple[ImageRef, ...]:
@@ -69,11 +75,7 @@ SOURCE = Source(
     name="otter_mimicit_cgd",
     about="differences between two COCO photographs (142 k instructions)",
     needs=(
-        Need(
-            paths=(FILE,),
-            how=f"download CGD_instructions.json from {HOME} (access on request) and put it in"
-            " MIMIC-IT/CGD/ of the data folder",
-        ),
+        instructions_need("CGD"),
         coco.TRAIN_2017,
     ),
     licence=f"{LICENCE}; {coco.LICENCE}",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from vchat.prep.base64_json import Base64Index
+from vchat.prep.picture_index import PictureIndex
 from vchat.prep.sources.mimicit import Instruction, grouped
 from vchat.prep.sources.mimicit_frames import Found, FrameSet, frame_source
 
@@ -39,7 +39,7 @@ def _round(entry: Instruction) -> int:
     return int(entry.id.rpartition("round")[2])
 
 
-def find(index: Base64Index, image_id: str) -> Found:
+def find(index: PictureIndex, image_id: str) -> Found:
     """Look a frame up by its id, then with `_00` put behind the scene, then with it taken away."""
     match = _SCENE.fullmatch(image_id)
     key = f"scannet:{match[1]}{match[3]}" if match else f"mimicit:{image_id}"

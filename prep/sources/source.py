@@ -49,7 +49,7 @@ class Need:
 
     paths: tuple[str, ...]
     """Below the data folder; any one of them will do. A folder ends in `/`; a `.zip` or `.tar` of
-    the same name does as well."""
+    the same name does as well. A `*` matches any name."""
 
     how: str
     """What to download and where to put it, as the end of a sentence."""
@@ -87,24 +87,28 @@ def check_needs(source: Source, data: Path) -> None:
 
 
 def _is_there(data: Path, path: str) -> bool:
+    return bool(_found(data, path))
+
+
+def _found(data: Path, path: str) -> list[Path]:
+    """Return what is there of a folder (or its archive), a file, or the files of a pattern."""
     if path.endswith("/"):
-        return (data / path).is_dir() or archive_of(data / path) is not None
-    return (data / path).is_file()
+        place = data / path if (data / path).is_dir() else archive_of(data / path)
+        return [] if place is None else [place]
+    if "*" in path:
+        return sorted(data.glob(path))
+    return [data / path] if (data / path).is_file() else []
 
 
 def annotation_files(source: Source, data: Path) -> list[Path]:
     """Return the annotation files that are there, in the order of `needs`."""
     paths = (path for need in source.needs if not need.is_images for path in need.paths)
-    return [data / path for path in paths if path[-1] != "/" and (data / path).is_file()]
+    return [file for path in paths if path[-1] != "/" for file in _found(data, path)]
 
 
 def image_places(source: Source, data: Path) -> list[Path]:
     """Return the folders, archives and files of images that are there, in order of `needs`."""
     paths = (
-        data / path
-        for need in source.needs
-        for path in need.paths
-        if need.is_images or path[-1] == "/"
+        path for need in source.needs for path in need.paths if need.is_images or path[-1] == "/"
     )
-    found = (path if path.exists() else archive_of(path) for path in paths)
-    return [path for path in found if path is not None]
+    return [place for path in paths for place in _found(data, path)]

@@ -5,8 +5,9 @@ import json
 
 import pytest
 from vchat.prep import base64_json
-from vchat.prep.base64_json import Base64Index, decoded, values
+from vchat.prep.base64_json import decoded, values
 from vchat.prep.image_files import ImageFiles
+from vchat.prep.picture_index import PictureIndex
 from vchat.prep.rejected import Rejected
 
 
@@ -62,7 +63,7 @@ def test_any_other_character_is_rejected():
 def test_a_name_is_looked_up_and_its_picture_read(tmp_path):
     texts = {"a": "QUJD", "b": "REVG", "c": "R0hJ"}
     path = written(tmp_path, json.dumps(texts))
-    index = Base64Index(path, relative="X.json", names=lambda name: (name, "any"))
+    index = PictureIndex(tmp_path, [path], names=lambda name: (name, "any"))
     files = ImageFiles([tmp_path])
     assert files.read(index.find("b", key="k")) == b"DEF"
     assert index.find("d", key="k") is None

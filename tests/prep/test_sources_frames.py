@@ -2,8 +2,12 @@
 
 import base64
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 from converting import converted, expect
 from raw_data import IMAGES, write_json
+from vchat.prep.image_files import ImageFiles
 from vchat.prep.sources import SOURCES
 
 
@@ -134,3 +138,46 @@ def test_vst(tmp_path):
     records, tally = converted(SOURCES["otter_mimicit_vst"], tmp_path, work=tmp_path / "work")
     expect(tally, records=1, rows={"missing_image": 1, "placeholder_mismatch": 1})
     assert [image.key for image in records[0].images] == [f"flickr:{i}" for i in range(5)]
+
+
+@pytest.mark.parametrize("packaging", ["base64", "hub", "hub_without_blank"])
+def test_sd_in_parquet(tmp_path, packaging):
+    folder = tmp_path / "MIMIC-IT/SD"
+    ids = [sd(1, 1), sd(1, 2), sd(2, 1), sd(3, 1)]
+    if packaging == "base64":
+        frame = {"__index_level_0__": ids, "base64": [picture(number=i) for i in range(3)] + [None]}
+    else:
+        cells = [{"bytes": IMAGES["gif"](i), "path": None} for i in range(3)]
+        frame = {"id": ids, "image": [*cells, None]}
+    blank = "related_instructions" if packaging == "hub_without_blank" else "related instructions"
+    rows = [
+        {"id": "I1", "instruction": "Q1", "answer": "A1", "images": ids[:2], blank: ["I2"]},
+        {"id": "I2", "instruction": "Q2", "answer": "A2", "images": ids[:2], blank: []},
+        {"id": "I3", "instruction": "Q3", "answer": "A3", "images": [ids[2], sd(2, 2)], blank: []},
+        {"id": "I4", "instruction": "Q4", "answer": "A4", "images": [ids[2], ids[3]], blank: []},
+    ]
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table(frame), folder / "SD_Images-0.parquet", row_group_size=2)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "SD_Instructions.parquet")
+    records, tally = converted(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")
+    expect(tally, records=1, rows={"missing_image": 1, "undecodable_image": 1})
+    (record,) = records
+    assert [round_.answer for round_ in record.rounds] == ["A1", "A2"]
+    column = "base64" if packaging == "base64" else "image"
+    assert record.images[1].member == f"1/{column}"
+    kind = "good" if packaging == "base64" else "gif"
+    assert ImageFiles([tmp_path]).read(record.images[1]) == IMAGES[kind](1)
+
+
+def test_parquet_without_pictures_or_instructions_is_an_error(tmp_path):
+    folder = tmp_path / "MIMIC-IT/SD"
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table({"x": [1]}), folder / "a.parquet")
+    with pytest.raises(ValueError, match="no Parquet beside it has a column image or base64"):
+        converted(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")
+    pq.write_table(pa.table({"id": ["a"], "image": [b"x"]}), folder / "b.parquet")
+    with pytest.raises(ValueError, match="holds no instructions: want SD_instructions"):
+        converted(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")
+    (folder / "c.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(ValueError, match=r"c\.parquet: damaged Parquet file"):
+        converted(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")

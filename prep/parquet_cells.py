@@ -1,0 +1,98 @@
+"""Pictures in the cells of a Parquet file, read by row number.
+
+A cell holds base64 text, bytes, or `{"bytes": ..}` as the hub's image columns do. Reading one cell
+decodes the row group it lies in, so the last few groups are kept: cheap where records come in the
+order of the file, dear in any other order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from vchat.prep.base64_json import decoded
+from vchat.prep.rejected import Rejected
+
+PICTURE_COLUMNS = ("image", "base64")
+ID_COLUMNS = ("id", "__index_level_0__", "index")
+GROUPS_KEPT = 4
+
+
+def is_parquet(path: Path) -> bool:
+    """Tell by the leading bytes whether a file is Parquet."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PAR1"
+
+
+def column_names(path: Path) -> list[str]:
+    """Return the names of a Parquet file's columns.
+
+    Raises:
+        ValueError: if it is damaged or truncated, naming it.
+    """
+    try:
+        return list(pq.read_schema(path).names)
+    except pa.ArrowInvalid as err:
+        raise ValueError(f"{path}: damaged Parquet file: {err}") from err
+
+
+def picture_column(path: Path) -> str:
+    """Return the column that holds pictures, or an empty text if there is none."""
+    names = column_names(path)
+    return next((name for name in PICTURE_COLUMNS if name in names), "")
+
+
+def picture_ids(path: Path) -> Iterator[str]:
+    """Yield the id of every row, in order.
+
+    Raises:
+        ValueError: if there is no column of ids.
+    """
+    names = column_names(path)
+    column = next((name for name in ID_COLUMNS if name in names), None)
+    if column is None:
+        raise ValueError(f"{path}: no column of ids; known: {', '.join(ID_COLUMNS)}")
+    with pq.ParquetFile(path) as parquet:
+        for batch in parquet.iter_batches(columns=[column]):
+            yield from map(str, batch.column(0).to_pylist())
+
+
+def read_cell(path: Path, cell: str) -> bytes:
+    """Return the picture of a cell that is named `row/column`.
+
+    Raises:
+        Rejected: `undecodable_image` if the cell holds no picture.
+    """
+    row, _, column = cell.partition("/")
+    starts = _group_starts(path)
+    group = int(np.searchsorted(starts, int(row), side="right")) - 1
+    value = _group(path, group, column)[int(row) - int(starts[group])].as_py()
+    return _picture(value, name=f"{path.name}:{cell}")
+
+
+def _picture(value: Any, *, name: str) -> bytes:
+    if isinstance(value, dict):
+        value = value.get("bytes")
+    if isinstance(value, str):
+        return decoded(value.encode(), name=name)
+    if isinstance(value, bytes):
+        return value
+    raise Rejected("undecodable_image", f"{name}: a cell of {type(value).__name__}")
+
+
+@lru_cache(maxsize=64)
+def _group_starts(path: Path) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    metadata = pq.read_metadata(path)
+    counts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    return np.concatenate(([0], np.cumsum(counts))).astype(np.int64)[:-1]
+
+
+@lru_cache(maxsize=GROUPS_KEPT)
+def _group(path: Path, number: int, column: str) -> pa.ChunkedArray:
+    with pq.ParquetFile(path) as parquet:
+        return parquet.read_row_group(number, columns=[column])[column]

@@ -1,0 +1,78 @@
+"""Where the pictures of large container files lie, by name, in 26 bytes per name.
+
+A container is a JSON object of base64 texts or a Parquet file with a column of pictures; which one
+is told by content. Each is read through once, a block at a time; a picture is then read by its
+place. A name may be another form of a picture's id, so that ids which differ in spelling meet.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+from vchat.prep.base64_json import values
+from vchat.prep.parquet_cells import is_parquet, picture_column, picture_ids
+from vchat.shards.dialogue import ImageRef
+
+IN_PARQUET = -1
+"""Stands for the size of a picture whose offset is a row number."""
+
+
+class PictureIndex:
+    """Finds pictures by name."""
+
+    def __init__(self, data: Path, files: Iterable[Path], *, names: Callable[[str], Iterable[str]]):
+        """Read every file once.
+
+        Args:
+            files: containers below the folder `data`.
+            names: the names that a picture of some id is found by.
+        """
+        hashes, places = array("Q"), array("q")
+        self._files: list[tuple[str, str]] = []
+        for number, path in enumerate(files):
+            column = picture_column(path) if is_parquet(path) else ""
+            self._files.append((path.relative_to(data).as_posix(), column))
+            for picture_id, offset, size in _pictures(path):
+                for name in names(picture_id):
+                    hashes.append(xxhash.xxh3_64_intdigest(name.encode()))
+                    places.extend((number, offset, size))
+        order = np.argsort(np.frombuffer(hashes, dtype=np.uint64), kind="stable")
+        self._hashes: NDArray[np.uint64] = np.frombuffer(hashes, dtype=np.uint64)[order]
+        found = np.frombuffer(places, dtype=np.int64).reshape(-1, 3)[order]
+        self._numbers = found[:, 0].astype(np.uint16)
+        self._offsets = found[:, 1].copy()
+        self._sizes = found[:, 2].copy()
+
+    def find(self, name: str, *, key: str, only: bool = False) -> ImageRef | None:
+        """Return the place of the picture of that name, or None if there is none.
+
+        Args:
+            key: its canonical key.
+            only: whether a name that several pictures have counts as none; else the first is
+                taken.
+        """
+        wanted = np.uint64(xxhash.xxh3_64_intdigest(name.encode()))
+        left = int(np.searchsorted(self._hashes, wanted))
+        right = int(np.searchsorted(self._hashes, wanted, side="right"))
+        if left == right or (only and right - left > 1):
+            return None
+        file, column = self._files[self._numbers[left]]
+        offset, size = int(self._offsets[left]), int(self._sizes[left])
+        if size == IN_PARQUET:
+            return ImageRef(key=key, file=file, member=f"{offset}/{column}")
+        return ImageRef(key=key, file=file, offset=offset, size_bytes=size)
+
+
+def _pictures(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Yield `(id, offset, size)` of every picture of a container."""
+    if is_parquet(path):
+        for row, picture_id in enumerate(picture_ids(path)):
+            yield picture_id, row, IN_PARQUET
+    else:
+        for name, place in values(path):
+            yield name, place.offset, place.size

@@ -1,0 +1,165 @@
+"""The sample world: pictures show what is drawn, pairs differ in one thing, questions leak nothing."""
+
+import io
+from collections import Counter, defaultdict
+
+import pytest
+from PIL import Image
+from vchat.prep.sample_data import questions, recognise
+from vchat.prep.sample_data.draw import SIZE, picture
+from vchat.prep.sample_data.draws import Draws
+from vchat.prep.sample_data.evaluation import KINDS, items
+from vchat.prep.sample_data.walks import draw_walk
+from vchat.prep.sample_data.world import (
+    CHANGES,
+    Scene,
+    Thing,
+    draw_cover,
+    draw_pair,
+    draw_scene,
+    scene_of,
+)
+
+
+def compressed(image: Image.Image, *, size: int) -> Image.Image:
+    """Return the picture as a build stores it, at another size."""
+    file = io.BytesIO()
+    image.resize((size, size)).save(file, "JPEG", quality=90)
+    return Image.open(file)
+
+
+@pytest.mark.parametrize("size", [SIZE, 2 * SIZE, 224])
+def test_a_stored_picture_is_recognised(size):
+    for i in range(60):
+        draws = Draws("recognise", size, i)
+        drawn = draw_cover(draws) if i % 4 == 0 else draw_scene(draws, number=1 + i % 3)
+        assert recognise(compressed(picture(drawn, draws), size=size)) == drawn
+
+
+def test_an_empty_picture_is_not_recognised():
+    with pytest.raises(ValueError, match="no shape"):
+        recognise(Image.new("RGB", (SIZE, SIZE), (30, 30, 30)))
+
+
+def test_draws_are_the_same_everywhere():
+    draws = Draws("a key", 7)
+    assert [draws.below(1000) for _ in range(6)] == DRAWN
+
+
+DRAWN = []
+
+
+def test_a_draw_names_what_is_wrong():
+    with pytest.raises(ValueError, match="at least 1 choice, got 0"):
+        Draws("x").below(0)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_pair_differs_in_one_thing(change):
+    fields = {"color": "color", "shape": "shape", "position": "place"}
+    for i in range(50):
+        pair = draw_pair(Draws("pair", i), change=change)
+        odd = pair.odd_things()
+        if change == "number":
+            assert len(odd) == 1
+            assert abs(len(pair.first.things) - len(pair.second.things)) == 1
+        else:
+            one, other = odd
+            differing = [f for f in fields.values() if getattr(one, f) != getattr(other, f)]
+            assert differing == [fields[change]]
+
+
+def test_which_of_a_pair_comes_first_says_nothing():
+    larger_first = sum(
+        len(pair.first.things) > len(pair.second.things)
+        for pair in (draw_pair(Draws("order", i), change="number") for i in range(400))
+    )
+    assert 160 < larger_first < 240
+
+
+def test_a_walk_never_stays():
+    places = [thing.place for thing in draw_walk(Draws("walk"), steps=30).things]
+    assert all(here != there for here, there in zip(places, places[1:], strict=False))
+
+
+def test_a_scene_refuses_two_things_in_one_place():
+    thing = Thing(shape="circle", color="red", place="top left")
+    with pytest.raises(ValueError, match="no place twice"):
+        scene_of([thing, Thing(shape="ring", color="blue", place="top left")])
+
+
+def test_a_dialogue_gives_no_answer_away():
+    for i in range(200):
+        draws = Draws("dialogue", i)
+        scene = draw_scene(draws, number=1 + i % 4)
+        said = ""
+        for question, answer in questions.dialogue_about(scene, draws):
+            facts = [t for t in scene.things if {t.color, t.shape} <= set(words(said))]
+            named = [t for t in scene.things if answer in (t.color, t.shape) and t in facts]
+            assert not named, (said, question, answer)
+            said += f" {question} {answer}" if answer not in said else f" {question}"
+
+
+def words(text: str) -> list[str]:
+    return text.replace("?", " ").split()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_a_question_says_nothing_about_its_answer(kind):
+    answers = defaultdict(Counter)
+    for i in range(1500):
+        wanted = kind.answers[i % len(kind.answers)]
+        for attempt in range(200):
+            _, (question, answer) = kind.ask(Draws("leak", kind.name, i, attempt))
+            if answer == wanted:
+                break
+        answers[shortened(question)][answer] += 1
+    best = sum(max(counts.values()) for counts in answers.values()) / 1500
+    assert best < 1 / len(kind.answers) + 0.08
+
+
+def shortened(question: str) -> str:
+    """Leave out the color where both color and shape are named: too many questions to count."""
+    return " ".join(questions_words(question))
+
+
+def questions_words(question: str) -> list[str]:
+    found = words(question)
+    return found[:-2] + found[-1:] if found[:2] == ["Which", "image"] else found
+
+
+def test_evaluation_answers_are_balanced_within_a_kind():
+    counts = defaultdict(Counter)
+    for item in items(5):
+        counts[item.kind.name][item.asked[1]] += 1
+        assert item.asked[1] in item.kind.answers
+    assert set(counts) == {kind.name for kind in KINDS}
+    for name, found in counts.items():
+        assert len(set(found.values())) == 1, name
+
+
+def test_evaluation_questions_have_the_answer_that_their_pictures_show():
+    for item in items(6)[:150]:
+        shown = [recognise(image) for image in item.images]
+        question, answer = item.asked
+        if item.kind.name == "word":
+            assert answer == shown[0].word
+        elif item.kind.name == "count":
+            assert answer == shown[0].number
+        elif item.kind.name in ("color", "shape", "position"):
+            assert any(
+                (question, answer) == ask(thing)
+                for thing in shown[0].things
+                for ask in (questions.color_of, questions.shape_of, questions.place_of)
+            )
+        elif item.kind.name == "which_image":
+            assert [is_shown(question, scene) for scene in shown] == [
+                answer == "Image 1",
+                answer == "Image 2",
+            ]
+
+
+def is_shown(question: str, scene: Scene) -> bool:
+    """Return whether a scene has what `Which image has the ...?` asks for."""
+    wanted = question.removeprefix("Which image has the ").removesuffix("?")
+    return any(wanted in (t.name, f"{t.shape} at the {t.place}") for t in scene.things)
