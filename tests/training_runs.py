@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -58,9 +59,9 @@ warmup_steps = 2
 
 [run]
 out = "{out}"
-steps = 24
-save_every = 8
-eval_every = 12
+steps = 12
+save_every = 4
+eval_every = 6
 keep_last = 0
 """
 
@@ -139,7 +140,7 @@ def toy_image(rng: np.random.Generator, key: str) -> StoredImage:
     )
 
 
-def write_run(folder: Path, *, shards: Path, **sections: str) -> Path:
+def write_run(folder: Path, *, shards: Path) -> Path:
     """Write RUN.toml with `OUT` beside it; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "RUN.toml"
@@ -149,8 +150,8 @@ def write_run(folder: Path, *, shards: Path, **sections: str) -> Path:
 
 def environment() -> dict[str, str]:
     """One thread per process, and no launcher's variables."""
-    launched = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
-    kept = {name: value for name, value in os.environ.items() if name not in launched}
+    set_by_launchers = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    kept = {name: value for name, value in os.environ.items() if name not in set_by_launchers}
     return kept | {"OMP_NUM_THREADS": "1"}
 
 
@@ -167,8 +168,6 @@ def command_line(run_file: Path, *settings: str, processes: int, launcher: str) 
 
 
 def free_port() -> str:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])
@@ -180,7 +179,24 @@ def launched(
     """Run to the end; by default alone for one process and under `deepspeed` for more."""
     launcher = launcher or ("alone" if processes == 1 else "deepspeed")
     command = command_line(run_file, *settings, processes=processes, launcher=launcher)
-    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=240)
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=500)
+
+
+def run_here(run_file: Path, *settings: str) -> None:
+    """Run as one process inside this one: a few seconds less than `launched`."""
+    prepared()
+    from vchat.train.config import read_run
+    from vchat.train.launch import run_training
+
+    run_training(read_run(run_file, overrides=settings))
+
+
+def prepared() -> None:
+    """Set what must be set before DeepSpeed is imported into this process."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from vchat.train.processes import prepare_environment
+
+    prepare_environment()
 
 
 def log_of(out: Path) -> list[dict[str, float]]:

@@ -13,6 +13,8 @@ group = LazyGroup(
         "run": ("vchat.train.commands:run", "Train, or go on with a run that was interrupted."),
         "plan": ("vchat.train.commands:plan", "Print steps, tokens and images of a run."),
         "eval": ("vchat.train.evaluate:command", "Answer an evaluation file and score it."),
+        "report": ("vchat.train.commands:report", "Draw the curves of a run as one page."),
+        "where": ("vchat.train.commands:where", "Name the samples of a step, or reverse."),
     },
     # The deepspeed launcher puts --local_rank=N before the command; LOCAL_RANK says the same.
     params=[click.Option(["--local_rank"], type=int, hidden=True, expose_value=False)],

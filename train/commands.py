@@ -1,4 +1,4 @@
-"""The bodies of `vchat-train run` and `vchat-train plan`: read RUN.toml, then hand over.
+"""The bodies of `vchat-train run | plan | where | report`: read RUN.toml, then hand over.
 
 A run that we ship is found by its name alone: `vchat-train run tiny.toml`.
 """
@@ -55,6 +55,45 @@ def plan(run_file: Path, overrides: tuple[str, ...], processes: int) -> None:
     from vchat.train.forecast import print_forecast
 
     print_forecast(config, num_processes=processes)
+
+
+@click.command("where")
+@_RUN_FILE
+@_SET
+@click.option("--step", type=int, help="List the samples of this optimizer step.")
+@click.option("--key", help="List the steps that read the sample of this key.")
+@click.option("--processes", default=1, show_default=True, help="How many the run has.")
+@click.option("--rank", type=int, help="With --step: of this process only.")
+def where(
+    run_file: Path,
+    overrides: tuple[str, ...],
+    step: int | None,
+    key: str | None,
+    processes: int,
+    rank: int | None,
+) -> None:
+    """Print which samples a step reads, with their records, or which steps read a sample."""
+    if (step is None) == (key is None):
+        raise click.UsageError("give either --step or --key")
+    config = read_run(shipped_or_own(run_file), overrides=overrides)
+    from vchat.train.processes import prepare_environment
+
+    prepare_environment()
+    from vchat.train.lineage import print_sample, print_step
+
+    if key is not None:
+        print_sample(config, key=key)
+    elif step is not None:
+        print_step(config, step=step, num_processes=processes, rank=rank)
+
+
+@click.command("report")
+@click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
+def report(out: Path) -> None:
+    """Draw the curves of the run in OUT (its run.out folder) as OUT/report.html."""
+    from vchat.train.report import write_report
+
+    click.echo(write_report(out))
 
 
 def shipped_or_own(run_file: Path) -> Path:

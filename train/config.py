@@ -151,8 +151,18 @@ class OptimizerConfig:
     final_lr_fraction: float = 0.0
     """Rate at the last step, as a fraction of `lr`."""
 
+    embedding_lr: float | None = None
+    """Another rate for the token embeddings, with the same course; none means `lr`."""
+
     clip_norm: float = 1.0
     """Gradients are scaled down to this global norm; 0 leaves them."""
+
+    on_bad_loss: Literal["stop", "skip"] = "stop"
+    """What to do if a loss is not a number, infinite or above `max_loss`: end the run, naming the
+    samples, or leave out the micro-batch and log them."""
+
+    max_loss: float | None = None
+    """Mean loss per token above which a micro-batch counts as bad; none is no limit."""
 
     def __post_init__(self) -> None:
         if len(self.betas) != 2:
@@ -207,6 +217,10 @@ class OutputConfig:
     log_every: int = 1
     """Steps between lines of `log.jsonl`."""
 
+    hang_timeout_s: float = 1800.0
+    """If a step, with its evaluation and saving, takes longer, every rank prints its stacks and
+    exits with code 1; 0 waits for ever."""
+
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either steps or epochs")
@@ -244,6 +258,9 @@ FREE_TO_CHANGE = (
     "run.keep_last",
     "run.eval_every",
     "run.log_every",
+    "run.hang_timeout_s",
+    "optimizer.on_bad_loss",
+    "optimizer.max_loss",
 )
 
 

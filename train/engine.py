@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import deepspeed
 import torch
 from vchat.model.visual_chat import VisualChat
@@ -44,7 +46,9 @@ def batch_loss(engine: deepspeed.DeepSpeedEngine, batch: Batch) -> torch.Tensor:
     """Return the cross entropy of a micro-batch, summed over its supervised tokens, float32[]."""
     batch = batch.to(engine.device)
     if not batch.segment_ids.any():  # zero-weight rows only: one position keeps the ranks in step
-        batch.segment_ids[0, 0] = 1
+        segment_ids = batch.segment_ids.clone()
+        segment_ids[0, 0] = 1
+        batch = replace(batch, segment_ids=segment_ids)
     output = engine(
         input_ids=batch.token_ids,
         pixel_values=batch.pixels,
@@ -57,9 +61,9 @@ def batch_loss(engine: deepspeed.DeepSpeedEngine, batch: Batch) -> torch.Tensor:
 
 
 def set_learning_rate(engine: deepspeed.DeepSpeedEngine, rate: float) -> None:
-    """Use this rate in the next optimizer step, for every group."""
+    """Use this rate in the next optimizer step, times what a group's parameters have of it."""
     for group in engine.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["rate_factor"]
 
 
 def whole_weights(engine: deepspeed.DeepSpeedEngine) -> dict[str, torch.Tensor]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from vchat.model.visual_chat import VisualChat
 from vchat.shards.manifest import ShardSet, open_shards
 from vchat.shards.plan_summary import PlanSummary, summarized
 from vchat.train.config import RunConfig
@@ -33,18 +34,8 @@ def forecast(config: RunConfig, *, num_processes: int) -> dict[str, Any]:
     Raises:
         ValueError: whatever would stop the run when it plans its first epoch.
     """
-    shard_set = open_shards(config.data.shards)
-    tokenizer = shard_set.tokenizer()
-    with torch.device("meta"):
-        model = build_model(
-            config.model,
-            image_token_id=tokenizer.image_id,
-            num_ids=tokenizer.num_ids,
-            seed=config.run.seed,
-        )
-    train_only(model, config.train.parts)
+    shard_set, model, data = planned(config, num_processes=num_processes)
     sizes = sizes_of(model)
-    data = RunData(shard_set, config, sizes=sizes, share=Share(rank=0, world_size=num_processes))
     rows_per_step = config.batch.rows_per_step
     summary = summarized(
         data.loader.plan(0),
@@ -64,6 +55,22 @@ def forecast(config: RunConfig, *, num_processes: int) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in model.parameters()),
         "trained parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }
+
+
+def planned(config: RunConfig, *, num_processes: int) -> tuple[ShardSet, VisualChat, RunData]:
+    """Open the shards, make the model without its weights, and plan the data as rank 0 would."""
+    shard_set = open_shards(config.data.shards)
+    tokenizer = shard_set.tokenizer()
+    with torch.device("meta"):
+        model = build_model(
+            config.model,
+            image_token_id=tokenizer.image_id,
+            num_ids=tokenizer.num_ids,
+            seed=config.run.seed,
+        )
+    train_only(model, config.train.parts)
+    share = Share(rank=0, world_size=num_processes)
+    return shard_set, model, RunData(shard_set, config, sizes=sizes_of(model), share=share)
 
 
 def _epoch_counts(summary: PlanSummary) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
+import deepspeed
 import torch
 import torch.distributed as dist
 from vchat.model.visual_chat import VisualChat
@@ -15,7 +18,7 @@ from vchat.train.checkpoint import Checkpoint, newest_complete, open_checkpoint
 from vchat.train.config import RunConfig
 from vchat.train.data import RunData, Share
 from vchat.train.engine import start_engine
-from vchat.train.identity import check_same_run, identity_of
+from vchat.train.identity import Identity, check_same_run, identity_of
 from vchat.train.log import TrainingLog
 from vchat.train.loop import train
 from vchat.train.processes import StopRequest, start_processes
@@ -24,54 +27,77 @@ from vchat.train.starting_model import build_model, load_model, sizes_of
 from vchat.train.universal import needs_conversion
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenRun:
+    """A run whose engine and data stand where its newest checkpoint left them."""
+
+    config: RunConfig
+    shard_set: ShardSet
+    identity: Identity
+    engine: deepspeed.DeepSpeedEngine
+    data: RunData
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint of a step; all ranks call it."""
+        save_checkpoint(
+            self.engine,
+            self.config,
+            step=step,
+            loader_state=self.data.state(),
+            identity=self.identity,
+            tokenizer=self.shard_set.tokenizer(),
+        )
+
+
 def run_training(config: RunConfig) -> None:
     """Train as configured, going on from the newest complete checkpoint in `run.out`.
+
+    May be called again in the same processes.
 
     Raises:
         ValueError: if that checkpoint belongs to another run, or another process uses the folder.
     """
-    stop = StopRequest()
-    rank, world_size = start_processes()
-    lock = locked(config.run.out) if rank == 0 else None
+    out = config.run.out
+    with StopRequest() as stop:
+        rank, world_size = start_processes()
+        with only_run_in(out, rank=rank):
+            run = opened(config, Share(rank=rank, world_size=world_size))
+            data = run.data
+            begun = f"going on after step {data.steps_done}" if data.steps_done else "starting"
+            say(f"{out}: {begun}, {data.total_steps} steps in all", rank=rank)
+            with TrainingLog(
+                out / "log.jsonl",
+                rank=rank,
+                first_step=data.steps_done,
+                total_steps=data.total_steps,
+            ) as log:
+                last = train(run.engine, data, config=config, log=log, stop=stop, save=run.save)
+            say(f"done: step {last} of {data.total_steps}, saved in {out}", rank=rank)
+
+
+def opened(config: RunConfig, share: Share) -> OpenRun:
+    """Make model, data and engine, and put them where the newest checkpoint left them."""
     shard_set = open_shards(config.data.shards)
-    checkpoint = agreed_checkpoint(config.run.out)
     identity = identity_of(config, shard_set)
+    checkpoint = agreed_checkpoint(config.run.out)
     if checkpoint is not None:
         check_same_run(identity, checkpoint)
     model = starting_model(config, shard_set, checkpoint=checkpoint)
-    share = Share(rank=rank, world_size=world_size)
     data = RunData(shard_set, config, sizes=sizes_of(model), share=share)
-    load_universal = checkpoint is not None and needs_conversion(
-        checkpoint, zero_stage=config.deepspeed.zero_stage, world_size=world_size
+    engine = start_engine(
+        model,
+        config,
+        world_size=share.world_size,
+        load_universal=checkpoint is not None
+        and needs_conversion(
+            checkpoint, zero_stage=config.deepspeed.zero_stage, world_size=share.world_size
+        ),
     )
-    engine = start_engine(model, config, world_size=world_size, load_universal=load_universal)
-    torch.manual_seed(config.run.seed + rank)  # dropout differs between ranks
+    torch.manual_seed(config.run.seed + share.rank)  # dropout differs between ranks
     if checkpoint is not None:
         load_checkpoint(engine, checkpoint)
         data.resume(checkpoint.state["loader"], steps_done=checkpoint.step)
-
-    def save(step: int) -> None:
-        save_checkpoint(
-            engine,
-            config,
-            step=step,
-            loader_state=data.state(),
-            identity=identity,
-            tokenizer=shard_set.tokenizer(),
-        )
-
-    announce(config, rank, data=data)
-    with TrainingLog(
-        config.run.out / "log.jsonl",
-        rank=rank,
-        first_step=data.steps_done,
-        total_steps=data.total_steps,
-    ) as log:
-        last = train(engine, data, config=config, log=log, stop=stop, save=save)
-    if rank == 0:
-        sys.stderr.write(f"done: step {last} of {data.total_steps}, saved in {config.run.out}\n")
-    if lock is not None:
-        lock.close()
+    return OpenRun(config=config, shard_set=shard_set, identity=identity, engine=engine, data=data)
 
 
 def starting_model(
@@ -96,25 +122,28 @@ def agreed_checkpoint(out: Path) -> Checkpoint | None:
     return open_checkpoint(Path(found[0])) if found[0] else None
 
 
-def locked(out: Path) -> IO[str]:
-    """Keep a second run out of the folder until the returned file is closed, or the process ends.
+@contextlib.contextmanager
+def only_run_in(out: Path, *, rank: int) -> Iterator[None]:
+    """Keep a second run out of the folder during the block; rank 0 holds the lock.
+
+    The system lets go of it when the process ends, however it ends.
 
     Raises:
         ValueError: if another process holds it.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    file = (out / ".lock").open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as err:
-        file.close()
-        raise ValueError(f"{out}: another run is writing there") from err
-    return file
-
-
-def announce(config: RunConfig, rank: int, *, data: RunData) -> None:
-    """Say on rank 0 where the run starts."""
     if rank != 0:
+        yield
         return
-    begun = f"going on after step {data.steps_done}" if data.steps_done else "starting"
-    sys.stderr.write(f"{config.run.out}: {begun}, {data.total_steps} steps in all\n")
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            raise ValueError(f"{out}: another run is writing there") from err
+        yield
+
+
+def say(text: str, *, rank: int) -> None:
+    """Rank 0 speaks for all."""
+    if rank == 0:
+        sys.stderr.write(f"{text}\n")

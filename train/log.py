@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -58,8 +59,8 @@ class TrainingLog:
         if self._file is not None:
             self._file.close()
 
-    def write(self, step: int, **values: float | int | str) -> None:
-        """Append one line, at once visible to readers."""
+    def write(self, step: int, **values: Any) -> None:
+        """Append one line of JSON values, at once visible to readers."""
         if self._file is None:
             return
         self._file.write(json.dumps({"step": step, **values}) + "\n")

@@ -7,18 +7,19 @@ size, micro-batch and accumulation.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import deepspeed
+from vchat.train.bad_loss import checked_loss, stop_if_bad
 from vchat.train.config import RunConfig
 from vchat.train.data import RunData
-from vchat.train.engine import batch_loss, set_learning_rate
+from vchat.train.engine import set_learning_rate
 from vchat.train.heldout import heldout_loss
 from vchat.train.log import TrainingLog
 from vchat.train.processes import StopRequest
 from vchat.train.schedule import learning_rate
 from vchat.train.tally import Tally
+from vchat.train.watchdog import watchdog
 
 
 def train(
@@ -39,29 +40,31 @@ def train(
         The last step made. It is saved.
     """
     run, last = config.run, data.total_steps
-    for step in range(data.steps_done + 1, last + 1):
-        rate = learning_rate(step, total_steps=last, optimizer=config.optimizer)
-        set_learning_rate(engine, rate)
-        tally = Tally()
-        for batch in tally.timed(data.step()):
-            loss_sum = batch_loss(engine, batch)
-            engine.backward(loss_sum * loss_weight(engine, batch.supervised_of_step))
-            engine.step()  # DeepSpeed updates the weights on the last micro-batch only
-            tally.add(batch, loss_sum)
-        data.step_done()
-        totals = tally.over_all_ranks(engine.device, stop=stop.requested)
+    with watchdog(run.hang_timeout_s) as wind_up:
+        for step in range(data.steps_done + 1, last + 1):
+            wind_up()
+            rate = learning_rate(step, total_steps=last, optimizer=config.optimizer)
+            set_learning_rate(engine, rate)
+            tally = Tally()
+            for batch in tally.timed(data.step()):
+                loss_sum = checked_loss(engine, batch, limits=config.optimizer, tally=tally)
+                engine.backward(loss_sum * loss_weight(engine, batch.supervised_of_step))
+                engine.step()  # DeepSpeed updates the weights on the last micro-batch only
+                tally.add(batch, loss_sum)
+            data.step_done()
+            totals = tally.over_all_ranks(engine.device, stop=stop.requested)
+            stop_if_bad(totals.loss, step, limits=config.optimizer, tally=tally)
 
-        values = totals.values() | {"lr": rate}
-        check_finite(values["loss"], step)
-        if is_due(step, run.eval_every, last=last) and not totals.stop:
-            values["eval_loss"] = heldout_loss(engine, data)
-        if step % run.log_every == 0 or "eval_loss" in values or step == last:
-            log.write(step, **values)
-        log.show(step, f"loss {values['loss']:.4f}  {values['tokens_per_s']:.0f} tokens/s")
-        if is_due(step, run.save_every, last=last) or totals.stop:
-            save(step)
-        if totals.stop:
-            return step
+            values = totals.values() | {"lr": rate}
+            if is_due(step, run.eval_every, last=last) and not totals.stop:
+                values["eval_loss"] = heldout_loss(engine, data)
+            if step % run.log_every == 0 or "eval_loss" in values or step == last:
+                log.write(step, **values)
+            log.show(step, f"loss {totals.loss:.4f}  {values['tokens_per_s']:.0f} tokens/s")
+            if is_due(step, run.save_every, last=last) or totals.stop:
+                save(step)
+            if totals.stop:
+                return step
     return last
 
 
@@ -78,9 +81,3 @@ def loss_weight(engine: deepspeed.DeepSpeedEngine, num_supervised: int) -> float
 def is_due(step: int, every: int, *, last: int) -> bool:
     """True every `every` steps and at the last one; never if `every` is 0."""
     return every > 0 and (step % every == 0 or step == last)
-
-
-def check_finite(loss: float, step: int) -> None:
-    """Raise ValueError if the loss of a step is not a number or is infinite."""
-    if not math.isfinite(loss):
-        raise ValueError(f"step {step}: the loss is {loss}; the last checkpoint is from before it")

@@ -35,13 +35,25 @@ def part_parameters(model: VisualChat, part: Part) -> Iterator[nn.Parameter]:
         yield from (p for p in model.decoder.parameters() if id(p) not in apart)
 
 
-def parameter_groups(model: nn.Module, optimizer: OptimizerConfig) -> list[dict[str, Any]]:
-    """Two groups of trained parameters: matrices, which decay, and vectors, which do not."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    if not trained:
+def parameter_groups(model: VisualChat, optimizer: OptimizerConfig) -> list[dict[str, Any]]:
+    """Group the trained parameters: matrices decay, vectors do not; embeddings have their rate.
+
+    `rate_factor` of a group is its learning rate as a multiple of the run's.
+
+    Raises:
+        ValueError: if nothing is trained.
+    """
+    embeddings = {id(p) for p in model.get_input_embeddings().parameters()}
+    factor = (optimizer.embedding_lr or optimizer.lr) / optimizer.lr
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            decay = optimizer.weight_decay if parameter.dim() >= 2 else 0.0
+            rate_factor = factor if id(parameter) in embeddings else 1.0
+            groups.setdefault((decay, rate_factor), []).append(parameter)
+    if not groups:
         raise ValueError("train.parts names nothing: no parameter is trained")
-    groups = [
-        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": optimizer.weight_decay},
-        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+    return [
+        {"params": parameters, "weight_decay": decay, "rate_factor": rate_factor}
+        for (decay, rate_factor), parameters in groups.items()
     ]
-    return [group for group in groups if group["params"]]

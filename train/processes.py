@@ -58,7 +58,7 @@ def end_processes() -> None:
 
 
 class StopRequest:
-    """Remembers that SIGTERM or SIGUSR1 asked this process to save and end.
+    """Remembers, inside its block, that SIGTERM or SIGUSR1 asked this process to save and end.
 
     A signal reaches ranks at different moments, so `requested` of one rank decides nothing: the
     loop adds it up over all ranks, at the end of a step.
@@ -66,8 +66,17 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
-        signal.signal(signal.SIGTERM, self._remember)
-        signal.signal(signal.SIGUSR1, self._remember)
+
+    def __enter__(self) -> StopRequest:
+        self._before = {
+            number: signal.signal(number, self._remember)
+            for number in (signal.SIGTERM, signal.SIGUSR1)
+        }
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _remember(self, signum: int, frame: FrameType | None) -> None:
         self.requested = True

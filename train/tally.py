@@ -6,6 +6,7 @@ import resource
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -28,16 +29,28 @@ class Totals:
     stop: bool
     """True if any rank was asked to stop."""
 
+    bad_keys: list[str]
+    """Samples, of all ranks, in micro-batches that were skipped for their own loss."""
+
+    skipped: int
+    """Micro-batches left out, counted on this rank; the same on all."""
+
     seconds: float
     """Of this rank, from the first wait for data to here."""
 
     wait_share: float
     """Share of that time this rank waited for data."""
 
-    def values(self) -> dict[str, float]:
+    @property
+    def loss(self) -> float:
+        """Mean cross entropy per planned supervised token of the step."""
+        return self.loss_sum / max(1, self.supervised)
+
+    def values(self) -> dict[str, Any]:
         """What the log says about the step."""
-        return {
-            "loss": self.loss_sum / max(1, self.supervised),
+        skipped = {"skipped_micro_batches": self.skipped, "bad_samples": self.bad_keys}
+        return (skipped if self.skipped else {}) | {
+            "loss": self.loss,
             "supervised_tokens": self.supervised,
             "images": round(self.images),
             "tokens_per_s": round(self.tokens / self.seconds, 1),
@@ -54,6 +67,9 @@ class Tally:
         self._started_at = time.perf_counter()
         self._waited_s = 0.0
         self._loss_sums: list[torch.Tensor] = []
+        self._batches: list[tuple[list[str], int]] = []
+        self._skipped = 0
+        self._bad_keys: list[str] = []
         self._counts = [0, 0, 0]
         self._supervised = 0
 
@@ -72,12 +88,23 @@ class Tally:
         """Count one micro-batch; its loss stays on the device until the step ends."""
         self._supervised = batch.supervised_of_step
         self._loss_sums.append(loss_sum.detach().double())
+        self._batches.append((sample_keys(batch), batch.num_supervised))
         counts = (
             int((batch.segment_ids > 0).sum()),
             batch.segment_ids.numel(),
             len(batch.pixels),
         )
         self._counts = [old + new for old, new in zip(self._counts, counts, strict=True)]
+
+    def skip(self, batch: Batch, *, named: bool) -> None:
+        """Count a micro-batch that is left out; `named` if its own loss on this rank is why."""
+        self._skipped += 1
+        self._bad_keys += sample_keys(batch) if named else []
+
+    def mean_losses(self) -> Iterator[tuple[list[str], float]]:
+        """Yield the sample keys and the mean loss per token of each micro-batch of this rank."""
+        for (keys, num_supervised), loss_sum in zip(self._batches, self._loss_sums, strict=True):
+            yield keys, float(loss_sum) / max(1, num_supervised)
 
     def over_all_ranks(self, device: torch.device, *, stop: bool) -> Totals:
         """Add up over all ranks in one small message; every rank gets the same sums."""
@@ -93,9 +120,22 @@ class Tally:
             images=images,
             supervised=self._supervised,
             stop=stops > 0,
+            skipped=self._skipped,
+            bad_keys=_from_all_ranks(self._bad_keys) if self._skipped else [],
             seconds=seconds,
             wait_share=self._waited_s / seconds,
         )
+
+
+def sample_keys(batch: Batch) -> list[str]:
+    """Keys of all samples of a micro-batch."""
+    return [key for row in batch.keys for key in row]
+
+
+def _from_all_ranks(keys: list[str]) -> list[str]:
+    gathered: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(gathered, keys)
+    return [key for of_rank in gathered for key in of_rank]
 
 
 def peak_memory_gb() -> float:

@@ -15,7 +15,7 @@ def test_the_plan_of_a_run_names_steps_tokens_and_images(tmp_path):
         for line in done.stdout.splitlines()
         if len(cells := line.replace("┃", "│").split("│")) == 4
     }
-    assert table["steps"] == "24"
+    assert table["steps"] == "12"
     assert table["micro-batches per step and process"] == "3"
     assert table["samples per epoch"] == "120"
     assert table["positions per image"] == "5"

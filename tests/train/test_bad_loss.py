@@ -1,0 +1,46 @@
+"""A loss that is no number stops the run or is left out; the samples behind it are named."""
+
+import math
+
+import pytest
+from training_runs import log_of, run_here, toy_shards, write_run
+
+CULPRIT = "toy/train/7"
+
+
+@pytest.fixture
+def run_file(tmp_path, monkeypatch):
+    """A run in which one sample makes the loss of its micro-batch NaN."""
+    from training_runs import prepared
+
+    prepared()
+    from vchat.train import bad_loss
+
+    sound = bad_loss.batch_loss
+
+    def poisoned(engine, batch):
+        loss = sound(engine, batch)
+        return loss * math.nan if any(CULPRIT in row for row in batch.keys) else loss
+
+    monkeypatch.setattr(bad_loss, "batch_loss", poisoned)
+    return write_run(tmp_path, shards=toy_shards(tmp_path / "shards"))
+
+
+def test_the_run_stops_and_names_the_samples_of_the_micro_batch(run_file):
+    with pytest.raises(ValueError, match=rf"the loss is nan.* samples .*{CULPRIT}.*on_bad_loss"):
+        run_here(run_file)
+
+
+def test_a_skipped_micro_batch_is_logged_and_the_rest_of_the_step_counts(run_file):
+    run_here(run_file, "optimizer.on_bad_loss=skip")
+    log = log_of(run_file.parent / "out")
+    skipped = [line for line in log if "bad_samples" in line]
+    assert len(skipped) >= 1
+    assert all(CULPRIT in line["bad_samples"] for line in skipped)
+    assert all(0 < line["loss"] < 7 for line in log)
+    assert len(log) == 12
+
+
+def test_a_loss_above_the_limit_counts_as_bad(run_file):
+    with pytest.raises(ValueError, match="step 1: the loss is 6"):
+        run_here(run_file, "optimizer.max_loss=5")

@@ -1,0 +1,36 @@
+"""A rank that hangs prints its stack and ends."""
+
+import subprocess
+import sys
+
+HANGS = """
+import time
+from vchat.train.watchdog import watchdog
+with watchdog(0.3) as wind_up:
+    wind_up()
+    time.sleep(20)
+"""
+WORKS = """
+import time
+from vchat.train.watchdog import watchdog
+with watchdog(0.3) as wind_up:
+    for _ in range(4):
+        wind_up()
+        time.sleep(0.1)
+time.sleep(0.5)
+"""
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+
+def test_a_hung_step_ends_the_process_with_its_stack():
+    done = run(HANGS)
+    assert done.returncode == 1
+    assert "Timeout" in done.stderr
+    assert 'File "<string>", line 6' in done.stderr
+
+
+def test_a_step_in_time_and_the_end_of_the_block_stop_the_timer():
+    assert run(WORKS).returncode == 0
