@@ -10,6 +10,7 @@ from vchat.train.chat.cli import chat
 from vchat.train.chat.session import ChatSession
 from vchat.train.chat.terminal import (
     Conversation,
+    completions,
     converse,
     image_path,
     parse_line,
@@ -75,6 +76,18 @@ def test_a_path_may_be_plain_quoted_or_escaped(picture_file, monkeypatch):
         assert image_path(text) == picture_file
     monkeypatch.setenv("HOME", str(picture_file.parent))
     assert image_path("~/a picture.png") == picture_file
+
+
+def test_the_tab_key_completes_commands_and_paths(picture_file, tmp_path):
+    (tmp_path / "a folder").mkdir()
+    (tmp_path / "b[1].png").touch()
+    assert completions("/i") == ["/image"]
+    assert completions("/") == ["/image", "/clear", "/help", "/quit"]
+    assert completions("What") == []
+    found = completions(f"/image {tmp_path}/a")
+    assert found == [f"/image {tmp_path}/a folder/", f"/image {picture_file}"]
+    assert completions(f"/image {tmp_path}/b[") == [f"/image {tmp_path}/b[1].png"]
+    assert f"/image {picture_file}" in completions(f"/image {tmp_path}/")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import aclosing
 from importlib.resources import files
 from typing import Any
@@ -28,8 +28,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from vchat.train.chat.messages import read_request
-from vchat.train.chat.service import ChatService, Prepared
-from vchat.train.chat.session import ChatSession, Ended
+from vchat.train.chat.service import ChatService, Finished, Prepared
+from vchat.train.chat.session import Ended
 from vchat.train.generation import Sampling
 
 MAX_BODY_BYTES = 64 << 20
@@ -119,8 +119,8 @@ class ChatServer:
     async def _pieces(self, prepared: Prepared, answer: _Answer) -> AsyncGenerator[str]:
         """Wait for our turn, then generate in a worker thread; at the end `answer` is finished."""
 
-        def generate() -> Any:
-            answer.finished_by = yield from generator
+        def generate() -> Generator[str]:
+            answer.finished = yield from generator
 
         async with self._turn:
             generator = self._service.answer(prepared)
@@ -138,8 +138,8 @@ class _Answer:
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
         self._model = model
-        self.finished_by: ChatSession | None = None
-        """The session, once the answer is complete."""
+        self.finished: Finished | None = None
+        """Known once the answer is complete."""
 
     def chunk(self, delta: dict[str, str]) -> dict[str, Any]:
         """One event of a stream; the last carries the reason why it is over, and the usage."""
@@ -154,26 +154,21 @@ class _Answer:
 
     def _named(self, kind: str, choice: dict[str, Any]) -> dict[str, Any]:
         facts = {"id": self._id, "object": kind, "created": self._created, "model": self._model}
-        usage = {"usage": self._usage()} if self.finished_by is not None else {}
+        usage = {} if self.finished is None else {"usage": _usage(self.finished)}
         return {**facts, "choices": [choice], **usage}
 
     def _reason(self) -> str | None:
-        if self.finished_by is None:
+        if self.finished is None:
             return None
-        return "stop" if self.finished_by.rounds[-1].ended is Ended.BY_MODEL else "length"
+        return "stop" if self.finished.ended is Ended.BY_MODEL else "length"
 
-    def _usage(self) -> dict[str, int]:
-        """Count positions, image positions included; an end token counts if it was generated."""
-        assert self.finished_by is not None
-        last = self.finished_by.rounds[-1]
-        positions = len(self.finished_by.ids) + len(self.finished_by.unfed)
-        prompt = positions - last.num_tokens - 1
-        completion = last.num_tokens + (last.ended is Ended.BY_MODEL)
-        return {
-            "prompt_tokens": prompt,
-            "completion_tokens": completion,
-            "total_tokens": prompt + completion,
-        }
+
+def _usage(finished: Finished) -> dict[str, int]:
+    return {
+        "prompt_tokens": finished.prompt_tokens,
+        "completion_tokens": finished.completion_tokens,
+        "total_tokens": finished.prompt_tokens + finished.completion_tokens,
+    }
 
 
 async def _body(request: Request) -> bytes:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from vchat.train.chat.chat_model import ChatModel
 from vchat.train.chat.messages import AskedRound, ChatRequest
-from vchat.train.chat.session import ChatRound, ChatSession
+from vchat.train.chat.session import ChatRound, ChatSession, Ended
 
 Key = tuple[object, ...]
 """Names a dialogue: its system text, then for each round image digests, question and answer."""
@@ -34,6 +34,18 @@ class Prepared:
 
     history: Key
     """The dialogue before the last round."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """How an answer came out."""
+
+    ended: Ended
+    prompt_tokens: int
+    """Positions before the answer, all earlier rounds and image positions included."""
+
+    completion_tokens: int
+    """Tokens of the answer, with its end token if the model generated one."""
 
 
 class ChatService:
@@ -62,8 +74,8 @@ class ChatService:
         history: Key = (request.system, *map(_round_key, request.rounds[:-1]))
         return Prepared(request=request, session=session, images=pixels[-1], history=history)
 
-    def answer(self, prepared: Prepared) -> Generator[str, None, ChatSession]:
-        """Yield the pieces of the answer; return the session, whose last round it is.
+    def answer(self, prepared: Prepared) -> Generator[str, None, Finished]:
+        """Yield the pieces of the answer; return how it came out.
 
         Closing the generator stops the answer.
         """
@@ -77,7 +89,7 @@ class ChatService:
             pieces.close()
             if len(session.rounds) > num_rounds:
                 self._keep(session, (*prepared.history, _round_key(asked, session.rounds[-1])))
-        return session
+        return _finished(session)
 
     def _session(self, prepared: Prepared) -> ChatSession:
         """Return the kept session of this dialogue if its next round fits, else the new one."""
@@ -111,6 +123,16 @@ class ChatService:
                 except ValueError as err:
                     raise ValueError(f"image {number} of the dialogue: {err}") from err
         return pixels
+
+
+def _finished(session: ChatSession) -> Finished:
+    last = session.rounds[-1]
+    positions = len(session.ids) + len(session.unfed)
+    return Finished(
+        ended=last.ended,
+        prompt_tokens=positions - last.num_tokens - 1,
+        completion_tokens=last.num_tokens + (last.ended is Ended.BY_MODEL),
+    )
 
 
 def _round_key(asked: AskedRound, happened: ChatRound | None = None) -> Key:

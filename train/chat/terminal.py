@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import importlib
+import glob
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -74,6 +74,15 @@ def image_path(text: str) -> Path:
     if not path.is_file():
         raise ValueError(f"{path}: not a file, wanted an image")
     return path
+
+
+def completions(line: str) -> list[str]:
+    """Return what a line so far may become: commands, or files after `/image `; for the Tab key."""
+    if line.startswith("/image "):
+        start = str(Path(line.removeprefix("/image ") + "x").expanduser())[:-1]
+        found = sorted(glob.glob(glob.escape(start) + "*"))  # noqa: PTH207, no folder yet
+        return [f"/image {name}/" if Path(name).is_dir() else f"/image {name}" for name in found]
+    return [command for command in COMMANDS if line.startswith("/") and command.startswith(line)]
 
 
 def printable(text: str) -> str:
@@ -190,10 +199,20 @@ def talk(session: ChatSession, *, greeting: str) -> None:
     """Chat on this process's standard streams: with a person, or with the lines of a pipe."""
     conversation = Conversation(session, out=sys.stdout, err=sys.stderr)
     if sys.stdin.isatty():
-        with contextlib.suppress(ImportError):  # no line editing then
-            importlib.import_module("readline")
+        _edit_lines()
         sys.stderr.write(greeting + "\n")
         lines = typed_lines(lambda: conversation.prompt, read=input, err=sys.stderr)
     else:
         lines = piped_lines(sys.stdin, lambda: conversation.prompt, out=sys.stdout)
     converse(conversation, lines)
+
+
+def _edit_lines() -> None:
+    """Give `input` line editing, history and completion, where this Python has them."""
+    try:
+        import readline
+    except ImportError:
+        return
+    readline.set_completer_delims("")
+    readline.set_completer(lambda text, number: dict(enumerate(completions(text))).get(number))
+    readline.parse_and_bind("tab: complete")
