@@ -81,7 +81,7 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def _print_summary(built: Built) -> None:
-    from vchat.prep.report import rejections
+    from vchat.prep.report import rejections, repairs
 
     if built.already_complete:
         click.echo(f"{built.out} holds this build already, complete")
@@ -92,6 +92,8 @@ def _print_summary(built: Built) -> None:
     )
     for name, one in built.report["sources"].items():
         click.echo(f"  {name}: {one['converted']['rows']} rows, {one['used_records']} records used")
+    for name, rule, count in repairs(built.report):
+        click.echo(f"  {name}: {count} image ids found by the rule {rule}")
     for line in rejections(built.report):
         click.echo(
             f"  {line['source']}: {line['count']} x {line['kind']} rejected,"

@@ -118,6 +118,16 @@ def rejections(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     return lines
 
 
+def repairs(found: Mapping[str, Any]) -> list[tuple[str, str, int]]:
+    """Return `(source, rule, image ids that it found)` of every rule that was needed."""
+    return [
+        (name, rule, count)
+        for name, one in found["sources"].items()
+        for rule, count in one["converted"]["repairs"].items()
+        if count
+    ]
+
+
 def _line(name: str, reason: str, count: int, *, kind: str, examples: list[str]) -> dict[str, Any]:
     return {
         "source": name,
@@ -134,7 +144,9 @@ def write(found: Mapping[str, Any], out: Path) -> None:
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    page = environment.from_string(PAGE).render(report=found, rejections=rejections(found))
+    page = environment.from_string(PAGE).render(
+        report=found, rejections=rejections(found), repairs=repairs(found)
+    )
     with written_whole(out / "report.json") as file:
         file.write(json.dumps(found, indent=1).encode())
     with written_whole(out / "report.html") as file:

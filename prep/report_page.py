@@ -70,6 +70,17 @@ PAGE = """<!doctype html>
 </table>
 {% else %}<p class="faint">Nothing.</p>{% endif %}
 
+{% if repairs %}
+<h2>Image ids that were found by a rule</h2>
+<table>
+<tr><th>source</th><th>rule</th><th class="n">images</th></tr>
+{% for name, rule, count in repairs %}
+<tr><td>{{ name }}</td><td><code>{{ rule }}</code></td>
+<td class="n">{{ "{:,}".format(count) }}</td></tr>
+{% endfor %}
+</table>
+{% endif %}
+
 <h2>Samples</h2>
 <div class="histograms">
 {% for title, counts in report.histograms.items() %}

@@ -1,5 +1,6 @@
 """Wrong inputs: one clear line and an exit code, through the real command line."""
 
+import errno
 import fcntl
 
 import pytest
@@ -164,6 +165,18 @@ def test_when_nothing_is_left_it_says_so(folder):
     code, error, _ = run(folder, out=folder / "other")
     assert code == 1
     assert "every record was rejected when it was decoded" in error
+
+
+def test_a_full_disk_says_what_to_do_and_keeps_the_rest(folder, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("vchat.prep.build.run_tasks", full)
+        code, error, _ = run(folder)
+    assert code == 1
+    assert "free some and run the same command again; finished shards are kept" in error
+    assert run(folder)[0] == 0
 
 
 def test_own_data_is_named_on_the_command_line(folder):
