@@ -87,11 +87,13 @@ def write_llava(root: Path, photographs: Sequence[Photograph], seed: int) -> Non
     details, reasonings, dialogues = [], [], []
     for photograph in photographs:
         draws = Draws(seed, "llava", photograph.number)
-        described = questions.whole_picture(photograph.scene)
+        described = draws.pick((questions.whole_picture, questions.list_of_shapes))(
+            photograph.scene
+        )
         reasoned = questions.comparison_of(photograph.scene, draws)
         asked = questions.dialogue_about(photograph.scene, draws)
         details.append(llava_row(photograph, [described], draws))
-        if draws.below(4) == 0:
+        if draws.below(8) == 0:
             reasonings.append(llava_row(photograph, [reasoned], draws))
         dialogues.append(llava_row(photograph, asked, draws))
     write_json(root / "llava/detail_23k.json", details)

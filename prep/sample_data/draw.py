@@ -18,7 +18,7 @@ SIZE = 64
 
 TINTS = {
     "red": (235, 50, 50),
-    "green": (35, 170, 60),
+    "green": (50, 200, 70),
     "blue": (60, 105, 240),
     "yellow": (240, 215, 40),
     "purple": (185, 65, 215),
@@ -55,24 +55,40 @@ def picture(drawn: Scene | Cover, draws: Draws) -> Image.Image:
     """Draw a scene or a cover as an RGB image of `SIZE` by `SIZE` pixels."""
     if isinstance(drawn, Cover):
         return cover_picture(drawn, draws)
-    grey = draws.between(15, 45)
-    ground = (grey, grey, grey + draws.between(-10, 10))
-    image = Image.new("RGB", (SIZE * FINE, SIZE * FINE), ground)
+    image = Image.new("RGB", (SIZE * FINE, SIZE * FINE))
     pen = ImageDraw.Draw(image)
+    grounds = draw_grounds(pen, draws)
     for thing in drawn.things:
-        spot = spot_of(thing, draws)
-        draw_shape(pen, thing.shape, spot, tint=tint_of(thing.color, draws), ground=ground)
+        spot, tint = spot_of(thing, draws), tint_of(thing.color, draws)
+        draw_shape(pen, thing.shape, spot, tint=tint, ground=grounds[thing.place])
     return image.reduce(FINE)
 
 
+def draw_grounds(pen: ImageDraw.ImageDraw, draws: Draws) -> dict[str, Tint]:
+    """Fill the four quarters, and return place -> tint: above is dark sky, below is dark soil.
+
+    The left is lighter than the right, as if light came from there.
+    """
+    grey, quarter = draws.between(15, 30), SIZE * FINE // 2
+    grounds = {}
+    for number, place in enumerate(PLACES):
+        row, column = divmod(number, 2)
+        light = grey + (0 if column else 20)
+        tint = (light + 15, light + 8, light) if row else (light, light + 5, light + 30)
+        x, y = column * quarter, row * quarter
+        pen.rectangle((x, y, x + quarter - 1, y + quarter - 1), fill=tint)
+        grounds[place] = tint
+    return grounds
+
+
 def cover_picture(cover: Cover, draws: Draws) -> Image.Image:
-    """Print the word in black, three pixels per dot, somewhere near the middle of the page."""
+    """Print the word in black, three pixels per dot, in the upper half of the page."""
     image = Image.new("RGB", (SIZE, SIZE), tint_of(cover.color, draws))
     pen = ImageDraw.Draw(image)
     dots, side = glyphs.dots(cover.word), 3
     height, width = (side * length for length in dots.shape)
-    left = draws.between(1, SIZE - width - 1)
-    top = (SIZE - height) // 2 + draws.between(-8, 8)
+    left = (SIZE - width) // 2 + draws.between(-3, 3)
+    top = (SIZE // 2 - height) // 2 + draws.between(-3, 3)
     for row, column in zip(*dots.nonzero(), strict=True):
         x, y = left + side * int(column), top + side * int(row)
         pen.rectangle((x, y, x + side - 1, y + side - 1), fill=(10, 10, 10))

@@ -16,7 +16,7 @@ from PIL import Image
 from vchat.prep.sample_data import questions
 from vchat.prep.sample_data.draw import picture
 from vchat.prep.sample_data.draws import Draws
-from vchat.prep.sample_data.questions import WHAT_CHANGED, Asked
+from vchat.prep.sample_data.questions import Asked
 from vchat.prep.sample_data.world import (
     CHANGES,
     COLORS,
@@ -159,6 +159,6 @@ KINDS = (
     Kind(name="count", answers=NUMBERS[1:], ask=about_number),
     Kind(name="word", answers=WORDS, ask=about_word),
     Kind(name="which_image", answers=("Image 1", "Image 2"), ask=about_which_image),
-    Kind(name="difference", answers=tuple(WHAT_CHANGED.values()), ask=about_difference),
+    Kind(name="difference", answers=CHANGES, ask=about_difference),
     Kind(name="numbered_image", answers=COLORS, ask=about_numbered_image),
 )

@@ -17,7 +17,7 @@ from vchat.prep.sample_data.draw import picture
 from vchat.prep.sample_data.draws import Draws
 from vchat.prep.sample_data.questions import Asked
 from vchat.prep.sample_data.walks import Walk, draw_walk
-from vchat.prep.sample_data.world import CHANGES, draw_pair
+from vchat.prep.sample_data.world import CHANGES, Pair, draw_pair
 from vchat.prep.sample_data.write import write_json, write_mimicit_images
 
 Instructions = dict[str, dict[str, Any]]
@@ -52,27 +52,30 @@ def write_set(root: Path, name: str, *, instructions: Instructions, images: Imag
 
 
 def write_cgd(root: Path, pairs: Sequence[PhotographPair], seed: int) -> None:
-    """Write CGD: three questions about each pair of COCO photographs."""
+    """Write CGD: two groups of questions about each pair of COCO photographs."""
     instructions: Instructions = {}
     images: Images = {}
     for both in pairs:
-        asked = compared(both, Draws(seed, "cgd", both.first.number))
-        start = len(instructions) + 1
-        ids = [f"CGD_INS_{start + i:06d}" for i in range(len(asked))]
+        draws = Draws(seed, "cgd", both.first.number)
         shown = {f"CGD_IMG_{each.number:012d}": each.image for each in (both.first, both.second)}
-        instructions |= related(ids, asked, list(shown))
         images |= shown
+        for asked in (compared(both.pair, draws), told_apart(both.pair, draws)):
+            start = len(instructions) + 1
+            ids = [f"CGD_INS_{start + i:06d}" for i in range(len(asked))]
+            instructions |= related(ids, asked, list(shown))
     write_set(root, "CGD", instructions=instructions, images=images)
 
 
-def compared(both: PhotographPair, draws: Draws) -> list[Asked]:
-    """Return the questions about one pair, in a drawn order."""
-    asked = [
-        questions.which_image(both.pair, draws.pick(both.pair.odd_things())),
-        questions.what_changed(both.pair),
-        questions.color_in_image(both.pair, draws),
-    ]
-    return draws.ordered(asked)
+def compared(pair: Pair, draws: Draws) -> list[Asked]:
+    """Return the questions in what two images differ, in a drawn order."""
+    thing = draws.pick(pair.odd_things())
+    return draws.ordered([questions.which_image(pair, thing), questions.what_changed(pair)])
+
+
+def told_apart(pair: Pair, draws: Draws) -> list[Asked]:
+    """Return questions about one image by its number, in a drawn order."""
+    described = questions.describe_image(pair, draws.between(1, 2))
+    return draws.ordered([questions.color_in_image(pair, draws), described])
 
 
 def write_sd(root: Path, seed: int, *, number: int) -> None:

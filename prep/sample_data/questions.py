@@ -8,17 +8,10 @@ so that no question or earlier answer gives a later answer away. A question/answ
 from __future__ import annotations
 
 from vchat.prep.sample_data.draws import Draws
-from vchat.prep.sample_data.world import PLACES, Change, Cover, Pair, Scene, Thing
+from vchat.prep.sample_data.world import PLACES, SHAPES, Cover, Pair, Scene, Thing
 
 Asked = tuple[str, str]
 """A question and its answer."""
-
-WHAT_CHANGED: dict[Change, str] = {
-    "color": "the color",
-    "shape": "the shape",
-    "position": "the position",
-    "number": "the number",
-}
 
 
 def color_of(thing: Thing) -> Asked:
@@ -42,10 +35,22 @@ def number_in(scene: Scene) -> Asked:
 
 
 def whole_picture(scene: Scene) -> Asked:
-    """Ask for everything: what is in each quarter, in reading order."""
+    """Ask for everything: what is in each quarter."""
+    return "Describe the image.", by_place(scene)
+
+
+def by_place(scene: Scene) -> str:
+    """Return what is in each quarter, in reading order."""
     names = {thing.place: thing.name for thing in scene.things}
     quarters = [f"{place.capitalize()}: {names.get(place, 'nothing')}." for place in PLACES]
-    return "Describe the image.", " ".join(quarters)
+    return " ".join(quarters)
+
+
+def list_of_shapes(scene: Scene) -> Asked:
+    """Ask for everything by shape, in the order of `SHAPES`."""
+    things = sorted(scene.things, key=lambda thing: SHAPES.index(thing.shape))
+    listed = [f"{thing.shape.capitalize()}: {thing.color}, {thing.place}." for thing in things]
+    return "List the shapes.", " ".join(listed)
 
 
 def sentences_about(scene: Scene) -> str:
@@ -108,7 +113,12 @@ def which_image(pair: Pair, thing: Thing) -> Asked:
 
 def what_changed(pair: Pair) -> Asked:
     """Ask in what two images differ."""
-    return "What changed?", WHAT_CHANGED[pair.change]
+    return "What changed?", pair.change
+
+
+def describe_image(pair: Pair, number: int) -> Asked:
+    """Ask for everything in image 1 or 2."""
+    return f"Describe Image {number}.", by_place((pair.first, pair.second)[number - 1])
 
 
 def color_in_image(pair: Pair, draws: Draws) -> Asked:

@@ -23,8 +23,18 @@ MOST_IDS = 1024
 COPIES = 16
 """Each text counts so often; a piece becomes one token only if it occurs more than once."""
 
-PIECES = r"\n*### [A-Za-z]+( [0-9])?:\n+| ?[A-Za-z]+|[0-9]| ?[^\sA-Za-z0-9]+|\s+"
-"""What is never merged across: a header of the template, a word, a digit, signs, blanks."""
+PIECES = "|".join(
+    (
+        r"\n*### [A-Za-z]+( [0-9])?:\n+",  # a header of the template, with the lines around it
+        r" ?[Ii]mage [0-9]",
+        r" ?([Tt]op|[Bb]ottom) (left|right)",
+        r" ?[A-Za-z]+",
+        r" ?[0-9]",
+        r" ?[^\sA-Za-z0-9]+",
+        r"\s+",
+    )
+)
+"""What is never merged across. A place and the name of an image are one piece, hence one token."""
 
 
 def write_tokenizer(folder: Path) -> None:
@@ -70,7 +80,8 @@ def world_texts() -> list[str]:
         pair = draw_pair(draws, change=draws.pick(CHANGES))
         walk = draw_walk(draws, steps=5)
         asked += questions.dialogue_about(scene, draws)
-        asked += [questions.whole_picture(scene), questions.comparison_of(scene, draws)]
+        asked += [questions.whole_picture(scene), questions.list_of_shapes(scene)]
+        asked += [questions.comparison_of(scene, draws), questions.describe_image(pair, 1 + i % 2)]
         asked += [questions.title_of(cover), questions.genre_of(cover)]
         asked += [questions.which_image(pair, each) for each in pair.odd_things()]
         asked += [questions.what_changed(pair), questions.color_in_image(pair, draws)]

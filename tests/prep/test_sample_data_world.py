@@ -1,7 +1,8 @@
-"""The sample world: pictures show what is drawn, pairs differ in one thing, questions leak nothing."""
+"""The sample world: pictures show what is drawn, pairs differ in one thing, no question leaks."""
 
 import io
 from collections import Counter, defaultdict
+from itertools import pairwise
 
 import pytest
 from PIL import Image
@@ -43,10 +44,7 @@ def test_an_empty_picture_is_not_recognised():
 
 def test_draws_are_the_same_everywhere():
     draws = Draws("a key", 7)
-    assert [draws.below(1000) for _ in range(6)] == DRAWN
-
-
-DRAWN = []
+    assert [draws.below(1000) for _ in range(6)] == [786, 946, 718, 924, 377, 368]
 
 
 def test_a_draw_names_what_is_wrong():
@@ -79,7 +77,7 @@ def test_which_of_a_pair_comes_first_says_nothing():
 
 def test_a_walk_never_stays():
     places = [thing.place for thing in draw_walk(Draws("walk"), steps=30).things]
-    assert all(here != there for here, there in zip(places, places[1:], strict=False))
+    assert all(here != there for here, there in pairwise(places))
 
 
 def test_a_scene_refuses_two_things_in_one_place():
@@ -88,20 +86,16 @@ def test_a_scene_refuses_two_things_in_one_place():
         scene_of([thing, Thing(shape="ring", color="blue", place="top left")])
 
 
-def test_a_dialogue_gives_no_answer_away():
+def test_a_dialogue_asks_for_shape_or_color_of_a_thing_never_both():
     for i in range(200):
         draws = Draws("dialogue", i)
         scene = draw_scene(draws, number=1 + i % 4)
-        said = ""
-        for question, answer in questions.dialogue_about(scene, draws):
-            facts = [t for t in scene.things if {t.color, t.shape} <= set(words(said))]
-            named = [t for t in scene.things if answer in (t.color, t.shape) and t in facts]
-            assert not named, (said, question, answer)
-            said += f" {question} {answer}" if answer not in said else f" {question}"
-
-
-def words(text: str) -> list[str]:
-    return text.replace("?", " ").split()
+        asked = questions.dialogue_about(scene, draws)
+        assert 2 <= len(asked) <= 5 or len(scene.things) == 1
+        assert len(set(asked)) == len(asked)
+        for thing in scene.things:
+            both = {questions.color_of(thing), questions.shape_of(thing)}
+            assert not both <= set(asked)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
@@ -119,13 +113,9 @@ def test_a_question_says_nothing_about_its_answer(kind):
 
 
 def shortened(question: str) -> str:
-    """Leave out the color where both color and shape are named: too many questions to count."""
-    return " ".join(questions_words(question))
-
-
-def questions_words(question: str) -> list[str]:
-    found = words(question)
-    return found[:-2] + found[-1:] if found[:2] == ["Which", "image"] else found
+    """Name a thing by its shape alone: with its color, too many questions differ to be counted."""
+    words = question.split()
+    return " ".join(words[:4] + words[5:] if len(words) == 6 and words[0] == "Which" else words)
 
 
 def test_evaluation_answers_are_balanced_within_a_kind():

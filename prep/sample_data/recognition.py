@@ -16,6 +16,12 @@ from vchat.prep.sample_data import glyphs
 from vchat.prep.sample_data.draw import FINE, SIZE, TINTS, Spot, draw_shape
 from vchat.prep.sample_data.world import PLACES, SHAPES, WORDS, Cover, Scene, Thing, scene_of
 
+Pixels = NDArray[np.float64]
+"""float64[H, W, 3], red, green, blue from 0 to 255."""
+
+Tint = NDArray[np.float64]
+"""float64[3]."""
+
 Levels = NDArray[np.float64]
 """float64[H, W]: how surely a pixel is part of what is drawn, from 0 to 1."""
 
@@ -31,38 +37,44 @@ def recognise(image: Image.Image) -> Scene | Cover:
     """
     resized = image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
     pixels = np.asarray(resized, dtype=np.float64)
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    ground = np.median(border, axis=0)
+    ground = _ground(pixels)
     if ground.max() > 110:
         return _cover(pixels, ground)
-    return _scene(pixels, ground)
+    return _scene(pixels)
 
 
-def _scene(pixels: NDArray[np.float64], ground: NDArray[np.float64]) -> Scene:
+def _ground(pixels: Pixels) -> Tint:
+    """Return the tint along the border, where nothing is drawn."""
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    tint: Tint = np.median(border, axis=0)
+    return tint
+
+
+def _scene(pixels: Pixels) -> Scene:
     """Look into each quarter; a thing is where the pixels differ from the ground."""
-    distance = np.abs(pixels - ground).sum(axis=2)
     half = SIZE // 2
     things = []
     for number, place in enumerate(PLACES):
         row, column = divmod(number, 2)
-        quarter = np.s_[row * half : (row + 1) * half, column * half : (column + 1) * half]
-        if distance[quarter].max() > 100:
-            seen = distance[quarter] / distance[quarter].max()
-            tint = np.median(pixels[quarter][seen > 0.75], axis=0)
+        quarter = pixels[row * half : (row + 1) * half, column * half : (column + 1) * half]
+        distance = np.abs(quarter - _ground(quarter)).sum(axis=2)
+        if distance.max() > 120:
+            seen = distance / distance.max()
+            tint = np.median(quarter[seen > 0.75], axis=0)
             things.append(Thing(shape=_nearest(seen, _shapes()), color=_color(tint), place=place))
     if not things:
         raise ValueError("the picture shows no shape of the sample world")
     return scene_of(things)
 
 
-def _cover(pixels: NDArray[np.float64], ground: NDArray[np.float64]) -> Cover:
+def _cover(pixels: Pixels, ground: Tint) -> Cover:
     ink = np.clip(1 - pixels.max(axis=2) / ground.max(), 0, 1)
     if ink.max() < 0.5:
         raise ValueError("the picture shows no printed word of the sample world")
     return Cover(word=_nearest(ink, _words()), color=_color(ground))
 
 
-def _color(tint: NDArray[np.float64]) -> str:
+def _color(tint: Tint) -> str:
     return min(TINTS, key=lambda color: float(np.abs(tint - TINTS[color]).sum()))
 
 
@@ -95,7 +107,8 @@ def _shapes() -> dict[str, Levels]:
 
 @cache
 def _words() -> dict[str, Levels]:
-    return {word: _normal(glyphs.dots(word).repeat(3, 0).repeat(3, 1) * 1.0) for word in WORDS}
+    pages = {word: glyphs.dots(word).repeat(3, 0).repeat(3, 1) for word in WORDS}
+    return {word: _normal(page.astype(np.float64)) for word, page in pages.items()}
 
 
 def _shape_levels(shape: str) -> Levels:
@@ -103,4 +116,4 @@ def _shape_levels(shape: str) -> Levels:
     image = Image.new("RGB", (side, side))
     spot = Spot(side // 2, side // 2, 10 * FINE)
     draw_shape(ImageDraw.Draw(image), shape, spot, tint=(255, 255, 255), ground=(0, 0, 0))
-    return _normal(np.asarray(image.reduce(FINE))[:, :, 0] / 255)
+    return _normal(np.asarray(image.reduce(FINE), dtype=np.float64)[:, :, 0] / 255)
