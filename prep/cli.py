@@ -14,7 +14,7 @@ group = LazyGroup(
             "List the data sets: what to download, and where to put it.",
         ),
         "sample-data": (
-            "vchat.prep.sample_data.command:command",
+            "vchat.prep.sample_data_command:command",
             "Draw a small world in the formats of all data sets.",
         ),
     },

@@ -1,4 +1,4 @@
-"""`vchat-prep sample-data`: flags and what it prints; the work is in `write_world`."""
+"""`vchat-prep sample-data`: flags and what it prints; the work is in `sample_data.write_world`."""
 
 from __future__ import annotations
 
