@@ -12,6 +12,7 @@ is 1/192 of the mean length, which costs about 0.3 % of the room.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,9 +118,9 @@ def best_fit(
     Args:
         types: (units, images) of each type, the longest first.
     """
-    units_per_image = min((units // images for units, images in types if images), default=1)
-    units_per_image = max(1, units_per_image)
-    images_per_row = min(images_per_row, units_per_row // units_per_image)
+    densest = max(Fraction(images, units) for units, images in types)
+    most, per = densest.numerator, densest.denominator  # at most `most` images in `per` units
+    images_per_row = min(images_per_row, units_per_row * most // per)
     rows = OpenRows.of_rows_with(images=images_per_row)
     for number, (units, images) in enumerate(types):
         left = counts[number]
@@ -138,7 +139,7 @@ def best_fit(
                 rows.add(free_units, free_images, pattern=pattern, num_rows=num_rows - used)
             left -= used * copies
             free_units -= copies * units
-            free_images = min(free_images - copies * images, free_units // units_per_image)
+            free_images = min(free_images - copies * images, free_units * most // per)
             rows.add(free_units, free_images, pattern=pattern + (number,) * copies, num_rows=used)
     return rows.patterns()
 

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from vchat.shards.packing import Ints, pack
 
@@ -25,6 +25,7 @@ def samples_and_budgets(draw: st.DrawFn) -> tuple[Ints, Ints, int, int]:
     return np.array(lengths, np.int64), np.array(images, np.int64), tokens_per_row, images_per_row
 
 
+@settings(max_examples=300)
 @given(samples_and_budgets())
 def test_every_sample_is_in_one_row_and_no_row_is_over_a_budget(
     case: tuple[Ints, Ints, int, int],
@@ -68,6 +69,13 @@ def test_rows_of_mixed_dialogues_are_98_percent_full() -> None:
     lengths, images = mixed_dialogues(20_000)
     offsets, _ = pack(lengths, images, tokens_per_row=4096, images_per_row=16)
     assert lengths.sum() / (4096 * (len(offsets) - 1)) > 0.98
+
+
+def test_many_images_of_few_positions_are_packed() -> None:
+    lengths, images = np.array([9, 1000, 5]), np.array([9, 0, 5])
+    offsets, order = pack(lengths, images, tokens_per_row=1000, images_per_row=9)
+    assert offsets.tolist() == [0, 1, 2, 3]
+    assert sorted(order.tolist()) == [0, 1, 2]
 
 
 def test_a_sample_over_a_budget_is_refused() -> None:
