@@ -5,12 +5,13 @@ For query t with score S_ts = q_t . k_s * scale over the keys s <= t of its own 
     text t:   o_t = softmax(S_t over text) V + softmax(S_t over images) V, 0 without images
     image t:  o_t = v_t
 
-So image positions cost no scores at all. `mmca_published` is what the published code computes
-instead, only for running checkpoints that it trained: dense, and rows before the first image see a
-mean over later image positions. `causal` is the same computation with every position counted as
-text. Who attends to whom is decided once per batch, in `layout.py`; `VisualChat` hands the layout
-to the decoder as a keyword argument, and every layer passes it on to `attend`. The decoder's own
-mask is never built.
+So image positions cost no scores at all. `causal` is the same computation with every position
+counted as text. `mmca_published` is what the published code computes, only for running checkpoints
+that it trained: dense, and rows before the first image see a mean over later image positions.
+
+Who attends to whom is decided once per batch, in `layout.py`; `VisualChat` hands the layout to the
+decoder as a keyword argument, and every layer passes it on to `attend`. The decoder's own mask is
+never built.
 
 B rows, H query heads, G key heads (G divides H), S positions, K keys, N positions of a flat row,
 d head width.
@@ -38,6 +39,18 @@ SCORES_PER_BLOCK = 2**24
 """How many scores exist at one time while decoding many tokens with a cache."""
 
 
+def register() -> None:
+    """Make our attention known to transformers under the names in `ATTENTIONS`."""
+    for name in ATTENTIONS:
+        AttentionInterface.register(name, attend)
+        AttentionMaskInterface.register(name, no_mask)
+
+
+def no_mask(*_: object, **__: object) -> None:
+    """Stand in for the decoder's mask: the layout says it all."""
+    return
+
+
 def attend(
     module: nn.Module,
     query: Tensor,
@@ -48,39 +61,27 @@ def attend(
     scaling: float,
     layout: Layout | None = None,
     dropout: float = 0.0,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    s_aux: Tensor | None = None,
-    position_bias: Tensor | None = None,
-    **_: object,
+    **wishes: object,
 ) -> tuple[Tensor, None]:
     """The attention function that a decoder layer calls.
 
     Args:
         query: float[B, H, S, d], after rotary embedding.
         key, value: float[B, G, K, d]; K = S unless there is a cache.
-        layout: whose turn it is to see what; required.
+        layout: who sees what; required.
+        wishes: whatever else the layer passes on.
 
     Returns:
         float[B, S, H, d], and None for the weights, which never exist.
 
     Raises:
-        ValueError: a layer wants something that MMCA does not define (dropout, a sliding window
-            shorter than the dialogue, soft-capped scores, sinks, a position bias).
+        ValueError: the layer wants something that MMCA does not define.
     """
     if layout is None:
         raise ValueError("this attention needs a layout: call VisualChat, not its decoder")
-    unsupported = {"softcap": softcap, "s_aux (sinks)": s_aux, "position_bias": position_bias}
-    for name, setting in unsupported.items():
-        if setting is not None:
-            raise ValueError(f"{type(module).__name__} wants {name}, which MMCA does not define")
     if dropout > 0.0:
         raise ValueError(f"attention dropout must be 0, the decoder's configuration has {dropout}")
-    if sliding_window is not None and layout.longest > sliding_window:
-        raise ValueError(
-            f"a dialogue of {layout.longest} positions is longer than the decoder's sliding window "
-            f"of {sliding_window}: text would lose sight of its images"
-        )
+    _refuse_the_undefined(wishes, layout, asked_by=type(module).__name__)
     if isinstance(layout, FlatLayout):
         return attend_flat(query, key, value, layout, scale=scaling), None
     if isinstance(layout, PrefillLayout):
@@ -91,14 +92,22 @@ def attend(
     return _attend_cached(query, key, value, layout, scale=scaling), None
 
 
-def no_mask(*_: object, **__: object) -> None:
-    """Stand in for the decoder's mask: the layout says it all."""
-    return
+def _refuse_the_undefined(wishes: dict[str, object], layout: Layout, *, asked_by: str) -> None:
+    """Stop where a layer wants what MMCA has no meaning for.
 
-
-for _name in ATTENTIONS:
-    AttentionInterface.register(_name, attend)
-    AttentionMaskInterface.register(_name, no_mask)
+    Raises:
+        ValueError: soft-capped scores, sinks, a position bias, or a sliding window that is shorter
+            than a dialogue.
+    """
+    for name in ("softcap", "s_aux", "position_bias"):
+        if wishes.get(name) is not None:
+            raise ValueError(f"{asked_by} wants {name}, which MMCA does not define")
+    window = wishes.get("sliding_window")
+    if isinstance(window, int) and layout.longest > window:
+        raise ValueError(
+            f"a dialogue of {layout.longest} positions is longer than the decoder's sliding window "
+            f"of {window}: text would lose sight of its images"
+        )
 
 
 def attend_flat(
@@ -108,6 +117,10 @@ def attend_flat(
 
     Per dialogue one causal attention over its text, and per run of text one attention without a
     mask onto the image keys before it. All operands are slices; only the output is put together.
+
+    Short rows need no other form. With 6 to 10 short dialogues in 512 to 1,024 positions, forward
+    and backward passes of a whole tiny model take 0.3 to 0.5 of the time that boolean masks take,
+    because slices skip what masks only hide; the calls themselves are under a tenth of the time.
     """
     texts = [stretch.num_text for stretch in layout.stretches]
     images = [stretch.num_image for stretch in layout.stretches]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from vchat.model.attention import register
 
 
 def use_attention(decoder: PreTrainedModel, name: str) -> None:
@@ -21,6 +22,7 @@ def use_attention(decoder: PreTrainedModel, name: str) -> None:
             f"{kind} does not take its attention from transformers' interface (for one, because it "
             f"adds position biases to its scores), so {name} cannot be used with it"
         )
+    register()
     decoder.set_attn_implementation(name)
     if not isinstance(decoder.get_output_embeddings(), nn.Linear):
         raise ValueError(f"{kind} has no linear output head")

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.generation import LogitsProcessorList, SuppressTokensLogitsProcessor
 from transformers.utils import ModelOutput
-from vchat.model import attention as _registers_attention  # noqa: F401
 from vchat.model.config import VisualChatConfig
 from vchat.model.decoders import cover_ids, use_attention
 from vchat.model.decoding import Rows, hidden_of_all, hidden_of_newest, hidden_of_predictors
