@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +192,16 @@ def run_here(run_file: Path, *settings: str) -> None:
     run_training(read_run(run_file, overrides=settings))
 
 
+def run_together(jobs: Sequence[tuple[Path, Sequence[str]]], *, processes: int) -> None:
+    """Make several runs one after the other in the same processes: imports cost more than steps."""
+    listing = jobs[0][0].parent / "jobs.json"
+    listing.write_text(json.dumps([[str(run_file), *settings] for run_file, settings in jobs]))
+    start = ["--nproc-per-node", str(processes), "--master-port", free_port()]
+    command = [str(BIN / "torchrun"), *start, __file__, str(listing)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=900)
+    assert done.returncode == 0, done.stderr[-5000:]
+
+
 def prepared() -> None:
     """Set what must be set before DeepSpeed is imported into this process."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -205,3 +216,8 @@ def log_of(out: Path) -> list[dict[str, float]]:
 
 def losses(out: Path) -> list[float]:
     return [line["loss"] for line in log_of(out)]
+
+
+if __name__ == "__main__":
+    for run_file, *settings in json.loads(Path(sys.argv[1]).read_text()):
+        run_here(Path(run_file), *settings)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import deepspeed
 import torch
 from vchat.model.visual_chat import VisualChat
-from vchat.shards.collate import Batch
+from vchat.shards.collate import IGNORED, Batch
 from vchat.train.config import RunConfig
 from vchat.train.deepspeed_config import deepspeed_dictionary
 from vchat.train.parts import parameter_groups, train_only
@@ -44,11 +44,12 @@ def start_engine(
 
 def batch_loss(engine: deepspeed.DeepSpeedEngine, batch: Batch) -> torch.Tensor:
     """Return the cross entropy of a micro-batch, summed over its supervised tokens, float32[]."""
+    config = engine.module.config
+    if len(batch.pixels) == 0:
+        batch = with_blank_image(
+            batch, slot_id=config.image_token_id, num_slots=config.positions_per_image
+        )
     batch = batch.to(engine.device)
-    if not batch.segment_ids.any():  # zero-weight rows only: one position keeps the ranks in step
-        segment_ids = batch.segment_ids.clone()
-        segment_ids[0, 0] = 1
-        batch = replace(batch, segment_ids=segment_ids)
     output = engine(
         input_ids=batch.token_ids,
         pixel_values=batch.pixels,
@@ -58,6 +59,29 @@ def batch_loss(engine: deepspeed.DeepSpeedEngine, batch: Batch) -> torch.Tensor:
     )
     loss: torch.Tensor = output.loss
     return loss
+
+
+def with_blank_image(batch: Batch, *, slot_id: int, num_slots: int) -> Batch:
+    """Add a row that shows one black image and carries no loss.
+
+    ZeRO 2 adds up gradients over ranks in the order in which they arrive. With an image in every
+    micro-batch, of text alone or of zero-weight rows too, that order is the same on all ranks.
+    """
+    length = batch.token_ids.shape[1]
+    slots = torch.arange(length) < num_slots
+    used = torch.arange(length) <= num_slots  # and one position of text behind them
+
+    def added(rows: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+        return torch.cat([rows, row.to(rows)[None]])
+
+    return replace(
+        batch,
+        pixels=batch.pixels.new_zeros(1, *batch.pixels.shape[1:]),
+        token_ids=added(batch.token_ids, slots * slot_id),
+        labels=added(batch.labels, torch.full((length,), IGNORED)),
+        position_ids=added(batch.position_ids, used * torch.arange(length)),
+        segment_ids=added(batch.segment_ids, used),
+    )
 
 
 def set_learning_rate(engine: deepspeed.DeepSpeedEngine, rate: float) -> None:

@@ -21,7 +21,7 @@ from vchat.train.engine import start_engine
 from vchat.train.identity import Identity, check_same_run, identity_of
 from vchat.train.log import TrainingLog
 from vchat.train.loop import train
-from vchat.train.processes import StopRequest, start_processes
+from vchat.train.processes import StopRequest, lost_ranks_in_one_line, start_processes
 from vchat.train.saving import load_checkpoint, save_checkpoint
 from vchat.train.starting_model import build_model, load_model, sizes_of
 from vchat.train.universal import needs_conversion
@@ -58,7 +58,7 @@ def run_training(config: RunConfig) -> None:
         ValueError: if that checkpoint belongs to another run, or another process uses the folder.
     """
     out = config.run.out
-    with StopRequest() as stop:
+    with StopRequest() as stop, lost_ranks_in_one_line():
         rank, world_size = start_processes()
         with only_run_in(out, rank=rank):
             run = opened(config, Share(rank=rank, world_size=world_size))

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
+from collections.abc import Iterator
 from types import FrameType
 
 
@@ -55,6 +57,24 @@ def end_processes() -> None:
     import torch.distributed as dist
 
     dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def lost_ranks_in_one_line() -> Iterator[None]:
+    """Turn the failure of a collective into one line: the rank that failed first says why.
+
+    Raises:
+        ConnectionError: in place of what torch raises on the ranks that were left waiting.
+    """
+    from torch.distributed import DistError
+
+    try:
+        yield
+    except RuntimeError as err:
+        if isinstance(err, DistError) or "Connection closed by peer" in str(err):
+            rank = os.environ["RANK"]
+            raise ConnectionError(f"rank {rank} lost another rank, which says why") from err
+        raise
 
 
 class StopRequest:

@@ -22,6 +22,7 @@ from training_runs import (
     log_of,
     losses,
     run_here,
+    run_together,
     toy_shards,
     write_run,
 )
@@ -36,24 +37,21 @@ def shards(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(shards, tmp_path_factory):
-    """Return the OUT folder of a whole run of two processes under a stage; made once each."""
-    made: dict[int, Path] = {}
+def folders(shards, tmp_path_factory) -> dict[str, Path]:
+    """Whole runs of two processes by name, each in its folder: a run per stage, and one more."""
+    skip = ["optimizer.on_bad_loss=skip", "optimizer.max_loss=5.0", "run.steps=2"]
+    settings = {f"stage{stage}": [f"deepspeed.zero_stage={stage}"] for stage in range(4)}
+    settings["all_skipped"] = ["deepspeed.zero_stage=3", *skip]
+    folders = {name: tmp_path_factory.mktemp(name) for name in settings}
+    jobs = [(write_run(folders[name], shards=shards), settings[name]) for name in settings]
+    run_together(jobs, processes=2)
+    return folders
 
-    def out_of(stage: int) -> Path:
-        if stage not in made:
-            folder = tmp_path_factory.mktemp(f"stage{stage}")
-            done = launched(
-                write_run(folder, shards=shards),
-                f"deepspeed.zero_stage={stage}",
-                processes=2,
-                launcher="torchrun" if stage == 1 else "deepspeed",
-            )
-            assert done.returncode == 0, done.stderr[-3000:]
-            made[stage] = folder / "out"
-        return made[stage]
 
-    return out_of
+@pytest.fixture(scope="session")
+def undisturbed(folders):
+    """Return the OUT folder of the whole run under a stage."""
+    return lambda stage: folders[f"stage{stage}"] / "out"
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
@@ -111,7 +109,7 @@ def test_a_run_killed_in_the_middle_ends_with_exactly_the_same_losses(
     assert saved.name != "step-000012"
     half_written(out / ".step-000010.part")
     half_written(out / "step-000010")
-    done = launched(run_file, "deepspeed.zero_stage=2", processes=2)
+    done = launched(run_file, "deepspeed.zero_stage=2", processes=2, launcher="torchrun")
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"going on after step {int(saved.name[5:])}" in done.stderr
     assert losses(out) == losses(undisturbed(2))
@@ -188,14 +186,10 @@ def test_a_refused_checkpoint_is_one_line_and_exit_code_1(undisturbed, shards, t
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
 
 
-def test_two_processes_stay_in_step_when_all_micro_batches_are_skipped(shards, tmp_path):
-    run_file = write_run(tmp_path, shards=shards)
-    settings = ("deepspeed.zero_stage=3", "optimizer.on_bad_loss=skip", "optimizer.max_loss=5.0")
-    done = launched(run_file, *settings, "run.steps=2", processes=2)
-    assert done.returncode == 0, done.stderr[-3000:]
-    log = log_of(tmp_path / "out")
+def test_two_processes_stay_in_step_when_all_micro_batches_are_skipped(folders):
+    log = log_of(folders["all_skipped"] / "out")
     assert [line["loss"] for line in log] == [0.0, 0.0]
-    assert [line["skipped_micro_batches"] for line in log] == [2, 2]
+    assert [line["skipped_micro_batches"] for line in log] == [3, 3]
 
 
 def interrupted(
