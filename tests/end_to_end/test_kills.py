@@ -84,7 +84,7 @@ def test_a_killed_build_ends_with_the_bytes_of_an_undisturbed_one(data, shards, 
 
 def run_command(shards: Path, out: Path) -> list[str]:
     settings = [f"data.shards={shards}", f"run.out={out}", f"run.steps={STEPS}"]
-    settings += ["run.save_every=5", "run.eval_every=20"]
+    settings += ["run.save_every=5", "run.eval_every=20", "run.log_every=1"]
     return command_line(Path("tiny.toml"), *settings, processes=2, launcher="deepspeed")
 
 

@@ -67,7 +67,7 @@ def samples(shards):
 @pytest.fixture(scope="module")
 def trained(line) -> Path:
     where = (f"data.shards={line.shards}", f"run.out={line.run}")
-    how_long = ("run.steps=6", "run.save_every=3", "run.eval_every=6")
+    how_long = ("run.steps=6", "run.save_every=3", "run.eval_every=6", "run.log_every=1")
     ended = launched(Path("tiny.toml"), *where, *how_long, processes=2)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return line.run
