@@ -42,15 +42,14 @@ def whole_picture(scene: Scene) -> Asked:
 def by_place(scene: Scene) -> str:
     """Return what is in each quarter, in reading order."""
     names = {thing.place: thing.name for thing in scene.things}
-    quarters = [f"{place.capitalize()}: {names.get(place, 'nothing')}." for place in PLACES]
-    return " ".join(quarters)
+    return ", ".join(f"{place}: {names.get(place, 'nothing')}" for place in PLACES)
 
 
 def list_of_shapes(scene: Scene) -> Asked:
     """Ask for everything by shape, in the order of `SHAPES`."""
     things = sorted(scene.things, key=lambda thing: SHAPES.index(thing.shape))
-    listed = [f"{thing.shape.capitalize()}: {thing.color}, {thing.place}." for thing in things]
-    return "List the shapes.", " ".join(listed)
+    listed = [f"{thing.shape}: {thing.color}, {thing.place}" for thing in things]
+    return "List the shapes.", "; ".join(listed)
 
 
 def sentences_about(scene: Scene) -> str:

@@ -121,11 +121,13 @@ def draw_cover(draws: Draws) -> Cover:
 
 
 def draw_pair(draws: Draws, *, change: Change) -> Pair:
-    """Choose two scenes of one to three things that differ in `change` alone.
+    """Choose two scenes of one to four things that differ in `change` alone.
 
-    Which of the two comes first is drawn, so the order says nothing about what changed.
+    Which of the two comes first is drawn, so the order says nothing about what changed. A thing
+    can move or be added only where a quarter is free.
     """
-    base = draw_scene(draws, number=draws.between(1, 3))
+    most = 3 if change in ("position", "number") else 4
+    base = draw_scene(draws, number=draws.between(1, most))
     chosen = draws.pick(base.things)
     if change == "number":
         other = scene_of([*base.things, draw_other(draws, base, number=1)[0]])

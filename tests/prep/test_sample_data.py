@@ -217,7 +217,7 @@ def test_sparkles_and_minigpt4_share_pictures(data):
 def test_the_tokenizer_loads_both_ways_and_keeps_text(data):
     ours = TextTokenizer.load(data / "tokenizer")
     theirs = PreTrainedTokenizerFast.from_pretrained(data / "tokenizer")
-    text = "Top left: red circle. Bottom right: nothing. na\u00efve \u4f60\u597d 123"
+    text = "top left: red circle, bottom right: nothing. na\u00efve \u4f60\u597d 123"
     ids = ours.encode([Text(text)]).ids.tolist()
     assert ids == theirs(text)["input_ids"]
     assert theirs.decode(ids) == text
