@@ -74,6 +74,7 @@ def emptied(batch: Batch) -> Batch:
     return replace(
         batch,
         pixels=batch.pixels[:0],
+        token_ids=torch.zeros_like(batch.token_ids),
         labels=torch.full_like(batch.labels, IGNORED),
         segment_ids=torch.zeros_like(batch.segment_ids),
         num_supervised=0,
