@@ -78,4 +78,5 @@ def emptied(batch: Batch) -> Batch:
         labels=torch.full_like(batch.labels, IGNORED),
         segment_ids=torch.zeros_like(batch.segment_ids),
         num_supervised=0,
+        keys=[[] for _ in batch.keys],
     )
