@@ -95,13 +95,19 @@ def chosen_sources(recipe: Recipe) -> tuple[ChosenSource, ...]:
     """
     if not recipe.source:
         raise WrongUse("no data sets: name some with --datasets or as [[source]] in the recipe")
-    chosen = tuple(_chosen(choice, data=Path(recipe.data)) for choice in recipe.source)
+    chosen = tuple(chosen_source(choice, recipe=recipe) for choice in recipe.source)
     for one in chosen:
         check_needs(one.source, one.data)
     return chosen
 
 
-def _chosen(choice: SourceChoice, *, data: Path) -> ChosenSource:
+def chosen_source(choice: SourceChoice, *, recipe: Recipe) -> ChosenSource:
+    """Return one source of a recipe, whether its files are there or not.
+
+    Raises:
+        WrongUse: for an unknown name, or a known one that is given to your own data.
+    """
+    data = Path(recipe.data)
     if choice.file is None:
         source = source_named(choice.name)
         return ChosenSource(choice=choice, source=source, data=data, roots=(data,))

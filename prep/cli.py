@@ -13,6 +13,10 @@ group = LazyGroup(
             "vchat.prep.sources_command:command",
             "List the data sets: what to download, and where to put it.",
         ),
+        "doctor": (
+            "vchat.prep.doctor_command:command",
+            "Say which data sets are there, what is missing, what will be lost.",
+        ),
         "sample-data": (
             "vchat.prep.sample_data_command:command",
             "Draw a small world in the formats of all data sets.",

@@ -15,7 +15,7 @@ from vchat.prep.json_stream import items
 from vchat.prep.rejected import Rejected
 from vchat.prep.sources import coco
 from vchat.prep.sources.prompts import REASONS, prompt_for
-from vchat.prep.sources.source import Converted, Need, Row, Source
+from vchat.prep.sources.source import Converted, KnownCount, Need, Row, Source
 from vchat.prep.sources.texts import as_sentence, checked_text, filled_text
 from vchat.shards.dialogue import Record, Round
 
@@ -100,4 +100,5 @@ SOURCE = Source(
     ),
     licence=f"Apache-2.0 (annotations); {coco.LICENCE}",
     rows=rows,
+    known=KnownCount(number=17_056, of="rows", is_exact=False),
 )

@@ -17,7 +17,7 @@ from vchat.prep.json_stream import items
 from vchat.prep.rejected import Rejected
 from vchat.prep.sources import coco
 from vchat.prep.sources.prompts import BRIEF, prompt_for
-from vchat.prep.sources.source import Converted, Need, Row, Source
+from vchat.prep.sources.source import Converted, KnownCount, Need, Row, Source
 from vchat.prep.sources.texts import as_sentence, filled_text
 from vchat.shards.dialogue import ImageRef, Record, Round
 
@@ -112,4 +112,5 @@ SOURCE = Source(
     ),
     licence=f"CC BY 4.0 (annotations); {coco.LICENCE}",
     rows=rows,
+    known=KnownCount(number=616_767, of="pairs"),
 )

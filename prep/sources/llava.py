@@ -16,7 +16,7 @@ from vchat.prep.json_stream import items
 from vchat.prep.rejected import Rejected
 from vchat.prep.sources import coco
 from vchat.prep.sources.llava_turns import num_answers, rounds_of
-from vchat.prep.sources.source import Converted, Need, Row, Source
+from vchat.prep.sources.source import Converted, KnownCount, Need, Row, Source
 from vchat.shards.dialogue import Record
 
 HOME = "https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K"
@@ -73,4 +73,5 @@ SOURCE = Source(
     needs=(*FILES, coco.TRAIN_2017),
     licence=LICENCE,
     rows=rows,
+    known=KnownCount(number=23_240 + 76_643, of="rows"),
 )

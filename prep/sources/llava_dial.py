@@ -9,7 +9,7 @@ from functools import partial
 
 from vchat.prep.sources import coco
 from vchat.prep.sources.llava import LICENCE, file_need, file_rows
-from vchat.prep.sources.source import Source
+from vchat.prep.sources.source import KnownCount, Source
 
 FILE = file_need("conversation_58k.json")
 
@@ -19,4 +19,5 @@ SOURCE = Source(
     needs=(FILE, coco.TRAIN_2017),
     licence=LICENCE,
     rows=partial(file_rows, source="llava_dial", file=FILE.paths[0]),
+    known=KnownCount(number=56_681, of="rows"),
 )

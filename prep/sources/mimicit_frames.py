@@ -25,7 +25,7 @@ from vchat.prep.sources.mimicit import (
     instructions_need,
     record_of,
 )
-from vchat.prep.sources.source import Converted, Need, Row, Source
+from vchat.prep.sources.source import Converted, KnownCount, Need, Row, Source
 from vchat.shards.dialogue import ImageRef
 
 Found = tuple[ImageRef | None, str]
@@ -72,7 +72,7 @@ class FrameSet:
         return f"MIMIC-IT/{self.name}/{self.name}.json"
 
 
-def frame_source(frames: FrameSet, *, about: str) -> Source:
+def frame_source(frames: FrameSet, *, about: str, known: KnownCount) -> Source:
     """Return the source that reads one set."""
     how = f"download it from {HOME} (access on request) and put it in MIMIC-IT/{frames.name}/"
     parquet = f"MIMIC-IT/{frames.name}/**/*.parquet"
@@ -85,6 +85,7 @@ def frame_source(frames: FrameSet, *, about: str) -> Source:
         ),
         licence=LICENCE,
         rows=partial(_rows, frames),
+        known=known,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from vchat.prep.json_stream import items
 from vchat.prep.rejected import Rejected
 from vchat.prep.sources.prompts import DETAILED, prompt_for
-from vchat.prep.sources.source import Converted, Need, Row, Source
+from vchat.prep.sources.source import Converted, KnownCount, Need, Row, Source
 from vchat.prep.sources.texts import file_id, filled_text
 from vchat.shards.dialogue import ImageRef, Record, Round
 
@@ -71,4 +71,5 @@ SOURCE = Source(
     ),
     licence="BSD-3 (code); images from CC and SBU by their URLs, text generated",
     rows=rows,
+    known=KnownCount(number=3_439, of="rows", is_exact=False),
 )

@@ -15,7 +15,7 @@ from typing import Any
 from vchat.prep.archives import file_names
 from vchat.prep.json_stream import members
 from vchat.prep.rejected import Rejected
-from vchat.prep.sources.source import Converted, Need, Row, Source
+from vchat.prep.sources.source import Converted, KnownCount, Need, Row, Source
 from vchat.prep.sources.texts import filled_rounds
 from vchat.shards.dialogue import ImageRef, Record
 
@@ -117,4 +117,5 @@ SOURCE = Source(
     ),
     licence="for research use; covers belong to their publishers",
     rows=rows,
+    known=KnownCount(number=207_572, of="rows"),
 )

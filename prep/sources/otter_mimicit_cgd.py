@@ -24,7 +24,7 @@ from vchat.prep.sources.mimicit import (
     instructions_need,
     record_of,
 )
-from vchat.prep.sources.source import Converted, Row, Source
+from vchat.prep.sources.source import Converted, KnownCount, Row, Source
 from vchat.shards.dialogue import ImageRef
 
 PREFIX = "CGD_IMG_"
@@ -80,4 +80,5 @@ SOURCE = Source(
     ),
     licence=f"{LICENCE}; {coco.LICENCE}",
     rows=rows,
+    known=KnownCount(number=141_869, of="pairs"),
 )

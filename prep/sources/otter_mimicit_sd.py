@@ -7,8 +7,10 @@ related instructions about two images. A record with one side missing is rejecte
 from __future__ import annotations
 
 from vchat.prep.sources.mimicit_frames import FrameSet, frame_source
+from vchat.prep.sources.source import KnownCount
 
 SOURCE = frame_source(
     FrameSet(name="SD", num_images=2),
     about="small differences between two frames of a surveillance camera (16 k)",
+    known=KnownCount(number=15_989, of="pairs"),
 )

@@ -13,6 +13,7 @@ import re
 from vchat.prep.picture_index import PictureIndex
 from vchat.prep.sources.mimicit import Instruction, grouped
 from vchat.prep.sources.mimicit_frames import Found, FrameSet, frame_source
+from vchat.prep.sources.source import KnownCount
 
 _INSTRUCTION = re.compile(r"(.*)_activity(\d+)_round(\d+)")
 _SCENE = re.compile(r"(SN_IMG_scene\d+)(_\d\d)?(_color_\d+)")
@@ -55,4 +56,5 @@ def find(index: PictureIndex, image_id: str) -> Found:
 SOURCE = frame_source(
     FrameSet(name="SN", find=find, group=group),
     about="walks through indoor scenes, 16 frames or more each (6 k)",
+    known=KnownCount(number=6_000, of="pairs", is_exact=False),
 )

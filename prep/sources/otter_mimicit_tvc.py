@@ -12,6 +12,7 @@ import re
 
 from vchat.prep.picture_index import PictureIndex
 from vchat.prep.sources.mimicit_frames import Found, FrameSet, frame_source
+from vchat.prep.sources.source import KnownCount
 
 _CLIP = re.compile(r"(?:([A-Za-z]+)_)?(s\d+e\d+_seg\d+_clip_\d+)_")
 _FRAME = re.compile(r"_(\d+)$")
@@ -51,5 +52,7 @@ def find(index: PictureIndex, image_id: str) -> Found:
 
 
 SOURCE = frame_source(
-    FrameSet(name="TVC", names=names, find=find), about="frames of television clips (92 k)"
+    FrameSet(name="TVC", names=names, find=find),
+    about="frames of television clips (92 k)",
+    known=KnownCount(number=92_000, of="pairs", is_exact=False),
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from vchat.prep.picture_index import PictureIndex
 from vchat.prep.sources.mimicit_frames import Found, FrameSet, frame_source
+from vchat.prep.sources.source import KnownCount
 
 PREFIX = "VST_IMG_"
 
@@ -19,5 +20,7 @@ def find(index: PictureIndex, image_id: str) -> Found:
 
 
 SOURCE = frame_source(
-    FrameSet(name="VST", find=find), about="stories about five pictures of an album (33 k)"
+    FrameSet(name="VST", find=find),
+    about="stories about five pictures of an album (33 k)",
+    known=KnownCount(number=33_000, of="pairs", is_exact=False),
 )

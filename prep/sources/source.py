@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from vchat.prep.archives import archive_of
 from vchat.shards.dialogue import Record
@@ -59,6 +60,18 @@ class Need:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KnownCount:
+    """How much a complete copy of a data set holds."""
+
+    number: int
+    of: Literal["rows", "pairs"]
+    """Rows of the annotation, or the question/answer pairs in them."""
+
+    is_exact: bool = True
+    """Whether its publisher states this very number; else it is about that many."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """One data set that `vchat-prep build --datasets` knows by name."""
 
@@ -71,6 +84,9 @@ class Source:
     rows: Callable[[Path], Iterator[Row]]
     """Reads the data folder, row by row in file order."""
 
+    known: KnownCount | None = None
+    """Compared with what is there by `vchat-prep doctor`; a build does not look at it."""
+
 
 def check_needs(source: Source, data: Path) -> None:
     """Check that every file and folder the source reads is there, before any work.
@@ -79,15 +95,16 @@ def check_needs(source: Source, data: Path) -> None:
         ValueError: naming what is missing, what to download and where to put it.
     """
     for need in source.needs:
-        if not any(_is_there(data, path) for path in need.paths):
+        if not found_places(need, data):
             wanted = " or ".join(str(data / path) for path in need.paths)
             kind = "image folder" if need.paths[0].endswith("/") else "annotation file"
             kind = "image file" if need.is_images else kind
             raise ValueError(f"{source.name}: {kind} {wanted} is missing; {need.how}")
 
 
-def _is_there(data: Path, path: str) -> bool:
-    return bool(_found(data, path))
+def found_places(need: Need, data: Path) -> list[Path]:
+    """Return the files, folders and archives of a need that are there, in order of its paths."""
+    return [place for path in need.paths for place in _found(data, path)]
 
 
 def _found(data: Path, path: str) -> list[Path]:

@@ -17,7 +17,7 @@ from typing import Any
 from vchat.prep.json_stream import items
 from vchat.prep.rejected import Rejected
 from vchat.prep.sources import minigpt4
-from vchat.prep.sources.source import Converted, Need, Row, Source
+from vchat.prep.sources.source import Converted, KnownCount, Need, Row, Source
 from vchat.prep.sources.texts import file_id, filled_text, paired
 from vchat.shards.dialogue import ImageRef, Record, Round
 
@@ -134,4 +134,5 @@ SOURCE = Source(
     needs=(*_needs("CC"), *_needs("VG")),
     licence="BSD-3 (code); dialogues under OpenAI's terms of use",
     rows=rows,
+    known=KnownCount(number=4_521 + 2_000, of="rows"),
 )

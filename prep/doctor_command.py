@@ -1,0 +1,114 @@
+"""`vchat-prep doctor`: flags, the table, and the exit code."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from vchat.prep.build import ChosenSource
+    from vchat.prep.doctor import Finding
+
+
+@click.command("doctor", help="Say which data sets are there, what is missing, what will be lost.")
+@click.option("--data", metavar="DIR", default="data", help="Folder that holds the data sets.")
+@click.option("--datasets", metavar="A,B,MINE=FILE", help="Data sets that must be ready (all).")
+@click.option("--sample", type=click.IntRange(min=1), default=500, help="Rows to try of each.")
+@click.option("--max-images", type=int, default=8, help="The build's limit for one dialogue.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def command(data: str, datasets: str | None, sample: int, max_images: int, as_json: bool) -> int:
+    """Examine the data sets; exit code 1 if one that is named cannot be built."""
+    findings = _findings(data, datasets, sample=sample, max_images=max_images)
+    if as_json:
+        import json
+
+        click.echo(json.dumps({one.name: _plain(one) for one in findings}, indent=1))
+    else:
+        _print_table(findings)
+        for one in findings:
+            _print_details(one, is_named=datasets is not None)
+    unready = [one.name for one in findings if one.status != "ready"]
+    if datasets is not None and unready:
+        click.echo(f"cannot be built: {', '.join(unready)}", err=True)
+        return 1
+    return 0
+
+
+def _findings(data: str, datasets: str | None, **limits: int) -> list[Finding]:
+    from vchat.prep.build import chosen_source
+    from vchat.prep.recipe import read_recipe
+    from vchat.prep.sources import SOURCES
+
+    flags = {"datasets": ",".join(SOURCES) if datasets is None else datasets, "data": data}
+    recipe = read_recipe(None, flags)
+    return [_examined(chosen_source(choice, recipe=recipe), **limits) for choice in recipe.source]
+
+
+def _examined(one: ChosenSource, **limits: int) -> Finding:
+    from vchat.prep.doctor import examined
+    from vchat.shards.progress import progress
+
+    with progress(f"examine {one.source.name}", unit="rows") as advance:
+        return examined(one, on_row=lambda: advance(1), **limits)
+
+
+def _print_table(findings: list[Finding]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("data set", "status", "packaging", "count", "images", box=None, pad_edge=False)
+    for one in findings:
+        packagings = dict.fromkeys(need.packaging for need in one.needs if need.packaging)
+        formats = ", ".join(f"{name} {n}" for name, n in one.sampled.formats.most_common())
+        counted = one.count or (f"{one.rows} rows" if one.rows else "")
+        table.add_row(one.name, one.status, ", ".join(packagings), counted, formats)
+    Console(width=None if Console().is_terminal else 120).print(table)
+
+
+def _print_details(one: Finding, *, is_named: bool) -> None:
+    """Print what is missing and how to get it, and what the sample showed."""
+    lines = [one.problem.removeprefix(f"{one.name}: ")] if one.status == "broken" else []
+    for need in one.needs:
+        if not need.places and (is_named or any(other.places for other in one.needs)):
+            lines.append(f"missing: {' or '.join(need.need.paths)}; {need.need.how}")
+        if need.missing_parts:
+            lines.append(f"missing of the files beside it: {', '.join(need.missing_parts[:5])}")
+    losses = one.expected_losses()
+    for reason, count in one.sampled.rejected.items():
+        share = f"{count} of {one.sampled.rows} rows tried"
+        lines.append(f"expect to lose about {losses[reason]} rows: {reason} ({share})")
+    for rule, count in one.sampled.repairs.items():
+        lines.append(f"image ids found by the rule {rule}: {count} of {one.sampled.images} tried")
+    for line in lines:
+        click.echo(f"  {one.name}: {line}")
+
+
+def _plain(one: Finding) -> dict[str, Any]:
+    sampled = one.sampled
+    return {
+        "status": one.status,
+        "problem": one.problem,
+        "needs": [
+            {
+                "paths": need.need.paths,
+                "found": need.places,
+                "packaging": need.packaging,
+                "missing_parts": need.missing_parts,
+                "how": need.need.how,
+            }
+            for need in one.needs
+        ],
+        "rows": one.rows,
+        "pairs": one.pairs,
+        "count": one.count,
+        "expected_losses": one.expected_losses(),
+        "sample": {
+            "rows": sampled.rows,
+            "records": sampled.records,
+            "images": sampled.images,
+            "rejected": dict(sampled.rejected),
+            "repairs": dict(sampled.repairs),
+            "formats": dict(sampled.formats),
+        },
+    }
