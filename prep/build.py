@@ -33,7 +33,7 @@ from vchat.prep.images import library_versions
 from vchat.prep.plan import BuildPlan, PlannedShard, make_plan, read_plan, write_plan
 from vchat.prep.pool import run_tasks
 from vchat.prep.recipe import Recipe, SourceChoice, for_manifest, size_in_bytes
-from vchat.prep.sources import SOURCES, source_named
+from vchat.prep.sources import source_named, source_names
 from vchat.prep.sources.own import own_source
 from vchat.prep.sources.source import Source, check_needs
 from vchat.prep.staged import plan_columns, write_record_file
@@ -111,7 +111,7 @@ def chosen_source(choice: SourceChoice, *, recipe: Recipe) -> ChosenSource:
     if choice.file is None:
         source = source_named(choice.name)
         return ChosenSource(choice=choice, source=source, data=data, roots=(data,))
-    if choice.name in SOURCES:
+    if choice.name in source_names():
         raise WrongUse(f"{choice.name}={choice.file}: the name belongs to a known data set")
     file = Path(choice.file)
     source = own_source(choice.name, file)

@@ -38,9 +38,9 @@ def command(data: str, datasets: str | None, sample: int, max_images: int, as_js
 def _findings(data: str, datasets: str | None, **limits: int) -> list[Finding]:
     from vchat.prep.build import chosen_source
     from vchat.prep.recipe import read_recipe
-    from vchat.prep.sources import SOURCES
+    from vchat.prep.sources import source_names
 
-    flags = {"datasets": ",".join(SOURCES) if datasets is None else datasets, "data": data}
+    flags = {"datasets": ",".join(source_names()) if datasets is None else datasets, "data": data}
     recipe = read_recipe(None, flags)
     return [_examined(chosen_source(choice, recipe=recipe), **limits) for choice in recipe.source]
 

@@ -1,4 +1,7 @@
-"""The data sets that `vchat-prep build --datasets` knows: one file each, one line here each."""
+"""The data sets that `vchat-prep build --datasets` knows: one file each, one line here each.
+
+Installed packages may add more: see `plugins`.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from vchat.prep.sources import (
     otter_mimicit_vst,
     sparkles_dialogue,
 )
+from vchat.prep.sources.plugins import added_sources, loaded
 from vchat.prep.sources.source import Source
 from vchat.shards.command import WrongUse
 
@@ -42,7 +46,12 @@ _ALL = (
 SOURCES: Mapping[str, Source] = {
     source.name: source for source in sorted(_ALL, key=lambda s: s.name)
 }
-"""Name -> source, in alphabetical order."""
+"""Name -> source of ours, in alphabetical order."""
+
+
+def source_names() -> list[str]:
+    """Return the names of our data sets, then those that installed packages add."""
+    return list(dict.fromkeys((*SOURCES, *added_sources())))
 
 
 def source_named(name: str) -> Source:
@@ -50,11 +59,17 @@ def source_named(name: str) -> Source:
 
     Raises:
         WrongUse: if there is none, naming the nearest.
+        ValueError: if a package adds a name of ours, or its source cannot be loaded.
     """
-    if name not in SOURCES:
-        near = difflib.get_close_matches(name, SOURCES, n=1, cutoff=0.0)
-        raise WrongUse(
-            f"unknown data set {name!r}; did you mean {near[0]!r}? (`vchat-prep sources` lists all;"
-            f" name your own data as {name}=FILE)"
-        )
-    return SOURCES[name]
+    added = added_sources()
+    if name in SOURCES:
+        if name in added:
+            raise ValueError(f"{added[name].value} adds {name!r}, the name of a data set of ours")
+        return SOURCES[name]
+    if name in added:
+        return loaded(added[name])
+    near = difflib.get_close_matches(name, source_names(), n=1, cutoff=0.0)
+    raise WrongUse(
+        f"unknown data set {name!r}; did you mean {near[0]!r}? (`vchat-prep sources` lists all;"
+        f" name your own data as {name}=FILE)"
+    )
