@@ -14,10 +14,11 @@ from itertools import groupby
 
 import numpy as np
 from vchat.prep.rejected import Rejected
+from vchat.shards.chat_template import TextChanged
 from vchat.shards.codec import RecordOrigin, Sample, StoredImage, StoredRound
 from vchat.shards.dialogue import Record
 from vchat.shards.positions import num_positions
-from vchat.shards.template import TextRound, VisualChatTemplate
+from vchat.shards.template import Template, TextRound
 from vchat.shards.tokens import Encoded, TextTokenizer
 
 OnRejected = Callable[[Record, Rejected], None]
@@ -50,7 +51,7 @@ class Assembler:
     """Makes samples of dialogues, with one tokenizer, template and length limit."""
 
     tokenizer: TextTokenizer
-    template: VisualChatTemplate
+    template: Template
     max_tokens: int
     """The longest sample in positions of the decoder, image positions included."""
 
@@ -61,13 +62,17 @@ class Assembler:
     ) -> Iterator[Sample]:
         """Yield the samples of one dialogue, in order; none if every record is rejected.
 
-        `on_rejected` is called for every record with a round that is too long.
+        `on_rejected` is called for every record with a round that is too long, or that the
+        template would change.
         """
         turns = [turn for prepared in records for turn in turns_of(prepared)]
         if not turns:
             return
-        encoded = self._encode(turns)
-        if self._length(encoded, turns) <= self.max_tokens:
+        try:
+            encoded = self._encode(turns)
+        except TextChanged:  # which record it was, the check of each finds out
+            encoded = None
+        if encoded is not None and self._length(encoded, turns) <= self.max_tokens:
             yield _sample(turns, encoded, split=split, key=turns[0].record.key)
             return
         yield from self._split(turns, split=split, on_rejected=on_rejected)
@@ -89,9 +94,15 @@ class Assembler:
             yield _sample(part, self._encode(part), split=split, key=key)
 
     def _check_rounds(self, turns: Sequence[Turn]) -> None:
-        """Raise `Rejected` unless every round of a record fits alone with the images it needs."""
+        """Raise `Rejected` unless every round of a record fits alone with the images it needs.
+
+        And unless the template renders its texts as they are.
+        """
         for number, turn in enumerate(turns, start=1):
-            length = self._length(self._encode([turn]), [turn])
+            try:
+                length = self._length(self._encode([turn]), [turn])
+            except TextChanged as changed:
+                raise Rejected("changed_text", f"round {number}: {changed}") from changed
             if length > self.max_tokens:
                 problem = f"round {number} takes {length} positions, more than {self.max_tokens}"
                 raise Rejected("too_long", problem)

@@ -40,8 +40,9 @@ from vchat.prep.staged import plan_columns, write_record_file
 from vchat.prep.task import Job, ShardResult, SourceFiles, read_result
 from vchat.shards.command import WrongUse
 from vchat.shards.manifest import FinishedShard, publish
+from vchat.shards.named_template import template_named
 from vchat.shards.progress import progress
-from vchat.shards.template import VisualChatTemplate, template_named
+from vchat.shards.template import Template
 from vchat.shards.tokens import TextTokenizer
 
 
@@ -73,7 +74,7 @@ class Prepared:
     """Hashes of the images that are used more than once."""
 
     tokenizer: TextTokenizer
-    template: VisualChatTemplate
+    template: Template
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +129,9 @@ def prepare(recipe: Recipe, *, work: Path) -> Prepared:
     if recipe.tokenizer is None:
         raise WrongUse("no tokenizer: give its folder with --tokenizer")
     tokenizer = TextTokenizer.load(Path(recipe.tokenizer))
-    template = template_named(recipe.template.name, system=recipe.template.system)
+    template = template_named(
+        recipe.template.name, system=recipe.template.system, tokenizer=tokenizer
+    )
     staged = tuple(_staged(one, work=work / "staged") for one in sources)
     columns = [_columns(one, recipe) for one in staged]
     blends = blend(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--shard-size", metavar="SIZE", help="About how large a shard is (256MB).")
 @click.option("--max-tokens", type=int, help="The longest sample, image positions included (4096).")
 @click.option("--positions-per-image", type=int, help="Positions that an image takes (257).")
-@click.option("--template", metavar="NAME", help="How a dialogue becomes text (visualchat).")
+@click.option("--template", metavar="NAME", help="visualchat, or chat: the tokenizer's own.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and write no shard.")
 def command(recipe: Path | None, dry_run: bool, **flags: Any) -> None:
     """Read the flags and build, or print the plan."""

@@ -17,6 +17,7 @@ REASONS: Mapping[str, str] = {
     "bad_row": "a field is missing or of the wrong kind",
     "bad_text": "a text is not valid Unicode",
     "capped": "left out by the limit on the source's records",
+    "changed_text": "the tokenizer's chat template trims, drops or alters a text of it",
     "duplicate": "a record of the same id or content came before",
     "empty_text": "a question or an answer is empty",
     "held_out_image": "a training record shows a photograph that is held out for evaluation",

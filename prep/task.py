@@ -28,7 +28,7 @@ from vchat.shards.dialogue import ImageRef, Record
 from vchat.shards.files import written_whole
 from vchat.shards.index_rows import ROW_SCHEMA
 from vchat.shards.manifest import FinishedShard, finished_shard
-from vchat.shards.template import template_named
+from vchat.shards.named_template import template_named
 from vchat.shards.tokens import TextTokenizer
 from vchat.shards.writer import write_shard
 
@@ -125,12 +125,13 @@ def _open_job(work: Path, made_ns: int) -> _OpenJob:
             ref, lambda ref: encode_for_shard(readers[source].read(ref), job.image, name=ref.file)
         )
 
+    tokenizer = TextTokenizer.load(work / "tokenizer")
     return _OpenJob(
         job=job,
         plan=read_plan(work),
         assembler=Assembler(
-            tokenizer=TextTokenizer.load(work / "tokenizer"),
-            template=template_named(job.template, system=job.system),
+            tokenizer=tokenizer,
+            template=template_named(job.template, system=job.system, tokenizer=tokenizer),
             max_tokens=job.max_tokens,
             positions_per_image=job.positions_per_image,
         ),

@@ -20,9 +20,10 @@ import pyarrow.parquet as pq
 import xxhash
 from vchat.shards.codec import Sample, sample_from_members
 from vchat.shards.files import sha256_file, written_whole
+from vchat.shards.named_template import template_named
 from vchat.shards.statistics import statistics
 from vchat.shards.store import LocalStore, ShardError, Store
-from vchat.shards.template import VisualChatTemplate, template_named
+from vchat.shards.template import Template
 from vchat.shards.tokens import TextTokenizer
 
 FORMAT_VERSION = 1
@@ -76,7 +77,7 @@ def publish(
     tokenizer.save(folder / "tokenizer")
     parts = list(_write_index(folder / "index", index))
     stated = manifest_without_shards["template"]
-    template = template_named(stated["name"], system=stated["system"])
+    template = template_named(stated["name"], system=stated["system"], tokenizer=tokenizer)
     digests = {
         "tokenizer": tokenizer.fingerprint,
         "template": template.digest,
@@ -172,14 +173,17 @@ class ShardSet:
         return list(dict.fromkeys(shard["split"] for shard in self.manifest["shards"]))
 
     @property
-    def template(self) -> VisualChatTemplate:
+    def template(self) -> Template:
         """The template that rendered the samples.
 
         Raises:
-            ValueError: This version of the template renders other text; names both digests.
+            ValueError: This version of the template renders other text (names both digests), or
+                the tokenizer, which may bring the template, is not the one recorded.
         """
         stated = self.manifest["template"]
-        template = template_named(stated["name"], system=stated["system"])
+        template = template_named(
+            stated["name"], system=stated["system"], tokenizer=self.tokenizer()
+        )
         if template.digest != self.manifest["digests"]["template"]:
             raise ValueError(
                 f"{self.folder} was made with another template {template.name!r}: its digest is "
@@ -188,11 +192,15 @@ class ShardSet:
         return template
 
     def tokenizer(self) -> TextTokenizer:
-        """Load the tokenizer that made the token ids.
+        """Return the tokenizer that made the token ids, loaded when it is first asked for.
 
         Raises:
             ValueError: Its behaviour is not the one recorded; names both fingerprints.
         """
+        return self._tokenizer
+
+    @cached_property
+    def _tokenizer(self) -> TextTokenizer:
         tokenizer = TextTokenizer.load(self.folder / "tokenizer")
         stated = self.manifest["digests"]["tokenizer"]
         tokenizer.require_fingerprint(stated, origin=str(self.folder / "manifest.json"))

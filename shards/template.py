@@ -14,12 +14,11 @@ The published format, with `E` for the end token; nothing stands between it and 
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 SYSTEM = (
     "You are a helpful language and vision assistant. You are able to understand the visual "
@@ -45,7 +44,15 @@ class Control:
     supervised: bool = False
 
 
-Part = Text | Control
+@dataclass(frozen=True, slots=True)
+class Special:
+    """Another special token of the tokenizer, by its spelling; only a chat template writes one."""
+
+    token: str
+    supervised: bool = False
+
+
+Part = Text | Control | Special
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +66,56 @@ class TextRound:
     answer: str | None
 
 
+class Template(Protocol):
+    """What shards, training and chat need of a template."""
+
+    name: ClassVar[str]
+
+    @property
+    def system(self) -> str | None:
+        """The system text that was given, or the template's own."""
+
+    @property
+    def end(self) -> Control | Special:
+        """The supervised token after every answer."""
+
+    def opening(self) -> list[Part]:
+        """Return what stands before the first round, once per dialogue."""
+
+    def between(self) -> list[Part]:
+        """Return what stands between an end token and the next round."""
+
+    def round(
+        self, question: str, answer: str | None, *, num_images: int, first_image: int
+    ) -> list[Part]:
+        """Return the parts of one round, up to and with its end token."""
+
+    def dialogue(self, rounds: Sequence[TextRound]) -> list[Part]:
+        """Return the parts of a whole dialogue, its images numbered from 1 through all rounds."""
+
+    def with_system(self, text: str) -> Template:
+        """Return the same template with another system text, in the way it sets one off."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the parts of a fixed dialogue: equal digests render equally."""
+
+
 @dataclass(frozen=True, slots=True)
 class VisualChatTemplate:
     """The published format of DeepSpeed-VisualChat."""
 
     name: ClassVar[str] = "visualchat"
+    end: ClassVar[Control] = Control("end", supervised=True)
     system: str = SYSTEM
 
     def opening(self) -> list[Part]:
         """Return what stands before the first round, once per dialogue."""
         return [Control("begin"), Text(self.system)]
+
+    def between(self) -> list[Part]:
+        """Return nothing: a round follows the end token of the one before."""
+        return []
 
     def round(
         self, question: str, answer: str | None, *, num_images: int, first_image: int
@@ -81,53 +128,53 @@ class VisualChatTemplate:
             num_images: Images first shown in this round.
             first_image: Number of the first of them, as printed: the dialogue's first is 1.
         """
-        parts = _image_parts(num_images, first_image=first_image)
+        parts = image_parts(num_images, first_image=first_image)
         parts.append(Text(f"### Question:\n{question}\n\n### Answer:\n"))
         if answer is not None:
-            parts += [Text(answer, supervised=True), Control("end", supervised=True)]
+            parts += [Text(answer, supervised=True), self.end]
         return parts
 
     def dialogue(self, rounds: Sequence[TextRound]) -> list[Part]:
         """Return the parts of a whole dialogue, its images numbered from 1 through all rounds."""
-        parts = self.opening()
-        first_image = 1
-        for shown in rounds:
-            parts += self.round(
-                shown.question,
-                shown.answer,
-                num_images=shown.num_images,
-                first_image=first_image,
-            )
-            first_image += shown.num_images
-        return parts
+        return dialogue_of(self, rounds)
+
+    def with_system(self, text: str) -> VisualChatTemplate:
+        """Return the template with another system text, set off by a blank line as its own."""
+        return VisualChatTemplate(system=text.rstrip() + "\n\n")
 
     @property
     def digest(self) -> str:
         """SHA-256 over the parts of a fixed dialogue: equal digests render equally."""
-        probe = [
-            TextRound(num_images=2, question="question one", answer="answer one"),
-            TextRound(num_images=0, question="question two", answer="answer two"),
-            TextRound(num_images=1, question="question three", answer=None),
-        ]
-        parts = [[type(part).__name__, asdict(part)] for part in self.dialogue(probe)]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return digest_of(self)
 
 
-def _image_parts(num_images: int, *, first_image: int) -> list[Part]:
+def dialogue_of(template: Template, rounds: Sequence[TextRound]) -> list[Part]:
+    """Return the parts of a dialogue in a template, its images numbered from 1 on."""
+    parts = template.opening()
+    first_image = 1
+    for number, shown in enumerate(rounds):
+        parts += template.between() if number else []
+        parts += template.round(
+            shown.question, shown.answer, num_images=shown.num_images, first_image=first_image
+        )
+        first_image += shown.num_images
+    return parts
+
+
+def digest_of(template: Template) -> str:
+    """Return the SHA-256 over the parts of a fixed dialogue."""
+    probe = [
+        TextRound(num_images=2, question="question one", answer="answer one"),
+        TextRound(num_images=0, question="question two", answer="answer two"),
+        TextRound(num_images=1, question="question three", answer=None),
+    ]
+    parts = [[type(part).__name__, asdict(part)] for part in template.dialogue(probe)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def image_parts(num_images: int, *, first_image: int) -> list[Part]:
     """Return a numbered header and a slot per image, and the blank line after the last."""
     parts: list[Part] = []
     for number in range(first_image, first_image + num_images):
         parts += [Text(f"### Image {number}:\n"), Control("image"), Text("\n")]
     return [*parts, Text("\n")] if parts else []
-
-
-def template_named(name: str, *, system: str | None = None) -> VisualChatTemplate:
-    """Return the template of that name, with its own system text unless one is given.
-
-    Raises:
-        ValueError: There is no such template; names the nearest.
-    """
-    if name != VisualChatTemplate.name:
-        near = difflib.get_close_matches(name, [VisualChatTemplate.name], cutoff=0.0)
-        raise ValueError(f"unknown template {name!r}; did you mean {near[0]!r}?")
-    return VisualChatTemplate() if system is None else VisualChatTemplate(system=system)

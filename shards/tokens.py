@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,9 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer
+from vchat.shards.chat_template import ChatSource
 from vchat.shards.files import written_whole
 from vchat.shards.running_text import TextEncoder
-from vchat.shards.template import Control, Part, Text, TextRound, VisualChatTemplate
+from vchat.shards.template import Control, Part, Special, Text, TextRound, VisualChatTemplate
 
 IMAGE = "<image>"
 """The only token we add."""
@@ -70,6 +72,7 @@ class TextTokenizer:
         self.image_id = _id_of(tokenizer, IMAGE, name="image", origin=origin)
         self._tokenizer = tokenizer
         self._settings = settings
+        self._origin = origin
         self._encoder = TextEncoder(json.loads(tokenizer.to_str()))
 
     @classmethod
@@ -134,8 +137,8 @@ class TextTokenizer:
                 texts = [part for part in group if isinstance(part, Text)]
                 runs = self._encoder.stretch(texts, opening=opening)
             else:
-                controls = [part for part in group if isinstance(part, Control)]
-                opening = controls[-1].name == "begin"
+                controls = [part for part in group if not isinstance(part, Text)]
+                opening = controls[-1] == Control("begin")
                 runs = iter([(self._control_ids(part), part.supervised) for part in controls])
             for run_ids, supervised in runs:
                 ids += run_ids
@@ -182,7 +185,38 @@ class TextTokenizer:
             with written_whole(folder / name) as file:
                 file.write(text.encode())
 
-    def _control_ids(self, part: Control) -> list[int]:
+    def id_of(self, part: Control | Special) -> int:
+        """Return the id of an image slot, of an end or of another special token."""
+        (found,) = self._control_ids(part)
+        return found
+
+    def chat_source(self) -> ChatSource:
+        """Return the tokenizer's chat template and what rendering it needs.
+
+        Raises:
+            ValueError: It has none; says where one is looked for.
+        """
+        text = self._settings.get("chat_template")
+        if isinstance(text, list):  # of several, by name
+            text = {one["name"]: one["template"] for one in text}.get("default")
+        if text is None:
+            raise ValueError(
+                f"the tokenizer in {self._origin} has no chat template: neither chat_template.jinja"
+                " nor chat_template in tokenizer_config.json; use the template visualchat"
+            )
+        names = ("bos_token", "eos_token", "unk_token", "pad_token")
+        variables = {name: _token_text(self._settings, name) for name in names}
+        return ChatSource(
+            text=text,
+            variables={name: value for name, value in variables.items() if value is not None},
+            specials=_special_patterns(self._tokenizer),
+            begin=None if self.begin_id is None else variables["bos_token"],
+            origin=str(self._origin),
+        )
+
+    def _control_ids(self, part: Control | Special) -> list[int]:
+        if isinstance(part, Special):
+            return [_id_of(self._tokenizer, part.token, name="special", origin=self._origin)]
         if part.name == "begin":
             return [] if self.begin_id is None else [self.begin_id]
         return [self.end_id if part.name == "end" else self.image_id]
@@ -245,3 +279,20 @@ def _mark_special(tokenizer: Tokenizer, texts: Sequence[str]) -> None:
     listed = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     new = [text for text in texts if text not in listed]
     tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in new])
+
+
+def _special_patterns(tokenizer: Tokenizer) -> list[str]:
+    """Return a pattern for each added token but `<image>` and blanks, the longest first.
+
+    A token that swallows white space around it does so here, too.
+    """
+    added = sorted(
+        tokenizer.get_added_tokens_decoder().values(), key=lambda token: -len(token.content)
+    )
+    return [
+        (r"\s*" if token.lstrip else "")
+        + f"({re.escape(token.content)})"
+        + (r"\s*" if token.rstrip else "")
+        for token in added
+        if token.content != IMAGE and not token.content.isspace()
+    ]

@@ -42,7 +42,7 @@ def verify(shards: ShardSet, *, shard_done: Callable[[int], None]) -> Iterator[D
     yield from _digest_defects(shards)
     try:
         tokenizer = shards.tokenizer()
-        _ = shards.template
+        end_id = tokenizer.id_of(shards.template.end)
         shards.index()
     except (ValueError, OSError) as error:
         yield Defect(
@@ -51,7 +51,7 @@ def verify(shards: ShardSet, *, shard_done: Callable[[int], None]) -> Iterator[D
         return
     yield from _total_defects(shards)
     for number in range(len(shards.manifest["shards"])):
-        yield from _shard_defects(shards, number, tokenizer)
+        yield from _shard_defects(shards, number, tokenizer, end_id=end_id)
         shard_done(1)
 
 
@@ -80,7 +80,9 @@ def _total_defects(shards: ShardSet) -> Iterator[Defect]:
         yield from _compare(value, stated.get(name), file="manifest.json", what=f"total {name}")
 
 
-def _shard_defects(shards: ShardSet, number: int, tokenizer: TextTokenizer) -> Iterator[Defect]:
+def _shard_defects(
+    shards: ShardSet, number: int, tokenizer: TextTokenizer, *, end_id: int
+) -> Iterator[Defect]:
     """Compare one shard with its digest, and each of its samples with its index row."""
     shard = shards.manifest["shards"][number]
     name, path = shard["name"], shards.folder / shard["name"]
@@ -93,7 +95,8 @@ def _shard_defects(shards: ShardSet, number: int, tokenizer: TextTokenizer) -> I
     with path.open("rb") as file:
         try:
             for stem, stored in _stored_samples(file):
-                yield from _sample_defects(stem, stored, rows.pop(stem, None), name, tokenizer)
+                row = rows.pop(stem, None)
+                yield from _sample_defects(stem, stored, row, name, tokenizer, end_id=end_id)
         except tarfile.TarError as error:
             yield Defect(file=name, what="tar", found=str(error), wanted="a whole tar file")
     for row in rows.values():
@@ -125,6 +128,8 @@ def _sample_defects(
     row: Row | None,
     shard: str,
     tokenizer: TextTokenizer,
+    *,
+    end_id: int,
 ) -> Iterator[Defect]:
     """Compare one sample with its index row, then its ids with its images and rounds."""
     if row is None:
@@ -145,7 +150,7 @@ def _sample_defects(
     for column in actual.keys() - {"members"}:
         yield from _compare(actual[column], row[column], **place, what=f"index column {column}")
     yield from _image_defects(sample, place)
-    yield from _token_defects(sample, place, tokenizer)
+    yield from _token_defects(sample, place, tokenizer, end_id=end_id)
 
 
 def _image_defects(sample: Sample, place: dict[str, str]) -> Iterator[Defect]:
@@ -160,7 +165,7 @@ def _image_defects(sample: Sample, place: dict[str, str]) -> Iterator[Defect]:
 
 
 def _token_defects(
-    sample: Sample, place: dict[str, str], tokenizer: TextTokenizer
+    sample: Sample, place: dict[str, str], tokenizer: TextTokenizer, *, end_id: int
 ) -> Iterator[Defect]:
     """Compare ids with the vocabulary, slots with images, supervised ids with answers."""
     slots = int((sample.ids == tokenizer.image_id).sum())
@@ -170,24 +175,24 @@ def _token_defects(
         found = f"{sample.ids.min()} to {sample.ids.max()}"
         yield Defect(**place, what="ids", found=found, wanted=f"0 to {tokenizer.num_ids - 1}")
         return
-    answers = _supervised_texts(sample, tokenizer)
+    answers = _supervised_texts(sample, tokenizer, end_id=end_id)
     yield from _compare(len(answers), len(sample.rounds), **place, what="supervised answers")
     for number, (text, stored) in enumerate(zip(answers, sample.rounds, strict=False)):
-        end = tokenizer.decode([tokenizer.end_id])
+        end = tokenizer.decode([end_id])
         wanted = stored.answer + end
         if text != wanted and text != tokenizer.round_trip(stored.answer) + end:
             what = f"supervised text of round {number}"
             yield from _compare(text, wanted, **place, what=what)
 
 
-def _supervised_texts(sample: Sample, tokenizer: TextTokenizer) -> list[str]:
+def _supervised_texts(sample: Sample, tokenizer: TextTokenizer, *, end_id: int) -> list[str]:
     """Decode the supervised ids, cut after each end token and wherever they are interrupted."""
     texts: list[str] = []
     ids: list[int] = []
     for token, supervised in zip(sample.ids.tolist(), sample.supervised.tolist(), strict=True):
         if supervised:
             ids.append(token)
-        if ids and (not supervised or token == tokenizer.end_id):
+        if ids and (not supervised or token == end_id):
             texts.append(tokenizer.decode(ids))
             ids = []
     return [*texts, tokenizer.decode(ids)] if ids else texts

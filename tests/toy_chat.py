@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import torch
+from chat_shapes import chat_tokenizer
 from toy import toy_tokenizer
 from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel, LlamaConfig
 from vchat.model.visual_chat import VisualChat
-from vchat.shards.template import VisualChatTemplate
+from vchat.shards.named_template import template_named
 from vchat.shards.tokens import TextTokenizer
 from vchat.train.chat.chat_model import ChatModel
 
@@ -18,7 +19,12 @@ POSITIONS = 5  # per image: 1 + (16 / 8)^2
 
 
 def toy_chat_model(
-    folder: Path, *, max_positions: int = 2048, attention: str = "mmca", seed: int = 0
+    folder: Path,
+    *,
+    max_positions: int = 2048,
+    attention: str = "mmca",
+    seed: int = 0,
+    shape: str | None = None,
 ) -> ChatModel:
     """Make a model with fixed random weights that answers with varied nonsense.
 
@@ -27,8 +33,12 @@ def toy_chat_model(
         max_positions: of its decoder.
         attention: `mmca` or `causal`.
         seed: of the weights.
+        shape: of a chat template in `chat_shapes`; None for the template `visualchat`.
     """
-    tokenizer = TextTokenizer.load(toy_tokenizer(folder / "toy_tokenizer"))
+    place = folder / "toy_tokenizer"
+    written = toy_tokenizer(place) if shape is None else chat_tokenizer(place, shape=shape)
+    tokenizer = TextTokenizer.load(written)
+    template = template_named("visualchat" if shape is None else "chat", tokenizer=tokenizer)
     torch.manual_seed(seed)
     tower = CLIPVisionConfig(
         hidden_size=32,
@@ -57,7 +67,7 @@ def toy_chat_model(
     for parameter in model.parameters():
         if parameter.ndim > 1:
             parameter.data.normal_(std=0.2)  # large enough that answers depend on the prompt
-    return ChatModel(model=model.eval(), tokenizer=tokenizer, template=VisualChatTemplate())
+    return ChatModel(model=model.eval(), tokenizer=tokenizer, template=template)
 
 
 def toy_picture(number: int) -> torch.Tensor:
@@ -72,8 +82,9 @@ def save_toy_checkpoint(chat_model: ChatModel, out: Path, *, step: int = 3) -> P
     folder = out / f"step-{step:06d}"
     chat_model.model.save_pretrained(folder / "model")
     chat_model.tokenizer.save(folder / "tokenizer")
+    template = chat_model.template
     shards = {
-        "template": {"name": "visualchat", "system": chat_model.template.system},
+        "template": {"name": template.name, "system": template.system},
         "tokenizer_fingerprint": chat_model.tokenizer.fingerprint,
         "image_size": IMAGE_SIZE,
     }

@@ -103,13 +103,13 @@ def greedy(
         logits, cache = model.extend(cache, ids, pixels)
         chosen = next_ids(
             logits, sampling, slot_id=tokenizer.image_id, num_ids=tokenizer.num_ids
-        ).masked_fill(ended, tokenizer.end_id)
+        ).masked_fill(ended, chat_model.end_id)
         columns.append(chosen)
-        ended |= chosen == tokenizer.end_id
+        ended |= chosen == chat_model.end_id
         if bool(ended.all()):
             break
         ids, pixels = chosen[:, None], None
-    return [_up_to(row, tokenizer.end_id) for row in torch.stack(columns, dim=1).tolist()]
+    return [_up_to(row, chat_model.end_id) for row in torch.stack(columns, dim=1).tolist()]
 
 
 def _blank(chat_model: ChatModel, question: Question) -> list[Tensor]:
@@ -150,6 +150,6 @@ def _up_to(ids: list[int], end_id: int) -> list[int]:
 
 
 def _answered(chat_model: ChatModel, question: Question, ids: list[int]) -> Answered:
-    ended = ids[-1] == chat_model.tokenizer.end_id
+    ended = ids[-1] == chat_model.end_id
     text = chat_model.tokenizer.decode(ids[:-1] if ended else ids)
     return Answered(question=question, answer=text, ended=ended)

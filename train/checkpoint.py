@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from vchat.shards.files import sha256_file, written_whole
 
 if TYPE_CHECKING:
-    from vchat.shards.template import VisualChatTemplate
+    from vchat.shards.template import Template
     from vchat.shards.tokens import TextTokenizer
 
 FORMAT_VERSION = 1
@@ -78,12 +78,12 @@ class Checkpoint:
         return tokenizer
 
     @property
-    def template(self) -> VisualChatTemplate:
+    def template(self) -> Template:
         """The template that wrote the dialogues the model was trained on."""
-        from vchat.shards.template import template_named
+        from vchat.shards.named_template import template_named
 
         template = self.shards["template"]
-        return template_named(template["name"], system=template["system"])
+        return template_named(template["name"], system=template["system"], tokenizer=self.tokenizer)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

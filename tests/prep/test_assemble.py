@@ -1,9 +1,11 @@
 """Over-long dialogues are cut between rounds and keep the images that their rounds need."""
 
 import pytest
+from chat_shapes import chat_tokenizer
 from toy import toy_image, toy_tokenizer
 from vchat.prep.assemble import Assembler, PreparedRecord
 from vchat.shards.dialogue import ImageRef, Record, Round
+from vchat.shards.named_template import template_named
 from vchat.shards.template import VisualChatTemplate
 from vchat.shards.tokens import TextTokenizer
 
@@ -34,12 +36,12 @@ def prepared(key, rounds):
     )
 
 
-def assembled(tokenizer, records, *, max_tokens):
+def assembled(tokenizer, records, *, max_tokens, template=None):
     """Return the samples of one dialogue, and reasons by record key."""
     rejected = {}
     assembler = Assembler(
         tokenizer=tokenizer,
-        template=VisualChatTemplate(system="Hi.\n\n"),
+        template=template or VisualChatTemplate(system="Hi.\n\n"),
         max_tokens=max_tokens,
         positions_per_image=PER_IMAGE,
     )
@@ -123,3 +125,15 @@ def test_supervised_tokens_are_the_answers_and_their_ends(tokenizer):
         decoded = tokenizer.decode(sample.ids[sample.supervised].tolist())
         assert decoded == "".join(round_.answer + "</s>" for round_ in sample.rounds)
         assert (sample.ids == tokenizer.image_id).sum() == len(sample.images)
+
+
+def test_a_record_whose_text_the_chat_template_would_change_is_rejected_alone(tmp_path):
+    tokenizer = TextTokenizer.load(chat_tokenizer(tmp_path / "tokenizer", shape="llama_3"))
+    template = template_named("chat", tokenizer=tokenizer)
+    trimmed = prepared("toy/c", [([4], "Fine?", "Yes."), ([], "Four?", "It is.\n")])
+    records = [LONG[0], trimmed, LONG[1]]
+    (sample,), rejected = assembled(tokenizer, records, max_tokens=10_000, template=template)
+    assert rejected == {"toy/c": "changed_text"}
+    assert [one.key for one in sample.records] == ["toy/a", "toy/b"]
+    (alone,), _ = assembled(tokenizer, LONG, max_tokens=10_000, template=template)
+    assert sample.ids.tolist() == alone.ids.tolist()

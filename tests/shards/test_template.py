@@ -1,14 +1,11 @@
 """The published text format, character by character."""
 
-import pytest
 from vchat.shards.template import (
-    SYSTEM,
     Control,
     Part,
     Text,
     TextRound,
     VisualChatTemplate,
-    template_named,
 )
 
 SPELLED = {"begin": "<begin>", "image": "<image>", "end": "<end>"}
@@ -71,15 +68,3 @@ def test_a_dialogue_is_its_opening_and_its_rounds():
         + template.round("q", "a", num_images=1, first_image=1)
         + template.round("r", "b", num_images=1, first_image=2)
     )
-
-
-def test_a_system_text_can_be_given_and_changes_the_digest():
-    default, other = template_named("visualchat"), template_named("visualchat", system="Hi.\n")
-    assert default.system == SYSTEM
-    assert other.opening() == [Control("begin"), Text("Hi.\n")]
-    assert default.digest != other.digest
-
-
-def test_an_unknown_template_names_the_nearest():
-    with pytest.raises(ValueError, match=r"unknown template 'visual_chat'.*'visualchat'"):
-        template_named("visual_chat")

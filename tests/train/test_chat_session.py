@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -41,6 +42,7 @@ def training_ids(chat_model, rounds):
     return chat_model.prompt_ids(parts, num_images=sum(one.num_images for one in rounds))
 
 
+SHAPES = (None, "llama_3", "qwen_2_5", "mistral")
 ROUNDS = [
     TextRound(num_images=2, question="What color is the square?", answer="The square is red."),
     TextRound(num_images=0, question="<image> </s> two?", answer="  three\n</s> four"),
@@ -48,15 +50,20 @@ ROUNDS = [
 ]
 
 
-def test_a_chat_feeds_exactly_the_ids_of_the_same_dialogue_in_training(chat_model, monkeypatch):
-    say_these(monkeypatch, chat_model, [one.answer for one in ROUNDS])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_chat_feeds_exactly_the_ids_of_the_same_dialogue_in_training(
+    tmp_path, monkeypatch, shape
+):
+    chat_model = toy_chat_model(tmp_path, shape=shape)
+    rounds = ROUNDS if shape != "llama_3" else [replace(r, answer=r.answer.strip()) for r in ROUNDS]
+    say_these(monkeypatch, chat_model, [one.answer for one in rounds])
     session = session_of(chat_model, max_new_tokens=100)
     pictures = iter([toy_picture(i) for i in range(3)])
-    for number, one in enumerate(ROUNDS, start=1):
+    for number, one in enumerate(rounds, start=1):
         images = list(itertools.islice(pictures, one.num_images))
         text = "".join(session.ask(one.question, images=images))
         assert text == one.answer
-        assert session.ids + session.unfed == training_ids(chat_model, ROUNDS[:number])
+        assert session.ids + session.unfed == training_ids(chat_model, rounds[:number])
     assert [one.ended for one in session.rounds] == [Ended.BY_MODEL] * 3
     assert session.num_images == 3
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from vchat.model.visual_chat import VisualChat
 from vchat.shards.collate import with_slots_repeated
 from vchat.shards.positions import num_positions
-from vchat.shards.template import Part, VisualChatTemplate
+from vchat.shards.template import Part, Template
 from vchat.shards.tokens import TextTokenizer
 from vchat.train.chat.pictures import picture
 from vchat.train.checkpoint import Checkpoint, open_checkpoint
@@ -31,7 +31,7 @@ class ChatModel:
 
     model: VisualChat
     tokenizer: TextTokenizer
-    template: VisualChatTemplate
+    template: Template
 
     @property
     def max_positions(self) -> int:
@@ -44,8 +44,13 @@ class ChatModel:
         return int(self.model.config.image_size)
 
     def with_system(self, text: str) -> ChatModel:
-        """Return the same model under another system text, set off by a blank line as its own."""
-        return replace(self, template=VisualChatTemplate(system=text.rstrip() + "\n\n"))
+        """Return the same model under another system text."""
+        return replace(self, template=self.template.with_system(text))
+
+    @property
+    def end_id(self) -> int:
+        """Id of the token that ends an answer."""
+        return self.tokenizer.id_of(self.template.end)
 
     def prompt_ids(self, parts: Sequence[Part], *, num_images: int) -> list[int]:
         """Encode parts as the shards do and repeat each slot for its image's positions."""

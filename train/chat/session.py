@@ -126,7 +126,7 @@ class ChatSession:
     def _prompt(self, question: str, answer: str | None, *, num_images: int) -> list[int]:
         """Return the ids from the end of the last round to the answer, or to its end if given."""
         template = self.chat_model.template
-        parts = [] if self.rounds else template.opening()
+        parts = template.between() if self.rounds else template.opening()
         parts += template.round(
             question, answer, num_images=num_images, first_image=self.num_images + 1
         )
@@ -141,7 +141,7 @@ class ChatSession:
         try:
             while ended is Ended.STOPPED:
                 chosen = self._choose(logits)
-                if chosen == self.chat_model.tokenizer.end_id:
+                if chosen == self.chat_model.end_id:
                     ended = Ended.BY_MODEL
                     break
                 yield stream.add(chosen)
@@ -154,7 +154,7 @@ class ChatSession:
             yield stream.rest()
         finally:
             fed = len(self.ids) - first
-            self.unfed = [*stream.ids[fed:], self.chat_model.tokenizer.end_id]
+            self.unfed = [*stream.ids[fed:], self.chat_model.end_id]
             self.rounds.append(
                 ChatRound(
                     num_images=len(images),

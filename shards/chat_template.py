@@ -1,0 +1,300 @@
+"""A tokenizer's own chat template as parts: running text, special tokens, and what carries loss.
+
+A chat template is a program that writes a list of messages as one string. Here it is rendered
+once with a unique sentinel for every message; what it writes around the sentinels is the frame of
+every dialogue, and special tokens are looked for in the frame alone, never in a message. Every
+round is also rendered plainly and compared with the frame around its own texts, so a template that
+trims, drops or reorders text is an error and not other training data. No model is known by name.
+
+Images stand in the user's message as text with slots, in front of the question, as in the
+template `visualchat`: `### Image 1:\\n<image>\\n` for each, then a blank line. An image part of
+the chat template is not used. Templates that ask for the date get none: a build has no clock.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NoReturn
+
+import jinja2
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from vchat.shards.template import (
+    Control,
+    Part,
+    Special,
+    Text,
+    TextRound,
+    dialogue_of,
+    digest_of,
+    image_parts,
+)
+
+ROUNDS = tuple((f"\ue000question{n}\ue000", f"\ue000answer{n}\ue000") for n in (1, 2, 3))
+"""Sentinels: texts that no template and no dialogue has."""
+
+SYSTEM_SENTINEL = "\ue000system\ue000"
+SHOWN = 60
+"""Characters of a text that an error shows."""
+
+
+class TextChanged(ValueError):
+    """A chat template trims, drops or alters a message; the error says which and how."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatSource:
+    """A tokenizer's chat template and the special tokens that it may write."""
+
+    text: str
+    """In the Jinja language."""
+
+    variables: Mapping[str, str]
+    """Texts that the template may name, such as `bos_token`."""
+
+    specials: Sequence[str]
+    """A regular expression for each special token, its spelling as the only group."""
+
+    begin: str | None
+    """The token that opens every text of this tokenizer, if there is one."""
+
+    origin: str
+    """Folder that errors name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What a chat template writes around messages, as strings."""
+
+    opening: tuple[str, ...]
+    """Before the first question; in two pieces, around the system text, if there is one."""
+
+    before_answer: str
+    after_answer: str
+    """From an answer to the next question."""
+
+    closing: str
+    """After the last answer."""
+
+
+class ChatTemplate:
+    """The chat template of a tokenizer.
+
+    The parts of a dialogue end with the end token of its last answer; what the chat template
+    writes behind that is left out. The end token is the one it writes right after every answer.
+    """
+
+    name: ClassVar[str] = "chat"
+
+    def __init__(self, source: ChatSource, *, system: str | None = None):
+        """Args:
+            source: From `TextTokenizer.chat_source`.
+            system: The system message; None to send none (a template may have its own).
+
+        Raises:
+            ValueError: The template is not valid, refuses such messages, trims, drops or reorders
+                them, makes a round depend on others, or writes no special token after an answer.
+        """
+        self.source = source
+        self.system = system
+        self._program = _compiled(source)
+        self._specials = re.compile("|".join(source.specials))
+        self._frame = self._found_frame()
+        self.end = self._found_end()
+        self._check_system()
+        self._check_prompts()
+
+    def opening(self) -> list[Part]:
+        """Return what stands before the first question, once per dialogue."""
+        head, *tail = [self._parts(piece) for piece in self._frame.opening]
+        begins = head[:1] == [Special(self.source.begin)] if self.source.begin else True
+        if begins:
+            head[: 1 if self.source.begin else 0] = [Control("begin")]
+        return [*head, *(part for piece in tail for part in (Text(self.system or ""), *piece))]
+
+    def between(self) -> list[Part]:
+        """Return what stands between an end token and the next question."""
+        return self._parts(self._frame.after_answer)[1:]
+
+    def round(
+        self, question: str, answer: str | None, *, num_images: int, first_image: int
+    ) -> list[Part]:
+        """Return the parts of one round; they depend on no other round.
+
+        Args:
+            question: Running text, kept as it is.
+            answer: None stops before the answer: the prompt of a chat.
+            num_images: Images first shown in this round.
+            first_image: Number of the first of them, as printed: the dialogue's first is 1.
+
+        Raises:
+            TextChanged: The template would write these texts otherwise.
+        """
+        content = [*image_parts(num_images, first_image=first_image), Text(question)]
+        spelled = "".join(part.text if isinstance(part, Text) else "<image>" for part in content)
+        self._check_unchanged(spelled, ROUNDS[0][1] if answer is None else answer)
+        parts = [*content, *self._parts(self._frame.before_answer)]
+        if answer is not None:
+            parts += [Text(answer, supervised=True), self.end]
+        return parts
+
+    def dialogue(self, rounds: Sequence[TextRound]) -> list[Part]:
+        """Return the parts of a whole dialogue, its images numbered from 1 through all rounds."""
+        return dialogue_of(self, rounds)
+
+    def with_system(self, text: str) -> ChatTemplate:
+        """Return the same template with another system message, stripped."""
+        return ChatTemplate(self.source, system=text.strip())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the parts of a fixed dialogue: equal digests render equally."""
+        return digest_of(self)
+
+    def _found_frame(self) -> Frame:
+        """Render three rounds of sentinels and take apart what stands between them."""
+        sentinels = [text for pair in ROUNDS for text in pair]
+        system = None if self.system is None else SYSTEM_SENTINEL
+        first = [] if system is None else [system]
+        rendered = self._rendered(ROUNDS, system=system)
+        pieces = self._pieces(rendered, [*first, *sentinels])
+        rest = pieces[len(first) + 1 :]
+        headers, gaps = {*rest[0::2]}, {*rest[1:-1:2]}
+        if len(headers) > 1 or len(gaps) > 1:
+            self._fail(f"writes rounds differently by their number: {sorted(headers | gaps)}")
+        return Frame(
+            opening=tuple(pieces[: len(first) + 1]),
+            before_answer=rest[0],
+            after_answer=rest[1],
+            closing=rest[-1],
+        )
+
+    def _pieces(self, rendered: str, sentinels: Sequence[str]) -> list[str]:
+        """Split at the sentinels; each must be there once, in order."""
+        for sentinel in sentinels:
+            if (count := rendered.count(sentinel)) != 1:
+                what = "drops or alters" if count == 0 else f"writes {count} times"
+                self._fail(f"{what} the text of a message ({sentinel.strip(chr(0xE000))})")
+        if sorted(sentinels, key=rendered.find) != list(sentinels):
+            self._fail("reorders the messages")
+        return re.split("|".join(sentinels), rendered)
+
+    def _found_end(self) -> Special:
+        """Return the special token right after every answer, the last one too."""
+        ends = []
+        for written in (self._frame.after_answer, self._frame.closing):
+            parts = self._parts(written)
+            if not parts or not isinstance(parts[0], Special):
+                self._fail(
+                    f"writes {written[:SHOWN]!r} after an answer; wanted a special token of the"
+                    " tokenizer right after it"
+                )
+            ends.append(Special(parts[0].token, supervised=True))
+        if ends[0] != ends[1]:
+            self._fail(f"ends answers by {ends[0].token!r}, but the last by {ends[1].token!r}")
+        return ends[0]
+
+    def _check_system(self) -> None:
+        if self._rendered(ROUNDS, system=self.system) != self._spelled(ROUNDS):
+            self._fail(f"trims or alters the system text {(self.system or '')[:SHOWN]!r}")
+
+    def _check_prompts(self) -> None:
+        """Require that a prompt is how a training text begins, blanks at its end apart."""
+        for n in range(1, len(ROUNDS) + 1):
+            wanted = self._spelled(ROUNDS[:n]).partition(ROUNDS[n - 1][1])[0]
+            if not self._rendered(ROUNDS[:n], system=self.system).startswith(wanted):
+                self._fail(f"writes the beginning of a dialogue of {n} rounds differently")
+            found = self._rendered([*ROUNDS[: n - 1], (ROUNDS[n - 1][0], None)], system=self.system)
+            if found != wanted and (not wanted.startswith(found) or wanted[len(found) :].strip()):
+                self._fail(
+                    f"ends a prompt with {_tail(found)!r}, but writes {_tail(wanted)!r} before"
+                    " an answer that is there"
+                )
+
+    def _check_unchanged(self, question: str, answer: str) -> None:
+        """Render the round both as an earlier and as the last one, and compare."""
+        rounds = [(question, answer)] * 2
+        found, wanted = self._rendered(rounds, system=self.system), self._spelled(rounds)
+        if found == wanted:
+            return
+        first = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), 0)
+        only_blanks = "".join(found.split()) == "".join(wanted.split())
+        raise TextChanged(
+            f"the chat template of {self.source.origin}"
+            f" {'trims white space' if only_blanks else 'drops or alters text'}: it writes"
+            f" {found[first : first + SHOWN]!r} where the dialogue has"
+            f" {wanted[first : first + SHOWN]!r}"
+        )
+
+    def _spelled(self, rounds: Sequence[tuple[str, str]]) -> str:
+        """Return the string that the frame gives with these texts in it."""
+        frame = self._frame
+        whole = (self.system or "").join(frame.opening)
+        for number, (question, answer) in enumerate(rounds, start=1):
+            after = frame.closing if number == len(rounds) else frame.after_answer
+            whole += question + frame.before_answer + answer + after
+        return whole
+
+    def _rendered(self, rounds: Sequence[tuple[str, str | None]], *, system: str | None) -> str:
+        """Render messages plainly; an answer of None at the end asks for a prompt."""
+        messages = [] if system is None else [{"role": "system", "content": system}]
+        for question, answer in rounds:
+            messages.append({"role": "user", "content": question})
+            if answer is not None:
+                messages.append({"role": "assistant", "content": answer})
+        try:
+            return self._program.render(
+                messages=messages,
+                add_generation_prompt=messages[-1]["role"] == "user",
+                **self.source.variables,
+            )
+        except (jinja2.TemplateError, TypeError) as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise ValueError(
+                f"the chat template of {self.source.origin} refuses messages of {roles}: {error}"
+            ) from error
+
+    def _parts(self, written: str) -> list[Part]:
+        """Return a stretch of the frame as text and special tokens."""
+        parts: list[Part] = []
+        start = 0
+        for match in self._specials.finditer(written):
+            assert match.lastindex is not None
+            parts += [Text(written[start : match.start()]), Special(match[match.lastindex])]
+            start = match.end()
+        return [part for part in (*parts, Text(written[start:])) if part != Text("")]
+
+    def _fail(self, what: str) -> NoReturn:
+        raise ValueError(
+            f"the chat template of {self.source.origin} {what}; use the template visualchat"
+        )
+
+
+def _tail(text: str) -> str:
+    return text[-SHOWN // 2 :]
+
+
+def _compiled(source: ChatSource) -> jinja2.Template:
+    """Compile the program as chat templates expect it, in a sandbox."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    )
+    environment.globals["raise_exception"] = _raise
+    environment.filters["tojson"] = _to_json
+    try:
+        return environment.from_string(source.text)
+    except jinja2.TemplateSyntaxError as error:
+        raise ValueError(
+            f"the chat template of {source.origin} is not valid, line {error.lineno}: {error}"
+        ) from error
+
+
+def _raise(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)

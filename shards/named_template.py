@@ -1,0 +1,31 @@
+"""The templates by name: what a recipe asks for, and what a manifest or checkpoint states."""
+
+from __future__ import annotations
+
+import difflib
+
+from vchat.shards.chat_template import ChatTemplate
+from vchat.shards.template import Template, VisualChatTemplate
+from vchat.shards.tokens import TextTokenizer
+
+NAMES = (VisualChatTemplate.name, ChatTemplate.name)
+
+
+def template_named(name: str, *, system: str | None = None, tokenizer: TextTokenizer) -> Template:
+    """Return the template of that name, with its own system text unless one is given.
+
+    Args:
+        name: `visualchat`, or `chat` for the tokenizer's own chat template.
+        system: The system text; None for the template's own.
+        tokenizer: The one that will encode the parts.
+
+    Raises:
+        ValueError: There is no such template (names the nearest), or the tokenizer has no chat
+            template or one that cannot be used.
+    """
+    if name not in NAMES:
+        near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.0)
+        raise ValueError(f"unknown template {name!r}; did you mean {near[0]!r}?")
+    if name == ChatTemplate.name:
+        return ChatTemplate(tokenizer.chat_source(), system=system)
+    return VisualChatTemplate() if system is None else VisualChatTemplate(system=system)
