@@ -58,7 +58,7 @@ def write_world(root: Path, world: World) -> bool:
     """Write everything; returns False if the folder holds just this world already.
 
     Raises:
-        ValueError: the folder holds another world, or `images` is too small.
+        ValueError: the folder holds something else, or `images` is too small.
     """
     if world.images < LEAST_IMAGES:
         raise ValueError(f"--images {world.images} is too few, wanted at least {LEAST_IMAGES}")
@@ -89,9 +89,12 @@ def is_complete(root: Path, world: World) -> bool:
     """Return whether the folder holds this world, all of it.
 
     Raises:
-        ValueError: it holds another world; the message names both.
+        ValueError: it holds another world (the message names both), or files of something else,
+            which could be a real data set.
     """
     if not (root / MARKER).is_file():
+        if root.is_dir() and any(root.iterdir()):
+            raise ValueError(f"{root} is not empty and holds no sample data; choose another folder")
         return False
     found = json.loads((root / MARKER).read_text(encoding="utf-8"))
     complete = found.pop("complete", False)

@@ -87,6 +87,15 @@ def test_another_world_in_the_folder_is_refused(data):
         write_world(data, World(images=240, seed=9))
 
 
+def test_a_folder_of_other_files_is_left_alone(tmp_path):
+    photograph = tmp_path / "coco/train2017/000000000001.jpg"
+    photograph.parent.mkdir(parents=True)
+    photograph.write_bytes(b"a real one")
+    with pytest.raises(ValueError, match="is not empty and holds no sample data"):
+        write_world(tmp_path, SMALL)
+    assert photograph.read_bytes() == b"a real one"
+
+
 def test_too_few_images_are_refused(tmp_path):
     with pytest.raises(ValueError, match="--images 7 is too few, wanted at least 120"):
         write_world(tmp_path, World(images=7, seed=0))
