@@ -13,9 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,23 +21,29 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from vchat.prep import report
 from vchat.prep.blend import RecordColumns, blend, record_columns
 from vchat.prep.convert import Staged, convert
-from vchat.prep.encoded_images import FOLDER as IMAGES_FOLDER
 from vchat.prep.encoded_images import repeated_images, write_repeated
+from vchat.prep.finish import (
+    PUBLICATION,
+    Built,
+    Publication,
+    already_complete,
+    check_same,
+    clear,
+    finish,
+)
 from vchat.prep.image_files import ImageFiles
 from vchat.prep.images import library_versions
-from vchat.prep.plan import BuildPlan, PlannedShard, make_plan, read_plan, write_plan
+from vchat.prep.plan import BuildPlan, make_plan, read_plan, write_plan
 from vchat.prep.pool import run_tasks
 from vchat.prep.recipe import Recipe, SourceChoice, for_manifest, size_in_bytes
 from vchat.prep.sources import source_named, source_names
 from vchat.prep.sources.own import own_source
 from vchat.prep.sources.source import Source, check_needs
 from vchat.prep.staged import plan_columns, write_record_file
-from vchat.prep.task import Job, ShardResult, SourceFiles, read_result
+from vchat.prep.task import Job, SourceFiles, read_result
 from vchat.shards.command import WrongUse
-from vchat.shards.manifest import FinishedShard, publish
 from vchat.shards.named_template import template_named
 from vchat.shards.progress import progress
 from vchat.shards.template import Template
@@ -75,16 +79,6 @@ class Prepared:
 
     tokenizer: TextTokenizer
     template: Template
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Built:
-    """A finished shard set."""
-
-    out: Path
-    report: dict[str, Any]
-    already_complete: bool
-    """Whether an earlier run had finished the same build."""
 
 
 def chosen_sources(recipe: Recipe) -> tuple[ChosenSource, ...]:
@@ -187,34 +181,49 @@ def build(recipe: Recipe) -> Built:
     Raises:
         WrongUse, ValueError, OSError: one line each, saying what to do.
     """
-    if recipe.out is None:
-        raise WrongUse("no output folder: give one with --out")
-    out = Path(recipe.out)
-    work = out / ".work"
-    with _only_build(work), _clear_storage_errors(out):
+    out, work = work_folder(recipe)
+    with locked(work), clear_storage_errors(out):
         prepared = prepare(recipe, work=work)
         if (out / "manifest.json").exists():
-            return _already_complete(out, prepared.plan)
+            return already_complete(out, prepared.plan)
         begin(prepared, out=out, work=work)
         _run(prepared, out=out, work=work)
-        found = _finish(prepared, out=out, work=work)
-    return Built(out=out, report=found, already_complete=False)
+        return finish(out, work=work)
+
+
+def work_folder(recipe: Recipe) -> tuple[Path, Path]:
+    """Return the output folder and the work folder in it.
+
+    Raises:
+        WrongUse: if the recipe names no output folder.
+    """
+    if recipe.out is None:
+        raise WrongUse("no output folder: give one with --out")
+    return Path(recipe.out), Path(recipe.out) / ".work"
 
 
 @contextlib.contextmanager
-def _only_build(work: Path) -> Iterator[None]:
-    """Keep a second build out of the work folder; the lock goes with the process."""
+def locked(work: Path, *, shared: bool = False) -> Iterator[None]:
+    """Keep other builds out of the work folder; the lock goes with the process.
+
+    Args:
+        shared: whether others that say so too may come in: tasks of one plan.
+
+    Raises:
+        ValueError: if another build is in it.
+    """
     work.mkdir(parents=True, exist_ok=True)
     with (work / "lock").open("wb") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as err:
             raise ValueError(f"another build is running in {work.parent}") from err
         yield
 
 
 @contextlib.contextmanager
-def _clear_storage_errors(out: Path) -> Iterator[None]:
+def clear_storage_errors(out: Path) -> Iterator[None]:
+    """Say what to do when the disk of `out` is full."""
     try:
         yield
     except OSError as err:
@@ -226,32 +235,20 @@ def _clear_storage_errors(out: Path) -> Iterator[None]:
         raise
 
 
-def _already_complete(out: Path, plan: BuildPlan) -> Built:
-    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-    _check_same(out, manifest["digests"]["plan"], plan.digest)
-    found = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    return Built(out=out, report=found, already_complete=True)
-
-
-def _check_same(out: Path, found: str, wanted: str) -> None:
-    if found != wanted:
-        raise ValueError(
-            f"{out} holds another build: its plan is {found[:16]}, the one asked for is"
-            f" {wanted[:16]}; choose another --out, or delete the folder"
-        )
-
-
 def begin(prepared: Prepared, *, out: Path, work: Path) -> None:
     """Store plan, job, tokenizer and records for the tasks, unless an earlier run has.
+
+    The publication comes last: while it is not there, there is no plan to be executed.
 
     Raises:
         ValueError: if the folder holds shards of another plan.
     """
+    (work / PUBLICATION).unlink(missing_ok=True)
     if any(out.glob("*.tar")):
         found = read_plan(work).digest if (work / "plan.parquet").exists() else "unknown"
-        _check_same(out, found, prepared.plan.digest)
+        check_same(out, found, prepared.plan.digest)
     else:
-        _clear(work)
+        clear(work)
     for half_written in (*out.glob(".*.part"), *work.rglob(".*.part")):
         half_written.unlink()
     write_plan(prepared.plan, work)
@@ -268,6 +265,7 @@ def begin(prepared: Prepared, *, out: Path, work: Path) -> None:
             folders=one.folders,
         )
     _job(prepared.recipe, out=out, files=files).write(work)
+    Publication(manifest=_manifest(prepared), staged=prepared.staged).write(work)
 
 
 def _job(recipe: Recipe, *, out: Path, files: dict[str, SourceFiles]) -> Job:
@@ -290,46 +288,6 @@ def _run(prepared: Prepared, *, out: Path, work: Path) -> None:
     dialogues = sum(shards[number].end - shards[number].start for number in missing)
     with progress("write shards", total=dialogues, unit="dialogues") as advance:
         run_tasks(work, missing, workers=prepared.recipe.workers, on_dialogues=advance)
-
-
-def _finish(prepared: Prepared, *, out: Path, work: Path) -> dict[str, Any]:
-    """Check that nothing is lost, write the report, publish; returns the report."""
-    results, finished = _results(prepared.plan.shards, out=out, work=work)
-    if not finished:
-        raise ValueError("every record was rejected when it was decoded or tokenized")
-    found = report.account(prepared.staged, prepared.plan, results, finished)
-    report.check(found)
-    report.write(found, out)
-    publish(
-        out,
-        manifest_without_shards=_manifest(prepared),
-        shards=finished,
-        tokenizer=prepared.tokenizer,
-    )
-    _clear(work)
-    for staged in prepared.staged:
-        staged.path.with_suffix(".arrow").unlink(missing_ok=True)
-    return found
-
-
-def _clear(work: Path) -> None:
-    """Remove what tasks of one plan leave in the work folder; records and plan stay."""
-    for name in ("results", "progress", "tokenizer", IMAGES_FOLDER):
-        shutil.rmtree(work / name, ignore_errors=True)
-
-
-def _results(
-    shards: Sequence[PlannedShard], *, out: Path, work: Path
-) -> tuple[list[ShardResult], list[FinishedShard]]:
-    results, finished = [], []
-    for shard in shards:
-        found = read_result(work, shard, out=out)
-        if found is None:
-            raise ValueError(f"{out / shard.name}.tar vanished after it was written; build again")
-        results.append(found[0])
-        if found[1] is not None:
-            finished.append(found[1])
-    return results, finished
 
 
 def _manifest(prepared: Prepared) -> dict[str, Any]:

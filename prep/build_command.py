@@ -6,41 +6,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from vchat.prep.recipe_options import recipe_options
 
 if TYPE_CHECKING:
-    from vchat.prep.build import Built, Prepared
+    from vchat.prep.build import Prepared
+    from vchat.prep.finish import Built
 
 
 @click.command("build", help="Convert data sets into a shard set that is ready for training.")
-@click.option("--datasets", metavar="A,B,MINE=FILE", help="Data sets, and your own as NAME=FILE.")
-@click.option("--data", metavar="DIR", help="Folder that holds the data sets (data).")
-@click.option("--out", metavar="DIR", help="Folder of the shards.")
-@click.option("--tokenizer", metavar="DIR", help="Folder with tokenizer.json.")
-@click.option(
-    "--recipe", type=click.Path(path_type=Path), help="TOML file or visualchat-9; flags go on top."
-)
-@click.option("--concatenate", metavar="N,N,..", help="Join 1 to N single-image records (1).")
-@click.option("--max-images", type=int, help="The most images of one dialogue (8).")
-@click.option("--image-size", type=int, help="Shorter side in pixels, never enlarged (224).")
-@click.option("--eval-fraction", type=float, help="Share of photographs held out (0.01).")
-@click.option("--seed", type=int, help="Decides split, groups and order (0).")
-@click.option("--workers", type=int, help="Processes that write shards (1).")
-@click.option("--limit", type=int, help="Use at most this many records of each data set.")
-@click.option("--shard-size", metavar="SIZE", help="About how large a shard is (256MB).")
-@click.option("--max-tokens", type=int, help="The longest sample, image positions included (4096).")
-@click.option("--positions-per-image", type=int, help="Positions that an image takes (257).")
-@click.option("--template", metavar="NAME", help="visualchat, or chat: the tokenizer's own.")
+@recipe_options
 @click.option("--dry-run", is_flag=True, help="Print the plan and write no shard.")
-def command(recipe: Path | None, dry_run: bool, **flags: Any) -> None:
-    """Read the flags and build, or print the plan."""
+@click.option("--task", metavar="I/N", help="Write share I of N (from 0) of what `plan` planned.")
+def command(recipe: Path | None, dry_run: bool, task: str | None, **flags: Any) -> None:
+    """Read the flags and build, or print the plan, or write one share of its shards."""
     from vchat.prep.build import build
     from vchat.prep.recipe import read_recipe
 
+    if task is not None:
+        _run_share(task, {"recipe": recipe, "dry_run": dry_run or None} | flags)
+        return
     wanted = read_recipe(recipe, flags)
     if dry_run:
-        _print_plan(_planned(wanted))
+        print_plan(_planned(wanted))
     else:
-        _print_summary(build(wanted))
+        print_summary(build(wanted))
+
+
+def _run_share(task: str, flags: dict[str, Any]) -> None:
+    from vchat.prep.array_build import run_share, share_named
+    from vchat.shards.command import WrongUse
+
+    share, out = share_named(task), flags.pop("out")
+    if out is None:
+        raise WrongUse("no output folder: --task needs the --out of `vchat-prep plan`")
+    if given := [name.replace("_", "-") for name, value in flags.items() if value is not None]:
+        raise WrongUse(f"--{given[0]} has no place beside --task: the plan holds it already")
+    count = run_share(Path(out), share)
+    click.echo(f"task {task}: {count} shards written in {out}")
 
 
 def _planned(recipe: Any) -> Prepared:
@@ -55,7 +57,8 @@ def _planned(recipe: Any) -> Prepared:
         return prepare(recipe, work=Path(folder))
 
 
-def _print_plan(prepared: Prepared) -> None:
+def print_plan(prepared: Prepared) -> None:
+    """Print shards by split, what became of each data set's rows, and the plan's digest."""
     plan = prepared.plan
     for split in dict.fromkeys(shard.split for shard in plan.shards):
         shards = [shard for shard in plan.shards if shard.split == split]
@@ -80,7 +83,8 @@ def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{reason} {count}" for reason, count in counts.items()) or "none"
 
 
-def _print_summary(built: Built) -> None:
+def print_summary(built: Built) -> None:
+    """Print what a shard set holds, what was repaired and what was rejected."""
     from vchat.prep.report import rejections, repairs
 
     if built.already_complete:

@@ -9,6 +9,14 @@ group = LazyGroup(
     help="Make training shards of image-text data sets.",
     lazy={
         "build": ("vchat.prep.build_command:command", "Convert data sets into a shard set."),
+        "plan": (
+            "vchat.prep.array_commands:plan",
+            "Convert data sets and plan their shards, for `build --task I/N`.",
+        ),
+        "finish": (
+            "vchat.prep.array_commands:finish",
+            "Check that the tasks of a plan are done, and publish the shards.",
+        ),
         "sources": (
             "vchat.prep.sources_command:command",
             "List the data sets: what to download, and where to put it.",

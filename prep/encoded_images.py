@@ -8,7 +8,7 @@ of any process find it; the others pass through. A file that was cut off is made
 from __future__ import annotations
 
 import json
-import os
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -74,7 +74,7 @@ def _write(path: Path, image: Encoded) -> None:
     described = asdict(image)
     data = described.pop("data")
     described["xxh3"] = xxhash.xxh3_64_hexdigest(data)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     aside.write_bytes(json.dumps(described).encode() + b"\n" + data)
     aside.replace(path)
 

@@ -1,0 +1,35 @@
+"""`vchat-prep plan` and `finish`: the ends of a build whose tasks are jobs of an array."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from vchat.prep.build_command import print_plan, print_summary
+from vchat.prep.recipe_options import recipe_options
+
+
+@click.command("plan", help="Convert data sets and plan their shards, for `build --task I/N`.")
+@recipe_options
+def plan(recipe: Path | None, **flags: Any) -> None:
+    """Make the plan and say how to go on."""
+    from vchat.prep.array_build import make_plan_folder
+    from vchat.prep.recipe import read_recipe
+
+    prepared = make_plan_folder(read_recipe(recipe, flags))
+    print_plan(prepared)
+    out = prepared.recipe.out
+    click.echo(f"next: vchat-prep build --out {out} --task I/N, for I from 0 to N - 1;")
+    click.echo(f"then: vchat-prep finish --out {out}")
+
+
+@click.command("finish", help="Check that the tasks of a plan are done, and publish the shards.")
+@click.option(
+    "--out", metavar="DIR", required=True, type=click.Path(path_type=Path), help="Folder."
+)
+def finish(out: Path) -> None:
+    """Publish and print the summary; a set that is complete is left as it is."""
+    from vchat.prep.array_build import finish_folder
+
+    print_summary(finish_folder(out))

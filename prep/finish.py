@@ -1,0 +1,145 @@
+"""The last step of a build: check that nothing is lost, write the report, publish the shard set.
+
+In: the work folder, with the plan, a result file per shard, and what `Publication.write` left. Out:
+index, tokenizer and report beside the shards, the manifest last. Nothing is read from the sources,
+so any machine that sees the folder can finish a build.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vchat.prep import report
+from vchat.prep.convert import Staged
+from vchat.prep.encoded_images import FOLDER as IMAGES_FOLDER
+from vchat.prep.plan import BuildPlan, PlannedShard, read_plan
+from vchat.prep.task import ShardResult, read_result
+from vchat.shards.files import written_whole
+from vchat.shards.manifest import FinishedShard, publish
+from vchat.shards.tokens import TextTokenizer
+
+PUBLICATION = "publication.json"
+_NAMED = 5
+"""How many shards an error names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """What manifest and report say beside what the tasks found; kept as `PUBLICATION`."""
+
+    manifest: dict[str, Any]
+    """The manifest without its shards."""
+
+    staged: tuple[Staged, ...]
+
+    def write(self, work: Path) -> None:
+        """Store it in the work folder."""
+        staged = [asdict(one) | {"path": str(one.path.absolute())} for one in self.staged]
+        with written_whole(work / PUBLICATION) as file:
+            file.write(json.dumps({"manifest": self.manifest, "staged": staged}, indent=1).encode())
+
+    @classmethod
+    def read(cls, work: Path) -> Publication:
+        """Read what `write` stored."""
+        found = json.loads((work / PUBLICATION).read_text(encoding="utf-8"))
+        staged = tuple(Staged(**one | {"path": Path(one["path"])}) for one in found["staged"])
+        return cls(manifest=found["manifest"], staged=staged)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """A finished shard set."""
+
+    out: Path
+    report: dict[str, Any]
+    already_complete: bool
+    """Whether an earlier run had finished the same build."""
+
+
+def finish(out: Path, *, work: Path) -> Built:
+    """Publish the shard set of a plan whose tasks are all done.
+
+    Raises:
+        ValueError: naming the shards that are not written, or what does not add up.
+    """
+    plan = read_plan(work)
+    publication = Publication.read(work)
+    results, finished = _results(plan.shards, out=out, work=work)
+    if not finished:
+        raise ValueError("every record was rejected when it was decoded or tokenized")
+    found = report.account(publication.staged, plan, results, finished)
+    report.check(found)
+    report.write(found, out)
+    publish(
+        out,
+        manifest_without_shards=publication.manifest,
+        shards=finished,
+        tokenizer=TextTokenizer.load(work / "tokenizer"),
+    )
+    clear(work)
+    for staged in publication.staged:
+        staged.path.with_suffix(".arrow").unlink(missing_ok=True)
+    return Built(out=out, report=found, already_complete=False)
+
+
+def already_complete(out: Path, plan: BuildPlan) -> Built:
+    """Return what is published in a folder.
+
+    Raises:
+        ValueError: if it is not the set of this plan, naming both.
+    """
+    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    check_same(out, manifest["digests"]["plan"], plan.digest)
+    return published(out)
+
+
+def published(out: Path) -> Built:
+    """Return what is published in a folder, whatever its plan was."""
+    found = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    return Built(out=out, report=found, already_complete=True)
+
+
+def check_same(out: Path, found: str, wanted: str) -> None:
+    """Check that two digests of plans are equal.
+
+    Raises:
+        ValueError: naming both.
+    """
+    if found != wanted:
+        raise ValueError(
+            f"{out} holds another build: its plan is {found[:16]}, the one asked for is"
+            f" {wanted[:16]}; choose another --out, or delete the folder"
+        )
+
+
+def clear(work: Path) -> None:
+    """Remove what tasks of one plan need and leave in the work folder; records and plan stay."""
+    (work / PUBLICATION).unlink(missing_ok=True)
+    for name in ("results", "progress", "tokenizer", IMAGES_FOLDER):
+        shutil.rmtree(work / name, ignore_errors=True)
+
+
+def _results(
+    shards: Sequence[PlannedShard], *, out: Path, work: Path
+) -> tuple[list[ShardResult], list[FinishedShard]]:
+    results, finished, missing = [], [], []
+    for shard in shards:
+        found = read_result(work, shard, out=out)
+        if found is None:
+            missing.append(f"{shard.name}.tar")
+            continue
+        results.append(found[0])
+        if found[1] is not None:
+            finished.append(found[1])
+    if missing:
+        names = ", ".join(missing[:_NAMED]) + (", .." if len(missing) > _NAMED else "")
+        raise ValueError(
+            f"{len(missing)} of {len(shards)} shards are not in {out}: {names}; run the build, or"
+            " its task, again: it writes the missing ones"
+        )
+    return results, finished

@@ -1,0 +1,45 @@
+"""The flags that say what a recipe says, for every command that reads one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+Body = Callable[..., Any]
+
+_OPTIONS = (
+    click.option(
+        "--datasets", metavar="A,B,MINE=FILE", help="Data sets, and your own as NAME=FILE."
+    ),
+    click.option("--data", metavar="DIR", help="Folder that holds the data sets (data)."),
+    click.option("--out", metavar="DIR", help="Folder of the shards."),
+    click.option("--tokenizer", metavar="DIR", help="Folder with tokenizer.json."),
+    click.option(
+        "--recipe",
+        type=click.Path(path_type=Path),
+        help="TOML file or visualchat-9; flags go on top.",
+    ),
+    click.option("--concatenate", metavar="N,N,..", help="Join 1 to N single-image records (1)."),
+    click.option("--max-images", type=int, help="The most images of one dialogue (8)."),
+    click.option("--image-size", type=int, help="Shorter side in pixels, never enlarged (224)."),
+    click.option("--eval-fraction", type=float, help="Share of photographs held out (0.01)."),
+    click.option("--seed", type=int, help="Decides split, groups and order (0)."),
+    click.option("--workers", type=int, help="Processes that write shards (1)."),
+    click.option("--limit", type=int, help="Use at most this many records of each data set."),
+    click.option("--shard-size", metavar="SIZE", help="About how large a shard is (256MB)."),
+    click.option(
+        "--max-tokens", type=int, help="The longest sample, image positions included (4096)."
+    ),
+    click.option("--positions-per-image", type=int, help="Positions that an image takes (257)."),
+    click.option("--template", metavar="NAME", help="visualchat, or chat: the tokenizer's own."),
+)
+
+
+def recipe_options(body: Body) -> Body:
+    """Give a command's function the flags of a recipe, in the order that help shows them."""
+    for option in reversed(_OPTIONS):
+        body = option(body)
+    return body

@@ -1,0 +1,115 @@
+"""Plan once, write shares in any order, finish: the bytes of a plain build."""
+
+import subprocess
+import sys
+
+import pytest
+from raw_data import write_image, write_llava
+from toy import toy_tokenizer
+from vchat.prep.array_build import finish_folder, make_plan_folder, run_share, share_named
+from vchat.prep.build import build
+from vchat.prep.finish import PUBLICATION
+from vchat.prep.images import ImagePolicy
+from vchat.prep.recipe import Recipe, SourceChoice
+from vchat.shards.command import WrongUse
+
+
+def recipe(folder, out):
+    """Return a recipe that gives several shards."""
+    return Recipe(
+        source=(SourceChoice(name="llava", concatenate=2),),
+        data=str(folder / "data"),
+        tokenizer=str(folder / "tokenizer"),
+        out=str(folder / out),
+        eval_fraction=0.2,
+        shard_size="12KB",
+        positions_per_image=5,
+        image=ImagePolicy(size=24),
+    )
+
+
+def files(out):
+    """Return the contents of a shard set by path, the work folder left out."""
+    paths = (path for path in out.rglob("*") if path.is_file() and ".work" not in path.parts)
+    return {str(path.relative_to(out)): path.read_bytes() for path in paths}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Data with one photograph that cannot be decoded, and a plain build of it in `plain`."""
+    folder = tmp_path_factory.mktemp("array")
+    write_llava(folder / "data", count=30)
+    write_image(folder / "data/coco/train2017/000000000003.jpg", "truncated")
+    toy_tokenizer(folder / "tokenizer")
+    build(recipe(folder, "plain"))
+    return folder
+
+
+def test_shares_in_any_order_give_the_bytes_of_a_plain_build(folder):
+    out = folder / "shares"
+    prepared = make_plan_folder(recipe(folder, "shares"))
+    num_shards = len(prepared.plan.shards)
+    assert num_shards > 3
+    written = [run_share(out, share_named(f"{i}/3")) for i in (2, 0, 1)]
+    assert sum(written) == num_shards
+    assert run_share(out, share_named("1/3")) == 0
+    make_plan_folder(recipe(folder, "shares"))
+    finish_folder(out)
+    assert files(out) == files(folder / "plain")
+
+
+def test_a_second_finish_changes_nothing(folder):
+    before = {path: path.stat().st_mtime_ns for path in (folder / "plain").rglob("*")}
+    assert finish_folder(folder / "plain").already_complete
+    assert {path: path.stat().st_mtime_ns for path in (folder / "plain").rglob("*")} == before
+    assert run_share(folder / "plain", share_named("0/1")) == 0
+
+
+def test_finish_names_a_missing_shard_and_publishes_nothing(folder):
+    out = folder / "half"
+    make_plan_folder(recipe(folder, "half"))
+    run_share(out, share_named("0/1"))
+    (out / "train-000001.tar").unlink()
+    with pytest.raises(ValueError, match=r"1 of \d+ shards are not in .*: train-000001\.tar; run"):
+        finish_folder(out)
+    assert not (out / "manifest.json").exists()
+    run_share(out, share_named("1/2"))
+    finish_folder(out)
+    assert files(out) == files(folder / "plain")
+
+
+def test_without_a_plan_a_task_says_how_to_make_one(folder):
+    with pytest.raises(ValueError, match=r"no plan in .*empty: make one with `vchat-prep plan"):
+        run_share(folder / "empty", share_named("0/2"))
+    make_plan_folder(recipe(folder, "cut"))
+    (folder / "cut/.work" / PUBLICATION).unlink()
+    with pytest.raises(ValueError, match="no plan in"):
+        finish_folder(folder / "cut")
+
+
+@pytest.mark.parametrize("text", ["2/2", "1", "a/b", "-1/2", "0/0"])
+def test_a_share_that_cannot_be_meant_is_wrong_use(text):
+    with pytest.raises(WrongUse, match="want i/n with i from 0 to n - 1"):
+        share_named(text)
+
+
+def prep(*arguments):
+    command = [sys.executable, "-m", "vchat.prep.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_three_commands(folder):
+    out = ("--out", folder / "commands")
+    data = ("--data", folder / "data", "--tokenizer", folder / "tokenizer")
+    done = prep("plan", "--datasets", "llava", *data, *out, "--positions-per-image", 5)
+    assert done.returncode == 0, done.stderr
+    assert "--task I/N" in done.stdout
+    refused = prep("build", *out, "--task", "0/1", "--seed", 3)
+    assert refused.returncode == 2
+    assert "--seed has no place beside --task" in refused.stderr
+    done = prep("build", *out, "--task", "0/1")
+    assert done.returncode == 0, done.stderr
+    assert prep("finish", *out).returncode == 0
+    again = prep("finish", *out)
+    assert again.returncode == 0
+    assert "complete" in again.stdout
