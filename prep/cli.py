@@ -25,6 +25,10 @@ group = LazyGroup(
             "vchat.prep.doctor_command:command",
             "Say which data sets are there, what is missing, what will be lost.",
         ),
+        "retokenize": (
+            "vchat.prep.retokenize_command:command",
+            "Make a shard set for another decoder, without the sources.",
+        ),
         "sample-data": (
             "vchat.prep.sample_data_command:command",
             "Draw a small world in the formats of all data sets.",

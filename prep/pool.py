@@ -39,7 +39,7 @@ def run_tasks(
             run_task(work, number, on_dialogue=lambda: on_dialogues(1))
         return
     shutil.rmtree(work / "progress", ignore_errors=True)
-    with _pool(min(workers, len(numbers))) as pool:
+    with process_pool(min(workers, len(numbers))) as pool:
         futures = [pool.submit(_counted_task, work, number) for number in numbers]
         try:
             _watch(futures, work, on_dialogues)
@@ -52,7 +52,8 @@ def run_tasks(
             pool.shutdown(cancel_futures=True)
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
+def process_pool(workers: int) -> ProcessPoolExecutor:
+    """Return a pool of fresh processes that end when this one is gone."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["vchat.prep.task"])
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)

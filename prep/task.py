@@ -159,7 +159,7 @@ def run_task(work: Path, number: int, *, on_dialogue: Callable[[], None]) -> Non
     rows = write_shard(path, samples, first_number=shard.first_number)
     if not rows.num_rows:
         path.unlink()
-    _write_result(work, shard, path=path, rows=rows, result=result)
+    write_result(work, shard, path=path, rows=rows, result=result)
 
 
 def _samples(
@@ -212,7 +212,7 @@ def _results_folder(work: Path) -> Path:
     return work / "results"
 
 
-def _write_result(
+def write_result(
     work: Path, shard: PlannedShard, *, path: Path, rows: pa.Table, result: ShardResult
 ) -> None:
     """Store index rows, then the result, whose presence means that the task is done."""

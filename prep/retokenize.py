@@ -1,0 +1,329 @@
+"""A shard set for another decoder, from the rounds and images that a set has stored.
+
+Input: a finished shard set, a tokenizer, a template and a length limit. Output: a shard set of
+as many shards, with the same dialogues under new token ids and the same bytes of every image; the
+sources are not needed. A dialogue that is too long now is cut between rounds or loses the records
+that cannot fit, as in a build; what was cut is not joined again.
+
+Shards are written independently: a run that was killed goes on where it stopped, and the bytes are
+the same for any number of workers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+from vchat.prep.assemble import Assembler, PreparedRecord
+from vchat.prep.plan import PlannedShard
+from vchat.prep.pool import process_pool
+from vchat.prep.rejected import Reasons, Rejected
+from vchat.prep.task import ShardResult, read_result, write_result
+from vchat.shards.codec import RecordOrigin, Sample
+from vchat.shards.dialogue import ImageRef, Record, Round
+from vchat.shards.files import written_whole
+from vchat.shards.manifest import FinishedShard, ShardSet, open_shards, publish
+from vchat.shards.named_template import template_named
+from vchat.shards.progress import progress
+from vchat.shards.tokens import TextTokenizer
+from vchat.shards.writer import write_shard
+
+KEPT = ("image", "licences", "recipe")
+"""What a manifest says of images and sources, which stay as they are."""
+
+ORIGIN = ("digests", "template", "tokenizer", "max_tokens", "positions_per_image", "retokenized")
+"""What the new manifest keeps of the old one, to say what it came from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTokens:
+    """What to make of which set."""
+
+    shards: str
+    """Folder or URL of the set that is read."""
+
+    tokenizer: str
+    """Folder with tokenizer.json."""
+
+    out: str
+    """Folder of the new set."""
+
+    template: str
+    system: str | None
+    """The system text; None for the template's own."""
+
+    max_tokens: int
+    """The longest sample in positions of the decoder, image positions included."""
+
+    positions_per_image: int
+
+    def __post_init__(self) -> None:
+        for name in ("max_tokens", "positions_per_image"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: want at least 1")
+
+
+def retokenize(wanted: NewTokens, *, workers: int) -> dict[str, Any]:
+    """Write the new set, or finish one that was interrupted; returns its manifest.
+
+    Args:
+        workers: Processes that write shards; never changes a byte.
+
+    Raises:
+        ValueError, OSError: one line each, saying what to do.
+    """
+    out = Path(wanted.out)
+    opened = _opened(wanted)
+    digest = _digest(wanted, opened)
+    if (out / "manifest.json").exists():
+        return _complete(out, digest)
+    work = out / ".work"
+    _begin(out, work, digest)
+    shards = planned_shards(opened.shards)
+    missing = [shard for shard in shards if read_result(work, shard, out=out) is None]
+    with progress("retokenize", total=sum(s.end for s in missing), unit="samples") as advance:
+        for num_samples in _written(wanted, missing, workers=workers):
+            advance(num_samples)
+    return _finish(wanted, opened, shards, digest=digest)
+
+
+def planned_shards(shards: ShardSet) -> list[PlannedShard]:
+    """Return the new shards: those of the set, with room for every round to become a sample."""
+    index = shards.index()
+    first_numbers: dict[str, int] = {}
+    planned = []
+    for number, shard in enumerate(shards.manifest["shards"]):
+        rows = index.filter(pc.equal(index["shard"], number))
+        first = first_numbers.setdefault(shard["split"], 0)
+        planned.append(
+            PlannedShard(
+                name=shard["name"].removesuffix(".tar"),
+                split=shard["split"],
+                first_number=first,
+                start=0,
+                end=rows.num_rows,
+                records=pc.sum(rows["num_records"]).as_py() or 0,
+                images=pc.sum(rows["num_images"]).as_py() or 0,
+                stored_bytes=shard["bytes"],
+            )
+        )
+        first_numbers[shard["split"]] = first + (pc.sum(rows["num_rounds"]).as_py() or 0)
+    return planned
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opened:
+    """What every task of one run needs."""
+
+    shards: ShardSet
+    assembler: Assembler
+
+
+@lru_cache(maxsize=1)
+def _opened(wanted: NewTokens) -> _Opened:
+    tokenizer = TextTokenizer.load(Path(wanted.tokenizer))
+    return _Opened(
+        shards=open_shards(wanted.shards),
+        assembler=Assembler(
+            tokenizer=tokenizer,
+            template=template_named(wanted.template, system=wanted.system, tokenizer=tokenizer),
+            max_tokens=wanted.max_tokens,
+            positions_per_image=wanted.positions_per_image,
+        ),
+    )
+
+
+def _digest(wanted: NewTokens, opened: _Opened) -> str:
+    """Return the SHA-256 over all that shapes the new set's bytes."""
+    settings = {
+        "from": opened.shards.manifest["digests"],
+        "tokenizer": opened.assembler.tokenizer.fingerprint,
+        "template": opened.assembler.template.digest,
+        "max_tokens": wanted.max_tokens,
+        "positions_per_image": wanted.positions_per_image,
+        "libraries": _libraries(),
+    }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _libraries() -> dict[str, str]:
+    return {name: version(name) for name in ("numpy", "tokenizers", "webdataset")}
+
+
+def _complete(out: Path, digest: str) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    _check_same(out, manifest.get("digests", {}).get("plan"), digest)
+    return manifest
+
+
+def _check_same(out: Path, found: object, wanted: str) -> None:
+    if found != wanted:
+        raise ValueError(
+            f"{out} holds another set: its digest is {str(found)[:16]}, that of the one asked for"
+            f" {wanted[:16]}; choose another --out, or delete the folder"
+        )
+
+
+def _begin(out: Path, work: Path, digest: str) -> None:
+    """Claim the folder for this set, and remove what a killed run left half written."""
+    claim = work / "retokenize.json"
+    if claim.exists():
+        _check_same(out, json.loads(claim.read_text(encoding="utf-8"))["digest"], digest)
+    elif any(out.glob("*.tar")):
+        _check_same(out, "unknown", digest)
+    work.mkdir(parents=True, exist_ok=True)
+    with written_whole(claim) as file:
+        file.write(json.dumps({"digest": digest}).encode())
+    for half_written in (*out.glob(".*.part"), *work.rglob(".*.part")):
+        half_written.unlink()
+
+
+def _written(wanted: NewTokens, shards: Sequence[PlannedShard], *, workers: int) -> Iterator[int]:
+    """Write the shards; yields the number of samples read for each as it is done."""
+    task = partial(retokenize_shard, wanted)
+    if workers == 1 or len(shards) < 2:
+        yield from map(task, shards)
+        return
+    try:
+        with process_pool(min(workers, len(shards))) as pool:
+            yield from pool.map(task, shards)
+    except BrokenProcessPool as err:
+        raise OSError(
+            "a worker process died (out of memory, or killed); run the same command again to go on"
+            " from the finished shards"
+        ) from err
+
+
+def retokenize_shard(wanted: NewTokens, shard: PlannedShard) -> int:
+    """Write one new shard and its result file; returns the number of samples read."""
+    opened = _opened(wanted)
+    path = Path(wanted.out) / f"{shard.name}.tar"
+    result = ShardResult()
+    rows = write_shard(
+        path, _samples(opened, shard, result=result), first_number=shard.first_number
+    )
+    if not rows.num_rows:
+        path.unlink()
+    write_result(Path(wanted.out) / ".work", shard, path=path, rows=rows, result=result)
+    return shard.end
+
+
+def _samples(opened: _Opened, shard: PlannedShard, *, result: ShardResult) -> Iterator[Sample]:
+    names = [stated["name"] for stated in opened.shards.manifest["shards"]]
+    index = opened.shards.index()
+    rows = index.filter(pc.equal(index["shard"], names.index(f"{shard.name}.tar")))
+    for number in range(rows.num_rows):
+        (row,) = rows.slice(number, 1).to_pylist()
+        yield from _reassembled(opened, opened.shards.read_sample(row), result=result)
+
+
+def _reassembled(opened: _Opened, sample: Sample, *, result: ShardResult) -> list[Sample]:
+    """Return the samples that one becomes; a record that cannot be used leaves it.
+
+    Their keys are unique: parts of a dialogue that is cut add `~0`, `~1`, ...
+    """
+    rejected: dict[str, Rejected] = {}
+
+    def reject(record: Record, why: Rejected) -> None:
+        rejected[record.key] = why
+        result.reject(record, why)
+
+    prepared = [_prepared(sample, origin) for origin in sample.records]
+    made = list(opened.assembler.samples(prepared, split=sample.split, on_rejected=reject))
+    for one in prepared:
+        if one.record.key not in rejected:
+            result.use(one.record)
+    result.split_dialogues += len(made) > 1
+    keys = [
+        f"{sample.key}~{number}" if len(made) > 1 else sample.key for number in range(len(made))
+    ]
+    return [replace(one, key=key) for one, key in zip(made, keys, strict=True)]
+
+
+def _prepared(sample: Sample, origin: RecordOrigin) -> PreparedRecord:
+    """Return a record as far as it is in a sample, with its images as they are stored."""
+    stored = sample.rounds[origin.first_round : origin.first_round + origin.num_rounds]
+    rounds = tuple(
+        Round(
+            images=tuple(ImageRef(key=sample.images[n].key, file="") for n in one.images),
+            question=one.question,
+            answer=one.answer,
+        )
+        for one in stored
+    )
+    return PreparedRecord(
+        record=Record(
+            key=origin.key,
+            source=sample.source,
+            rounds=rounds,
+            licence=origin.licence,
+            file=origin.file,
+            record_id=origin.record_id,
+        ),
+        images=tuple(sample.images[n] for one in stored for n in one.images),
+    )
+
+
+def _finish(
+    wanted: NewTokens, opened: _Opened, shards: Sequence[PlannedShard], *, digest: str
+) -> dict[str, Any]:
+    """Check that no record is lost, and publish; returns the manifest."""
+    out = Path(wanted.out)
+    total, finished = _results(out, shards)
+    counted = sum(total.used_records.values()) + sum(
+        sum(reasons.counts.values()) for reasons in total.rejected.values()
+    )
+    wanted_records = sum(shard.records for shard in shards)
+    assert counted == wanted_records, f"{counted} of {wanted_records} records are accounted for"
+    if not finished:
+        raise ValueError(f"no round of {wanted.shards} fits into {wanted.max_tokens} positions")
+    given = _manifest(wanted, opened, total, digest=digest)
+    tokenizer = opened.assembler.tokenizer
+    publish(out, manifest_without_shards=given, shards=finished, tokenizer=tokenizer)
+    return open_shards(out).manifest
+
+
+def _results(out: Path, shards: Sequence[PlannedShard]) -> tuple[ShardResult, list[FinishedShard]]:
+    """Return the counts of all shards together, and the shards that have samples."""
+    total, finished = ShardResult(), []
+    for shard in shards:
+        found = read_result(out / ".work", shard, out=out)
+        if found is None:
+            raise ValueError(f"{out / shard.name}.tar vanished after it was written; run again")
+        result, written = found
+        for name, count in result.used_records.items():
+            total.used_records[name] = total.used_records.get(name, 0) + count
+        for name, reasons in result.rejected.items():
+            total.rejected.setdefault(name, Reasons()).merge(reasons)
+        total.split_dialogues += result.split_dialogues
+        finished += [] if written is None else [written]
+    return total, finished
+
+
+def _manifest(
+    wanted: NewTokens, opened: _Opened, total: ShardResult, *, digest: str
+) -> dict[str, Any]:
+    old = opened.shards.manifest
+    template = opened.assembler.template
+    return {
+        **{name: old[name] for name in KEPT if name in old},
+        "digests": {"inputs": old["digests"].get("inputs", {}), "plan": digest},
+        "template": {"name": template.name, "system": template.system},
+        "max_tokens": wanted.max_tokens,
+        "positions_per_image": wanted.positions_per_image,
+        "libraries": old.get("libraries", {}) | _libraries(),
+        "retokenized": {
+            "from": {name: old[name] for name in ORIGIN if name in old},
+            "used_records": total.used_records,
+            "split_dialogues": total.split_dialogues,
+            "rejected": {name: one.as_json() for name, one in total.rejected.items()},
+        },
+    }

@@ -1,0 +1,57 @@
+"""`vchat-prep retokenize`: flags and what it prints; the work is in `prep.retokenize`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from vchat.prep.retokenize import NewTokens
+
+
+@click.command("retokenize", help="Make a shard set for another decoder, without the sources.")
+@click.argument("shards")
+@click.option("--tokenizer", metavar="DIR", required=True, help="Folder with tokenizer.json.")
+@click.option("--out", metavar="DIR", required=True, help="Folder of the new shards.")
+@click.option("--template", metavar="NAME", help="visualchat, or chat (that of SHARDS).")
+@click.option("--system", metavar="TEXT", help="System text (that of SHARDS in its template).")
+@click.option("--max-tokens", type=int, help="The longest sample (that of SHARDS).")
+@click.option("--positions-per-image", type=int, help="Positions of an image (that of SHARDS).")
+@click.option("--workers", type=click.IntRange(min=1), default=1, help="Processes (1).")
+def command(shards: str, workers: int, **flags: Any) -> None:
+    """Make the new set and print what became of the old one's records."""
+    from vchat.prep.rejected import REASONS
+    from vchat.prep.retokenize import retokenize
+
+    wanted = _wanted(shards, flags)
+    manifest = retokenize(wanted, workers=workers)
+    counts, totals = manifest["retokenized"], manifest["totals"]
+    click.echo(
+        f"{len(manifest['shards'])} shards, {totals['samples']} samples, {totals['rounds']} rounds,"
+        f" {totals['images']} images, {totals['text_tokens']} text tokens in {wanted.out}"
+    )
+    click.echo(f"  {counts['split_dialogues']} dialogues were too long and are split")
+    for source, reasons in counts["rejected"].items():
+        for reason, count in reasons["counts"].items():
+            click.echo(f"  {source}: {count} x record rejected, {reason} ({REASONS[reason]})")
+
+
+def _wanted(shards: str, flags: dict[str, Any]) -> NewTokens:
+    """Return what the flags say, completed by what the set was made with."""
+    from vchat.prep.retokenize import NewTokens
+    from vchat.shards.command import WrongUse
+    from vchat.shards.manifest import open_shards
+
+    manifest = open_shards(shards).manifest
+    if "://" in flags["out"]:
+        raise WrongUse(f"--out {flags['out']}: want a local folder")
+    if flags["template"] in (None, manifest["template"]["name"]) and flags["system"] is None:
+        flags["system"] = manifest["template"]["system"]
+    flags["template"] = flags["template"] or manifest["template"]["name"]
+    for name in ("max_tokens", "positions_per_image"):
+        flags[name] = manifest[name] if flags[name] is None else flags[name]
+    try:
+        return NewTokens(shards=shards, **flags)
+    except ValueError as err:
+        raise WrongUse(str(err)) from err

@@ -1,0 +1,163 @@
+"""A set for another decoder: the same rounds and image bytes, nothing lost, equal bytes again."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from chat_shapes import chat_tokenizer
+from click.testing import CliRunner
+from raw_data import write_llava
+from toy import toy_tokenizer
+from vchat.prep.build import build
+from vchat.prep.images import ImagePolicy
+from vchat.prep.recipe import Recipe, SourceChoice
+from vchat.prep.retokenize import NewTokens, retokenize, retokenize_shard
+from vchat.prep.retokenize_command import command
+from vchat.shards.manifest import open_shards
+from vchat.shards.verification import verify
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """Folder of a set of several shards in two splits, and of a chat tokenizer."""
+    folder = tmp_path_factory.mktemp("retokenize")
+    write_llava(folder / "data", count=24)
+    toy_tokenizer(folder / "tokenizer")
+    chat_tokenizer(folder / "other", shape="qwen_2_5")
+    build(
+        Recipe(
+            source=(SourceChoice(name="llava", concatenate=3),),
+            data=str(folder / "data"),
+            tokenizer=str(folder / "tokenizer"),
+            out=str(folder / "set"),
+            eval_fraction=0.25,
+            shard_size="12KB",
+            positions_per_image=5,
+            image=ImagePolicy(size=24),
+        )
+    )
+    shutil.rmtree(folder / "data")
+    return folder
+
+
+def wanted(built: Path, out: Path, **changed) -> NewTokens:
+    given = NewTokens(
+        shards=str(built / "set"),
+        tokenizer=str(built / "other"),
+        out=str(out),
+        template="chat",
+        system=None,
+        max_tokens=4096,
+        positions_per_image=5,
+    )
+    return replace(given, **changed)
+
+
+def samples(folder: Path) -> list:
+    shards = open_shards(folder)
+    return [shards.read_sample(number) for number in range(shards.index().num_rows)]
+
+
+def files(out: Path) -> dict[str, bytes]:
+    paths = (path for path in out.rglob("*") if path.is_file() and ".work" not in path.parts)
+    return {str(path.relative_to(out)): path.read_bytes() for path in paths}
+
+
+def test_rounds_and_image_bytes_are_those_of_the_set(built, tmp_path):
+    manifest = retokenize(wanted(built, tmp_path / "new"), workers=1)
+    old, new = samples(built / "set"), samples(tmp_path / "new")
+    assert len(manifest["shards"]) > 2
+    for a, b in zip(old, new, strict=True):
+        assert (a.key, a.split, a.records) == (b.key, b.split, b.records)
+        assert (a.rounds, a.images) == (b.rounds, b.images)
+    assert new[0].ids.tolist() != old[0].ids.tolist()
+    assert list(verify(open_shards(tmp_path / "new"), shard_done=lambda _: None)) == []
+
+
+def test_the_same_tokenizer_and_template_give_the_ids_of_the_build(built, tmp_path):
+    old = open_shards(built / "set").manifest
+    same = wanted(built, tmp_path / "new", tokenizer=str(built / "tokenizer"))
+    retokenize(replace(same, template="visualchat", system=old["template"]["system"]), workers=1)
+    for a, b in zip(samples(built / "set"), samples(tmp_path / "new"), strict=True):
+        assert a.ids.tolist() == b.ids.tolist()
+        assert a.supervised.tolist() == b.supervised.tolist()
+
+
+def test_the_manifest_says_what_the_set_came_from(built, tmp_path):
+    old = open_shards(built / "set").manifest
+    manifest = retokenize(wanted(built, tmp_path / "new"), workers=1)
+    assert manifest["retokenized"]["from"]["digests"] == old["digests"]
+    assert manifest["retokenized"]["from"]["template"] == old["template"]
+    assert manifest["digests"]["inputs"] == old["digests"]["inputs"]
+    assert manifest["template"] == {"name": "chat", "system": None}
+    assert manifest["totals"]["records"] == old["totals"]["records"]
+
+
+def test_dialogues_that_are_too_long_are_split_or_rejected_and_counted(built, tmp_path):
+    lengths = [len(sample.ids) for sample in samples(built / "set")]
+    manifest = retokenize(wanted(built, tmp_path / "new", max_tokens=min(lengths)), workers=1)
+    counts = manifest["retokenized"]
+    assert counts["split_dialogues"] > 0
+    records = open_shards(built / "set").manifest["totals"]["records"]
+    rejected = sum(counts["rejected"].get("llava", {"counts": {}})["counts"].values())
+    assert counts["used_records"]["llava"] + rejected == records
+    made = samples(tmp_path / "new")
+    assert len({sample.key for sample in made}) == len(made)
+    assert all(len(s.ids) + 4 * len(s.images) <= min(lengths) for s in made)
+    assert list(verify(open_shards(tmp_path / "new"), shard_done=lambda _: None)) == []
+
+
+def test_a_limit_that_nothing_fits_is_refused(built, tmp_path):
+    with pytest.raises(ValueError, match=r"no round of .*set fits into 3 positions"):
+        retokenize(wanted(built, tmp_path / "new", max_tokens=3), workers=1)
+
+
+def test_two_workers_write_the_same_bytes(built, tmp_path):
+    retokenize(wanted(built, tmp_path / "one"), workers=1)
+    retokenize(wanted(built, tmp_path / "two"), workers=2)
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+def test_shards_that_are_finished_are_not_written_again(built, tmp_path, monkeypatch):
+    done = []
+    task = retokenize_shard
+
+    def interrupted(given, shard):
+        if len(done) == 2:
+            raise OSError("no space")
+        done.append(shard.name)
+        return task(given, shard)
+
+    monkeypatch.setattr("vchat.prep.retokenize.retokenize_shard", interrupted)
+    with pytest.raises(OSError, match="no space"):
+        retokenize(wanted(built, tmp_path / "new"), workers=1)
+    assert not (tmp_path / "new" / "manifest.json").exists()
+    monkeypatch.setattr(
+        "vchat.prep.retokenize.retokenize_shard",
+        lambda given, shard: done.append(shard.name) or task(given, shard),
+    )
+    retokenize(wanted(built, tmp_path / "new"), workers=1)
+    monkeypatch.undo()
+    assert len(done) == len(set(done)) == len(open_shards(built / "set").manifest["shards"])
+    retokenize(wanted(built, tmp_path / "whole"), workers=1)
+    assert files(tmp_path / "new") == files(tmp_path / "whole")
+
+
+def test_another_set_in_the_folder_is_refused_and_the_same_one_is_found_complete(built, tmp_path):
+    first = retokenize(wanted(built, tmp_path / "new"), workers=1)
+    assert retokenize(wanted(built, tmp_path / "new"), workers=1) == first
+    with pytest.raises(ValueError, match=r"new holds another set: its digest is .{16}, that of"):
+        retokenize(wanted(built, tmp_path / "new", max_tokens=100), workers=1)
+    with pytest.raises(ValueError, match=r"set holds another set"):
+        retokenize(wanted(built, built / "set"), workers=1)
+
+
+def test_the_command_takes_from_the_set_what_no_flag_says(built, tmp_path):
+    given = [str(built / "set"), "--tokenizer", str(built / "other"), "--out", str(tmp_path / "n")]
+    done = CliRunner().invoke(command, given, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "0 dialogues were too long" in done.output
+    old, new = (open_shards(folder).manifest for folder in (built / "set", tmp_path / "n"))
+    for name in ("template", "max_tokens", "positions_per_image", "image", "licences"):
+        assert new[name] == old[name]
