@@ -59,6 +59,8 @@ class TemplateChoice:
     """How a dialogue becomes text."""
 
     name: str = "visualchat"
+    """`visualchat`, or `chat` for the chat template of the tokenizer."""
+
     system: str | None = None
     """The system text; None for the template's own."""
 

@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
 import jinja2
-from jinja2.ext import loopcontrols
+from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import Node
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from vchat.shards.template import (
     Control,
@@ -85,6 +87,8 @@ class ChatTemplate:
 
     The parts of a dialogue end with the end token of its last answer; what the chat template
     writes behind that is left out. The end token is the one it writes right after every answer.
+    A blank that it writes before every answer (Mistral's do) belongs to the prompt, so that an
+    answer is its own text.
     """
 
     name: ClassVar[str] = "chat"
@@ -110,9 +114,10 @@ class ChatTemplate:
     def opening(self) -> list[Part]:
         """Return what stands before the first question, once per dialogue."""
         head, *tail = [self._parts(piece) for piece in self._frame.opening]
-        begins = head[:1] == [Special(self.source.begin)] if self.source.begin else True
-        if begins:
-            head[: 1 if self.source.begin else 0] = [Control("begin")]
+        if self.source.begin is None:
+            head = [Control("begin"), *head]  # no id, but says that text opens a dialogue here
+        elif head[:1] == [Special(self.source.begin)]:
+            head = [Control("begin"), *head[1:]]
         return [*head, *(part for piece in tail for part in (Text(self.system or ""), *piece))]
 
     def between(self) -> list[Part]:
@@ -248,13 +253,16 @@ class ChatTemplate:
         try:
             return self._program.render(
                 messages=messages,
+                tools=None,
+                documents=None,
                 add_generation_prompt=messages[-1]["role"] == "user",
                 **self.source.variables,
             )
         except (jinja2.TemplateError, TypeError) as error:
             roles = ", ".join(message["role"] for message in messages)
             raise ValueError(
-                f"the chat template of {self.source.origin} refuses messages of {roles}: {error}"
+                f"the chat template of {self.source.origin} refuses messages of {roles}: {error};"
+                " leave the system text out, or use the template visualchat"
             ) from error
 
     def _parts(self, written: str) -> list[Part]:
@@ -280,7 +288,7 @@ def _tail(text: str) -> str:
 def _compiled(source: ChatSource) -> jinja2.Template:
     """Compile the program as chat templates expect it, in a sandbox."""
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
     )
     environment.globals["raise_exception"] = _raise
     environment.filters["tojson"] = _to_json
@@ -290,6 +298,17 @@ def _compiled(source: ChatSource) -> jinja2.Template:
         raise ValueError(
             f"the chat template of {source.origin} is not valid, line {error.lineno}: {error}"
         ) from error
+
+
+class _Generation(Extension):
+    """The tag that marks answers in some chat templates; our marks come from the sentinels."""
+
+    tags = {"generation"}  # noqa: RUF012  # jinja2 declares it so
+
+    def parse(self, parser: Parser) -> list[Node]:
+        """Return the nodes inside, as if the tag were not there."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 def _raise(message: str) -> NoReturn:

@@ -4,6 +4,7 @@ import pytest
 from chat_shapes import LLAMA_3, QWEN_2_5, TEMPLATES, TOKENS, chat_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 from toy import toy_tokenizer
 from vchat.shards.chat_template import ChatTemplate, TextChanged
 from vchat.shards.named_template import template_named
@@ -166,6 +167,31 @@ def test_a_template_keeps_its_own_system_text_where_none_is_given(tmp_path):
     assert Text("system\nYou are a toy.") in template.opening()
     assert Text("Hi.") in template.with_system("Hi.\n").opening()
     assert template.with_system("Hi.").digest != template.digest
+
+
+def test_a_token_that_swallows_white_space_does_so_and_generation_marks_are_ignored(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    text = (
+        "{% for m in messages %}{{ '<|' + m.role + '|>\n' }}{% generation %}{{ m.content }}"
+        "{{ '<|end|>\n' }}{% endgeneration %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+    )
+    names = ("<|user|>", "<|assistant|>", "<|end|>")
+    added = [AddedToken(name, rstrip=True, special=True) for name in names]
+    folder = toy_tokenizer(tmp_path / "swallows", added=added)
+    (folder / "chat_template.jinja").write_text(text)
+    tokenizer = TextTokenizer.load(folder)
+    found = tokenizer.encode(template_named("chat", tokenizer=tokenizer).dialogue(PLAIN)).ids
+    assert "\n" not in tokenizer.decode(found.tolist())
+    theirs = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer._tokenizer, chat_template=text, eos_token="</s>"
+    )
+    messages = [
+        {"role": role, "content": content}
+        for r in PLAIN
+        for role, content in (("user", r.question), ("assistant", r.answer))
+    ]
+    assert found.tolist() == theirs.apply_chat_template(messages, return_dict=False)
 
 
 def test_a_default_of_several_templates_is_used(tmp_path):
