@@ -16,12 +16,7 @@ step() { # step NAME COMMAND...: echo a command, run it, note how long it took
   shift
   printf '\n\033[1m$ %s\033[0m\n' "$*"
   "$@"
-  times+=$(printf '%9s %4d s' "$name" $((SECONDS - started)))$'\n'
-}
-
-ask_about_two_images() { # the first two-image question of the evaluation, and one for each image
-  printf '%s\n' "/image $1" "/image $2" "$3" "Describe Image 1." "Describe Image 2." /quit \
-    | vchat-chat --checkpoint "$run"
+  times+="$name $((SECONDS - started)) "
 }
 
 mkdir -p "$out"
@@ -44,7 +39,9 @@ asked = next(one for one in questions if one["kind"] == "which_image")
 print(*(f"{sys.argv[1]}/{image}" for image in asked["images"]), asked["question"], sep="\n")
 PYTHON
 )
-step chat ask_about_two_images "${pair[@]}" | tee "$out/chat.txt"
+printf '%s\n' "/image ${pair[0]}" "/image ${pair[1]}" "${pair[2]}" "Describe Image 1." \
+  /quit > "$out/questions.txt"
+step chat sh -c "vchat-chat --checkpoint $run < $out/questions.txt > $out/chat.txt"
 
 printf '\n\033[1m%s\033[0m\n' "Summary"
 python - "$out" <<'PYTHON'
@@ -63,7 +60,7 @@ for group in ("single-image", "two-image"):
     print(f" held out {group} questions {right['as-is']} right ({low:.1%} to {high:.1%}; chance "
           f"{found['as-is']['chance']:.1%}), images blanked {right['blank']}, swapped {right['swapped']}")
 PYTHON
-printf '%9s %s\n' "chat" "about ${pair[0]} and ${pair[1]}:"
+printf '%9s %s\n' "chat" "about two held-out images:"
 sed 's/^/          /' "$out/chat.txt"
-printf '%9s %s\n' "look at" "$out/shards.html, $shards/report.html"
-printf '%s' "$times"
+printf '%9s %s\n' "look at" "$out/shards.html (the dialogues), $shards/report.html (every row accounted for)"
+printf '%9s %s\n' "seconds" "${times% }"

@@ -32,7 +32,8 @@ def build_model(config: ModelConfig, *, image_token_id: int, num_ids: int, seed:
         num_ids=num_ids,
         attention=config.attention,
         projection=config.projection,
-        **_colours(config.tower),
+        image_mean=_stated(config.tower, "image_mean"),
+        image_std=_stated(config.tower, "image_std"),
     )
 
 
@@ -80,12 +81,12 @@ def _table_config(table: dict[str, Any], *, num_ids: int | None) -> PreTrainedCo
     return config
 
 
-def _colours(tower: str | dict[str, Any]) -> dict[str, list[float]]:
-    """Mean and standard deviation per channel, if the tower's folder states them."""
+def _stated(tower: str | dict[str, Any], name: str) -> list[float] | None:
+    """Mean or standard deviation per channel, if the tower's folder states it."""
     if isinstance(tower, dict):
-        return {}
-    stated = Path(tower) / "preprocessor_config.json"
-    if not stated.is_file():
-        return {}
-    values = json.loads(stated.read_text(encoding="utf-8"))
-    return {name: values[name] for name in ("image_mean", "image_std") if name in values}
+        return None
+    file = Path(tower) / "preprocessor_config.json"
+    if not file.is_file():
+        return None
+    values: list[float] | None = json.loads(file.read_text(encoding="utf-8")).get(name)
+    return values

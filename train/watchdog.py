@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import sys
 from collections.abc import Callable, Iterator
 
 
@@ -23,7 +22,7 @@ def watchdog(timeout_s: float) -> Iterator[Callable[[], None]]:
         return
 
     def wind_up() -> None:
-        faulthandler.dump_traceback_later(timeout_s, exit=True, file=sys.__stderr__)
+        faulthandler.dump_traceback_later(timeout_s, exit=True, file=2)  # stderr
 
     try:
         yield wind_up
