@@ -196,5 +196,6 @@ def _origins(turns: Sequence[Turn]) -> Iterator[RecordOrigin]:
             licence=record.licence,
             first_round=first,
             num_rounds=len(of_record),
+            marks=record.marks,
         )
         first += len(of_record)

@@ -126,7 +126,9 @@ def prepare(recipe: Recipe, *, work: Path) -> Prepared:
     template = template_named(
         recipe.template.name, system=recipe.template.system, tokenizer=tokenizer
     )
-    staged = tuple(_staged(one, work=work / "staged") for one in sources)
+    staged = tuple(
+        _staged(one, work=work / "staged", max_images=recipe.max_images) for one in sources
+    )
     columns = [_columns(one, recipe) for one in staged]
     blends = blend(
         columns,
@@ -156,11 +158,16 @@ def prepare(recipe: Recipe, *, work: Path) -> Prepared:
     )
 
 
-def _staged(one: ChosenSource, *, work: Path) -> Staged:
+def _staged(one: ChosenSource, *, work: Path, max_images: int) -> Staged:
     images = ImageFiles(one.roots, folders=one.folders)
     with progress(f"convert {one.source.name}", unit="rows") as advance:
         return convert(
-            one.source, data=one.data, images=images, work=work, on_row=lambda: advance(1)
+            one.source,
+            data=one.data,
+            images=images,
+            work=work,
+            max_images=max_images,
+            on_row=lambda: advance(1),
         )
 
 

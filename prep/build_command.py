@@ -85,7 +85,7 @@ def _counts(counts: dict[str, int]) -> str:
 
 def print_summary(built: Built) -> None:
     """Print what a shard set holds, what was repaired and what was rejected."""
-    from vchat.prep.report import rejections, repairs
+    from vchat.prep.report import marks, rejections, repairs
 
     if built.already_complete:
         click.echo(f"{built.out} holds this build already, complete")
@@ -98,6 +98,8 @@ def print_summary(built: Built) -> None:
         click.echo(f"  {name}: {one['converted']['rows']} rows, {one['used_records']} records used")
     for name, rule, count in repairs(built.report):
         click.echo(f"  {name}: {count} image ids found by the rule {rule}")
+    for name, mark, count in marks(built.report):
+        click.echo(f"  {name}: {count} records are marked {mark}")
     for line in rejections(built.report):
         click.echo(
             f"  {line['source']}: {line['count']} x {line['kind']} rejected,"

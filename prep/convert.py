@@ -23,7 +23,7 @@ from vchat.prep.staged import staged_row, write_staged
 from vchat.shards.dialogue import Record
 from vchat.shards.files import written_whole
 
-STAGED_VERSION = 2
+STAGED_VERSION = 3
 """Raised whenever a converter or the staged form changes what it makes of equal inputs."""
 
 
@@ -43,21 +43,31 @@ class Staged:
 
 
 def convert(
-    source: Source, *, data: Path, images: ImageFiles, work: Path, on_row: Callable[[], None]
+    source: Source,
+    *,
+    data: Path,
+    images: ImageFiles,
+    work: Path,
+    max_images: int | None = None,
+    on_row: Callable[[], None],
 ) -> Staged:
     """Convert one source, or return what an earlier call with equal inputs left in `work`.
 
     Args:
         work: folder of staged files; a file in it is whole, and named by its inputs.
+        max_images: limit to which a source that may leave out images is brought; None for no limit.
         on_row: called once per row read, for progress.
 
     Raises:
         ValueError: if an annotation file is not whole JSON, has no rows, or rows are lost.
     """
-    name = f"{source.name}-{inputs_digest(source, data=data)[:16]}"
+    most = max_images if source.may_leave_out_images else None
+    digest = inputs_digest(source, data=data, max_images=most)
+    name = f"{source.name}-{digest[:16]}"
     path, summary = work / f"{name}.parquet", work / f"{name}.json"
     if not (summary.exists() and path.exists()):
-        tally, digest = _convert(source, data=data, images=images, path=path, on_row=on_row)
+        rows = _counted(source.rows(data), on_row)
+        tally, digest = _convert(source, rows, data=data, images=images, path=path, most=most)
         content = {"source": source.name, "digest": digest, "tally": tally.as_json()}
         with written_whole(summary) as file:
             file.write(json.dumps(content, indent=1).encode())
@@ -65,12 +75,12 @@ def convert(
     return Staged(source=source.name, path=path, digest=found["digest"], tally=found["tally"])
 
 
-def inputs_digest(source: Source, *, data: Path) -> str:
+def inputs_digest(source: Source, *, data: Path, max_images: int | None) -> str:
     """Return a digest of what a conversion depends on, without reading any image.
 
     It covers the contents of the annotation files, and when images last changed.
     """
-    hasher = xxhash.xxh3_128(f"{STAGED_VERSION} {source.name}".encode())
+    hasher = xxhash.xxh3_128(f"{STAGED_VERSION} {source.name} {max_images}".encode())
     for path in annotation_files(source, data):
         hasher.update(f" {path.name} ".encode())
         with path.open("rb") as file:
@@ -82,11 +92,23 @@ def inputs_digest(source: Source, *, data: Path) -> str:
     return hasher.hexdigest()
 
 
+def _counted(rows: Iterator[Row], on_row: Callable[[], None]) -> Iterator[Row]:
+    for row in rows:
+        on_row()
+        yield row
+
+
 def _convert(
-    source: Source, *, data: Path, images: ImageFiles, path: Path, on_row: Callable[[], None]
+    source: Source,
+    rows: Iterator[Row],
+    *,
+    data: Path,
+    images: ImageFiles,
+    path: Path,
+    most: int | None,
 ) -> tuple[Tally, str]:
     tally, hasher = Tally(), hashlib.sha256()
-    records = _records(source.rows(data), tally=tally, images=images, on_row=on_row)
+    records = _records(rows, tally=tally, images=images, most=most)
     write_staged(path, _hashed(records, hasher.update))
     if not tally.rows:
         files = ", ".join(str(file) for file in annotation_files(source, data))
@@ -104,18 +126,18 @@ def _hashed(
 
 
 def _records(
-    rows: Iterator[Row], *, tally: Tally, images: ImageFiles, on_row: Callable[[], None]
+    rows: Iterator[Row], *, tally: Tally, images: ImageFiles, most: int | None
 ) -> Iterator[dict[str, Any]]:
     """Yield staged rows of the usable records; count everything in `tally`."""
     seen: set[bytes] = set()
     for row in rows:
-        on_row()
         tally.rows += 1
         tally.pairs += row.num_pairs
         try:
             converted = row.convert()
             _check_key(converted.record, seen)
-            found = _with_headers(converted.record, images)
+            record = fitting(converted.record, most=most)
+            found = _with_headers(record, images)
         except Rejected as rejected:
             tally.rejected.add(rejected, where=row.id, num_pairs=row.num_pairs)
             continue
@@ -123,7 +145,27 @@ def _records(
         tally.record_pairs += len(converted.record.rounds)
         tally.rejected_pairs.update(converted.rejected_pairs)
         tally.repairs.update(converted.repairs)
+        tally.marks.update(record.marks)
         yield found
+
+
+def fitting(record: Record, *, most: int | None) -> Record:
+    """Return the record with an even choice of at most `most` images, first and last among them.
+
+    A record that is left shorter is marked with how many images it had. None is no limit.
+    """
+    total = len(record.images)
+    if most is None or total <= most:
+        return record
+    kept = {i * (total - 1) // max(1, most - 1) for i in range(most)}
+    rounds, shown = [], 0
+    for round_ in record.rounds:
+        numbered = enumerate(round_.images, start=shown)
+        images = tuple(image for number, image in numbered if number in kept)
+        rounds.append(replace(round_, images=images))
+        shown += len(round_.images)
+    marks = (*record.marks, f"subsampled_from_{total}")
+    return replace(record, rounds=tuple(rounds), marks=marks)
 
 
 def _check_key(record: Record, seen: set[bytes]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from vchat.prep.build import ChosenSource
+from vchat.prep.convert import fitting
 from vchat.prep.image_files import ImageFiles
 from vchat.prep.images import ImagePolicy, encode_for_shard, sniff
 from vchat.prep.keyed_hash import keyed_hash
@@ -108,7 +109,7 @@ def examined(
         return Finding(name=one.source.name, status="missing", needs=needs, problem=str(missing))
     try:
         rows, pairs, chosen = _counted(one.source.rows(one.data), sample=sample, on_row=on_row)
-        sampled = _sampled(chosen, one, max_images=max_images)
+        sampled = _sampled(chosen, one, most=max_images)
     except (ValueError, OSError) as broken:
         return Finding(name=one.source.name, status="broken", needs=needs, problem=str(broken))
     problem = ""
@@ -194,12 +195,12 @@ def _counted(
     return num_rows, num_pairs, [row for _, _, row in sorted(kept, key=lambda one: one[1])]
 
 
-def _sampled(rows: Sequence[Row], one: ChosenSource, *, max_images: int) -> Sampled:
+def _sampled(rows: Sequence[Row], one: ChosenSource, *, most: int) -> Sampled:
     images = ImageFiles(one.roots, folders=one.folders)
     found = Sampled(rows=len(rows))
     for row in rows:
         try:
-            _try(row, images, found, max_images=max_images)
+            _try(row, images, found, most=most, may_leave_out=one.source.may_leave_out_images)
         except Rejected as rejected:
             found.rejected[rejected.reason] += 1
         else:
@@ -207,15 +208,16 @@ def _sampled(rows: Sequence[Row], one: ChosenSource, *, max_images: int) -> Samp
     return found
 
 
-def _try(row: Row, images: ImageFiles, found: Sampled, *, max_images: int) -> None:
+def _try(row: Row, images: ImageFiles, found: Sampled, *, most: int, may_leave_out: bool) -> None:
     """Convert a row and decode its images, as a build does; raises what a build rejects it for."""
     converted = row.convert()
-    shown = [images.located(image) for image in converted.record.images]
+    record = fitting(converted.record, most=most if may_leave_out else None)
+    shown = [images.located(image) for image in record.images]
     found.images += len(shown)
     found.repairs.update({rule: n for rule, n in converted.repairs.items() if n})
     for image in shown:
         data = images.read(image)
         found.formats[sniff(data[:16]) or "unknown"] += 1
         encode_for_shard(data, ImagePolicy(), name=image.key)
-    if len(shown) > max_images:
-        raise Rejected("too_many_images", f"{len(shown)} images, the limit is {max_images}")
+    if len(shown) > most:
+        raise Rejected("too_many_images", f"{len(shown)} images, the limit is {most}")

@@ -119,6 +119,9 @@ class Tally:
     repairs: Counter[str] = field(default_factory=Counter)
     """Rule -> image ids of records that were found by it, not as they are written."""
 
+    marks: Counter[str] = field(default_factory=Counter)
+    """Mark -> records that carry it."""
+
     def check(self, source: str) -> None:
         """Check that every row and every pair is accounted for.
 
@@ -145,4 +148,5 @@ class Tally:
             "rejected_rows": self.rejected.as_json(),
             "rejected_pairs": dict(sorted(self.rejected_pairs.items())),
             "repairs": dict(sorted(self.repairs.items())),
+            "marks": dict(sorted(self.marks.items())),
         }

@@ -128,6 +128,15 @@ def repairs(found: Mapping[str, Any]) -> list[tuple[str, str, int]]:
     ]
 
 
+def marks(found: Mapping[str, Any]) -> list[tuple[str, str, int]]:
+    """Return `(source, mark, records that carry it)`."""
+    return [
+        (name, mark, count)
+        for name, one in found["sources"].items()
+        for mark, count in one["converted"].get("marks", {}).items()
+    ]
+
+
 def _line(name: str, reason: str, count: int, *, kind: str, examples: list[str]) -> dict[str, Any]:
     return {
         "source": name,
@@ -145,7 +154,7 @@ def write(found: Mapping[str, Any], out: Path) -> None:
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string(PAGE).render(
-        report=found, rejections=rejections(found), repairs=repairs(found)
+        report=found, rejections=rejections(found), repairs=repairs(found), marks=marks(found)
     )
     with written_whole(out / "report.json") as file:
         file.write(json.dumps(found, indent=1).encode())

@@ -81,6 +81,17 @@ PAGE = """<!doctype html>
 </table>
 {% endif %}
 
+{% if marks %}
+<h2>Marked records</h2>
+<table>
+<tr><th>source</th><th>mark</th><th class="n">records</th></tr>
+{% for name, mark, count in marks %}
+<tr><td>{{ name }}</td><td><code>{{ mark }}</code></td>
+<td class="n">{{ "{:,}".format(count) }}</td></tr>
+{% endfor %}
+</table>
+{% endif %}
+
 <h2>Samples</h2>
 <div class="histograms">
 {% for title, counts in report.histograms.items() %}

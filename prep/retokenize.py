@@ -267,6 +267,7 @@ def _prepared(sample: Sample, origin: RecordOrigin) -> PreparedRecord:
             licence=origin.licence,
             file=origin.file,
             record_id=origin.record_id,
+            marks=origin.marks,
         ),
         images=tuple(sample.images[n] for one in stored for n in one.images),
     )

@@ -41,6 +41,7 @@ SCHEMA = pa.schema(
         ("file", pa.string()),
         ("record_id", pa.string()),
         ("licence", pa.string()),
+        ("marks", pa.list_(pa.string())),
         ("num_rounds", pa.int32()),
         ("text_bytes", pa.int64()),
         ("image_keys", pa.list_(pa.string())),
@@ -65,6 +66,7 @@ def staged_row(
         "file": record.file,
         "record_id": record.record_id,
         "licence": record.licence,
+        "marks": list(record.marks),
         "num_rounds": len(record.rounds),
         "text_bytes": sum(len(text.encode()) for text in texts),
         "image_keys": [image.key for image in record.images],
@@ -93,7 +95,8 @@ def record_from_row(row: dict[str, Any]) -> Record:
         for one in row["rounds"]
     )
     names = ("key", "source", "file", "record_id", "licence")
-    return Record(rounds=rounds, **{name: row[name] for name in names})
+    marks = tuple(row["marks"])
+    return Record(rounds=rounds, marks=marks, **{name: row[name] for name in names})
 
 
 def write_staged(path: Path, rows: Iterable[dict[str, Any]]) -> int:

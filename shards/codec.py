@@ -61,6 +61,8 @@ class RecordOrigin:
     """Position of the record's first round in the sample."""
 
     num_rounds: int
+    marks: tuple[str, ...] = ()
+    """As in `Record`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +128,13 @@ def image_member(sample: Sample, position: int) -> str:
     return f"{position}.{extension}"
 
 
+def _origin(record: RecordOrigin) -> dict[str, Any]:
+    """Return a record's origin as JSON; `marks` is left out if there are none."""
+    described = asdict(record)
+    marks = described.pop("marks")
+    return described | ({"marks": list(marks)} if marks else {})
+
+
 def sample_from_members(found: Mapping[str, bytes], *, name: str) -> Sample:
     """Rebuild a sample from its members.
 
@@ -164,7 +173,7 @@ def _description(sample: Sample) -> bytes:
         "key": sample.key,
         "source": sample.source,
         "split": sample.split,
-        "records": [asdict(record) for record in sample.records],
+        "records": [_origin(record) for record in sample.records],
         "rounds": [asdict(stored) for stored in sample.rounds],
         "images": images,
     }
@@ -193,7 +202,10 @@ def _sample(described: dict[str, Any], found: Mapping[str, bytes]) -> Sample:
         key=described["key"],
         source=described["source"],
         split=described["split"],
-        records=tuple(RecordOrigin(**record) for record in described["records"]),
+        records=tuple(
+            RecordOrigin(**record | {"marks": tuple(record.get("marks", ()))})
+            for record in described["records"]
+        ),
         rounds=rounds,
         images=images,
         ids=_array(found["tokens.npy"], np.int32, member="tokens.npy"),

@@ -55,6 +55,10 @@ class Record:
     record_id: str
     """Its id inside that file, as text."""
 
+    marks: tuple[str, ...] = ()
+    """What was done to it on its way, for whoever filters samples: `resampled_224` (its pictures
+    were stretched to 224 x 224 upstream), `subsampled_from_16` (it had so many images)."""
+
     @property
     def images(self) -> tuple[ImageRef, ...]:
         """Images in order of mention, repeats included."""

@@ -11,12 +11,16 @@ from vchat.prep.staged import RecordFile, write_record_file
 from vchat.shards.dialogue import Record
 
 
-def converted(source: Source, data: Path, *, work: Path, roots=()) -> tuple[list[Record], dict]:
+def converted(
+    source: Source, data: Path, *, work: Path, roots=(), max_images: int | None = None
+) -> tuple[list[Record], dict]:
     """Convert a source and return its records and its tally."""
     check_needs(source, data)
     folders = [path for need in source.needs for path in need.paths if path.endswith("/")]
     images = ImageFiles([*roots, data], folders=folders)
-    staged = convert(source, data=data, images=images, work=work, on_row=lambda: None)
+    staged = convert(
+        source, data=data, images=images, work=work, max_images=max_images, on_row=lambda: None
+    )
     arrow = work / "records.arrow"
     write_record_file(staged.path, arrow)
     with RecordFile(arrow) as records:

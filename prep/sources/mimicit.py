@@ -30,6 +30,9 @@ _RELATED = ("rel_ins_ids", "related instructions", "related_instructions")
 """Names of the field of related ids; the hub's holds a blank."""
 
 _COLUMNS = ("id", "instruction", "answer", "images", "image_ids", *_RELATED)
+RESAMPLED = "resampled_224"
+"""Mark of a record whose pictures are MIMIC-IT's own: stretched to 224 x 224, the aspect lost."""
+
 HOME = "https://huggingface.co/datasets/pufanyi/MIMICIT"
 
 
@@ -112,6 +115,7 @@ def record_of(
     source: str,
     file: str,
     repairs: Counter[str] | None = None,
+    marks: tuple[str, ...] = (),
 ) -> Converted:
     """Turn a group into one record, its images shown in the first round.
 
@@ -129,6 +133,7 @@ def record_of(
         licence=LICENCE,
         file=file,
         record_id=group[0].id,
+        marks=marks,
     )
     return Converted(record=record, rejected_pairs=rejected_pairs, repairs=repairs or Counter())
 

@@ -19,6 +19,7 @@ from vchat.prep.rejected import Rejected
 from vchat.prep.sources.mimicit import (
     HOME,
     LICENCE,
+    RESAMPLED,
     Instruction,
     grouped,
     instructions,
@@ -72,7 +73,9 @@ class FrameSet:
         return f"MIMIC-IT/{self.name}/{self.name}.json"
 
 
-def frame_source(frames: FrameSet, *, about: str, known: KnownCount) -> Source:
+def frame_source(
+    frames: FrameSet, *, about: str, known: KnownCount, may_leave_out_images: bool = False
+) -> Source:
     """Return the source that reads one set."""
     how = f"download it from {HOME} (access on request) and put it in MIMIC-IT/{frames.name}/"
     parquet = f"MIMIC-IT/{frames.name}/**/*.parquet"
@@ -85,27 +88,34 @@ def frame_source(frames: FrameSet, *, about: str, known: KnownCount) -> Source:
         ),
         licence=LICENCE,
         rows=partial(_rows, frames),
+        may_leave_out_images=may_leave_out_images,
         known=known,
     )
 
 
 def _rows(frames: FrameSet, data: Path) -> Iterator[Row]:
     """Yield every group of related instructions, after one pass over the image file."""
-    index = PictureIndex(data, _containers(data, frames), names=frames.names)
+    index = PictureIndex(data, picture_files(data, frames.name), names=frames.names)
     for group in frames.group(list(instructions(data, frames.name))):
         convert = partial(to_record, group, frames=frames, index=index)
         yield Row(id=group[0].id, num_pairs=len(group), convert=convert)
 
 
-def _containers(data: Path, frames: FrameSet) -> list[Path]:
-    """Return the files that hold pictures: the JSON file, and Parquet with such a column."""
-    files = [path for path in [data / frames.image_file] if path.is_file()]
-    parquet = sorted((data / "MIMIC-IT" / frames.name).rglob("*.parquet"))
+def picture_files(data: Path, name: str) -> list[Path]:
+    """Return the files that hold a set's pictures: `SD.json`, and Parquet with such a column.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    folder = data / "MIMIC-IT" / name
+    json_file = folder / f"{name}.json"
+    files = [json_file] if json_file.is_file() else []
+    parquet = sorted(folder.rglob("*.parquet"))
     files += [path for path in parquet if picture_column(path)]
     if not files:
         raise ValueError(
-            f"{frames.source}: no {data / frames.image_file}, and no Parquet beside it has a"
-            f" column {' or '.join(PICTURE_COLUMNS)}"
+            f"{name}: no {json_file}, and no Parquet beside it has a column"
+            f" {' or '.join(PICTURE_COLUMNS)}"
         )
     return files
 
@@ -129,7 +139,14 @@ def to_record(group: Sequence[Instruction], *, frames: FrameSet, index: PictureI
         )
     repairs: Counter[str] = Counter()
     images = tuple(_image(image_id, frames, index, repairs) for image_id in image_ids)
-    return record_of(group, images, source=frames.source, file=group[0].file, repairs=repairs)
+    return record_of(
+        group,
+        images,
+        source=frames.source,
+        file=group[0].file,
+        repairs=repairs,
+        marks=(RESAMPLED,),
+    )
 
 
 def _image(image_id: Any, frames: FrameSet, index: PictureIndex, repairs: Counter[str]) -> ImageRef:

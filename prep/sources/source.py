@@ -84,6 +84,10 @@ class Source:
     rows: Callable[[Path], Iterator[Row]]
     """Reads the data folder, row by row in file order."""
 
+    may_leave_out_images: bool = False
+    """Whether a record with more images than a dialogue may have keeps an even choice of them (the
+    frames of a walk) instead of being rejected."""
+
     known: KnownCount | None = None
     """Compared with what is there by `vchat-prep doctor`; a build does not look at it."""
 
@@ -97,8 +101,8 @@ def check_needs(source: Source, data: Path) -> None:
     for need in source.needs:
         if not found_places(need, data):
             wanted = " or ".join(str(data / path) for path in need.paths)
-            kind = "image folder" if need.paths[0].endswith("/") else "annotation file"
-            kind = "image file" if need.is_images else kind
+            kind = "image file" if need.is_images else "annotation file"
+            kind = "image folder" if need.paths[0].endswith("/") else kind
             raise ValueError(f"{source.name}: {kind} {wanted} is missing; {need.how}")
 
 

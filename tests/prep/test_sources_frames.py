@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from converting import converted, expect
-from raw_data import IMAGES, write_json
+from raw_data import IMAGES, write_coco, write_json
 from vchat.prep.image_files import ImageFiles
 from vchat.prep.sources import SOURCES
 
@@ -99,6 +99,44 @@ def test_sn_meets_ids_with_and_without_the_scan_and_keeps_the_order_of_rounds(tm
     assert [round_.answer for round_ in records[0].rounds] == ["First.", "Second.", "Last."]
     assert tally["repairs"] == {"scan_inserted": 4, "scan_removed": 1}
     assert records[2].images[0].key == records[3].images[0].key
+
+
+@pytest.mark.parametrize(
+    "most, kept", [(8, [0, 2, 4, 6, 8, 10, 12, 15]), (2, [0, 15]), (1, [0]), (16, list(range(16)))]
+)
+def test_sn_keeps_an_even_choice_of_the_frames_of_a_long_walk(tmp_path, most, kept):
+    names = [f"SN_IMG_scene0000_00_color_{100 * frame:06d}" for frame in range(16)]
+    images = {name: picture(number=number) for number, name in enumerate(names)}
+    entries = {"SN_INS_scene0000_activity0_round0": entry(*names)}
+    write_set(tmp_path, "SN", entries, images)
+    source = SOURCES["otter_mimicit_sn"]
+    (record,), tally = converted(source, tmp_path, work=tmp_path / "work", max_images=most)
+    shown = [int(image.key[-6:]) // 100 for image in record.images]
+    assert shown == kept
+    subsampled = ("subsampled_from_16",) if most < 16 else ()
+    assert record.marks == ("resampled_224", *subsampled)
+    assert tally["marks"] == dict.fromkeys(record.marks, 1)
+
+
+def test_cgd_takes_the_stretched_pictures_where_coco_is_missing(tmp_path):
+    images = {
+        "CGD_IMG_000000000014": picture("gif"),
+        "CGD_IMG_0000000000001417": picture("palette"),
+        "not an id": picture(),
+    }
+    ids = ("CGD_IMG_0000000000000014", "CGD_IMG_000000001417")
+    entries = {"I1": entry(*ids), "I2": entry(ids[0], "CGD_IMG_000000000099")}
+    write_set(tmp_path, "CGD", entries, images)
+    source = SOURCES["otter_mimicit_cgd"]
+    (record,), tally = converted(source, tmp_path, work=tmp_path / "work")
+    expect(tally, records=1, rows={"missing_image": 1})
+    assert [image.key for image in record.images] == ["coco:14", "coco:1417"]
+    assert ImageFiles([tmp_path]).read(record.images[0]) == IMAGES["gif"](0)
+    assert record.marks == ("resampled_224",)
+    write_coco(tmp_path, {14: "good", 1417: "good"})
+    (record,), _ = converted(source, tmp_path, work=tmp_path / "work2")
+    assert record.images[0].file == "coco/train2017/000000000014.jpg"
+    assert record.marks == ()
 
 
 def test_tvc_meets_doubled_clip_names(tmp_path):

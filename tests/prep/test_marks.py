@@ -1,0 +1,54 @@
+"""What was done to a record on its way is told by its sample, and counted in the report."""
+
+import base64
+import json
+
+import pytest
+from raw_data import drawn, encoded, write_json
+from toy import toy_tokenizer
+from vchat.prep.build import build
+from vchat.prep.recipe import Recipe, SourceChoice
+from vchat.shards.codec import members, sample_from_members
+from vchat.shards.manifest import open_shards
+
+
+@pytest.fixture(scope="module")
+def walk(tmp_path_factory):
+    """A build of one SN walk of 16 frames, at most 4 of them shown."""
+    folder = tmp_path_factory.mktemp("walk")
+    names = [f"SN_IMG_scene0000_00_color_{100 * frame:06d}" for frame in range(16)]
+    text = {"instruction": "Where?", "answer": "Ahead.", "image_ids": names, "rel_ins_ids": []}
+    sn = folder / "data/MIMIC-IT/SN"
+    write_json(sn / "SN_instructions.json", {"data": {"SN_INS_s_activity0_round0": text}})
+    pictures = [base64.b64encode(encoded(drawn(number), "PNG")).decode() for number in range(16)]
+    write_json(sn / "SN.json", dict(zip(names, pictures, strict=True)))
+    toy_tokenizer(folder / "tokenizer")
+    source = (SourceChoice(name="otter_mimicit_sn"),)
+    places = {name: str(folder / name) for name in ("data", "tokenizer", "out")}
+    return build(Recipe(source=source, max_images=4, eval_fraction=0, **places))
+
+
+def test_a_sample_tells_the_marks_of_its_records(walk):
+    shards = open_shards(walk.out)
+    sample = shards.read_sample(0)
+    assert [image.key[-6:] for image in sample.images] == ["000000", "000500", "001000", "001500"]
+    assert sample.records[0].marks == ("resampled_224", "subsampled_from_16")
+    stored = dict(members(sample))
+    assert json.loads(stored["json"])["records"][0]["marks"] == list(sample.records[0].marks)
+
+
+def test_a_record_without_marks_is_stored_as_ever(walk):
+    shards = open_shards(walk.out)
+    stored = shards.read_members(shards.index().to_pylist()[0])
+    described = json.loads(stored["json"])
+    del described["records"][0]["marks"]
+    stored["json"] = json.dumps(described).encode()
+    plain = sample_from_members(stored, name="plain")
+    assert plain.records[0].marks == ()
+    assert "marks" not in json.loads(dict(members(plain))["json"])["records"][0]
+
+
+def test_the_report_counts_marks(walk):
+    marks = walk.report["sources"]["otter_mimicit_sn"]["converted"]["marks"]
+    assert marks == {"resampled_224": 1, "subsampled_from_16": 1}
+    assert "subsampled_from_16" in (walk.out / "report.html").read_text()
