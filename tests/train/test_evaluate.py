@@ -7,6 +7,7 @@ from PIL import Image
 from toy_chat import list_files, save_toy_checkpoint, toy_chat_model
 from vchat.shards.command import run
 from vchat.train.answering import Batching, answers, equal_length_batches
+from vchat.train.chat.chat_model import load_chat_model
 from vchat.train.chat.session import ChatSession
 from vchat.train.cli import group
 from vchat.train.generation import Sampling
@@ -98,6 +99,25 @@ def test_an_answer_ends_at_its_end_token_while_others_of_the_batch_go_on(
     assert long.answer == short.answer * 3
     assert short.ended
     assert long.ended
+
+
+def test_a_checkpoint_in_a_chat_template_answers_up_to_the_end_token_of_the_template(
+    questions_file, tmp_path, monkeypatch
+):
+    made = toy_chat_model(tmp_path, shape="llama_3")
+    loaded, _ = load_chat_model(save_toy_checkpoint(made, tmp_path / "out"), system="Be brief.")
+    assert (loaded.template.name, loaded.template.system) == ("chat", "Be brief.")
+    ends = [loaded.tokenizer.decode([one]) for one in (loaded.end_id, loaded.tokenizer.end_id)]
+    assert ends == ["<|eot_id|>", "<|end_of_text|>"]
+    steps = iter([[70], [loaded.tokenizer.end_id], [70], [loaded.end_id]])
+    monkeypatch.setattr(
+        "vchat.train.answering.next_ids", lambda *_, **__: torch.tensor(next(steps))
+    )
+    question = read_questions(questions_file)[0]
+    (answer,) = answers(loaded, [question], max_new_tokens=9, batching=Batching())
+    letter = loaded.tokenizer.decode([70])
+    assert answer.answer == f"{letter}<|end_of_text|>{letter}"
+    assert answer.ended
 
 
 def test_a_cut_answer_is_reported_as_not_ended(chat_model, questions_file):
