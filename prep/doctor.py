@@ -53,7 +53,7 @@ class Sampled:
     """Rows that gave a record whose images can all be decoded."""
 
     images: int = 0
-    """Images of the converted records."""
+    """Images of the converted records, those included that a record may leave out."""
 
     rejected: Counter[str] = field(default_factory=Counter)
     """Reason code -> rows."""
@@ -213,7 +213,7 @@ def _try(row: Row, images: ImageFiles, found: Sampled, *, most: int, may_leave_o
     converted = row.convert()
     record = fitting(converted.record, most=most if may_leave_out else None)
     shown = [images.located(image) for image in record.images]
-    found.images += len(shown)
+    found.images += len(converted.record.images)
     found.repairs.update({rule: n for rule, n in converted.repairs.items() if n})
     for image in shown:
         data = images.read(image)

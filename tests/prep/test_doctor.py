@@ -1,11 +1,12 @@
 """The doctor's findings agree with what a build of the same data would do."""
 
+import base64
 import json
 import subprocess
 import sys
 
 import pytest
-from raw_data import good_llava_row, write_coco, write_image, write_json, write_llava
+from raw_data import IMAGES, good_llava_row, write_coco, write_image, write_json, write_llava
 from vchat.prep.build import chosen_source
 from vchat.prep.doctor import compared, examined, missing_parts
 from vchat.prep.recipe import Recipe, SourceChoice
@@ -56,6 +57,19 @@ def test_id_repairs_and_the_image_limit_are_reported(tmp_path):
     limited = finding(tmp_path, "otter_mimicit_cgd", max_images=1)
     assert limited.status == "broken"
     assert "none of 1 rows tried is usable: too_many_images" in limited.problem
+
+
+def test_images_that_a_record_may_leave_out_are_no_loss(tmp_path):
+    names = [f"SN_IMG_scene0000_color_{frame:06d}" for frame in range(12)]
+    entry = {"instruction": "Where?", "answer": "Here.", "image_ids": names, "rel_ins_ids": []}
+    entries = {"data": {"SN_INS_scene0000_activity0_round0": entry}}
+    write_json(tmp_path / "MIMIC-IT/SN/SN_instructions.json", entries)
+    picture = base64.b64encode(IMAGES["palette"](0)).decode()
+    found = {name.replace("scene0000", "scene0000_00"): picture for name in names}
+    write_json(tmp_path / "MIMIC-IT/SN/SN.json", found)
+    sampled = finding(tmp_path, "otter_mimicit_sn").sampled
+    assert (sampled.records, sampled.images, sampled.repairs["scan_inserted"]) == (1, 12, 12)
+    assert sampled.formats == {"PNG": 8}
 
 
 def test_what_is_missing_comes_with_how_to_get_it(tmp_path):
