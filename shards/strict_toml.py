@@ -30,13 +30,13 @@ def read_toml(cls: type[T], path: Path, *, overrides: Sequence[str] = ()) -> T:
     """Read one file into `cls`, with `section.key=value` overrides applied on top.
 
     Raises:
-        WrongKeyError: naming file and key.
-        ValueError: if the file is absent or is not TOML.
+        WrongUse: if the file is absent; a WrongKeyError names file and key.
+        ValueError: if the file is not TOML.
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as err:
-        raise ValueError(f"{path}: there is no such file") from err
+        raise WrongUse(f"{path}: there is no such file") from err
     except tomllib.TOMLDecodeError as err:
         raise ValueError(f"{path}: not valid TOML: {err}") from err
     for override in overrides:

@@ -29,7 +29,7 @@ def test_the_published_recipe_is_known_by_name():
 
 
 def test_an_unknown_recipe_names_those_we_ship():
-    with pytest.raises(WrongUse, match="no such file; the recipes we ship are visualchat-9"):
+    with pytest.raises(WrongUse, match="no such file; the recipes we ship are tiny, visualchat-9"):
         read_recipe(Path("visualchat-8"), {})
 
 

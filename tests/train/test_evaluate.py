@@ -12,6 +12,7 @@ from vchat.train.chat.session import ChatSession
 from vchat.train.cli import group
 from vchat.train.generation import Sampling
 from vchat.train.questions import read_questions
+from vchat.train.scoring import normalised
 
 TEXTS = ("What color?", "How many circles are there?", "What is this?", "Left or right?")
 
@@ -188,7 +189,7 @@ def test_right_answers_are_counted_as_right(
     said = answers(chat_model, questions, max_new_tokens=6, batching=Batching())
     entries = json.loads(questions_file.read_text())
     for entry, one in zip(entries, said, strict=True):
-        entry["answer"] = one.answer.strip().upper() + "."
+        entry["answer"] = normalised(one.answer) + "."  # the one that is dropped again
     entries[0]["answer"] = "something else"
     path = questions_file.with_name("right.json")
     path.write_text(json.dumps(entries))
@@ -196,6 +197,8 @@ def test_right_answers_are_counted_as_right(
     code, _, err = run_eval(monkeypatch, capsys, *flags, "--max-new-tokens", 6)
     assert code == 0, err
     report = json.loads((tmp_path / "answers.json").read_text())
+    wrong = [one for one in report["answers"]["as-is"] if not one["right"]]
+    assert [one["wanted"] for one in wrong] == ["something else"]
     assert report["scores"]["as-is"][-1]["num_right"] == 19
 
 
