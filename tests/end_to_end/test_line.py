@@ -175,7 +175,9 @@ def test_the_chat_answers_about_two_images(line, trained):
     images = sorted((line.data / "eval" / "images").iterdir())[:2]
     said = f"/image {images[0]}\n/image {images[1]}\nWhich image has a circle?\n/quit\n"
     answered = done("vchat-chat", "--checkpoint", trained, "--max-new-tokens", 8, stdin=said)
-    assert "Image 2" in answered or "image 2" in answered or answered.strip()
+    prompt, _, rest = answered.partition("[2 images] you> Which image has a circle?\n")
+    assert prompt.count("/image") == 2
+    assert "you> /quit" in rest
 
 
 def test_evaluation_prints_accuracy_chance_and_both_ablations(line, trained):
