@@ -1,5 +1,10 @@
 """`python -m vchat.train`, the form that `deepspeed --module` and `torchrun -m` launch."""
 
-from vchat.train.cli import main
+import os
 
+from vchat.train.cli import main
+from vchat.train.processes import end_with_launcher
+
+if "LOCAL_RANK" in os.environ:
+    end_with_launcher()
 main()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from vchat.train.processes import StopRequest, lost_ranks_in_one_line, start_pro
 from vchat.train.saving import load_checkpoint, save_checkpoint
 from vchat.train.starting_model import build_model, load_model, sizes_of
 from vchat.train.universal import needs_conversion
+
+LOCK_WAIT_S = 15.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,21 +129,34 @@ def agreed_checkpoint(out: Path) -> Checkpoint | None:
 def only_run_in(out: Path, *, rank: int) -> Iterator[None]:
     """Keep a second run out of the folder during the block; rank 0 holds the lock.
 
-    The system lets go of it when the process ends, however it ends.
+    The system lets go of it when the process ends, however it ends. The processes of a killed run
+    need a moment for that, so a held lock is waited for.
 
     Raises:
-        ValueError: if another process holds it.
+        ValueError: on all ranks, if another process still holds it after `LOCK_WAIT_S`.
     """
-    if rank != 0:
+    with contextlib.ExitStack() as held:
+        free = [rank != 0 or _locked(out, held)]
+        dist.broadcast_object_list(free, src=0)
+        if not free[0]:
+            raise ValueError(f"{out}: another run is writing there")
         yield
-        return
+
+
+def _locked(out: Path, held: contextlib.ExitStack) -> bool:
+    """Lock a folder until `held` is closed; False if it stays locked by another process."""
     out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as file:
+    file = held.enter_context((out / ".lock").open("w"))
+    last = time.monotonic() + LOCK_WAIT_S
+    while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as err:
-            raise ValueError(f"{out}: another run is writing there") from err
-        yield
+        except BlockingIOError:
+            if time.monotonic() > last:
+                return False
+            time.sleep(0.5)
+        else:
+            return True
 
 
 def say(text: str, *, rank: int) -> None:

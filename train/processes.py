@@ -9,7 +9,11 @@ import contextlib
 import os
 import signal
 import socket
+import sys
+import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 
 
@@ -33,6 +37,35 @@ def prepare_environment() -> None:
 
     if not torch.accelerator.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+def end_with_launcher() -> None:
+    """End this process within a second or so if the launcher that started it is killed.
+
+    Otherwise the ranks of a killed run go on alone and keep the next run out of its folder. Under
+    `deepspeed` the launcher is two processes, one the parent of the other.
+    """
+    parent = os.getppid()
+    launchers = {parent: os.getpid()}
+    if b"deepspeed.launcher.launch" in Path(f"/proc/{parent}/cmdline").read_bytes():
+        launchers[_parent_of(parent)] = parent
+
+    def watch() -> None:
+        while all(_parent_of(child) == launcher for launcher, child in launchers.items()):
+            time.sleep(1.0)
+        sys.stderr.write("the launcher is gone; this process ends\n")
+        os._exit(1)
+
+    threading.Thread(target=watch, name="launcher-watch", daemon=True).start()
+
+
+def _parent_of(process: int) -> int:
+    """The parent of a process, or 0 if there is no such process."""
+    try:
+        status = Path(f"/proc/{process}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(status.rpartition(")")[2].split()[1])
 
 
 def start_processes() -> tuple[int, int]:

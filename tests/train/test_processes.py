@@ -1,10 +1,14 @@
 """What a process does when others fail or a signal asks it to stop."""
 
+import contextlib
 import os
 import signal
+import subprocess
+import time
 
+import psutil
 import pytest
-from training_runs import prepared
+from training_runs import command_line, environment, prepared, toy_shards, write_run
 from vchat.train.processes import StopRequest, lost_ranks_in_one_line
 
 
@@ -32,3 +36,21 @@ def test_a_signal_is_remembered_inside_the_block_only(number):
         os.kill(os.getpid(), number)
         assert stop.requested
     assert signal.getsignal(number) == before
+
+
+def test_the_ranks_of_a_killed_launcher_end(tmp_path):
+    run_file = write_run(tmp_path / "run", shards=toy_shards(tmp_path / "shards"))
+    words = command_line(run_file, "run.steps=100000", processes=2, launcher="deepspeed")
+    runner = subprocess.Popen(words, env=environment(), stderr=subprocess.DEVNULL)
+    log = tmp_path / "run" / "out" / "log.jsonl"
+    while not log.exists() or not log.stat().st_size:
+        assert runner.poll() is None
+        time.sleep(0.2)
+    started = psutil.Process(runner.pid).children(recursive=True)
+    assert len(started) == 3  # deepspeed's second process, and two ranks
+    runner.kill()
+    runner.wait()
+    _, alive = psutil.wait_procs(started[1:], timeout=30)
+    assert alive == []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        started[0].kill()
