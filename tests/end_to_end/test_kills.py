@@ -31,10 +31,11 @@ def killed_until_done(command: list[str], *, longest_s: float, rng: random.Rando
             env=environment(),
             start_new_session=True,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
         )
         with contextlib.suppress(subprocess.TimeoutExpired):
-            assert child.wait(timeout=rng.uniform(0.1, longest_s)) == 0
+            _, said = child.communicate(timeout=rng.uniform(0.1, longest_s))
+            assert child.returncode == 0, said.decode()[-2000:]
             return kills
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
@@ -77,7 +78,7 @@ def shards(data) -> Path:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_killed_build_ends_with_the_bytes_of_an_undisturbed_one(data, shards, tmp_path, seed):
     command = build_command(data, tmp_path / "shards")
-    kills = killed_until_done(command, longest_s=6, rng=random.Random(seed))
+    kills = killed_until_done(command, longest_s=3, rng=random.Random(seed))
     assert kills > 0
     assert digests(tmp_path / "shards") == digests(shards)
 
@@ -100,7 +101,7 @@ def test_a_killed_training_ends_with_the_losses_of_an_undisturbed_one(
     shards, undisturbed, tmp_path, seed
 ):
     command = run_command(shards, tmp_path / "run")
-    kills = killed_until_done(command, longest_s=45, rng=random.Random(seed))
+    kills = killed_until_done(command, longest_s=16, rng=random.Random(seed))
     assert kills > 0
     assert len(undisturbed) == STEPS
     assert losses(tmp_path / "run") == undisturbed
