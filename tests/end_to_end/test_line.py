@@ -176,7 +176,7 @@ def test_the_chat_answers_about_two_images(line, trained):
     said = f"/image {images[0]}\n/image {images[1]}\nWhich image has a circle?\n/quit\n"
     answered = done("vchat-chat", "--checkpoint", trained, "--max-new-tokens", 8, stdin=said)
     prompt, _, rest = answered.partition("[2 images] you> Which image has a circle?\n")
-    assert prompt.count("/image") == 2
+    assert prompt.count("you> /image ") == 2
     assert "you> /quit" in rest
 
 
