@@ -22,11 +22,23 @@ Part = Literal["embeddings", "head", "decoder", "projection", "tower"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WeightedShards:
+    """One of several shard sets that are trained on together."""
+
+    path: str
+    """Folder or URL of a finished shard set."""
+
+    weight: float = 1.0
+    """Draws per sample and epoch, times those of its source in `data.mix`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
     """Which samples, in which order, packed into which rows."""
 
-    shards: Path
-    """Folder of a finished shard set (it holds `manifest.json`)."""
+    shards: str | tuple[WeightedShards, ...]
+    """Folder or URL of a finished shard set (it holds `manifest.json`), or several as
+    `[[data.shards]] path, weight`: made with the same tokenizer and template, read as one."""
 
     tokens_per_row: int
     """Positions in one packed row, image positions included. Sets memory and speed."""
@@ -53,11 +65,32 @@ class DataConfig:
     mix: tuple[SourceShare, ...] = ()
     """`[[data.mix]] source, weight, cap`: how much of a source one epoch draws, else all, once."""
 
+    exclude: Path | None = None
+    """A list of sample keys to leave out: text lines, or Parquet with a column `key`. It may change
+    between epochs, not within one."""
+
     on_too_long: Literal["error", "exclude"] = "error"
     """A sample that fits no row stops the run before it starts, or is left out and listed."""
 
     tail: Literal["pad", "drop"] = "pad"
     """The last rows of an epoch fill a step with zero-weight rows, or are left out."""
+
+    def __post_init__(self) -> None:
+        if not self.shards:
+            raise ValueError("shards must name at least one shard set")
+
+    @property
+    def sets(self) -> tuple[WeightedShards, ...]:
+        """All shard sets, the only one too."""
+        if isinstance(self.shards, str):
+            return (WeightedShards(path=self.shards),)
+        return self.shards
+
+    @property
+    def set_weights(self) -> tuple[float, ...]:
+        """One for each set, or none if every set is drawn whole, once."""
+        weights = tuple(shards.weight for shards in self.sets)
+        return () if set(weights) == {1.0} else weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,7 +280,8 @@ def read_run(path: Path, *, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 FREE_TO_CHANGE = (
-    "data.shards",  # the set is compared by its digests, it may have moved
+    "data.shards",  # sets are compared by their digests, they may have moved
+    "data.exclude",  # compared by its keys, in the loader's state
     "model.start_from",
     "batch.rows_per_micro_batch",
     "train.gradient_checkpointing",
@@ -271,7 +305,8 @@ def shaping(config: RunConfig) -> dict[str, Any]:
         for section, table in as_plain(config).items()
         for key, value in table.items()
     }
-    return {name: value for name, value in flat.items() if name not in FREE_TO_CHANGE}
+    weights = {"data.set_weights": list(config.data.set_weights)} if config.data.set_weights else {}
+    return {name: value for name, value in flat.items() if name not in FREE_TO_CHANGE} | weights
 
 
 def digest(values: Mapping[str, Any]) -> str:

@@ -7,13 +7,15 @@ per image) into loaders.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from vchat.shards.collate import Batch
+from vchat.shards.excluded_keys import read_keys
+from vchat.shards.joined_sets import check_same_language
 from vchat.shards.loader import Loader
-from vchat.shards.manifest import ShardSet
+from vchat.shards.manifest import ShardSet, open_shards
 from vchat.shards.plan_arguments import PlanArguments
 from vchat.train.config import RunConfig
 
@@ -40,9 +42,16 @@ class Share:
 class RunData:
     """Batches of one rank, step by step, over all epochs of a run."""
 
-    def __init__(self, shard_set: ShardSet, config: RunConfig, *, sizes: ModelSizes, share: Share):
+    def __init__(
+        self,
+        shard_sets: Sequence[ShardSet],
+        config: RunConfig,
+        *,
+        sizes: ModelSizes,
+        share: Share,
+    ):
         """Plan the first epoch (all epochs, if the run is counted in epochs); read nothing yet."""
-        self._shard_set, self._config, self._sizes, self._share = shard_set, config, sizes, share
+        self._shard_sets, self._config, self._sizes, self._share = shard_sets, config, sizes, share
         self.loader = self._loader(
             plan_arguments(config, sizes),
             rows_per_step=config.batch.rows_per_step,
@@ -79,6 +88,7 @@ class RunData:
             plan_arguments(self._config, self._sizes),
             split=self._config.data.eval_split,
             mix=(),  # each sample once
+            set_weights=(),
             tail="pad",
         )
         loader = self._loader(arguments, rows_per_step=rows)
@@ -87,7 +97,7 @@ class RunData:
 
     def _loader(self, arguments: PlanArguments, *, rows_per_step: int) -> Loader:
         return Loader(
-            self._shard_set,
+            self._shard_sets,
             arguments,
             rows_per_step=rows_per_step,
             rows_per_micro_batch=self._config.batch.rows_per_micro_batch,
@@ -95,6 +105,18 @@ class RunData:
             world_size=self._share.world_size,
             image_size=self._sizes.image_size,
         )
+
+
+def open_sets(config: RunConfig) -> list[ShardSet]:
+    """Open the shard sets of a run.
+
+    Raises:
+        ValueError: one is not finished, or they differ in tokenizer or template.
+    """
+    opened = [open_shards(shards.path) for shards in config.data.sets]
+    for other in opened[1:]:
+        check_same_language(opened[0], other)
+    return opened
 
 
 def plan_arguments(config: RunConfig, sizes: ModelSizes) -> PlanArguments:
@@ -111,6 +133,8 @@ def plan_arguments(config: RunConfig, sizes: ModelSizes) -> PlanArguments:
         lanes=data.lanes,
         balanced_rows=data.balanced_rows,
         mix=data.mix,
+        set_weights=data.set_weights,
+        exclude=read_keys(data.exclude) if data.exclude else (),
         on_too_long=data.on_too_long,
         tail=data.tail,
     )

@@ -6,16 +6,17 @@ Nothing is read but the shard set's index; the model is made without memory for 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from vchat.model.visual_chat import VisualChat
-from vchat.shards.manifest import ShardSet, open_shards
+from vchat.shards.manifest import ShardSet
 from vchat.shards.plan_summary import PlanSummary, summarized
 from vchat.train.config import RunConfig
-from vchat.train.data import RunData, Share
+from vchat.train.data import RunData, Share, open_sets
 from vchat.train.parts import train_only
 from vchat.train.starting_model import build_model, sizes_of
 
@@ -34,7 +35,7 @@ def forecast(config: RunConfig, *, num_processes: int) -> dict[str, Any]:
     Raises:
         ValueError: whatever would stop the run when it plans its first epoch.
     """
-    shard_set, model, data = planned(config, num_processes=num_processes)
+    shard_sets, model, data = planned(config, num_processes=num_processes)
     sizes = sizes_of(model)
     rows_per_step = config.batch.rows_per_step
     summary = summarized(
@@ -49,7 +50,7 @@ def forecast(config: RunConfig, *, num_processes: int) -> dict[str, Any]:
         "epochs": round(data.total_steps / summary.steps, 2),
         "micro-batches per step and process": config.batch.micro_batches(num_processes),
         **_epoch_counts(summary),
-        "bytes to read per epoch": _bytes_of(shard_set, config.data.split),
+        "bytes to read per epoch": _bytes_of(shard_sets, config.data.split),
         "image size, pixels": sizes.image_size,
         "positions per image": sizes.positions_per_image,
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -57,10 +58,10 @@ def forecast(config: RunConfig, *, num_processes: int) -> dict[str, Any]:
     }
 
 
-def planned(config: RunConfig, *, num_processes: int) -> tuple[ShardSet, VisualChat, RunData]:
+def planned(config: RunConfig, *, num_processes: int) -> tuple[list[ShardSet], VisualChat, RunData]:
     """Open the shards, make the model without its weights, and plan the data as rank 0 would."""
-    shard_set = open_shards(config.data.shards)
-    tokenizer = shard_set.tokenizer()
+    shard_sets = open_sets(config)
+    tokenizer = shard_sets[0].tokenizer()
     with torch.device("meta"):
         model = build_model(
             config.model,
@@ -70,7 +71,7 @@ def planned(config: RunConfig, *, num_processes: int) -> tuple[ShardSet, VisualC
         )
     train_only(model, config.train.parts)
     share = Share(rank=0, world_size=num_processes)
-    return shard_set, model, RunData(shard_set, config, sizes=sizes_of(model), share=share)
+    return shard_sets, model, RunData(shard_sets, config, sizes=sizes_of(model), share=share)
 
 
 def _epoch_counts(summary: PlanSummary) -> dict[str, Any]:
@@ -85,6 +86,6 @@ def _epoch_counts(summary: PlanSummary) -> dict[str, Any]:
     }
 
 
-def _bytes_of(shard_set: ShardSet, split: str) -> int:
-    shards = shard_set.manifest["shards"]
+def _bytes_of(shard_sets: Sequence[ShardSet], split: str) -> int:
+    shards = [shard for shard_set in shard_sets for shard in shard_set.manifest["shards"]]
     return sum(shard["bytes"] for shard in shards if shard["split"] == split)

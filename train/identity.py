@@ -6,10 +6,11 @@ names what differs, both values and both digests.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vchat.shards.joined_sets import joined_digest
 from vchat.shards.manifest import ShardSet
 from vchat.train.checkpoint import Checkpoint
 from vchat.train.config import RunConfig, digest, shaping
@@ -23,19 +24,19 @@ class Identity:
     """`section.key` -> value of every setting that shapes the result."""
 
     shards: dict[str, Any]
-    """What a checkpoint's `shards.json` says about the shard set."""
+    """What a checkpoint's `shards.json` says about the shard sets."""
 
 
-def identity_of(config: RunConfig, shard_set: ShardSet) -> Identity:
-    """Collect the facts of a run from its configuration and its shard set."""
-    manifest = shard_set.manifest
+def identity_of(config: RunConfig, shard_sets: Sequence[ShardSet]) -> Identity:
+    """Collect the facts of a run from its configuration and its shard sets."""
+    manifests = [shard_set.manifest for shard_set in shard_sets]
     return Identity(
         settings=shaping(config),
         shards={
-            "index_digest": manifest["digests"]["index"],
-            "tokenizer_fingerprint": shard_set.tokenizer().fingerprint,
-            "template": manifest["template"],
-            "max_tokens": manifest["max_tokens"],
+            "index_digest": joined_digest([found["digests"]["index"] for found in manifests]),
+            "tokenizer_fingerprint": shard_sets[0].tokenizer().fingerprint,
+            "template": manifests[0]["template"],
+            "max_tokens": max(found["max_tokens"] for found in manifests),
         },
     )
 

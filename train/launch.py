@@ -14,10 +14,10 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from vchat.model.visual_chat import VisualChat
-from vchat.shards.manifest import ShardSet, open_shards
+from vchat.shards.manifest import ShardSet
 from vchat.train.checkpoint import Checkpoint, newest_complete, open_checkpoint
 from vchat.train.config import RunConfig
-from vchat.train.data import RunData, Share
+from vchat.train.data import RunData, Share, open_sets
 from vchat.train.engine import start_engine
 from vchat.train.identity import Identity, check_same_run, identity_of
 from vchat.train.log import TrainingLog
@@ -35,7 +35,7 @@ class OpenRun:
     """A run whose engine and data stand where its newest checkpoint left them."""
 
     config: RunConfig
-    shard_set: ShardSet
+    shard_sets: list[ShardSet]
     identity: Identity
     engine: deepspeed.DeepSpeedEngine
     data: RunData
@@ -48,7 +48,7 @@ class OpenRun:
             step=step,
             loader_state=self.data.state(),
             identity=self.identity,
-            tokenizer=self.shard_set.tokenizer(),
+            tokenizer=self.shard_sets[0].tokenizer(),
         )
 
 
@@ -80,13 +80,13 @@ def run_training(config: RunConfig) -> None:
 
 def opened(config: RunConfig, share: Share) -> OpenRun:
     """Make model, data and engine, and put them where the newest checkpoint left them."""
-    shard_set = open_shards(config.data.shards)
-    identity = identity_of(config, shard_set)
+    shard_sets = open_sets(config)
+    identity = identity_of(config, shard_sets)
     checkpoint = agreed_checkpoint(config.run.out)
     if checkpoint is not None:
         check_same_run(identity, checkpoint)
-    model = starting_model(config, shard_set, checkpoint=checkpoint)
-    data = RunData(shard_set, config, sizes=sizes_of(model), share=share)
+    model = starting_model(config, shard_sets[0], checkpoint=checkpoint)
+    data = RunData(shard_sets, config, sizes=sizes_of(model), share=share)
     engine = start_engine(
         model,
         config,
@@ -100,7 +100,9 @@ def opened(config: RunConfig, share: Share) -> OpenRun:
     if checkpoint is not None:
         load_checkpoint(engine, checkpoint)
         data.resume(checkpoint.state["loader"], steps_done=checkpoint.step)
-    return OpenRun(config=config, shard_set=shard_set, identity=identity, engine=engine, data=data)
+    return OpenRun(
+        config=config, shard_sets=shard_sets, identity=identity, engine=engine, data=data
+    )
 
 
 def starting_model(

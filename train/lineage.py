@@ -114,14 +114,17 @@ def steps_in_plan(plan: EpochPlan, config: RunConfig, *, number: int) -> list[in
 
 def print_step(config: RunConfig, *, step: int, num_processes: int, rank: int | None) -> None:
     """Print the samples of a step with the records they were made of, as a table on stdout."""
-    shard_set, _, data = planned(config, num_processes=num_processes)
-    table = shard_set.index(config.data.split)
+    shard_sets, _, data = planned(config, num_processes=num_processes)
+    tables = [shard_set.index(config.data.split) for shard_set in shard_sets]
+    first_of_set = np.cumsum([0, *(table.num_rows for table in tables)])
     shown = Table("rank", "micro-batch", "row", "sample", "record", "file")
     places = samples_of_step(data.loader, config, step=step, num_processes=num_processes)
     for place in places:
         if rank is not None and place.rank != rank:
             continue
-        sample = shard_set.read_sample(table.slice(place.number, 1).to_pylist()[0])
+        of = int(np.searchsorted(first_of_set, place.number, side="right")) - 1
+        row = tables[of].slice(place.number - int(first_of_set[of]), 1).to_pylist()[0]
+        sample = shard_sets[of].read_sample(row)
         for record in sample.records:
             where = (str(place.rank), str(place.micro_batch), str(place.row), place.key)
             shown.add_row(*where, record.record_id, record.file)

@@ -54,7 +54,9 @@ def run_file(tmp_path: Path) -> Path:
 
 def test_values_arrive_with_their_types_and_the_published_defaults(run_file):
     config = read_run(run_file)
-    assert config.data.shards == Path("mix")
+    assert config.data.shards == "mix"
+    assert [shards.path for shards in config.data.sets] == ["mix"]
+    assert config.data.set_weights == ()
     assert config.optimizer.lr == 1e-3
     assert config.model.decoder == {"model_type": "llama", "hidden_size": 64}
     assert config.train.parts == ("embeddings", "projection")
@@ -90,6 +92,8 @@ def test_an_override_reaches_into_a_table_of_a_model(run_file):
         ("model.start_from=x", r"\[model\] give decoder and tower, or start_from alone"),
         ("deepspeed.offload_optimizer=cpu", r"offload_optimizer needs zero_stage 1 to 3, got 0"),
         ("batch=1", r"batch = 1; want a table"),
+        ("data.shards=[]", r"\[data\] shards must name at least one shard set"),
+        ("data.shards=[1]", r"data.shards = \[1\]; want a string or a list, each a table"),
         ("steps", r"--set steps: write section.key=value"),
         ("run.steps.x=1", r"--set run.steps.x=1: steps is a value, not a section"),
     ],
@@ -127,6 +131,18 @@ def test_only_listed_settings_are_free_to_change(run_file):
     other = read_run(run_file, overrides=["optimizer.lr=0.1"])
     assert digest(shaping(free)) == digest(first)
     assert digest(shaping(other)) != digest(first)
+
+
+def test_sets_may_move_but_their_weights_shape_the_result(run_file):
+    several = ['data.shards=[{path="a"}, {path="s3://b/c", weight=0.5}]']
+    moved = ['data.shards=[{path="d"}, {path="e", weight=0.5}]']
+    heavier = ['data.shards=[{path="a"}, {path="s3://b/c", weight=2}]']
+    first = read_run(run_file, overrides=several)
+    assert [shards.path for shards in first.data.sets] == ["a", "s3://b/c"]
+    assert first.data.set_weights == (1.0, 0.5)
+    assert shaping(first) == shaping(read_run(run_file, overrides=moved))
+    assert shaping(first) != shaping(read_run(run_file, overrides=heavier))
+    assert shaping(first) != shaping(read_run(run_file))
 
 
 def test_every_free_setting_exists():

@@ -1,0 +1,91 @@
+"""A run over several shard sets draws from all, by weight, without the keys it excludes."""
+
+import shutil
+from collections import Counter
+
+import pytest
+from training_runs import toy_shards, write_run
+from vchat.train.config import read_run
+from vchat.train.data import ModelSizes, RunData, Share, open_sets
+from vchat.train.forecast import forecast
+from vchat.train.lineage import print_step
+
+SIZES = ModelSizes(image_size=32, positions_per_image=5)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two sets of 20 and 12 train samples, of one tokenizer."""
+    folder = tmp_path_factory.mktemp("sets")
+    toy_shards(folder / "first", num_train=10)
+    toy_shards(folder / "second", num_train=6, seed=1)
+    return folder
+
+
+def config_of(folders, tmp_path, *, weight: float = 1.0, exclude: str = ""):
+    run_file = write_run(tmp_path, shards=folders / "first")
+    second = f'{{path="{folders / "second"}", weight={weight}}}'
+    overrides = [f'data.shards=[{{path="{folders / "first"}"}}, {second}]']
+    if exclude:
+        (tmp_path / "keys.txt").write_text(exclude)
+        overrides.append(f"data.exclude={tmp_path / 'keys.txt'}")
+    return read_run(run_file, overrides=overrides)
+
+
+def run_data(config) -> RunData:
+    return RunData(open_sets(config), config, sizes=SIZES, share=Share(rank=0, world_size=1))
+
+
+def keys_of_an_epoch(config) -> Counter[str]:
+    data = run_data(config)
+    steps = data.loader.plan(0).num_steps(config.batch.rows_per_step)
+    batches = [batch for _ in range(steps) for batch in data.step()]
+    return Counter(key for batch in batches for row in batch.keys for key in row)
+
+
+def test_an_epoch_draws_each_set_by_its_weight(folders, tmp_path):
+    # Keys are those of both sets: the second has keys 0 to 11, the first 0 to 19.
+    drawn = keys_of_an_epoch(config_of(folders, tmp_path, weight=2.0))
+    assert drawn.total() == 20 + 2 * 12
+    assert drawn["toy/train/3"] == 3
+    assert drawn["toy/train/15"] == 1
+
+
+def test_excluded_keys_are_not_read(folders, tmp_path):
+    config = config_of(folders, tmp_path, exclude="toy/train/3\ntoy/train/15\n")
+    drawn = keys_of_an_epoch(config)
+    assert drawn.total() == 32 - 3
+    assert not {"toy/train/3", "toy/train/15"} & set(drawn)
+
+
+def test_each_sample_is_held_out_once_whatever_the_weights(folders, tmp_path):
+    data = run_data(config_of(folders, tmp_path, weight=0.5))
+    keys = [key for batch in data.heldout_batches() for row in batch.keys for key in row]
+    assert len(keys) == 14
+
+
+def test_the_forecast_and_the_lineage_know_all_sets(folders, tmp_path, capsys):
+    config = config_of(folders, tmp_path)
+    counted = forecast(config, num_processes=1)
+    assert counted["samples per epoch"] == 32
+    stored = [*folders.glob("*/train-*.tar")]
+    assert counted["bytes to read per epoch"] == sum(path.stat().st_size for path in stored)
+    print_step(config, step=1, num_processes=1, rank=None)
+    printed = capsys.readouterr().out
+    batches = list(run_data(config).step())
+    read = Counter(key for batch in batches for row in batch.keys for key in row)
+    assert Counter(word for word in printed.split() if word.startswith("toy/train/")) == read
+
+
+def test_sets_of_two_templates_are_refused_by_name(folders, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(folders / "second", other)
+    manifest = other / "manifest.json"
+    manifest.chmod(0o644)
+    text = manifest.read_text()
+    digest = text.split('"template": "')[1].split('"')[0]
+    manifest.write_text(text.replace(digest, "0" * 64))
+    run_file = write_run(tmp_path, shards=folders / "first")
+    both = f'data.shards=[{{path="{folders / "first"}"}}, {{path="{other}"}}]'
+    with pytest.raises(ValueError, match="cannot be read together: their template digests"):
+        open_sets(read_run(run_file, overrides=[both]))
