@@ -101,8 +101,14 @@ class EpochPlan:
 
     def supervised_of_step(self, step: int, rows_per_step: int) -> int:
         """Return the supervised tokens in the rows of a step: what its loss is divided by."""
-        rows = self.rows_of_step(step * rows_per_step, rows_per_step=rows_per_step)
-        return int(self.supervised_per_row[rows.start : rows.stop].sum())
+        return self.supervised_of(
+            self.rows_of_step(step * rows_per_step, rows_per_step=rows_per_step)
+        )
+
+    def supervised_of(self, rows: range) -> int:
+        """Return the supervised tokens in some neighbouring rows."""
+        first, end = self.row_offsets[rows.start], self.row_offsets[rows.stop]
+        return int(self.index.supervised_tokens[self.samples[first:end]].sum(dtype=np.int64))
 
     def dropped_keys(self, rows_per_step: int) -> list[str]:
         """Return the keys of the samples that `tail = "drop"` leaves out."""

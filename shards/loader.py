@@ -24,38 +24,23 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 from vchat.shards.collate import Batch, LoadedSample, collated
-from vchat.shards.epoch import EpochPlan, PlanArguments, dealt, plan_epoch
+from vchat.shards.epoch import EpochPlan, PlanArguments
 from vchat.shards.joined_sets import joined
 from vchat.shards.manifest import ShardSet
+from vchat.shards.plan_cursor import Place, PlanCursor
+from vchat.shards.plan_index import PlanIndex
 from vchat.shards.sample_loader import SampleLoader
 
 LOGGED_FAULTS = 10
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """One micro-batch of the plan: where it stands, and which rows this rank reads for it."""
-
-    plan: EpochPlan
-    step_rows: range
-    """Positions of the rows of the whole step, over all ranks."""
-
-    rows: list[int | None]
-    micro_batch: int
-    micro_batches: int
-
-    @property
-    def ends_step(self) -> bool:
-        """Whether this is the last micro-batch of its step."""
-        return self.micro_batch == self.micro_batches - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +54,23 @@ class Underway:
     rows: list[Future[list[LoadedSample]]]
 
 
+class Delivered(NamedTuple):
+    """The micro-batch that an iterator delivered last."""
+
+    epoch: int
+    position: int
+    """First row of its step."""
+
+    micro_batch: int
+
+
 class Loader(IterableDataset[Batch]):
     """The micro-batches of one rank over the epochs of one split, resumable on any topology.
 
     Threads need nothing else. In `torch.utils.data.DataLoader(loader, batch_size=None,
     num_workers=n)` each worker process reads every n-th micro-batch, so the order is the same;
-    the state is kept by the loader in the main process.
+    the state is kept by the loader in the main process. In torchdata's `StatefulDataLoader` the
+    state is the one that it collects from its workers.
     """
 
     def __init__(
@@ -93,6 +89,7 @@ class Loader(IterableDataset[Batch]):
         read_ahead_bytes: int = 1 << 28,
         on_fault: Literal["raise", "skip"] = "raise",
         max_skipped: int = 100,
+        kept_plans: Path | None = None,
     ):
         """Plan nothing yet; the first plan is made by the first call that needs it.
 
@@ -107,15 +104,23 @@ class Loader(IterableDataset[Batch]):
             read_ahead_bytes: the most pixels they may have together; one micro-batch always may.
             on_fault: `skip` delivers an unreadable sample without labels and with black images.
             max_skipped: the most such samples in the life of the loader, then it is an error.
+            kept_plans: folder where plans of large sets are kept: one process of a node makes a
+                plan, the others map it, and a resumed run finds it.
         """
         if isinstance(shard_sets, ShardSet):
             shard_sets = [shard_sets]
         sets = joined(shard_sets, split=arguments.split)
-        self.index, self._pad_id = sets.index, sets.pad_id
-        self.arguments = arguments
+        self._pad_id = sets.pad_id
+        self.cursor = PlanCursor(
+            sets.index,
+            arguments,
+            rows_per_step=rows_per_step,
+            rows_per_micro_batch=rows_per_micro_batch,
+            rank=rank,
+            world_size=world_size,
+            kept_plans=kept_plans,
+        )
         self.rows_per_step = rows_per_step
-        self.rows_per_micro_batch = rows_per_micro_batch
-        self.rank, self.world_size = rank, world_size
         self.crop = crop or image_size
         self.threads = threads or max(store.readers for store, _ in sets.shards)
         self.read_ahead_rows, self.read_ahead_bytes = read_ahead_rows, read_ahead_bytes
@@ -125,8 +130,6 @@ class Loader(IterableDataset[Batch]):
             positions_per_image=arguments.positions_per_image,
             image_size=image_size,
         )
-        self._plans: dict[int, EpochPlan] = {}
-        self._epoch, self._position = arguments.epoch, 0
         self._delivered: tuple[int, int] | None = None
         self.waiting_s = 0.0
         """Seconds the consumer has waited for rows."""
@@ -135,49 +138,26 @@ class Loader(IterableDataset[Batch]):
         """Samples delivered empty under `on_fault = "skip"`."""
 
     @property
+    def index(self) -> PlanIndex:
+        """The samples of the split, over all shard sets."""
+        return self.cursor.index
+
+    @property
     def micro_batches_per_step(self) -> int:
         """Micro-batches of each rank in every step, zero-weight rows included."""
-        places = dealt(
-            range(0),
-            rows_per_step=self.rows_per_step,
-            rows_per_micro_batch=self.rows_per_micro_batch,
-            rank=self.rank,
-            world_size=self.world_size,
-        )
-        return len(places)
+        return self.cursor.micro_batches_per_step
 
     def plan(self, epoch: int) -> EpochPlan:
-        """Return the plan of one epoch; that of the current epoch and the latest one are kept.
+        """Return the plan of one epoch.
 
         Raises:
             ValueError: a sample fits no row, or the epoch has not one step.
         """
-        if epoch not in self._plans:
-            plan = plan_epoch(self.index, replace(self.arguments, epoch=epoch))
-            if plan.num_steps(self.rows_per_step) == 0:
-                raise ValueError(
-                    f"split {self.arguments.split!r} has {plan.num_rows} rows: not one step of "
-                    f"{self.rows_per_step} rows (tail = {self.arguments.tail!r})"
-                )
-            self._plans = {e: kept for e, kept in self._plans.items() if e == self._epoch}
-            self._plans[epoch] = plan
-        return self._plans[epoch]
+        return self.cursor.plan(epoch)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> BatchIterator:
         """Yield batches from the first step that is not done on; never ends by itself."""
-        self._delivered = (self._epoch, self._position)
-        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="vchat-loader")
-        try:
-            for underway in self._read_ahead(pool):
-                began = time.perf_counter()
-                rows = [row.result() for row in underway.rows]
-                self.waiting_s += time.perf_counter() - began
-                place = underway.place
-                if place.ends_step:
-                    self._delivered = (place.plan.arguments.epoch, place.step_rows.stop)
-                yield self._batch(place, rows, pixels=underway.pixels)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        return BatchIterator(self)
 
     def step_done(self) -> None:
         """Count the next step as completed: after a resume, it is not delivered again.
@@ -186,99 +166,65 @@ class Loader(IterableDataset[Batch]):
             RuntimeError: its last micro-batch has not been delivered, which is known unless worker
                 processes deliver.
         """
-        plan = self.plan(self._epoch)
-        rows = plan.rows_of_step(self._position, rows_per_step=self.rows_per_step)
-        if self._delivered is not None and self._delivered < (self._epoch, rows.stop):
+        epoch, rows = self.cursor.epoch, self.cursor.next_step()
+        if self._delivered is not None and self._delivered < (epoch, rows.stop):
             raise RuntimeError(
-                f"the step of rows {rows.start} to {rows.stop} of epoch {self._epoch} cannot be "
+                f"the step of rows {rows.start} to {rows.stop} of epoch {epoch} cannot be "
                 f"done: batches were delivered up to row {self._delivered[1]}"
             )
-        self._position = rows.stop
-        if not plan.rows_of_step(self._position, rows_per_step=self.rows_per_step):
-            self._epoch, self._position = self._epoch + 1, 0
+        self.cursor.step_done()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the arguments, the digest of the plan, the epoch and the position in rows."""
-        return {
-            "arguments": self._named_arguments(),
-            "digest": self.plan(self._epoch).digest,
-            "epoch": self._epoch,
-            "position": self._position,
-        }
+        """Return where completed steps end: arguments, plan's digest, epoch, position in rows."""
+        return self.cursor.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to the position of a state; iterate anew afterwards.
 
-        `lanes` and `balanced_rows` are taken from the state, because a launch chooses them by its
-        world size. Between epochs all arguments may change.
-
         Raises:
             ValueError: an argument differs in mid-epoch, or the same arguments give other rows.
         """
-        epoch, position = int(state["epoch"]), int(state["position"])
-        if position > 0:
-            before = state["arguments"]
-            self.arguments = replace(
-                self.arguments, lanes=before["lanes"], balanced_rows=before["balanced_rows"]
-            )
-            self._plans.clear()
-            self._refuse_changes(state)
-        self._epoch, self._position = epoch, position
+        self.cursor.load_state_dict(state)
         self._delivered = None
-        if position > 0 and self.plan(epoch).digest != state["digest"]:
-            raise ValueError(
-                f"cannot go on in epoch {epoch} at row {position}: the plan has digest "
-                f"{self.plan(epoch).digest}, the state has {state['digest']}"
-            )
 
-    def _refuse_changes(self, state: dict[str, Any]) -> None:
-        """Raise if an argument is not what it was when the state was made."""
-        before, now = state["arguments"], self._named_arguments()
-        for name in sorted({*before, *now}):
-            if before.get(name) != now.get(name):
-                raise ValueError(
-                    f"cannot go on in epoch {state['epoch']} at row {state['position']}: "
-                    f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
-                )
+    def batches(self, *, after: Delivered | None) -> Iterator[Batch]:
+        """Yield what follows a micro-batch, or the first step that is not done.
 
-    def _named_arguments(self) -> dict[str, Any]:
-        """The arguments of every epoch's plan, the index among them."""
-        arguments = {"index": self.index.digest, **self.arguments.described()}
-        del arguments["epoch"]
-        return arguments
+        In a worker process of torch's DataLoader, only its share: every n-th micro-batch.
+        """
+        self._delivered = (self.cursor.epoch, self.cursor.position)
+        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="vchat-loader")
+        try:
+            for underway in self._read_ahead(pool, after=after):
+                began = time.perf_counter()
+                rows = [row.result() for row in underway.rows]
+                self.waiting_s += time.perf_counter() - began
+                place = underway.place
+                if place.ends_step:
+                    self._delivered = (place.epoch, place.step_rows.stop)
+                yield self._batch(place, rows, pixels=underway.pixels)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
-    def _places_here(self) -> Iterator[Place]:
+    def _places_here(self, *, after: Delivered | None) -> Iterator[Place]:
         """Yield the micro-batches that this process reads: all of them, or a worker's share."""
         worker = get_worker_info()
-        if worker is None:
-            return self._places()
-        return itertools.islice(self._places(), worker.id, None, worker.num_workers)
+        first, every = (worker.id, worker.num_workers) if worker else (0, 1)
+        if after is None:
+            begun = self.cursor.places(epoch=self.cursor.epoch, position=self.cursor.position)
+            return itertools.islice(begun, first, None, every)
+        begun = self.cursor.places(epoch=after.epoch, position=after.position)
+        return itertools.islice(begun, after.micro_batch + every, None, every)
 
-    def _places(self) -> Iterator[Place]:
-        """Yield the micro-batches of this rank from the first step that is not done."""
-        position = self._position
-        for epoch in itertools.count(self._epoch):
-            plan = self.plan(epoch)
-            while rows := plan.rows_of_step(position, rows_per_step=self.rows_per_step):
-                micro_batches = dealt(
-                    rows,
-                    rows_per_step=self.rows_per_step,
-                    rows_per_micro_batch=self.rows_per_micro_batch,
-                    rank=self.rank,
-                    world_size=self.world_size,
-                )
-                for number, mine in enumerate(micro_batches):
-                    yield Place(plan, rows, mine, number, len(micro_batches))
-                position = rows.stop
-            position = 0
-
-    def _read_ahead(self, pool: ThreadPoolExecutor) -> Iterator[Underway]:
+    def _read_ahead(
+        self, pool: ThreadPoolExecutor, *, after: Delivered | None
+    ) -> Iterator[Underway]:
         """Yield micro-batches in order, their rows being read; a bounded number ahead."""
         ahead: deque[Underway] = deque()
-        for place in self._places_here():
+        for place in self._places_here(after=after):
             ahead.append(self._begun(place, pool))
             while (
-                len(ahead) * self.rows_per_micro_batch >= self.read_ahead_rows
+                len(ahead) * self.cursor.rows_per_micro_batch >= self.read_ahead_rows
                 or sum(underway.pixels.nbytes for underway in ahead) >= self.read_ahead_bytes
             ):
                 yield ahead.popleft()
@@ -314,16 +260,16 @@ class Loader(IterableDataset[Batch]):
         batch = collated(
             rows,
             pixels=pixels,
-            tokens_per_row=self.arguments.tokens_per_row,
+            tokens_per_row=self.cursor.arguments.tokens_per_row,
             pad_id=self._pad_id,
         )
         return replace(
             batch,
-            epoch=plan.arguments.epoch,
+            epoch=place.epoch,
             step=first // self.rows_per_step,
             micro_batch=place.micro_batch,
             micro_batches=place.micro_batches,
-            supervised_of_step=int(plan.supervised_per_row[first : place.step_rows.stop].sum()),
+            supervised_of_step=plan.supervised_of(place.step_rows),
         )
 
     def _check_faults(self, row: list[LoadedSample]) -> None:
@@ -336,3 +282,65 @@ class Loader(IterableDataset[Batch]):
                 log.warning("skipped (%d so far): %s", self.num_skipped, fault)
             if self.num_skipped > self.max_skipped:
                 raise ValueError(f"more than {self.max_skipped} samples skipped") from fault
+
+
+class BatchIterator(Iterator[Batch]):
+    """One pass over a loader. Its own state says which micro-batch it delivered last.
+
+    torchdata's `StatefulDataLoader` takes that state from every worker process and gives it back.
+    Unlike the loader's state it belongs to one rank, world size, micro-batch and number of workers.
+    """
+
+    def __init__(self, loader: Loader):
+        self._loader = loader
+        self._last: Delivered | None = None
+        self._batches: Iterator[Batch] | None = None
+
+    def __next__(self) -> Batch:
+        if self._batches is None:
+            self._batches = self._loader.batches(after=self._last)
+        batch = next(self._batches)
+        position = batch.step * self._loader.rows_per_step
+        self._last = Delivered(batch.epoch, position, batch.micro_batch)
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was delivered last, by which plan, and the share this iterator reads."""
+        plan = self._loader.plan(self._last.epoch) if self._last else None
+        return {
+            "delivered": list(self._last) if self._last else None,
+            "digest": plan.digest if plan else None,
+            "arguments": self._loader.cursor.named_arguments(),
+            "share": self._share(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after the micro-batch of a state.
+
+        Raises:
+            ValueError: it is the state of another share of the batches, or of another plan.
+        """
+        if state["delivered"] is None:
+            return
+        if state["share"] != self._share():
+            raise ValueError(
+                f"cannot go on: the state is of {state['share']}, this iterator reads "
+                f"{self._share()}; a change of topology needs the loader's own state_dict"
+            )
+        self._last = Delivered(*state["delivered"])
+        self._loader.cursor.check(
+            state | {"epoch": self._last.epoch, "position": self._last.position}
+        )
+        self._batches = None
+
+    def _share(self) -> dict[str, int]:
+        """What decides which micro-batches of the epoch come here."""
+        worker, cursor = get_worker_info(), self._loader.cursor
+        return {
+            "rows_per_step": cursor.rows_per_step,
+            "rows_per_micro_batch": cursor.rows_per_micro_batch,
+            "rank": cursor.rank,
+            "world_size": cursor.world_size,
+            "worker": worker.id if worker else 0,
+            "num_workers": worker.num_workers if worker else 1,
+        }

@@ -17,6 +17,7 @@ from vchat.shards.joined_sets import check_same_language
 from vchat.shards.loader import Loader
 from vchat.shards.manifest import ShardSet, open_shards
 from vchat.shards.plan_arguments import PlanArguments
+from vchat.shards.plan_store import usual_folder
 from vchat.train.config import RunConfig
 
 
@@ -104,6 +105,7 @@ class RunData:
             rank=self._share.rank,
             world_size=self._share.world_size,
             image_size=self._sizes.image_size,
+            kept_plans=usual_folder(),
         )
 
 
