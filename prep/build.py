@@ -15,7 +15,6 @@ import errno
 import fcntl
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from vchat.prep.blend import RecordColumns, blend, record_columns
 from vchat.prep.convert import Staged, convert
 from vchat.prep.encoded_images import repeated_images, write_repeated
+from vchat.prep.engines import run_tasks
 from vchat.prep.finish import (
     PUBLICATION,
     Built,
@@ -32,11 +32,11 @@ from vchat.prep.finish import (
     check_same,
     clear,
     finish,
+    remove_half_written,
 )
 from vchat.prep.image_files import ImageFiles
-from vchat.prep.images import library_versions
+from vchat.prep.libraries import libraries
 from vchat.prep.plan import BuildPlan, make_plan, read_plan, write_plan
-from vchat.prep.pool import run_tasks
 from vchat.prep.recipe import Recipe, SourceChoice, for_manifest, size_in_bytes
 from vchat.prep.sources import source_named, source_names
 from vchat.prep.sources.own import own_source
@@ -176,12 +176,6 @@ def _columns(staged: Staged, recipe: Recipe) -> RecordColumns:
     return record_columns(staged.source, batches, seed=recipe.seed, policy=recipe.image)
 
 
-def libraries() -> dict[str, str]:
-    """Return the versions of the libraries that shape a shard's bytes."""
-    names = ("numpy", "tokenizers", "webdataset")
-    return {name: version(name) for name in names} | library_versions()
-
-
 def build(recipe: Recipe) -> Built:
     """Make the whole shard set, or finish one that was interrupted.
 
@@ -256,8 +250,7 @@ def begin(prepared: Prepared, *, out: Path, work: Path) -> None:
         check_same(out, found, prepared.plan.digest)
     else:
         clear(work)
-    for half_written in (*out.glob(".*.part"), *work.rglob(".*.part")):
-        half_written.unlink()
+    remove_half_written(out, work)
     write_plan(prepared.plan, work)
     write_repeated(prepared.repeated, work)
     prepared.tokenizer.save(work / "tokenizer")
@@ -284,6 +277,7 @@ def _job(recipe: Recipe, *, out: Path, files: dict[str, SourceFiles]) -> Job:
         system=recipe.template.system,
         max_tokens=recipe.max_tokens,
         positions_per_image=recipe.positions_per_image,
+        libraries=libraries(),
     )
 
 
@@ -294,7 +288,14 @@ def _run(prepared: Prepared, *, out: Path, work: Path) -> None:
     ]
     dialogues = sum(shards[number].end - shards[number].start for number in missing)
     with progress("write shards", total=dialogues, unit="dialogues") as advance:
-        run_tasks(work, missing, workers=prepared.recipe.workers, on_dialogues=advance)
+        run_tasks(
+            work,
+            missing,
+            engine=prepared.recipe.engine,
+            workers=prepared.recipe.workers,
+            ray_address=prepared.recipe.ray_address,
+            on_dialogues=advance,
+        )
 
 
 def _manifest(prepared: Prepared) -> dict[str, Any]:

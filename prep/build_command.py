@@ -16,15 +16,22 @@ if TYPE_CHECKING:
 @click.command("build", help="Convert data sets into a shard set that is ready for training.")
 @recipe_options
 @click.option("--dry-run", is_flag=True, help="Print the plan and write no shard.")
+@click.option(
+    "--engine", type=click.Choice(["processes", "ray"]), help="Where tasks run (processes)."
+)
+@click.option("--ray-address", metavar="HOST:PORT", help="Of the Ray cluster (starts one here).")
 @click.option("--task", metavar="I/N", help="Write share I of N (from 0) of what `plan` planned.")
 def command(recipe: Path | None, dry_run: bool, task: str | None, **flags: Any) -> None:
     """Read the flags and build, or print the plan, or write one share of its shards."""
     from vchat.prep.build import build
     from vchat.prep.recipe import read_recipe
+    from vchat.shards.command import WrongUse
 
     if task is not None:
         _run_share(task, {"recipe": recipe, "dry_run": dry_run or None} | flags)
         return
+    if flags["engine"] == "ray" and flags["workers"] is not None:
+        raise WrongUse("--workers has no place beside --engine ray: a cluster runs a task per CPU")
     wanted = read_recipe(recipe, flags)
     if dry_run:
         print_plan(_planned(wanted))

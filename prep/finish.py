@@ -74,6 +74,7 @@ def finish(out: Path, *, work: Path) -> Built:
         raise ValueError("every record was rejected when it was decoded or tokenized")
     found = report.account(publication.staged, plan, results, finished)
     report.check(found)
+    remove_half_written(out, work)
     report.write(found, out)
     publish(
         out,
@@ -122,6 +123,12 @@ def clear(work: Path) -> None:
     (work / PUBLICATION).unlink(missing_ok=True)
     for name in ("results", "progress", "tokenizer", IMAGES_FOLDER):
         shutil.rmtree(work / name, ignore_errors=True)
+
+
+def remove_half_written(out: Path, work: Path) -> None:
+    """Remove what tasks that were killed had not given its name yet."""
+    for half_written in (*out.glob(".*.part"), *work.rglob(".*.part")):
+        half_written.unlink(missing_ok=True)
 
 
 def _results(

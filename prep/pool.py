@@ -1,15 +1,14 @@
 """Run the tasks of a build in processes of this machine.
 
-Every task writes one whole shard, so tasks share nothing and may run anywhere in any order; another
-engine would run the same `task.run_task`. Workers are started fresh (never forked from a process
-that has used threads) and end when the process that started them is gone, however it ended.
+Every task writes one whole shard, so tasks share nothing and may run anywhere in any order. Workers
+are started fresh (never forked from a process that has used threads) and end when the process that
+started them is gone, however it ended.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import shutil
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
@@ -38,9 +37,8 @@ def run_tasks(
         for number in numbers:
             run_task(work, number, on_dialogue=lambda: on_dialogues(1))
         return
-    shutil.rmtree(work / "progress", ignore_errors=True)
     with process_pool(min(workers, len(numbers))) as pool:
-        futures = [pool.submit(_counted_task, work, number) for number in numbers]
+        futures = [pool.submit(counted_task, work, number) for number in numbers]
         try:
             _watch(futures, work, on_dialogues)
         except BrokenProcessPool as err:
@@ -71,7 +69,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _counted_task(work: Path, number: int) -> None:
+def counted_task(work: Path, number: int) -> None:
     """Run one task; a file that grows by one byte per dialogue says how far it is."""
     count = _progress_file(work, number)
     count.parent.mkdir(exist_ok=True)
@@ -94,7 +92,7 @@ def _watch(
     seen = 0
     while True:
         done, waiting = wait(futures, timeout=POLL_S, return_when=FIRST_EXCEPTION)
-        written = _sizes(work / "progress")
+        written = written_dialogues(work)
         on_dialogues(written - seen)
         seen = written
         for future in done:
@@ -103,5 +101,6 @@ def _watch(
             return
 
 
-def _sizes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*"))
+def written_dialogues(work: Path) -> int:
+    """Return how many dialogues all tasks have written so far."""
+    return sum(path.stat().st_size for path in (work / "progress").glob("*"))

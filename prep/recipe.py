@@ -21,12 +21,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vchat.prep.images import ImagePolicy
 from vchat.shards.command import WrongUse
 from vchat.shards.strict_toml import as_plain, read_toml
 
+EngineName = Literal["processes", "ray"]
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?B?)", re.IGNORECASE)
 
@@ -100,7 +101,14 @@ class Recipe:
     """About how large a shard is."""
 
     workers: int = 1
-    """Processes that write shards; never changes a byte."""
+    """Processes of this machine that write shards; never changes a byte."""
+
+    engine: EngineName = "processes"
+    """Where shards are written: in processes of this machine, or on a Ray cluster. Never changes a
+    byte."""
+
+    ray_address: str | None = None
+    """The Ray cluster, such as `10.0.0.1:6379` or `auto`; None starts Ray on this machine."""
 
     image: ImagePolicy = field(default_factory=ImagePolicy)
     template: TemplateChoice = field(default_factory=TemplateChoice)
@@ -111,6 +119,8 @@ class Recipe:
         for name in ("max_images", "max_tokens", "positions_per_image", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: want at least 1")
+        if self.ray_address is not None and self.engine != "ray":
+            raise ValueError(f"ray_address = {self.ray_address!r} needs engine = 'ray'")
         names = [choice.name for choice in self.source]
         if repeated := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"data set {sorted(repeated)[0]!r} is named twice")
@@ -214,7 +224,7 @@ def _with_concatenate(sources: Sequence[SourceChoice], text: str) -> tuple[Sourc
 def for_manifest(recipe: Recipe) -> dict[str, Any]:
     """Return what a manifest says of a recipe: all that shapes bytes, and no path of a machine."""
     plain: dict[str, Any] = as_plain(recipe)
-    for name in ("data", "out", "tokenizer", "workers"):
+    for name in ("data", "out", "tokenizer", "workers", "engine", "ray_address"):
         plain.pop(name, None)
     for choice in plain["source"]:
         if "file" in choice:

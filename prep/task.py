@@ -20,6 +20,7 @@ from vchat.prep.assemble import Assembler, PreparedRecord
 from vchat.prep.encoded_images import EncodedImages
 from vchat.prep.image_files import ImageFiles
 from vchat.prep.images import Encoded, ImagePolicy, encode_for_shard
+from vchat.prep.libraries import check_libraries
 from vchat.prep.plan import BuildPlan, PlannedShard, read_plan
 from vchat.prep.rejected import Reasons, Rejected
 from vchat.prep.staged import RecordFile
@@ -60,6 +61,8 @@ class Job:
     system: str | None
     max_tokens: int
     positions_per_image: int
+    libraries: dict[str, str]
+    """Those that shape bytes, as the machine has them that made the plan."""
 
     def write(self, work: Path) -> None:
         """Store the job in the work folder."""
@@ -113,6 +116,7 @@ class _OpenJob:
 def _open_job(work: Path, made_ns: int) -> _OpenJob:
     """Open the job in `work`; `made_ns` tells apart jobs that were made there one after another."""
     job = Job.read(work)
+    check_libraries(job.libraries)
     readers = {
         name: ImageFiles([Path(root) for root in one.roots], folders=one.folders)
         for name, one in job.sources.items()

@@ -1,0 +1,43 @@
+"""Where the tasks of a build run: in processes of this machine, or on a Ray cluster.
+
+A task needs the work folder and a shard's number and writes one whole shard (`task.run_task`), so
+engines differ only in where they call it. `vchat-prep build --task I/N` is the third way, for a
+queue of jobs: see `array_build.py`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from vchat.prep import pool
+from vchat.prep.recipe import EngineName
+
+
+def run_tasks(
+    work: Path,
+    numbers: Sequence[int],
+    *,
+    engine: EngineName,
+    workers: int,
+    ray_address: str | None,
+    on_dialogues: Callable[[int], None],
+) -> None:
+    """Run the tasks of the given shard numbers; stops at the first error.
+
+    Args:
+        workers: processes of this machine; a Ray cluster runs one task per CPU that it has.
+        on_dialogues: called with how many more dialogues are written, for progress.
+
+    Raises:
+        WrongUse: if the engine is not installed.
+        OSError: from a task, or if what runs the tasks fails.
+    """
+    shutil.rmtree(work / "progress", ignore_errors=True)
+    if engine == "ray" and numbers:
+        from vchat.prep import ray_engine
+
+        ray_engine.run_tasks(work, numbers, address=ray_address, on_dialogues=on_dialogues)
+    else:
+        pool.run_tasks(work, numbers, workers=workers, on_dialogues=on_dialogues)

@@ -1,0 +1,33 @@
+"""The libraries whose versions shape a shard's bytes: stated in plans and manifests, and checked.
+
+A machine of a cluster or an array with other versions would write other bytes for the same plan.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from importlib.metadata import version
+
+from vchat.prep.images import library_versions
+
+
+def libraries() -> dict[str, str]:
+    """Return name -> version."""
+    names = ("numpy", "tokenizers", "webdataset")
+    return {name: version(name) for name in names} | library_versions()
+
+
+def check_libraries(planned: Mapping[str, str]) -> None:
+    """Check that this machine has the versions that a plan was made with.
+
+    Raises:
+        OSError: naming the machine, a library and both versions.
+    """
+    found = libraries()
+    for name in sorted(planned.keys() | found.keys()):
+        if planned.get(name) != found.get(name):
+            raise OSError(
+                f"{socket.gethostname()} has {name} {found.get(name, 'missing')}, the plan was made"
+                f" with {planned.get(name, 'none')}: every machine needs the same versions"
+            )
