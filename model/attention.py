@@ -115,6 +115,8 @@ def attend_flat(
 ) -> Tensor:
     """Attend in a flat row: float[1, H, N, d] and float[1, G, N, d] to float[1, N, H, d].
 
+    Queries may lack rows at their front: images that are cached need none.
+
     Per dialogue one causal attention over its text, and per run of text one attention without a
     mask onto the image keys before it. All operands are slices; only the output is put together.
 
@@ -124,15 +126,16 @@ def attend_flat(
     """
     texts = [stretch.num_text for stretch in layout.stretches]
     images = [stretch.num_image for stretch in layout.stretches]
-    sizes = [query.shape[2] - sum(texts), *texts]  # rows in front that only pass their value on
-    _, *queries = torch.split(query, sizes, dim=2)
+    front = query.shape[2] - sum(texts)  # rows that only pass their value on
+    _, *queries = torch.split(query, [front, *texts], dim=2)
+    sizes = [key.shape[2] - sum(texts), *texts]
     image_keys, *text_keys = torch.split(key, sizes, dim=2)
-    passed_on, *text_values = torch.split(value, sizes, dim=2)
-    outputs = [_of_heads(passed_on, num_heads=query.shape[1])]
+    image_values, *text_values = torch.split(value, sizes, dim=2)
+    outputs = [_of_heads(image_values[:, :, :front], num_heads=query.shape[1])]
     if layout.image_keys is not None and layout.image_values is not None:
-        image_keys, passed_on = layout.image_keys, layout.image_values
+        image_keys, image_values = layout.image_keys, layout.image_values
     text = zip(text_keys, text_values, strict=True)
-    image = zip(*(torch.split(x, images, dim=2) for x in (image_keys, passed_on)), strict=True)
+    image = zip(*(torch.split(x, images, dim=2) for x in (image_keys, image_values)), strict=True)
     for one in zip(layout.stretches, queries, text, image, strict=True):
         outputs += _attend_stretch(*one, scale=scale)
     return torch.cat([output.transpose(1, 2) for output in outputs], dim=1)

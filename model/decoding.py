@@ -86,22 +86,35 @@ def hidden_of_predictors(
 
 
 def hidden_of_newest(
-    decoder: PreTrainedModel, rows: Rows, cache: DialogueCache, *, published: bool
+    decoder: PreTrainedModel,
+    rows: Rows,
+    cache: DialogueCache,
+    *,
+    published: bool,
+    places: Tensor | None = None,
+    known: FlatLayout | None = None,
 ) -> Tensor:
-    """Extend the cache by rows, in place, and return their last hidden states, float[B, S, D]."""
+    """Extend the cache by rows, in place, and return their last hidden states, float[B, S, D].
+
+    Args:
+        places: int64[B, S], where they stand in their rows; None is behind all that is cached.
+        known: the layout of one row of text whose images are all that is cached.
+    """
     num_new = rows.kinds.shape[1]
     is_first = cache.get_seq_length() == 0
-    kinds, segments = cache.remember(rows.kinds, rows.segments)
+    kinds, segments, places = cache.remember(rows.kinds, rows.segments, places=places)
     position_ids = rows.position_ids
     if position_ids is None:
         position_ids = ((segments != 0).cumsum(dim=1) - 1).clamp(min=0)[:, -num_new:]
     layout: Layout
     if published:
         layout = published_layout(kinds, segments, num_new=num_new)
+    elif known is not None:
+        layout = known
     elif is_first:
         layout = PrefillLayout(flat=flat_layout(kinds, segments))
     else:
-        layout = cached_layout(kinds, segments, num_new=num_new)
+        layout = cached_layout(kinds, segments, num_new=num_new, places=places)
     return _decode(decoder, rows.embeddings, position_ids, layout, cache)
 
 

@@ -193,16 +193,19 @@ class CollectingLayout:
 Layout = FlatLayout | PrefillLayout | CachedLayout | CollectingLayout
 
 
-def cached_layout(kinds: Tensor, segments: Tensor, *, num_new: int) -> CachedLayout:
+def cached_layout(
+    kinds: Tensor, segments: Tensor, *, num_new: int, places: Tensor | None = None
+) -> CachedLayout:
     """Return the layout of the newest `num_new` positions.
 
     Args:
         kinds: int64[B, K] of all keys, the new ones last.
         segments: int64[B, K], likewise.
+        places: int64[B, K], where each key stands in its row; None is in the order of the keys.
     """
     first = kinds.shape[1] - num_new
     queries = (kinds[:, first:] == TEXT).any(dim=0).nonzero()[:, 0]
-    text_keys, image_keys = visible(kinds, segments, queries=queries + first)
+    text_keys, image_keys = visible(kinds, segments, queries=queries + first, places=places)
     return CachedLayout(
         queries=queries,
         attends=kinds[:, queries + first] == TEXT,
@@ -212,7 +215,9 @@ def cached_layout(kinds: Tensor, segments: Tensor, *, num_new: int) -> CachedLay
     )
 
 
-def visible(kinds: Tensor, segments: Tensor, *, queries: Tensor) -> tuple[Tensor, Tensor]:
+def visible(
+    kinds: Tensor, segments: Tensor, *, queries: Tensor, places: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return which keys each query sees, as `(text, image)`, both bool[B, Q, K].
 
     For one dialogue with `kinds` = text image image text, and all four as queries:
@@ -229,9 +234,12 @@ def visible(kinds: Tensor, segments: Tensor, *, queries: Tensor) -> tuple[Tensor
         kinds: int64[B, K], PAD, TEXT or IMAGE.
         segments: int64[B, K], which dialogue of its row a key belongs to.
         queries: int64[Q], the columns that ask.
+        places: int64[B, K], where each key stands in its row; None is in the order of the columns.
     """
-    keys = torch.arange(kinds.shape[1], device=kinds.device)
-    seen = (keys <= queries[:, None]) & (segments[:, queries, None] == segments[:, None, :])
+    if places is None:
+        places = torch.arange(kinds.shape[1], device=kinds.device)[None]
+    seen = places[:, None, :] <= places[:, queries, None]
+    seen = seen & (segments[:, queries, None] == segments[:, None, :])
     seen = seen & (kinds[:, queries, None] == TEXT)
     return seen & (kinds == TEXT)[:, None], seen & (kinds == IMAGE)[:, None]
 
@@ -266,10 +274,10 @@ def published_layout(kinds: Tensor, segments: Tensor, *, num_new: int) -> Cached
 
 
 class DialogueCache(DynamicCache):  # type: ignore[misc]
-    """A KV cache that also knows, for each key, its kind and its dialogue.
+    """A KV cache that also knows, for each key, its kind, its dialogue and its place in its row.
 
     The decoder's own cache holds keys and values only; which softmax a key belongs to cannot be
-    told from them.
+    told from them. Keys of images that were known before stand in front of the text around them.
     """
 
     def __init__(self) -> None:
@@ -277,25 +285,38 @@ class DialogueCache(DynamicCache):  # type: ignore[misc]
         super().__init__()
         self.kinds: Tensor | None = None
         self.segments: Tensor | None = None
+        self.places: Tensor | None = None
 
-    def remember(self, kinds: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
-        """Append int64[B, S] of new positions and return all so far, both int64[B, K]."""
-        if self.kinds is None or self.segments is None:
-            self.kinds, self.segments = kinds, segments
-        else:
-            self.kinds = torch.cat([self.kinds, kinds], dim=1)
-            self.segments = torch.cat([self.segments, segments], dim=1)
-        return self.kinds, self.segments
+    def remember(
+        self, kinds: Tensor, segments: Tensor, *, places: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Append int64[B, S] of new positions and return all so far, int64[B, K] each.
+
+        Args:
+            places: where they stand in their rows, counted from the rows' first position; None is
+                one after the other, behind all that are known.
+        """
+        if places is None:
+            known = 0 if self.kinds is None else self.kinds.shape[1]
+            places = torch.arange(kinds.shape[1], device=kinds.device).expand_as(kinds) + known
+        if self.kinds is not None and self.segments is not None and self.places is not None:
+            kinds = torch.cat([self.kinds, kinds], dim=1)
+            segments = torch.cat([self.segments, segments], dim=1)
+            places = torch.cat([self.places, places], dim=1)
+        self.kinds, self.segments, self.places = kinds, segments, places
+        return kinds, segments, places
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Make row i a copy of row `beam_idx[i]`, which beam search asks for."""
         super().reorder_cache(beam_idx)
-        if self.kinds is not None and self.segments is not None:
+        if self.kinds is not None and self.segments is not None and self.places is not None:
             self.kinds, self.segments = self.kinds[beam_idx], self.segments[beam_idx]
+            self.places = self.places[beam_idx]
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the newest -`tokens_to_remove` positions of every row; the number is negative."""
         super().crop(tokens_to_remove)
-        if tokens_to_remove < 0 and self.kinds is not None and self.segments is not None:
-            self.kinds = self.kinds[:, :tokens_to_remove]
-            self.segments = self.segments[:, :tokens_to_remove]
+        if tokens_to_remove < 0:
+            for name in ("kinds", "segments", "places"):
+                known = getattr(self, name)
+                setattr(self, name, None if known is None else known[:, :tokens_to_remove])

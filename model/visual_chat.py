@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,13 @@ from transformers.utils import ModelOutput
 from vchat.model.config import VisualChatConfig
 from vchat.model.decoders import cover_ids, use_attention
 from vchat.model.decoding import Rows, hidden_of_all, hidden_of_newest, hidden_of_predictors
+from vchat.model.image_states import (
+    ImageStates,
+    Turning,
+    encoded,
+    extend_with_images,
+    turning_of,
+)
 from vchat.model.last_layer import can_drop_rows, drop_rows_before_last_layer
 from vchat.model.layout import DialogueCache, kinds_of
 from vchat.model.loss import SummedCrossEntropy
@@ -229,22 +237,69 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             return embeddings
         return splice(embeddings, self._features(pixel_values), slots)
 
+    @property
+    def reuses_images(self) -> bool:
+        """Whether what `image_states` gives for an image may stand for it in any dialogue."""
+        return self._turning is not None
+
+    @cached_property
+    def _turning(self) -> Turning | None:
+        return turning_of(self.decoder) if self.config.attention == "mmca" else None
+
+    def image_states(self, pixel_values: Tensor, *, num_positions: int) -> ImageStates:
+        """Return what the decoder computes for one image, [n, 3, H, W], in any dialogue.
+
+        Args:
+            num_positions: how many positions the image takes in a row.
+        """
+        slots = torch.full((1, num_positions), self.config.image_token_id, device=self.device)
+        with torch.no_grad():
+            return encoded(self.decoder, self.embed(slots, pixel_values))
+
     def extend(
         self,
         cache: DialogueCache | None,
         input_ids: Tensor,
         pixel_values: Tensor | None = None,
+        *,
+        images: Sequence[ImageStates] | None = None,
     ) -> tuple[Tensor, DialogueCache]:
         """Extend a cache by ids int64[B, T] and the pixels of their slots, without gradients.
+
+        Args:
+            images: what `image_states` gave for the images of one row, in place of their pixels;
+                only if `reuses_images`. The last id must be text.
 
         Returns:
             The logits of the last position, float[B, V], and the cache, which is the given one.
         """
+        if images is not None:
+            return self._extend_with_images(cache, input_ids, images)
         with torch.no_grad():
             output = self(
                 input_ids, pixel_values, past_key_values=cache, use_cache=True, logits_to_keep=1
             )
         return output.logits[:, -1], output.past_key_values
+
+    def _extend_with_images(
+        self, cache: DialogueCache | None, input_ids: Tensor, images: Sequence[ImageStates]
+    ) -> tuple[Tensor, DialogueCache]:
+        """Extend the cache of one row whose images are known, see `extend`."""
+        assert self._turning is not None
+        slots = input_ids == self.config.image_token_id
+        if len(input_ids) != 1 or bool(slots[0, -1]):
+            raise ValueError("known images extend one row that ends in text")
+        cache = DialogueCache() if cache is None else cache
+        ones = torch.ones_like(input_ids)
+        with torch.no_grad():
+            rows = Rows(
+                embeddings=self.get_input_embeddings()(input_ids),
+                kinds=kinds_of(slots, ones, mixed=True),
+                segments=ones,
+                position_ids=None,
+            )
+            hidden = extend_with_images(self.decoder, self._turning, rows, cache, images)
+            return self.get_output_embeddings()(hidden[:, -1]), cache
 
     def generate(  # type: ignore[override]
         self,

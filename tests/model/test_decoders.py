@@ -15,6 +15,12 @@ from vchat.model.layout import IMAGE, TEXT, visible
 from vchat.model.visual_chat import VisualChat
 
 SLOT, POSITIONS = 96, 5
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
 DECODERS = {
     "llama": {},
     "llama-tied": {"tie_word_embeddings": True},
@@ -28,7 +34,9 @@ DECODERS = {
             "original_max_position_embeddings": 16,
         }
     },
+    "llama-yarn": {"rope_parameters": YARN},
     "qwen2": {},
+    "qwen2-tied": {"tie_word_embeddings": True, "rope_parameters": {"rope_theta": 1e6}},
     "qwen3": {"head_dim": 24},
     "mistral": {"sliding_window": None},
     "mistral-window": {"sliding_window": 64},
@@ -144,6 +152,16 @@ def test_extending_a_cache_equals_all_at_once(batch, name):
     logits, _ = model.extend(cache, ids[:, -1:])
     expected = model(ids, pixels).logits[:, -1]
     torch.testing.assert_close(logits, expected, atol=5e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_known_images_equal_their_pixels(batch, name):
+    ids, pixels = batch
+    model = visual_chat(new_decoder(name), "mmca")
+    assert model.reuses_images
+    images = [model.image_states(one[None], num_positions=POSITIONS) for one in pixels]
+    logits, _ = model.extend(None, ids, images=images)
+    torch.testing.assert_close(logits, model(ids, pixels).logits[:, -1], atol=5e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

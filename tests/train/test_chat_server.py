@@ -145,8 +145,8 @@ def test_a_dialogue_that_goes_on_feeds_only_its_new_round(chat_model, monkeypatc
     monkeypatch.setattr(
         type(chat_model.model),
         "extend",
-        lambda model, cache, ids, pixels: (
-            lengths.append(ids.shape[1]) or extend(model, cache, ids, pixels)
+        lambda model, cache, ids, *pixels, **images: (
+            lengths.append(ids.shape[1]) or extend(model, cache, ids, *pixels, **images)
         ),
     )
     second = answer(user("What?", 0), assistant(first), user("And?", 1))
@@ -240,7 +240,9 @@ def test_requests_at_once_get_the_answers_they_would_get_alone(address):
 def test_a_client_that_goes_away_stops_its_answer(service, chat_model, address, monkeypatch):
     extend = type(chat_model.model).extend
     monkeypatch.setattr(
-        type(chat_model.model), "extend", lambda *fed: time.sleep(0.02) or extend(*fed)
+        type(chat_model.model),
+        "extend",
+        lambda *fed, **images: time.sleep(0.02) or extend(*fed, **images),
     )
     body = {"messages": [user("Going?")], "stream": True, "max_tokens": 400}
     connection = http.client.HTTPConnection(*address, timeout=60)

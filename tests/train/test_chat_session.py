@@ -94,8 +94,8 @@ def test_a_new_round_feeds_only_its_own_ids(chat_model, monkeypatch):
     monkeypatch.setattr(
         type(chat_model.model),
         "extend",
-        lambda model, cache, ids, pixels: (
-            lengths.append(ids.shape[1]) or extend(model, cache, ids, pixels)
+        lambda model, cache, ids, *shown: (
+            lengths.append(ids.shape[1]) or extend(model, cache, ids, *shown)
         ),
     )
     list(session.ask("And now?"))
@@ -153,7 +153,7 @@ def test_an_interrupted_question_leaves_the_dialogue_as_it_was(chat_model, monke
         list(one.ask("What?", images=[toy_picture(0)]))
     before = (list(session.ids), list(session.unfed), session.num_images)
 
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,14 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import Tensor
+from vchat.model.image_states import ImageStates
+from vchat.model.layout import DialogueCache
 from vchat.model.visual_chat import VisualChat
 from vchat.shards.collate import with_slots_repeated
 from vchat.shards.positions import num_positions
 from vchat.shards.template import Part, Template
 from vchat.shards.tokens import TextTokenizer
+from vchat.train.chat.image_memory import ImageMemory
 from vchat.train.chat.pictures import picture
 from vchat.train.checkpoint import Checkpoint, open_checkpoint
 
@@ -32,6 +35,8 @@ class ChatModel:
     model: VisualChat
     tokenizer: TextTokenizer
     template: Template
+    images: ImageMemory = field(default_factory=ImageMemory)
+    """What the decoder computed for the images shown last, in whichever dialogue."""
 
     @property
     def max_positions(self) -> int:
@@ -64,6 +69,28 @@ class ChatModel:
             positions=positions,
         )
         return [int(one) for one in ids]
+
+    def extend(
+        self, cache: DialogueCache | None, ids: Sequence[int], images: Sequence[Tensor]
+    ) -> tuple[Tensor, DialogueCache]:
+        """Feed one row of ids and the images of their slots, each uint8[3, H, W].
+
+        An image that is in `images` of this model costs no pass through tower and decoder.
+
+        Returns:
+            The logits that follow, float[1, V], and the cache: the given one, or a new one.
+        """
+        model = self.model
+        fed = torch.tensor([list(ids)], device=model.device)
+        if images and self.images.max_bytes > 0 and model.reuses_images:
+            known = [self._states(image) for image in images]
+            return model.extend(cache, fed, images=known)
+        pixels = torch.stack(list(images)).to(model.device) if images else None
+        return model.extend(cache, fed, pixels)
+
+    def _states(self, image: Tensor) -> ImageStates:
+        num = int(self.model.config.positions_per_image)
+        return self.images.states(self.model, image, num_positions=num)
 
     def picture(self, data: bytes) -> Tensor:
         """Decode an image file's bytes, uint8[3, H, W]; ValueError if they are none."""

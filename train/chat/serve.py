@@ -24,6 +24,13 @@ EVERYWHERE = ("0.0.0.0", "::")
 @click.option("--max-new-tokens", default=256, show_default=True, help="If a request says nothing.")
 @click.option("--system", help="Another system text than the one trained with.")
 @click.option("--sessions", default=4, show_default=True, help="Dialogues whose caches are kept.")
+@click.option(
+    "--image-memory-mb",
+    type=click.IntRange(min=0),
+    default=1024,
+    show_default=True,
+    help="What was computed for images is kept up to this size, for all dialogues (mmca only).",
+)
 @click.option("--device", help="Such as cpu or cuda:0; by default a GPU if there is one.")
 def command(
     checkpoint: Path,
@@ -32,6 +39,7 @@ def command(
     max_new_tokens: int,
     system: str | None,
     sessions: int,
+    image_memory_mb: int,
     device: str | None,
 ) -> None:
     """Serve a chat: a web page at /, and POST /v1/chat/completions.
@@ -48,6 +56,7 @@ def command(
 
     default = Sampling(max_new_tokens=max_new_tokens)
     chat_model, opened = load_chat_model(checkpoint, device=device, system=system)
+    chat_model.images.max_bytes = image_memory_mb << 20
     service = ChatService(chat_model, num_sessions=sessions)
     server = ChatServer(service, name=opened.folder.name, default=default)
     app = server.app(hosts=["*"] if host in EVERYWHERE else [*LOOPBACK, host])

@@ -178,13 +178,11 @@ class ChatSession:
 
     def _extend(self, ids: list[int], images: list[Tensor]) -> Tensor:
         """Feed ids and the images of their slots; return the logits that follow, float[1, V]."""
-        model = self.chat_model.model
         cache, self._cache = self._cache, None
         feed, shown = (
             (ids, images) if cache is not None else (self.ids + ids, self._pixels + images)
         )
-        pixels = torch.stack(shown).to(model.device) if shown else None
-        logits, self._cache = model.extend(cache, torch.tensor([feed], device=model.device), pixels)
+        logits, self._cache = self.chat_model.extend(cache, feed, shown)
         self.ids += ids
         self._pixels += images
         return logits

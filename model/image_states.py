@@ -1,0 +1,186 @@
+"""Keys and values of an image, computed once and used in every dialogue that shows it.
+
+Under MMCA an image position attends to nothing, so what the decoder computes for it depends on the
+image alone. Only the rotary embedding of its keys says where it stands: keys are kept as at the
+positions from 0 on, and turned by the difference when an image enters a cache. Then only text goes
+through the decoder.
+
+Whether a decoder's keys can be turned is not told from its name but tried, on two positions.
+
+G key heads, P positions of an image, d head width, S positions, D decoder width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from vchat.model.decoding import Rows, hidden_of_newest
+from vchat.model.layout import IMAGE, TEXT, DialogueCache, flat_layout
+
+PROBED_AT = 7
+"""Where the probe stands a second time."""
+
+TOLERANCE = 0.02
+"""Largest difference of a turned key, relative to the largest key; bfloat16 rounds to 0.004."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageStates:
+    """What the decoder computes for one image."""
+
+    keys: tuple[Tensor, ...]
+    """float[1, G, P, d] of every layer, as at the positions 0 to P - 1."""
+
+    values: tuple[Tensor, ...]
+    """float[1, G, P, d] of every layer."""
+
+    @property
+    def num_positions(self) -> int:
+        """How many positions the image takes."""
+        return int(self.keys[0].shape[2])
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory it holds."""
+        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turning:
+    """How the keys of a decoder are turned from one position to another."""
+
+    rotary: Any
+    """The decoder's rotary embedding: gives cosines and sines of positions."""
+
+    turned_layers: tuple[bool, ...]
+    """Whether a layer's keys depend on their position at all."""
+
+    def turned(self, states: ImageStates, *, by: int) -> tuple[Tensor, ...]:
+        """Return the keys of every layer as they are `by` positions later."""
+        like = states.keys[0]
+        position = torch.tensor([[by]], device=like.device)
+        cos, sin = self.rotary(like.float(), position)
+        scale = float(getattr(self.rotary, "attention_scaling", 1.0))
+        angles = cos[:, None] / scale, sin[:, None] / scale
+        return tuple(
+            _turned(keys, *angles) if depends else keys
+            for keys, depends in zip(states.keys, self.turned_layers, strict=True)
+        )
+
+
+def turning_of(decoder: PreTrainedModel) -> Turning | None:
+    """Return how the decoder's keys are turned, or None if it does not work that way."""
+    rotary = getattr(decoder.get_decoder(), "rotary_emb", None)
+    if rotary is None or getattr(rotary, "rope_type", "default") in ("dynamic", "longrope"):
+        return None  # their frequencies change with the length of the dialogue
+    width = decoder.get_input_embeddings().weight.shape[1]
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.randn(1, 2, width, generator=generator).to(decoder.device, decoder.dtype)
+    near, far = (encoded(decoder, probe, start=start) for start in (0, PROBED_AT))
+    depends = tuple(
+        not _close(here, there) for here, there in zip(near.keys, far.keys, strict=True)
+    )
+    turning = Turning(rotary=rotary, turned_layers=depends)
+    try:
+        turned = turning.turned(near, by=PROBED_AT)
+    except (TypeError, RuntimeError):  # several rotary embeddings in one, or another width
+        return None
+    works = all(_close(here, there) for here, there in zip(turned, far.keys, strict=True))
+    return turning if works else None
+
+
+def encoded(decoder: PreTrainedModel, embeddings: Tensor, *, start: int = 0) -> ImageStates:
+    """Run the decoder on the positions of one image, float[1, P, D], alone."""
+    num = embeddings.shape[1]
+    ones = torch.ones(1, num, dtype=torch.int64, device=embeddings.device)
+    rows = Rows(
+        embeddings=embeddings,
+        kinds=ones * IMAGE,
+        segments=ones,
+        position_ids=ones.cumsum(dim=1) - 1 + start,
+    )
+    cache = DialogueCache()
+    with torch.no_grad():
+        hidden_of_newest(decoder, rows, cache, published=False)
+    return ImageStates(
+        keys=tuple(layer.keys for layer in cache.layers),
+        values=tuple(layer.values for layer in cache.layers),
+    )
+
+
+def extend_with_images(
+    decoder: PreTrainedModel,
+    turning: Turning,
+    rows: Rows,
+    cache: DialogueCache,
+    images: Sequence[ImageStates],
+) -> Tensor:
+    """Extend a cache by one row whose images are known; return the hidden states of its text.
+
+    Args:
+        rows: one row without padding; the embeddings at its image positions are not read.
+        images: in the order of their slots.
+
+    Raises:
+        ValueError: the images' positions are not as many as the slots.
+    """
+    is_image = rows.kinds[0] == IMAGE
+    num_slots, num_known = int(is_image.sum()), sum(one.num_positions for one in images)
+    if num_slots != num_known:
+        raise ValueError(
+            f"the token ids have {num_slots} image positions, but the {len(images)} images that"
+            f" are given take {num_known}"
+        )
+    is_first = cache.get_seq_length() == 0
+    places = torch.arange(len(is_image), device=is_image.device) + cache.get_seq_length()
+    _add_images(cache, turning, images, places=places[is_image])
+    text = places[~is_image]
+    ones = torch.ones_like(text)[None]
+    known = Rows(
+        embeddings=rows.embeddings[:, ~is_image],
+        kinds=ones * TEXT,
+        segments=ones,
+        position_ids=text[None],
+    )
+    layout = flat_layout(rows.kinds, rows.segments) if is_first else None
+    return hidden_of_newest(decoder, known, cache, published=False, places=text[None], known=layout)
+
+
+def _add_images(
+    cache: DialogueCache, turning: Turning, images: Sequence[ImageStates], *, places: Tensor
+) -> None:
+    """Put images into the cache of one row, at places int64[n] for all their positions."""
+    if not images:
+        return
+    starts = torch.tensor([0, *(one.num_positions for one in images[:-1])]).cumsum(0)
+    keys = [
+        turning.turned(one, by=int(place))
+        for one, place in zip(images, places[starts.to(places.device)].tolist(), strict=True)
+    ]
+    for layer in range(len(images[0].keys)):
+        cache.update(
+            torch.cat([of_image[layer] for of_image in keys], dim=2),
+            torch.cat([one.values[layer] for one in images], dim=2),
+            layer,
+        )
+    ones = torch.ones_like(places)[None]
+    cache.remember(ones * IMAGE, ones, places=places[None])
+
+
+def _turned(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the leading part of float[1, G, P, d] by angles whose cos and sin are [1, 1, 1, r]."""
+    wide, rest = keys[..., : cos.shape[-1]].float(), keys[..., cos.shape[-1] :]
+    first, second = wide.chunk(2, dim=-1)
+    turned = wide * cos + torch.cat([-second, first], dim=-1) * sin
+    return torch.cat([turned.to(keys.dtype), rest], dim=-1)
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    """Tell whether two tensors of keys are the same up to rounding."""
+    difference = (one.float() - other.float()).abs().max()
+    return bool(difference <= TOLERANCE * other.float().abs().max())

@@ -1,0 +1,67 @@
+"""Images are computed once, whichever dialogue shows them, and the memory for them is bounded."""
+
+import pytest
+import torch
+from toy_chat import POSITIONS, toy_chat_model, toy_picture
+from vchat.train.chat.image_memory import ImageMemory
+from vchat.train.chat.session import ChatSession
+from vchat.train.generation import Sampling
+
+
+@pytest.fixture
+def chat_model(tmp_path):
+    torch.set_num_threads(1)
+    return toy_chat_model(tmp_path)
+
+
+def session_of(chat_model):
+    return ChatSession(chat_model, sampling=Sampling(max_new_tokens=8))
+
+
+def count_images(monkeypatch, chat_model):
+    """A list that grows by the number of images that go through the tower."""
+    counts = []
+    chat_model.model.tower.register_forward_hook(lambda _, args, __: counts.append(len(args[0])))
+    return counts
+
+
+def test_an_image_shown_in_three_dialogues_goes_through_the_tower_once(chat_model, monkeypatch):
+    counts = count_images(monkeypatch, chat_model)
+    for question in ("What?", "Where?", "Who?"):
+        list(session_of(chat_model).ask(question, images=[toy_picture(0), toy_picture(1)]))
+    assert counts == [1, 1]
+
+
+def test_answers_about_known_images_are_those_about_new_ones(tmp_path, chat_model):
+    list(session_of(chat_model).ask("First?", images=[toy_picture(1), toy_picture(0)]))
+    forgetful = toy_chat_model(tmp_path)
+    forgetful.images.max_bytes = 0
+    for number in range(4):
+        images = [toy_picture(number % 2), toy_picture(2)]
+        known, new = (
+            "".join(session_of(one).ask(f"Question {number}?", images=images))
+            for one in (chat_model, forgetful)
+        )
+        assert known == new
+    assert len(forgetful.images) == 0
+
+
+def test_the_memory_keeps_the_images_used_last_within_its_bytes(chat_model, monkeypatch):
+    model = chat_model.model
+    one_image = model.image_states(toy_picture(0)[None], num_positions=POSITIONS).size_bytes
+    memory = ImageMemory(max_bytes=2 * one_image)
+    counts = count_images(monkeypatch, chat_model)
+    for number in (0, 1, 0, 2, 0, 1):
+        memory.states(model, toy_picture(number), num_positions=POSITIONS)
+        assert memory.size_bytes <= 2 * one_image
+    assert len(counts) == 4  # 0, 1, 2, and 1 again: it was used longest ago when 2 came
+    assert len(memory) == 2
+
+
+def test_under_causal_attention_images_go_with_their_dialogue(tmp_path, monkeypatch):
+    chat_model = toy_chat_model(tmp_path, attention="causal")
+    counts = count_images(monkeypatch, chat_model)
+    for question in ("What?", "Where?"):
+        list(session_of(chat_model).ask(question, images=[toy_picture(0)]))
+    assert counts == [1, 1]
+    assert len(chat_model.images) == 0
