@@ -32,6 +32,7 @@ from vchat.model.layout import (
     FlatLayout,
     Layout,
     PrefillLayout,
+    PublishedLayout,
     Stretch,
 )
 
@@ -198,29 +199,62 @@ def _flattened(tensor: Tensor, order: Tensor) -> Tensor:
 
 
 def _attend_cached(
-    query: Tensor, key: Tensor, value: Tensor, layout: CachedLayout, *, scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: CachedLayout | PublishedLayout,
+    *,
+    scale: float,
 ) -> Tensor:
     """Attend from the newest positions to the whole cache, as float[B, S, H, d].
 
-    Few queries meet many keys here, so the scores are formed once and go through both softmaxes; a
-    block of queries at a time bounds their memory.
+    A block of queries at a time bounds the memory of their scores, where these are formed.
     """
     num_rows, num_heads, length, _ = query.shape
     output = _of_heads(value[:, :, -length:], num_heads=num_heads).transpose(1, 2)
     rows = max(1, SCORES_PER_BLOCK // (num_rows * num_heads * key.shape[2]))
-    blocks = [
-        _two_softmaxes(query, key, value, layout, slice(start, start + rows), scale=scale)
-        for start in range(0, len(layout.queries), rows)
-    ]
+    blocks = [slice(start, start + rows) for start in range(0, len(layout.queries), rows)]
     if not blocks:
         return output
-    attended = torch.cat(blocks, dim=1)
-    kept = torch.where(layout.attends[..., None, None], attended, output[:, layout.queries])
+    if isinstance(layout, CachedLayout):
+        attended = [_of_key_sets(query, key, value, layout, b, scale=scale) for b in blocks]
+    else:
+        attended = [_two_softmaxes(query, key, value, layout, b, scale=scale) for b in blocks]
+    new = torch.cat(attended, dim=1)
+    kept = torch.where(layout.attends[..., None, None], new, output[:, layout.queries])
     return output.index_copy(1, layout.queries, kept)
 
 
-def _two_softmaxes(
+def _of_key_sets(
     query: Tensor, key: Tensor, value: Tensor, layout: CachedLayout, block: slice, *, scale: float
+) -> Tensor:
+    """Return float[B, Q, H, d] of a block of the layout's queries: the sum over its key sets."""
+    query = query.index_select(2, layout.queries[block])
+    output = torch.zeros_like(query)
+    for one in layout.key_sets:
+        keys, values = (
+            x if one.columns is None else x.index_select(2, one.columns) for x in (key, value)
+        )
+        attended = functional.scaled_dot_product_attention(
+            query,
+            keys,
+            values,
+            attn_mask=None if one.mask is None else one.mask[:, None, block],
+            scale=scale,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        output = output + attended.masked_fill(~one.seen[:, None, block, None], 0.0)
+    return output.transpose(1, 2)
+
+
+def _two_softmaxes(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: PublishedLayout,
+    block: slice,
+    *,
+    scale: float,
 ) -> Tensor:
     """Return float[B, Q, H, d] of a block of the layout's queries: one softmax per kind of key."""
     query = query.index_select(2, layout.queries[block])
@@ -228,23 +262,21 @@ def _two_softmaxes(
     groups = (num_rows, key.shape[1], num_heads // key.shape[1], num_queries)
     grouped = query.reshape(*groups[:2], -1, width)
     scores = (grouped @ key.transpose(2, 3)).view(*groups, -1).float() * scale
-    weights = torch.zeros_like(scores)
-    for i, mask in enumerate((layout.text_keys, layout.image_keys)):
-        levelled = None if layout.levelled is None else layout.levelled[i][:, None, None, block]
-        weights = weights + _masked_softmax(scores, mask[:, None, None, block], levelled)
-    if layout.own_values is not None:
-        weights = weights + layout.own_values[:, None, None, block]
+    weights = layout.own_values[:, None, None, block].float()
+    for mask, levelled in zip((layout.text_keys, layout.image_keys), layout.levelled, strict=True):
+        weights = weights + _masked_softmax(
+            scores, mask[:, None, None, block], levelled[:, None, None, block]
+        )
     attended = weights.to(value.dtype).flatten(2, 3) @ value
     return attended.view(num_rows, num_heads, num_queries, width).transpose(1, 2)
 
 
-def _masked_softmax(scores: Tensor, mask: Tensor, levelled: Tensor | None) -> Tensor:
+def _masked_softmax(scores: Tensor, mask: Tensor, levelled: Tensor) -> Tensor:
     """Softmax of the last dimension over the keys in `mask`; 0 where a query has none.
 
     Where `levelled` holds, the scores count as equal, but gradients reach them all the same: the
     published code adds masks so low that they round the scores away.
     """
-    if levelled is not None:
-        scores = torch.where(levelled, scores - scores.detach(), scores)
+    scores = torch.where(levelled, scores - scores.detach(), scores)
     weights = scores.masked_fill(~mask, -torch.inf).softmax(dim=-1)
     return weights.masked_fill(~mask, 0.0)

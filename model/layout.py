@@ -20,6 +20,9 @@ from transformers import DynamicCache
 
 PAD, TEXT, IMAGE = 0, 1, 2
 
+MANY_QUERIES = 8
+"""From so many on, taking text keys and image keys apart costs less than masking each half."""
+
 
 def kinds_of(image_slots: Tensor, segments: Tensor, *, mixed: bool) -> Tensor:
     """Return int64[B, S]: PAD outside of any segment, IMAGE at slots, TEXT elsewhere.
@@ -154,6 +157,20 @@ class PrefillLayout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeySet:
+    """The cached keys of one kind, as the newest queries see them."""
+
+    columns: Tensor | None
+    """int64[k]: which of the K keys these are; None is all, those of other kinds masked."""
+
+    mask: Tensor | None
+    """bool[B, Q, k]: the keys each query sees; None is all."""
+
+    seen: Tensor
+    """bool[B, Q]: whether a query sees any."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CachedLayout:
     """The newest S positions of rows whose K keys, these included, are in the cache."""
 
@@ -163,19 +180,36 @@ class CachedLayout:
     attends: Tensor
     """bool[B, Q]: whether a query attends in its row; the others pass their own value on."""
 
-    text_keys: Tensor
-    """bool[B, Q, K]: the text keys each query sees."""
-
-    image_keys: Tensor
-    """bool[B, Q, K]: the image keys each query sees."""
+    key_sets: tuple[KeySet, ...]
+    """Text keys and image keys: a softmax over each. A set that nobody sees is left out."""
 
     longest: int
     """Keys of a row."""
 
-    own_values: Tensor | None = None
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedLayout:
+    """As a cached layout, for what the published code computes; without a cache, K = S."""
+
+    queries: Tensor
+    """int64[Q]: the columns among the newest, all of them."""
+
+    attends: Tensor
+    """bool[B, Q]: whether a query is no padding."""
+
+    text_keys: Tensor
+    """bool[B, Q, K]: the keys each query sees in the softmax of text."""
+
+    image_keys: Tensor
+    """bool[B, Q, K]: the keys each query sees in the softmax of images."""
+
+    longest: int
+    """Keys of a row."""
+
+    own_values: Tensor
     """bool[B, Q, K]: keys whose value a query takes whole, beside both softmaxes."""
 
-    levelled: tuple[Tensor, Tensor] | None = None
+    levelled: tuple[Tensor, Tensor]
     """bool[B, Q, 1] for text and image: queries that weigh all their keys equally."""
 
 
@@ -190,7 +224,7 @@ class CollectingLayout:
     """Nothing attends."""
 
 
-Layout = FlatLayout | PrefillLayout | CachedLayout | CollectingLayout
+Layout = FlatLayout | PrefillLayout | CachedLayout | PublishedLayout | CollectingLayout
 
 
 def cached_layout(
@@ -205,14 +239,26 @@ def cached_layout(
     """
     first = kinds.shape[1] - num_new
     queries = (kinds[:, first:] == TEXT).any(dim=0).nonzero()[:, 0]
-    text_keys, image_keys = visible(kinds, segments, queries=queries + first, places=places)
+    masks = visible(kinds, segments, queries=queries + first, places=places)
+    apart = len(kinds) == 1 and len(queries) >= MANY_QUERIES
+    sets = [
+        _key_set(mask, columns=(kinds[0] == kind).nonzero()[:, 0] if apart else None)
+        for kind, mask in zip((TEXT, IMAGE), masks, strict=True)
+    ]
     return CachedLayout(
         queries=queries,
         attends=kinds[:, queries + first] == TEXT,
-        text_keys=text_keys,
-        image_keys=image_keys,
+        key_sets=tuple(one for one in sets if bool(one.seen.any())),
         longest=kinds.shape[1],
     )
+
+
+def _key_set(mask: Tensor, *, columns: Tensor | None) -> KeySet:
+    """Return the keys of one kind, from bool[B, Q, K]; a mask that hides nothing is dropped."""
+    seen = mask.any(dim=-1)
+    if columns is not None:
+        mask = mask.index_select(2, columns)
+    return KeySet(columns=columns, mask=None if bool(mask.all()) else mask, seen=seen)
 
 
 def visible(
@@ -244,7 +290,7 @@ def visible(
     return seen & (kinds == TEXT)[:, None], seen & (kinds == IMAGE)[:, None]
 
 
-def published_layout(kinds: Tensor, segments: Tensor, *, num_new: int) -> CachedLayout:
+def published_layout(kinds: Tensor, segments: Tensor, *, num_new: int) -> PublishedLayout:
     """Return the layout of the published code, which differs from the paper and looks ahead.
 
     Image positions attend to the text before them, beside their own value. Where a softmax has no
@@ -261,7 +307,7 @@ def published_layout(kinds: Tensor, segments: Tensor, *, num_new: int) -> Cached
     text, image = (same & (kinds == kind)[:, None] & before for kind in (TEXT, IMAGE))
     no_text = ~text.any(dim=-1, keepdim=True)
     no_image = ~image.any(dim=-1, keepdim=True)
-    return CachedLayout(
+    return PublishedLayout(
         queries=queries - (num_keys - num_new),
         attends=kinds[:, queries] != PAD,
         text_keys=torch.where(no_text, same & (before ^ (kinds == TEXT)[:, None]), text),
