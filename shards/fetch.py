@@ -1,7 +1,8 @@
 """Read what training needs of one sample: token ids, supervision mask and image bytes, checked.
 
-One byte range per sample: the members lie one after the other in the tar, and the index says where.
-Every member's length and xxh3 checksum are compared with the index; no tar header is parsed.
+The members of a sample lie one after the other in the tar, and the index says where: one byte range
+per sample, or one for several where `ranges.py` joins them. Every member's length and xxh3 checksum
+are compared with the index; no tar header is parsed.
 """
 
 from __future__ import annotations
@@ -15,10 +16,8 @@ import xxhash
 from numpy.typing import NDArray
 from vchat.shards.joined_sets import JoinedSets
 from vchat.shards.plan_index import text_column
+from vchat.shards.ranges import UNREAD_MEMBER, Reading, sample_spans
 from vchat.shards.store import ShardError
-
-NOT_READ = "json"
-"""The member that describes a sample to people; training does without."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +37,10 @@ class SampleFetcher:
         """Take the locating columns of the index; opens nothing."""
         table = sets.table
         self._keys = text_column(table["key"])
-        self._shard = table["shard"].to_numpy()
-        self._shards = sets.shards
+        self._sources, self._source = sets.index.sources, sets.index.source
+        self.shard = table["shard"].to_numpy()
+        self.shards = sets.shards
+        self.start, self.end = sample_spans(table)
         counts = pc.list_value_length(table["members"]).to_numpy().astype(np.int64)
         self._first_member = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
         members = pc.list_flatten(table["members"])
@@ -48,17 +49,17 @@ class SampleFetcher:
         self._size = pc.struct_field(members, "size").to_numpy()
         self._xxh3 = pc.struct_field(members, "xxh3").to_numpy()
 
-    def fetch(self, number: int) -> Fetched:
+    def fetch(self, number: int, *, reading: Reading | None = None) -> Fetched:
         """Return one sample.
+
+        Args:
+            reading: has its bytes, or is about to; without, they are read now.
 
         Raises:
             ShardError: unreadable, short, wrong checksum, or not the arrays they should be.
         """
-        members = self._members(number)
-        start = min(int(self._offset[member]) for member in members.values())
-        end = max(int(self._offset[m] + self._size[m]) for m in members.values())
-        store, shard = self._shards[self._shard[number]]
-        body = memoryview(store.read(shard, start, end, key=self._keys[number]))
+        members, start = self._members(number), int(self.start[number])
+        body = self._body(number, reading=reading)
         parts = {
             name: self._checked(body, number=number, member=member, start=start)
             for name, member in members.items()
@@ -75,16 +76,31 @@ class SampleFetcher:
             images=tuple(parts[name] for name in images),
         )
 
+    def num_bytes(self, numbers: NDArray[np.int64]) -> int:
+        """Return how many bytes are read for some samples."""
+        return int((self.end[numbers] - self.start[numbers]).sum())
+
     def undecodable(self, number: int, reason: ValueError) -> ShardError:
         """Return the error for a sample whose bytes are as written but not what they should be."""
-        first = self._offset[self._first_member[number]]
-        return self._error(str(reason), number=number, offset=int(first))
+        return self._error(str(reason), number=number, offset=int(self.start[number]))
+
+    def _body(self, number: int, *, reading: Reading | None) -> memoryview:
+        """Return the bytes of a sample, from its first member that is read to its last."""
+        start, end = int(self.start[number]), int(self.end[number])
+        try:
+            if reading is not None:
+                return reading.body(start, end)
+            store, shard = self.shards[self.shard[number]]
+            return memoryview(store.read(shard, start, end))
+        except ShardError as err:
+            named = {"key": self._keys[number], "source": self._source_of(number)}
+            raise err.of_sample(**named, offset=start) from err
 
     def _members(self, number: int) -> dict[str, int]:
         """Return the place in the index of every member that is read, by name."""
         places = range(self._first_member[number], self._first_member[number + 1])
         named = {self._names[place]: place for place in places}
-        return {name: place for name, place in named.items() if name != NOT_READ}
+        return {name: place for name, place in named.items() if name != UNREAD_MEMBER}
 
     def _checked(self, body: memoryview, *, number: int, member: int, start: int) -> memoryview:
         """Return the bytes of one member, or raise if the checksum differs."""
@@ -92,6 +108,8 @@ class SampleFetcher:
         part = body[first : first + int(self._size[member])]
         found, wanted = xxhash.xxh3_64_intdigest(part), int(self._xxh3[member])
         if found != wanted:
+            store, shard = self.shards[self.shard[number]]
+            store.distrust(shard)
             raise self._error(
                 f"{self._names[member]} has checksum {found:016x}, the index says {wanted:016x}",
                 number=number,
@@ -100,8 +118,17 @@ class SampleFetcher:
         return part
 
     def _error(self, problem: str, *, number: int, offset: int) -> ShardError:
-        _, shard = self._shards[self._shard[number]]
-        return ShardError(problem, shard=shard, offset=offset, key=self._keys[number])
+        _, shard = self.shards[self.shard[number]]
+        return ShardError(
+            problem,
+            shard=shard,
+            offset=offset,
+            key=self._keys[number],
+            source=self._source_of(number),
+        )
+
+    def _source_of(self, number: int) -> str:
+        return self._sources[int(self._source[number])]
 
 
 def image_number(member: str) -> int:
@@ -125,14 +152,5 @@ def stored_array(data: memoryview, kind: str) -> NDArray[np.generic]:
 
 def bytes_to_read(table: pa.Table) -> NDArray[np.int64]:
     """Return int64[N]: the length of the byte range that `SampleFetcher` reads of each sample."""
-    counts = pc.list_value_length(table["members"]).to_numpy().astype(np.int64)
-    if len(counts) == 0:
-        return np.zeros(0, np.int64)
-    members = pc.list_flatten(table["members"])
-    offset = pc.struct_field(members, "offset").to_numpy()
-    end = offset + pc.struct_field(members, "size").to_numpy()
-    unread = pc.equal(pc.struct_field(members, "name"), NOT_READ).to_numpy()
-    starts = np.cumsum(counts) - counts
-    first = np.minimum.reduceat(np.where(unread, np.iinfo(np.int64).max, offset), starts)
-    ranges: NDArray[np.int64] = np.maximum.reduceat(np.where(unread, 0, end), starts) - first
-    return ranges
+    start, end = sample_spans(table)
+    return end - start

@@ -19,9 +19,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,8 +33,11 @@ from vchat.shards.collate import Batch, LoadedSample, collated
 from vchat.shards.epoch import EpochPlan, PlanArguments
 from vchat.shards.joined_sets import joined
 from vchat.shards.manifest import ShardSet
+from vchat.shards.metrics import Counted, Metrics, added_up
 from vchat.shards.plan_cursor import Place, PlanCursor
 from vchat.shards.plan_index import PlanIndex
+from vchat.shards.ranges import Reading
+from vchat.shards.read_ahead import ReadAhead
 from vchat.shards.sample_loader import SampleLoader
 
 LOGGED_FAULTS = 10
@@ -52,6 +54,8 @@ class Underway:
     """uint8[N, 3, crop, crop] of all its images: every row is decoded into its own part."""
 
     rows: list[Future[list[LoadedSample]]]
+    num_bytes: int
+    """Of pixels and of what is read for them."""
 
 
 class Delivered(NamedTuple):
@@ -82,9 +86,10 @@ class Loader(IterableDataset[Batch]):
         rows_per_micro_batch: int = 1,
         rank: int = 0,
         world_size: int = 1,
+        ranks_per_node: int = 1,
         image_size: int,
         crop: int | None = None,
-        threads: int | None = None,
+        threads: int = 2,
         read_ahead_rows: int = 16,
         read_ahead_bytes: int = 1 << 28,
         on_fault: Literal["raise", "skip"] = "raise",
@@ -97,13 +102,15 @@ class Loader(IterableDataset[Batch]):
             shard_sets: one, or several that are read as one.
             rows_per_step: over all ranks and micro-batches.
             rank: of `world_size`; the state does not depend on either.
+            ranks_per_node: how many ranks share a machine, and with it the cache of shards.
             image_size: shorter side that images are resized to, in pixels.
             crop: side of the centre square that is kept; the shorter side if not given.
-            threads: how many read and decode; by default what keeps the place of the shards busy.
+            threads: how many check and decode; what lies far away is read by others.
             read_ahead_rows: the most rows that are read or wait to be collated.
-            read_ahead_bytes: the most pixels they may have together; one micro-batch always may.
+            read_ahead_bytes: the most bytes, read and decoded, they may have together; one
+                micro-batch always may. Whole shards on the way into a cache are not among them.
             on_fault: `skip` delivers an unreadable sample without labels and with black images.
-            max_skipped: the most such samples in the life of the loader, then it is an error.
+            max_skipped: the most such samples in an epoch, then it is an error.
             kept_plans: folder where plans of large sets are kept: one process of a node makes a
                 plan, the others map it, and a resumed run finds it.
         """
@@ -122,20 +129,21 @@ class Loader(IterableDataset[Batch]):
         )
         self.rows_per_step = rows_per_step
         self.crop = crop or image_size
-        self.threads = threads or max(store.readers for store, _ in sets.shards)
+        self.threads = threads
         self.read_ahead_rows, self.read_ahead_bytes = read_ahead_rows, read_ahead_bytes
         self.on_fault, self.max_skipped = on_fault, max_skipped
+        self.ranks_per_node = ranks_per_node
+        self._metrics = Metrics()
+        self._store_metrics = [store.metrics for store, _ in sets.shards]
         self._samples = SampleLoader(
             sets,
             positions_per_image=arguments.positions_per_image,
             image_size=image_size,
+            metrics=self._metrics,
         )
         self._delivered: tuple[int, int] | None = None
-        self.waiting_s = 0.0
-        """Seconds the consumer has waited for rows."""
-
-        self.num_skipped = 0
-        """Samples delivered empty under `on_fault = "skip"`."""
+        self.num_skipped: Counter[int] = Counter()
+        """Samples delivered empty under `on_fault = "skip"`, by epoch."""
 
     @property
     def index(self) -> PlanIndex:
@@ -158,6 +166,13 @@ class Loader(IterableDataset[Batch]):
     def __iter__(self) -> BatchIterator:
         """Yield batches from the first step that is not done on; never ends by itself."""
         return BatchIterator(self)
+
+    def measured(self) -> dict[Counted, float]:
+        """Return what reading has cost this process so far.
+
+        Loaders of the same shard sets share what is counted of bytes, requests, cache and retries.
+        """
+        return added_up([self._metrics, *self._store_metrics])
 
     def step_done(self) -> None:
         """Count the next step as completed: after a resume, it is not delivered again.
@@ -194,17 +209,24 @@ class Loader(IterableDataset[Batch]):
         """
         self._delivered = (self.cursor.epoch, self.cursor.position)
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="vchat-loader")
+        reader = ReadAhead(
+            self._samples.fetcher,
+            rank=self.cursor.rank,
+            world_size=self.cursor.world_size,
+            ranks_per_node=self.ranks_per_node,
+        )
         try:
-            for underway in self._read_ahead(pool, after=after):
-                began = time.perf_counter()
-                rows = [row.result() for row in underway.rows]
-                self.waiting_s += time.perf_counter() - began
+            for underway in self._read_ahead(pool, reader, after=after):
+                with self._metrics.timed("waiting_s"):
+                    rows = [row.result() for row in underway.rows]
                 place = underway.place
                 if place.ends_step:
                     self._delivered = (place.epoch, place.step_rows.stop)
                 yield self._batch(place, rows, pixels=underway.pixels)
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            reader.close()
+            pool.shutdown(wait=True)
 
     def _places_here(self, *, after: Delivered | None) -> Iterator[Place]:
         """Yield the micro-batches that this process reads: all of them, or a worker's share."""
@@ -217,37 +239,45 @@ class Loader(IterableDataset[Batch]):
         return itertools.islice(begun, after.micro_batch + every, None, every)
 
     def _read_ahead(
-        self, pool: ThreadPoolExecutor, *, after: Delivered | None
+        self, pool: ThreadPoolExecutor, reader: ReadAhead, *, after: Delivered | None
     ) -> Iterator[Underway]:
         """Yield micro-batches in order, their rows being read; a bounded number ahead."""
         ahead: deque[Underway] = deque()
         for place in self._places_here(after=after):
-            ahead.append(self._begun(place, pool))
+            reader.reached(place.plan, place.step_rows.start)
+            ahead.append(self._begun(place, pool, reader))
             while (
                 len(ahead) * self.cursor.rows_per_micro_batch >= self.read_ahead_rows
-                or sum(underway.pixels.nbytes for underway in ahead) >= self.read_ahead_bytes
+                or sum(underway.num_bytes for underway in ahead) >= self.read_ahead_bytes
             ):
                 yield ahead.popleft()
 
-    def _begun(self, place: Place, pool: ThreadPoolExecutor) -> Underway:
+    def _begun(self, place: Place, pool: ThreadPoolExecutor, reader: ReadAhead) -> Underway:
         """Let the pool read the rows of a place, each into its part of one array of pixels."""
         rows = [np.zeros(0, np.int64) if row is None else place.plan.row(row) for row in place.rows]
         num_images = [int(self.index.num_images[row].sum()) for row in rows]
         pixels = np.empty((sum(num_images), 3, self.crop, self.crop), np.uint8)
         parts = np.split(pixels, np.cumsum(num_images)[:-1])
-        reading = [
-            pool.submit(self._load_row, row, part) for row, part in zip(rows, parts, strict=True)
+        numbers = np.concatenate(rows)
+        readings = reader.begin(numbers)
+        loading = [
+            pool.submit(self._load_row, row, part, readings)
+            for row, part in zip(rows, parts, strict=True)
         ]
-        return Underway(place, pixels, reading)
+        num_bytes = pixels.nbytes + self._samples.fetcher.num_bytes(numbers)
+        return Underway(place, pixels, loading, num_bytes)
 
     def _load_row(
-        self, numbers: NDArray[np.int64], pixels: NDArray[np.uint8]
+        self,
+        numbers: NDArray[np.int64],
+        pixels: NDArray[np.uint8],
+        readings: Mapping[int, Reading],
     ) -> list[LoadedSample]:
         """Return the samples of a row; their images are decoded into `pixels`."""
         parts = np.split(pixels, np.cumsum(self.index.num_images[numbers])[:-1])
         return [
-            self._samples.load_or_blank(int(number), pixels=part)
-            for number, part in zip(numbers, parts, strict=False)
+            self._samples.load_or_blank(number, pixels=part, reading=readings.get(number))
+            for number, part in zip(numbers.tolist(), parts, strict=False)
         ]
 
     def _batch(
@@ -256,7 +286,7 @@ class Loader(IterableDataset[Batch]):
         """Collate the rows of a place and say where in the plan they stand."""
         plan, first = place.plan, place.step_rows.start
         for row in rows:
-            self._check_faults(row)
+            self._check_faults(row, epoch=place.epoch)
         batch = collated(
             rows,
             pixels=pixels,
@@ -272,16 +302,19 @@ class Loader(IterableDataset[Batch]):
             supervised_of_step=plan.supervised_of(place.step_rows),
         )
 
-    def _check_faults(self, row: list[LoadedSample]) -> None:
+    def _check_faults(self, row: list[LoadedSample], *, epoch: int) -> None:
         """Count the blanks among the samples of a row, or raise if there may be none."""
         for fault in [sample.fault for sample in row if sample.fault is not None]:
             if self.on_fault == "raise":
                 raise fault
-            self.num_skipped += 1
-            if self.num_skipped <= LOGGED_FAULTS:
-                log.warning("skipped (%d so far): %s", self.num_skipped, fault)
-            if self.num_skipped > self.max_skipped:
-                raise ValueError(f"more than {self.max_skipped} samples skipped") from fault
+            self.num_skipped[epoch] += 1
+            so_far = self.num_skipped[epoch]
+            if so_far <= LOGGED_FAULTS:
+                log.warning("skipped, number %d of epoch %d: %s", so_far, epoch, fault)
+            if so_far > self.max_skipped:
+                raise ValueError(
+                    f"more than {self.max_skipped} samples skipped in epoch {epoch}"
+                ) from fault
 
 
 class BatchIterator(Iterator[Batch]):

@@ -22,6 +22,7 @@ from vchat.shards.codec import Sample, sample_from_members
 from vchat.shards.files import sha256_file, written_whole
 from vchat.shards.named_template import template_named
 from vchat.shards.statistics import statistics
+from vchat.shards.storage import StorageConfig
 from vchat.shards.store import LocalStore, ShardError, Store
 from vchat.shards.template import Template
 from vchat.shards.tokens import TextTokenizer
@@ -223,12 +224,15 @@ class ShardSet:
         start = min(member["offset"] for member in located)
         end = max(member["offset"] + member["size"] for member in located)
         shard = self.shard_name(row)
-        data = self.store.read(shard, start, end, key=row["key"])
+        try:
+            data = self.store.read(shard, start, end)
+        except ShardError as err:
+            raise err.of_sample(key=row["key"], source=row["source"], offset=start) from err
         found = {}
         for member in located:
             first = member["offset"] - start
             found[member["name"]] = data[first : first + member["size"]]
-            _check(found[member["name"]], member, shard=shard, key=row["key"])
+            _check(found[member["name"]], member, shard=shard, row=row)
         return found
 
     def shard_name(self, row: Mapping[str, Any]) -> str:
@@ -259,11 +263,12 @@ class ShardSet:
         return row
 
 
-def open_shards(folder: Path | str) -> ShardSet:
+def open_shards(folder: Path | str, *, storage: StorageConfig | None = None) -> ShardSet:
     """Open a published shard set; reads `manifest.json` only, or the small files if it is remote.
 
     Args:
         folder: A local folder, or a URL (`s3://bucket/mix-v1`, `gs://`, `az://`, `https://`).
+        storage: How a remote set is reached and kept; by default without endpoint and cache.
 
     Raises:
         ValueError: There is no such folder, its build is not finished, or its manifest is of
@@ -272,7 +277,7 @@ def open_shards(folder: Path | str) -> ShardSet:
     if "://" in str(folder):
         from vchat.shards.remote_set import open_remote
 
-        return open_remote(str(folder))
+        return open_remote(str(folder), storage=storage)
     folder = Path(folder)
     path = folder / "manifest.json"
     if not folder.is_dir():
@@ -299,7 +304,7 @@ def check_manifest(manifest: Any, path: Path | str) -> None:
         raise ValueError(f"{path} lacks {', '.join(absent)}")
 
 
-def _check(data: bytes, member: Mapping[str, Any], *, shard: str, key: str) -> None:
+def _check(data: bytes, member: Mapping[str, Any], *, shard: str, row: Mapping[str, Any]) -> None:
     """Raise ShardError unless the bytes have the checksum of the index."""
     found = xxhash.xxh3_64_intdigest(data)
     if found != member["xxh3"]:
@@ -307,5 +312,6 @@ def _check(data: bytes, member: Mapping[str, Any], *, shard: str, key: str) -> N
             f"{member['name']} has checksum {found:016x}, wanted {member['xxh3']:016x}",
             shard=shard,
             offset=member["offset"],
-            key=key,
+            key=row["key"],
+            source=row["source"],
         )

@@ -9,25 +9,33 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
+from vchat.shards.cache import ShardCache
+from vchat.shards.cached_store import CachedStore
 from vchat.shards.files import written_whole
 from vchat.shards.manifest import ShardSet, check_manifest
 from vchat.shards.remote_store import RemoteStore
+from vchat.shards.storage import StorageConfig
 from vchat.shards.store import ShardError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "fingerprint.json")
 
 
-def open_remote(url: str, *, copies: Path | None = None) -> ShardSet:
+def open_remote(
+    url: str, *, copies: Path | None = None, storage: StorageConfig | None = None
+) -> ShardSet:
     """Open the shard set under a URL.
 
     Args:
         copies: Folder for copies of small files, by default `~/.cache/vchat/sets`.
+        storage: How it is reached, and whether whole shards are kept on the local disk.
 
     Raises:
         ValueError: There is no manifest, it is malformed, or a small file is not the one it lists.
     """
-    store = RemoteStore(url)
+    storage = storage or StorageConfig()
+    store = RemoteStore(url, storage=storage)
     try:
         data = store.read_all("manifest.json")
     except ShardError as err:
@@ -44,7 +52,19 @@ def open_remote(url: str, *, copies: Path | None = None) -> ShardSet:
     for name in TOKENIZER_FILES:
         copy_small(store, f"tokenizer/{name}", folder=folder)
     copy_small(store, "manifest.json", folder=folder, sha256=hashlib.sha256(data).hexdigest())
-    return ShardSet(folder, manifest=manifest, store=store)
+    return ShardSet(folder, manifest=manifest, store=shard_store(store, manifest, storage=storage))
+
+
+def shard_store(
+    remote: RemoteStore, manifest: dict[str, Any], *, storage: StorageConfig
+) -> RemoteStore | CachedStore:
+    """Return what reads the shards of a manifest: over the network, or through the cache."""
+    remote.sizes |= {shard["name"]: shard["bytes"] for shard in manifest["shards"]}
+    if storage.cache is None:
+        return remote
+    cache = ShardCache(storage.cache, limit_bytes=storage.cache_bytes)
+    digests = {shard["name"]: shard["sha256"] for shard in manifest["shards"]}
+    return CachedStore(remote, cache, digests=digests)
 
 
 def copy_small(store: RemoteStore, name: str, *, folder: Path, sha256: str | None = None) -> None:

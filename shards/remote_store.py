@@ -1,10 +1,11 @@
 """Bytes by range from object storage: S3, Google, Azure, or any HTTP server that knows ranges.
 
-The same two methods as `store.LocalStore`. Every answer is checked for its length, because no
-client notices a body that ends early with a clean close; every object is read under the ETag of
-its first answer, so a shard that is replaced in mid-epoch is an error. Ranges are short, so that no
-stream stays open while a consumer is slow. Credentials and endpoints are the standard ones of each
-cloud's own tools (`AWS_*` and so on), read by the client.
+Every answer is checked for its length, because no client notices a body that ends early with a
+clean close; every object is read under the ETag of its first answer, so a shard that is replaced in
+mid-epoch is an error. Ranges are short, so that no stream stays open while a consumer is slow. All
+retries are made here, none by the client, so that they are counted and their length is known.
+Credentials are the standard ones of each cloud's own tools (`AWS_*` and so on), read by the client,
+or those of a file.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import obstore
 from obstore.exceptions import (
@@ -26,16 +31,29 @@ from obstore.exceptions import (
     UnauthenticatedError,
 )
 from obstore.store import from_url
-from vchat.shards.store import ShardError
+from vchat.shards.credentials import FileCredentials
+from vchat.shards.metrics import Metrics
+from vchat.shards.storage import StorageConfig, refuse_secrets
+from vchat.shards.store import UnreachableError
 
 if TYPE_CHECKING:
     from obstore import GetOptions
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
 
 PART_BYTES = 8 << 20
-ATTEMPTS = 5
+PARTS_IN_FLIGHT = 4
 FIRST_PAUSE_S = 0.2
+LONGEST_PAUSE_S = 10.0
+REFUSALS_ALLOWED = 3
+"""Answers in a row that refuse the request; more attempts would not change them."""
+
+PASSING_STATUS = ("408", "429")
+"""Answers to the client that ask it to come again: time-out, too many requests."""
+
+ENDPOINT_KEYS = {"s3": "endpoint", "s3a": "endpoint", "az": "endpoint", "gs": "base_url"}
 
 
 class RemoteStore:
@@ -48,16 +66,27 @@ class RemoteStore:
     readers = 16
 
     def __init__(
-        self, url: str, *, timeout_s: float = 30.0, pause: Callable[[float], None] = time.sleep
+        self,
+        url: str,
+        *,
+        storage: StorageConfig | None = None,
+        sizes: Mapping[str, int] | None = None,
+        pause: Callable[[float], None] = time.sleep,
     ):
         """Connect to `url`: `s3://`, `gs://`, `az://`, `http://` or `https://`.
 
         Args:
-            timeout_s: for one request.
+            sizes: of objects, as the manifest states them; another size is an error.
             pause: how to wait between attempts.
+
+        Raises:
+            ValueError: the URL carries a secret, is malformed, or needs other settings.
         """
+        refuse_secrets(url)
         self.url = url
-        self._timeout_s, self._pause = timeout_s, pause
+        self.metrics = Metrics()
+        self.sizes = dict(sizes or {})
+        self._storage, self._pause = storage or StorageConfig(), pause
         self._etags: dict[str, str] = {}
         self._connect()
 
@@ -67,19 +96,18 @@ class RemoteStore:
         Raises:
             ShardError: there is none, or it cannot be reached.
         """
-        try:
-            return int(obstore.head(self._client, name)["size"])
-        except (BaseError, OSError) as err:
-            raise ShardError(f"{self.url}: {one_line(err)}", shard=name, offset=0) from err
+        return self._tried(
+            lambda: int(obstore.head(self._client, name)["size"]), name=name, offset=0
+        )
 
-    def read(self, name: str, start: int, end: int, *, key: str = "") -> bytes:
+    def read(self, name: str, start: int, end: int) -> bytes:
         """Return bytes `start` to `end` (exclusive) of an object.
 
         Raises:
             ShardError: not all of them after several attempts, or the object was replaced.
         """
         parts = [
-            self._part(name, first, min(first + PART_BYTES, end), key=key)
+            self._part(name, first, min(first + PART_BYTES, end))
             for first in range(start, end, PART_BYTES)
         ]
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -88,46 +116,59 @@ class RemoteStore:
         """Return a whole object: the small files of a shard set."""
         return self.read(name, 0, self.size(name))
 
+    def parts(self, name: str, size: int, *, pool: Executor) -> Iterator[bytes]:
+        """Yield a whole object of a known size in order, a few parts in flight.
+
+        Raises:
+            ShardError: as `read`.
+        """
+        flying: deque[Future[bytes]] = deque()
+        for first in range(0, size, PART_BYTES):
+            flying.append(pool.submit(self._part, name, first, min(first + PART_BYTES, size)))
+            if len(flying) == PARTS_IN_FLIGHT:
+                yield flying.popleft().result()
+        while flying:
+            yield flying.popleft().result()
+
+    def is_near(self, name: str) -> bool:
+        """No."""
+        return False
+
+    def distrust(self, name: str) -> None:
+        """Do nothing: there is no copy."""
+
     def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url, "timeout_s": self._timeout_s}
+        return {"url": self.url, "storage": self._storage, "sizes": self.sizes}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["url"], timeout_s=state["timeout_s"])  # type: ignore[misc]
+        self.__init__(state["url"], storage=state["storage"], sizes=state["sizes"])  # type: ignore[misc]
 
     def _connect(self) -> None:
         self._process = os.getpid()
-        self._client: Any = from_url(
-            self.url,
-            client_options={
-                "timeout": timedelta(seconds=self._timeout_s),
-                "connect_timeout": timedelta(seconds=min(10.0, self._timeout_s)),
-                "allow_http": True,
-            },
-            retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=self._timeout_s)},
-        )
+        self._client: Any = from_url(self.url, **client_settings(self.url, self._storage))
 
-    def _part(self, name: str, start: int, end: int, *, key: str) -> bytes:
-        """Return one short range, tried several times with growing pauses."""
-        problem = ""
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                self._pause(FIRST_PAUSE_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
+    def _part(self, name: str, start: int, end: int) -> bytes:
+        return self._tried(lambda: self._once(name, start, end), name=name, offset=start)
+
+    def _tried(self, ask: Callable[[], T], *, name: str, offset: int) -> T:
+        """Return what `ask` returns, asked again with growing pauses if it fails."""
+        refusals = 0
+        for pause in [*pauses(self._storage.retry_for_s), None]:
+            self.metrics.count("requests")
             try:
-                data = self._once(name, start, end)
-            except (FileNotFoundError, NotFoundError, PreconditionError) as err:
+                return ask()
+            except (BaseError, OSError, ShortBodyError) as err:
                 problem = one_line(err)
+                kind = kind_of(err)
+                refusals = refusals + 1 if kind.is_refusal else 0
+            log.debug("%s/%s at %d: %s", self.url, name, offset, problem)
+            if kind.is_final or refusals == REFUSALS_ALLOWED or pause is None:
                 break
-            except (PermissionDeniedError, UnauthenticatedError) as err:
-                problem = one_line(err)
+            self.metrics.count("retries")
+            self._pause(pause * random.uniform(0.5, 1.5))
+            if kind.is_refusal:
                 self._connect()  # a revoked key is not asked for again by the old client
-            except (BaseError, OSError) as err:
-                problem = one_line(err)
-            else:
-                if len(data) == end - start:
-                    return data
-                problem = f"got {len(data)} bytes, wanted {end - start}"
-            log.debug("%s/%s at %d, attempt %d: %s", self.url, name, start, attempt + 1, problem)
-        raise ShardError(f"{self.url}: {problem}", shard=name, offset=start, key=key)
+        raise UnreachableError(f"{self.url}: {problem}", shard=name, offset=offset)
 
     def _once(self, name: str, start: int, end: int) -> bytes:
         """Ask for a range once, under the object's ETag if it is known."""
@@ -140,13 +181,89 @@ class RemoteStore:
         if name in self._etags:
             options["if_match"] = self._etags[name]
         answer = obstore.get(self._client, name, options=options)
+        self._check_size(name, found=int(answer.meta["size"]))
         data = bytes(answer.bytes())
+        self.metrics.count("network_bytes", len(data))
+        if len(data) != end - start:
+            raise ShortBodyError(f"got {len(data)} bytes, wanted {end - start}")
         etag = answer.meta["e_tag"]
         if etag:
             self._etags.setdefault(name, etag)
         return data
 
+    def _check_size(self, name: str, *, found: int) -> None:
+        """Raise if an object is not as long as the manifest says."""
+        wanted = self.sizes.get(name, found)
+        if found != wanted:
+            problem = f"{self.url}: has {found} bytes, manifest.json says {wanted}"
+            raise UnreachableError(problem, shard=name, offset=0)
+
+
+class ShortBodyError(Exception):
+    """A body had fewer bytes than were asked for, and no other sign of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureKind:
+    """What a failed request means for the next one."""
+
+    is_final: bool = False
+    """Asking again gives the same answer."""
+
+    is_refusal: bool = False
+    """The service does not accept who asks, or how; new credentials may help."""
+
+
+def kind_of(error: Exception) -> FailureKind:
+    """Return what to do after an error of the client."""
+    if isinstance(error, FileNotFoundError | NotFoundError | PreconditionError):
+        return FailureKind(is_final=True)
+    status = re.search(r"status code: (\d+)", str(error))
+    refused = status is not None and status[1].startswith("4") and status[1] not in PASSING_STATUS
+    return FailureKind(
+        is_refusal=refused or isinstance(error, PermissionDeniedError | UnauthenticatedError)
+    )
+
+
+def pauses(retry_for_s: float) -> Iterator[float]:
+    """Yield pauses in seconds, each twice the one before up to 10, that add up to `retry_for_s`."""
+    pause, left_s = FIRST_PAUSE_S, retry_for_s
+    while left_s > 0:
+        yield min(pause, left_s)
+        left_s -= pause
+        pause = min(2 * pause, LONGEST_PAUSE_S)
+
+
+def client_settings(url: str, storage: StorageConfig) -> dict[str, Any]:
+    """Return the arguments of obstore's `from_url` after the URL.
+
+    Raises:
+        ValueError: an endpoint or a credentials file for a kind of URL that has none.
+    """
+    timeout = timedelta(seconds=storage.timeout_s)
+    settings: dict[str, Any] = {
+        "client_options": {
+            "timeout": 10 * timeout,
+            "read_timeout": timeout,
+            "connect_timeout": min(timedelta(seconds=10), timeout),
+            "allow_http": True,
+        },
+        "retry_config": {"max_retries": 0},
+    }
+    scheme = url.partition("://")[0]
+    if storage.endpoint is not None:
+        if scheme not in ENDPOINT_KEYS:
+            raise ValueError(f"{url}: storage.endpoint is for s3://, gs:// and az:// URLs")
+        settings["config"] = {ENDPOINT_KEYS[scheme]: storage.endpoint}
+    if storage.credentials_file is not None:
+        if scheme not in ("s3", "s3a"):
+            raise ValueError(f"{url}: storage.credentials_file is for s3:// URLs")
+        settings["credential_provider"] = FileCredentials(storage.credentials_file)
+    return settings
+
 
 def one_line(error: Exception) -> str:
     """Return what a client's error says, without its debugging appendix."""
+    if isinstance(error, PreconditionError):
+        return "the object was replaced since it was first read"
     return str(error).split("\n", 1)[0].strip()

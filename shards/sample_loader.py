@@ -8,8 +8,13 @@ from vchat.shards.collate import LoadedSample, with_slots_repeated
 from vchat.shards.decode import Pixels, decode_into
 from vchat.shards.fetch import Fetched, SampleFetcher
 from vchat.shards.joined_sets import JoinedSets
+from vchat.shards.metrics import Metrics
 from vchat.shards.positions import num_positions
-from vchat.shards.store import ShardError
+from vchat.shards.ranges import Reading
+from vchat.shards.store import ShardError, UnreachableError
+
+ATTEMPTS = 3
+"""How often a sample is read whose bytes are wrong; what storage refuses has been tried before."""
 
 
 class SampleLoader:
@@ -21,39 +26,49 @@ class SampleLoader:
         *,
         positions_per_image: int,
         image_size: int,
+        metrics: Metrics,
     ):
         """Images are resized to a shorter side of `image_size`."""
-        self._fetcher = SampleFetcher(sets)
+        self.fetcher = SampleFetcher(sets)
+        self._metrics = metrics
         self._index, self._image_id = sets.index, sets.image_id
         self._pad_id = sets.pad_id
         self._image_ends = np.cumsum(sets.index.num_images, dtype=np.int64)
         self._positions_per_image = positions_per_image
         self._image_size = image_size
 
-    def load_or_blank(self, number: int, *, pixels: Pixels) -> LoadedSample:
-        """Return one sample, or a blank with its fault if it fails twice.
+    def load_or_blank(
+        self, number: int, *, pixels: Pixels, reading: Reading | None = None
+    ) -> LoadedSample:
+        """Return one sample, or a blank with its fault if it cannot be had.
 
         Args:
             pixels: uint8[images, 3, crop, crop], which the sample's images are decoded into.
+            reading: has the sample's bytes, or is about to; without, they are read now.
         """
         try:
-            return self.load(number, pixels=pixels)
+            return self.load(number, pixels=pixels, reading=reading)
         except ShardError as fault:
             return self._blank(number, fault=fault, pixels=pixels)
 
-    def load(self, number: int, *, pixels: Pixels) -> LoadedSample:
-        """Return one sample, read again once if the first try fails.
+    def load(self, number: int, *, pixels: Pixels, reading: Reading | None = None) -> LoadedSample:
+        """Return one sample, read anew if its bytes are wrong.
 
         Raises:
             ShardError: unreadable, or not what the index says.
         """
-        try:
-            return self._load_once(number, pixels=pixels)
-        except ShardError:
-            return self._load_once(number, pixels=pixels)
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return self._load_once(number, pixels=pixels, reading=reading)
+            except UnreachableError:
+                raise
+            except ShardError:
+                reading = None
+                self._metrics.count("retries")
+        return self._load_once(number, pixels=pixels, reading=None)
 
-    def _load_once(self, number: int, *, pixels: Pixels) -> LoadedSample:
-        fetched = self._fetcher.fetch(number)
+    def _load_once(self, number: int, *, pixels: Pixels, reading: Reading | None) -> LoadedSample:
+        fetched = self.fetcher.fetch(number, reading=reading)
         try:
             self._check_counts(fetched, number=number)
             ids, supervised = with_slots_repeated(
@@ -62,10 +77,11 @@ class SampleLoader:
                 image_id=self._image_id,
                 positions=self._image_positions(number),
             )
-            for data, place in zip(fetched.images, pixels, strict=True):
-                decode_into(place, data, shorter_side=self._image_size)
+            with self._metrics.timed("decode_s"):
+                for data, place in zip(fetched.images, pixels, strict=True):
+                    decode_into(place, data, shorter_side=self._image_size)
         except ValueError as err:
-            raise self._fetcher.undecodable(number, err) from err
+            raise self.fetcher.undecodable(number, err) from err
         return LoadedSample(key=self._index.keys[number], ids=ids, supervised=supervised)
 
     def _blank(self, number: int, *, fault: ShardError, pixels: Pixels) -> LoadedSample:

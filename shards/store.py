@@ -8,22 +8,37 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from vchat.shards.metrics import Metrics
+
 
 class ShardError(ValueError):
     """A shard cannot give what its index promises.
 
     Attributes:
+        problem: What is wrong, without the place.
         shard: Name of the file in the shard set.
         offset: First byte asked for.
         key: Key of the sample wanted, or empty.
+        source: Source of the sample wanted, or empty.
     """
 
-    def __init__(self, problem: str, *, shard: str, offset: int, key: str = ""):
-        wanted_by = f" (sample {key})" if key else ""
+    def __init__(self, problem: str, *, shard: str, offset: int, key: str = "", source: str = ""):
+        of_source = f" of source {source}" if source else ""
+        wanted_by = f" (sample {key}{of_source})" if key else ""
         super().__init__(f"{shard} at byte {offset}{wanted_by}: {problem}")
+        self.problem = problem
         self.shard = shard
         self.offset = offset
         self.key = key
+        self.source = source
+
+    def of_sample(self, *, key: str, source: str, offset: int) -> ShardError:
+        """Return the same error, naming the sample that was wanted and where it begins."""
+        return type(self)(self.problem, shard=self.shard, offset=offset, key=key, source=source)
+
+
+class UnreachableError(ShardError):
+    """Storage did not give the bytes, however often it was asked: asking again is no use."""
 
 
 class Store(Protocol):
@@ -32,11 +47,19 @@ class Store(Protocol):
     readers: int
     """How many threads keep it busy."""
 
+    metrics: Metrics
+
     def size(self, name: str) -> int:
         """Return the size of a file in bytes, or raise ShardError."""
 
-    def read(self, name: str, start: int, end: int, *, key: str = "") -> bytes:
+    def read(self, name: str, start: int, end: int) -> bytes:
         """Return bytes `start` to `end` (exclusive), all of them, or raise ShardError."""
+
+    def is_near(self, name: str) -> bool:
+        """Whether a read costs no round trip over a network."""
+
+    def distrust(self, name: str) -> None:
+        """Hear that bytes of a file had a wrong checksum: a copy of it, if any, is dropped."""
 
 
 class LocalStore:
@@ -46,6 +69,7 @@ class LocalStore:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.metrics = Metrics()
 
     def size(self, name: str) -> int:
         """Return the size of a file in bytes.
@@ -58,26 +82,41 @@ class LocalStore:
         except FileNotFoundError as error:
             raise ShardError(f"no file {self.folder / name}", shard=name, offset=0) from error
 
-    def read(self, name: str, start: int, end: int, *, key: str = "") -> bytes:
+    def read(self, name: str, start: int, end: int) -> bytes:
         """Return bytes `start` to `end` (exclusive) of a file.
-
-        Args:
-            name: File name inside the store.
-            start: First byte.
-            end: The byte after the last.
-            key: The sample that is being read, for errors.
 
         Raises:
             ShardError: The file is missing, unreadable, or ends before `end`.
         """
-        try:
-            with (self.folder / name).open("rb") as file:
-                file.seek(start)
-                data = file.read(end - start)
-        except OSError as error:
-            problem = error.strerror or str(error)
-            raise ShardError(problem, shard=name, offset=start, key=key) from error
-        if len(data) != end - start:
-            problem = f"got {len(data)} bytes, wanted {end - start}: the file is truncated"
-            raise ShardError(problem, shard=name, offset=start, key=key)
+        data = read_range(self.folder / name, start, end, name=name)
+        self.metrics.count("disk_bytes", len(data))
         return data
+
+    def is_near(self, name: str) -> bool:
+        """Yes."""
+        return True
+
+    def distrust(self, name: str) -> None:
+        """Do nothing: there is no other copy."""
+
+
+def read_range(path: Path, start: int, end: int, *, name: str) -> bytes:
+    """Return bytes `start` to `end` (exclusive) of a local file.
+
+    Args:
+        name: Of the shard, for errors.
+
+    Raises:
+        ShardError: The file is missing, unreadable, or ends before `end`.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(start)
+            data = file.read(end - start)
+    except OSError as error:
+        problem = error.strerror or str(error)
+        raise ShardError(problem, shard=name, offset=start) from error
+    if len(data) != end - start:
+        problem = f"got {len(data)} bytes, wanted {end - start}: the file is truncated"
+        raise ShardError(problem, shard=name, offset=start)
+    return data

@@ -1,16 +1,14 @@
-"""A loopback HTTP server with byte ranges and ETags, and with the faults that storage has."""
+"""A loopback HTTP server with byte ranges and ETags; `fault_proxy.py` adds what goes wrong."""
 
 from __future__ import annotations
 
 import contextlib
 import http.server
 import threading
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-
-Fault = str
-"""`503`, `reset`, `short` (too few bytes, politely), `flip` (a wrong byte), `early` (close)."""
 
 
 @dataclass
@@ -18,11 +16,8 @@ class Served:
     """What a test tells the server, and what the server has seen."""
 
     url: str
-    fault_of: Callable[[str, int], Fault | None] = lambda name, number: None
-    """From the path and the number of its request (from 0), which fault to show."""
-
     etag: str = '"1"'
-    requests: dict[str, int] = field(default_factory=dict)
+    requests: Counter[str] = field(default_factory=Counter)
 
 
 @contextlib.contextmanager
@@ -48,32 +43,22 @@ def serving(folder: Path) -> Iterator[Served]:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
-            number = served.requests.get(self.path, 0)
-            fault = served.fault_of(self.path, number) if body else None
-            served.requests[self.path] = number + body
+            served.requests[self.path] += body
             wanted = self.headers.get("If-Match")
-            if fault == "503" or (wanted and wanted != served.etag):
-                self.send_response(503 if fault else 412)
+            if wanted and wanted != served.etag:
+                self.send_response(412)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
-            if fault == "reset":
-                self.close_connection = True
-                self.connection.close()
-                return
-            self.send_range(path.read_bytes(), fault=fault, body=body)
+            self.send_range(path.read_bytes(), body=body)
 
-        def send_range(self, data: bytes, *, fault: Fault | None, body: bool) -> None:
+        def send_range(self, data: bytes, *, body: bool) -> None:
             asked = self.headers.get("Range")
             first, last = 0, len(data) - 1
             if asked:
                 first, last = map(int, asked.removeprefix("bytes=").split("-"))
                 last = min(last, len(data) - 1)
-            if fault == "short":
-                last = (first + last) // 2
-            part = bytearray(data[first : last + 1])
-            if fault == "flip":
-                part[-1] ^= 1
+            part = data[first : last + 1]
             self.send_response(206 if asked else 200)
             self.send_header("Content-Length", str(len(part)))
             self.send_header("ETag", served.etag)
@@ -82,8 +67,7 @@ def serving(folder: Path) -> Iterator[Served]:
                 self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
             self.end_headers()
             if body:
-                self.wfile.write(part[: len(part) // 2] if fault == "early" else part)
-                self.close_connection = self.close_connection or fault == "early"
+                self.wfile.write(part)
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     served = Served(url=f"http://127.0.0.1:{server.server_address[1]}")

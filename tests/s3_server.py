@@ -172,7 +172,7 @@ def _free_ports(count: int) -> list[int]:
     """Return ports that are free, and so are those 10,000 above, which weed takes for gRPC."""
     ports: list[int] = []
     while len(ports) < count:
-        port = random.randrange(12_000, 30_000)
+        port = random.randrange(12_000, 22_000)
         if port not in ports and _is_free(port) and _is_free(port + 10_000):
             ports.append(port)
     return ports

@@ -208,7 +208,9 @@ def test_a_flipped_bit_is_found_and_located(copied):
     data = bytearray(path.read_bytes())
     data[member["offset"] + 40] ^= 1
     path.write_bytes(data)
-    with pytest.raises(ShardError, match=r"train-000000\.tar at byte \d+ \(sample toy/2\): 1\.jpg"):
+    with pytest.raises(
+        ShardError, match=r"train-000000\.tar at byte \d+ \(sample toy/2 of source toy\): 1\.jpg"
+    ):
         shards.read_sample(2)
     assert shards.read_sample(1).key == "toy2/1"
 

@@ -8,13 +8,14 @@ import pickle
 from pathlib import Path
 
 import pytest
-from range_server import Fault, Served, serving
+from range_server import Served, serving
 from toy import toy_shards
 from vchat.shards.loader import Loader
 from vchat.shards.manifest import ShardSet, open_shards
 from vchat.shards.plan_arguments import PlanArguments
 from vchat.shards.remote_set import open_remote
-from vchat.shards.remote_store import ATTEMPTS, RemoteStore
+from vchat.shards.remote_store import RemoteStore, pauses
+from vchat.shards.storage import StorageConfig
 from vchat.shards.store import ShardError
 
 
@@ -30,10 +31,10 @@ def served(shard_set: ShardSet):  # type: ignore[no-untyped-def]
 
 
 def store_at(served: Served) -> RemoteStore:
-    return RemoteStore(served.url, timeout_s=5.0, pause=lambda seconds: None)
+    return RemoteStore(served.url, storage=StorageConfig(timeout_s=5.0))
 
 
-def loaded_keys(shards: ShardSet, *, threads: int | None = None) -> list[str]:
+def loaded_keys(shards: ShardSet) -> list[str]:
     arguments = PlanArguments(
         split="train",
         seed=1,
@@ -43,7 +44,7 @@ def loaded_keys(shards: ShardSet, *, threads: int | None = None) -> list[str]:
         positions_per_image=5,
         shuffle_window_shards=2,
     )
-    loader = Loader(shards, arguments, rows_per_step=2, image_size=32, threads=threads)
+    loader = Loader(shards, arguments, rows_per_step=2, image_size=32)
     num_batches = loader.plan(0).num_steps(2) * loader.micro_batches_per_step
     batches = itertools.islice(loader, num_batches)
     return [key for batch in batches for row in batch.keys for key in row]
@@ -69,29 +70,6 @@ def test_a_set_behind_a_url_is_read_like_a_folder(
     assert served.requests["/tokenizer/tokenizer.json"] == asked
 
 
-@pytest.mark.parametrize("fault", ["503", "reset", "short", "flip", "early"])
-def test_a_fault_of_every_other_request_is_overcome(
-    shard_set: ShardSet, served: Served, tmp_path: Path, fault: Fault
-) -> None:
-    remote = open_remote(served.url, copies=tmp_path)
-    served.fault_of = lambda name, number: fault if number % 2 == 0 else None
-    keys = loaded_keys(remote, threads=1)
-    assert sorted(keys) == sorted(shard_set.index("train")["key"].to_pylist())
-
-
-@pytest.mark.parametrize("fault", ["503", "short"])
-def test_a_fault_that_stays_is_an_error_that_says_where(served: Served, fault: Fault) -> None:
-    served.fault_of = lambda name, number: fault
-    with pytest.raises(ShardError, match=r"train-000000.tar at byte 512 \(sample toy/0\)") as error:
-        store_at(served).read("train-000000.tar", 512, 1024, key="toy/0")
-    assert (error.value.shard, error.value.offset, error.value.key) == (
-        "train-000000.tar",
-        512,
-        "toy/0",
-    )
-    assert served.requests["/train-000000.tar"] >= ATTEMPTS
-
-
 def test_what_is_not_there_is_asked_for_once(served: Served, tmp_path: Path) -> None:
     with pytest.raises(ShardError, match=r"gone\.tar at byte 0"):
         store_at(served).read("gone.tar", 0, 10)
@@ -103,7 +81,7 @@ def test_an_object_that_is_replaced_is_an_error(served: Served) -> None:
     store = store_at(served)
     store.read("train-000000.tar", 0, 100)
     served.etag = '"2"'
-    with pytest.raises(ShardError, match=r"train-000000\.tar at byte 100"):
+    with pytest.raises(ShardError, match=r"train-000000\.tar at byte 100: .*object was replaced"):
         store.read("train-000000.tar", 100, 200)
 
 
@@ -126,3 +104,25 @@ def test_use_after_a_fork_is_an_error(served: Served, monkeypatch: pytest.Monkey
     monkeypatch.setattr("os.getpid", lambda: -1)
     with pytest.raises(RuntimeError, match="use threads, or start processes with spawn"):
         store.read("train-000000.tar", 0, 10)
+
+
+def test_an_object_of_another_size_than_the_manifest_says_is_an_error(served: Served) -> None:
+    store = RemoteStore(served.url, sizes={"train-000000.tar": 1000})
+    with pytest.raises(ShardError, match=r"has \d+ bytes, manifest\.json says 1000"):
+        store.read("train-000000.tar", 0, 10)
+
+
+def test_pauses_double_up_to_ten_seconds_and_add_up_to_what_was_allowed() -> None:
+    assert list(pauses(0)) == []
+    assert list(pauses(2.0)) == pytest.approx([0.2, 0.4, 0.8, 0.6])
+    assert max(pauses(500.0)) == 10.0
+    assert sum(pauses(500.0)) == pytest.approx(500.0)
+
+
+@pytest.mark.parametrize(
+    "url", ["https://user:secret@host/set", "https://host/set?sig=secret", "s3://a:secret@b/set"]
+)
+def test_a_url_with_a_secret_is_refused_without_showing_it(url: str) -> None:
+    with pytest.raises(ValueError, match="give keys through the environment") as error:
+        open_shards(url)
+    assert "secret" not in str(error.value)

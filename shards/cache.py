@@ -1,0 +1,164 @@
+"""Whole shards on a local disk, within a bound, shared by all processes of a machine.
+
+An entry is named by the SHA-256 of its content, so equal shards of any set are one entry and
+another build never meets old ones. It takes its name only when its digest is right: a reader sees a
+whole shard or none. A process that fills an entry holds a lock (flock) on the unfinished file
+itself, and one that makes room a lock on the folder. The kernel frees both when a process ends,
+however it ends: what is left is at most an unfinished file, which the next process fills anew or
+removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+UNFINISHED = ".part"
+_OURS = re.compile(r"[0-9a-f]{64}(\.part)?")
+
+
+class ShardCache:
+    """A folder of shards named by digest; safe to use from several threads and processes."""
+
+    def __init__(self, folder: Path, *, limit_bytes: int):
+        """Use a folder, made if absent; files in it that are not ours are left alone.
+
+        Args:
+            limit_bytes: the most that finished and unfinished entries take together.
+        """
+        self.folder = folder
+        self.limit_bytes = limit_bytes
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def found(self, digest: str) -> Path | None:
+        """Return the path of an entry and mark it as used now, or None if there is none."""
+        path = self.folder / digest
+        try:
+            os.utime(path)
+        except FileNotFoundError:
+            return None
+        return path
+
+    def holds(self, digest: str) -> bool:
+        """Whether there is such an entry; does not count as use."""
+        return (self.folder / digest).exists()
+
+    def drop(self, digest: str) -> None:
+        """Remove an entry that turned out wrong; who has it open reads on."""
+        (self.folder / digest).unlink(missing_ok=True)
+
+    def fill(self, digest: str, *, size: int, parts: Iterable[bytes]) -> bool:
+        """Make an entry of the bytes of a shard; return whether it is there afterwards.
+
+        It is not if another process is at it, or if it does not fit beside what others fill.
+        `parts` is consumed only if this process is the one to fill it.
+
+        Raises:
+            ValueError: the bytes are not those that the digest names; the entry stays absent.
+            OSError: the disk is full or fails; the entry stays absent.
+        """
+        if self.holds(digest):
+            return True
+        unfinished = self.folder / (digest + UNFINISHED)
+        with claimed(unfinished) as file:
+            if file is None:
+                return self.holds(digest)
+            try:
+                if not self.holds(digest) and self._reserve(file, size, name=unfinished.name):
+                    write_checked(file, parts, digest=digest)
+                    unfinished.rename(self.folder / digest)
+            finally:
+                unfinished.unlink(missing_ok=True)
+        return self.holds(digest)
+
+    def _reserve(self, file: IO[bytes], size: int, *, name: str) -> bool:
+        """Make room for `size` bytes and give the file that size; False if there is no room."""
+        with folder_locked(self.folder):
+            others = [entry for entry in self._entries() if entry.name != name]
+            used = sum(size_of(entry) for entry in others)
+            for entry in sorted(others, key=age_of):
+                if used + size <= self.limit_bytes:
+                    break
+                used -= removed_bytes(entry)
+            if used + size > self.limit_bytes:
+                return False
+            os.truncate(file.fileno(), size)
+            return True
+
+    def _entries(self) -> list[Path]:
+        """Return all files of the cache, finished or not."""
+        return [path for path in self.folder.iterdir() if _OURS.fullmatch(path.name)]
+
+
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[IO[bytes] | None]:
+    """Open a file for writing, made if absent, that no other process writes; else yield None."""
+    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "wb", buffering=0) as file:  # noqa: PTH123
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+            return
+        yield file if is_at(path, file) else None
+
+
+def is_at(path: Path, file: IO[bytes]) -> bool:
+    """Whether an open file still has its name: another process may have finished and renamed it."""
+    try:
+        return path.stat().st_ino == os.fstat(file.fileno()).st_ino
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def folder_locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process or thread makes room in the folder, and keep it so."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def write_checked(file: IO[bytes], parts: Iterable[bytes], *, digest: str) -> None:
+    """Write the parts one after the other; raise ValueError if they have another digest."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part)
+        file.write(part)
+    if found.hexdigest() != digest:
+        raise ValueError(f"sha256 is {found.hexdigest()}, manifest.json says {digest}")
+
+
+def age_of(entry: Path) -> tuple[bool, float]:
+    """Return what entries are removed in order of: unfinished ones first, then the least used."""
+    with contextlib.suppress(FileNotFoundError):
+        return not entry.name.endswith(UNFINISHED), entry.stat().st_mtime
+    return False, 0.0
+
+
+def size_of(entry: Path) -> int:
+    """Return the size of a file that another process may remove at any time."""
+    with contextlib.suppress(FileNotFoundError):
+        return entry.stat().st_size
+    return 0
+
+
+def removed_bytes(entry: Path) -> int:
+    """Remove an entry unless a process is filling it; return how many bytes that gave back."""
+    size = size_of(entry)
+    if not entry.name.endswith(UNFINISHED):
+        entry.unlink(missing_ok=True)
+        return size
+    with claimed(entry) as file:
+        if file is None:
+            return 0
+        entry.unlink(missing_ok=True)
+    return size

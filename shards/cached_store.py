@@ -1,0 +1,73 @@
+"""A remote shard set behind a cache: whole shards from the local disk, the rest by range."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Executor
+
+from vchat.shards.cache import ShardCache
+from vchat.shards.remote_store import RemoteStore
+from vchat.shards.store import ShardError, read_range
+
+
+class CachedStore:
+    """Reads from the cache where it has the shard; only `keep` brings one in."""
+
+    readers = RemoteStore.readers
+
+    def __init__(self, remote: RemoteStore, cache: ShardCache, *, digests: Mapping[str, str]):
+        """Put `cache` before `remote`.
+
+        Args:
+            digests: SHA-256 of each shard by name; `remote.sizes` has its size.
+        """
+        self.remote, self.cache = remote, cache
+        self.metrics = remote.metrics
+        self._digests = dict(digests)
+
+    def size(self, name: str) -> int:
+        """Return the size of an object in bytes, or raise ShardError."""
+        return self.remote.size(name)
+
+    def read(self, name: str, start: int, end: int) -> bytes:
+        """Return bytes `start` to `end` (exclusive) of a shard, or raise ShardError."""
+        path = self.cache.found(self._digests[name])
+        if path is not None:
+            try:
+                data = read_range(path, start, end, name=name)
+            except ShardError:
+                self.distrust(name)
+            else:
+                self.metrics.count("cache_hits")
+                self.metrics.count("disk_bytes", len(data))
+                return data
+        self.metrics.count("cache_misses")
+        return self.remote.read(name, start, end)
+
+    def is_near(self, name: str) -> bool:
+        """Whether the cache has the shard."""
+        return self.cache.holds(self._digests[name])
+
+    def distrust(self, name: str) -> None:
+        """Drop the copy of a shard."""
+        self.cache.drop(self._digests[name])
+
+    def touch(self, name: str) -> bool:
+        """Mark a shard in the cache as used now; return whether it is there."""
+        return self.cache.found(self._digests[name]) is not None
+
+    def keep(self, name: str, *, pool: Executor) -> bool:
+        """Bring a whole shard into the cache; return whether it is there now.
+
+        Raises:
+            ShardError: it cannot be read, or is not the shard that the manifest lists.
+            OSError: the disk of the cache is full or fails.
+        """
+        size = self.remote.sizes[name]
+        parts = self.remote.parts(name, size, pool=pool)
+        try:
+            return self.cache.fill(self._digests[name], size=size, parts=parts)
+        except ShardError:
+            raise
+        except ValueError as err:
+            raise ShardError(f"{self.remote.url}: {err}", shard=name, offset=0) from err

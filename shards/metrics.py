@@ -1,0 +1,64 @@
+"""What reading costs: bytes, requests, cache hits, retries, decode time, waiting.
+
+Every place that reads counts into a `Metrics` of its own; `Loader.measured` adds them up, and
+training logs what has been added since its last line. Counts are of one process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import Literal, get_args
+
+Counted = Literal[
+    "disk_bytes",  # read from local folders and from the cache
+    "network_bytes",  # read from object storage, whole shards for the cache among them
+    "requests",  # made to object storage, retries among them
+    "retries",  # requests made again after a fault
+    "cache_hits",  # reads from whole shards on the local disk
+    "cache_misses",  # reads over the network although there is a cache
+    "decode_s",  # summed over threads
+    "waiting_s",  # that the consumer waited for a batch
+]
+
+
+class Metrics:
+    """Growing totals; safe to use from several threads. A copy sent to a process starts at 0."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._totals: dict[Counted, float] = dict.fromkeys(get_args(Counted), 0)
+
+    def count(self, what: Counted, amount: float = 1) -> None:
+        """Add to one total."""
+        with self._lock:
+            self._totals[what] += amount
+
+    @contextlib.contextmanager
+    def timed(self, what: Counted) -> Iterator[None]:
+        """Add the seconds that the block takes."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.count(what, time.perf_counter() - began)
+
+    def totals(self) -> dict[Counted, float]:
+        """Return all totals as they are now."""
+        with self._lock:
+            return dict(self._totals)
+
+    def __reduce__(self) -> tuple[type[Metrics], tuple[()]]:
+        return Metrics, ()
+
+
+def added_up(several: Iterable[Metrics]) -> dict[Counted, float]:
+    """Return the sums of distinct `Metrics`; one that is given twice counts once."""
+    distinct = {id(metrics): metrics for metrics in several}.values()
+    sums = Metrics().totals()
+    for metrics in distinct:
+        for what, amount in metrics.totals().items():
+            sums[what] += amount
+    return sums

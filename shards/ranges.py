@@ -1,0 +1,117 @@
+"""Which byte ranges are asked for: one per sample, or one for neighbours with little between them.
+
+A request costs a round trip whatever it brings, so up to a point the bytes between two samples cost
+less than a second request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from vchat.shards.store import Store
+
+Ints = NDArray[np.int64]
+
+UNREAD_MEMBER = "json"
+"""The member that describes a sample to people; training does without."""
+
+REQUEST_BYTES = 128 << 10
+"""What a request costs, in bytes that could be read instead: more between two samples is not."""
+
+LARGEST_RANGE = 8 << 20
+"""More is asked for in several requests, which run side by side."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A range of a shard that is being read."""
+
+    start: int
+    data: Future[bytes]
+
+    def body(self, start: int, end: int) -> memoryview:
+        """Wait for the range and return a part of it; raises what the reading raised."""
+        return memoryview(self.data.result())[start - self.start : end - self.start]
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """One request for the bytes of some samples of a shard."""
+
+    shard: int
+    start: int
+    end: int
+    wanted: Ints
+    """Places of the samples among those that were asked for, ascending."""
+
+
+def joined_ranges(shard: NDArray[np.integer], start: Ints, end: Ints) -> list[Range]:
+    """Return ranges that cover the spans of samples, that of the first sample first.
+
+    Spans are joined if they are of one shard, at most `REQUEST_BYTES` apart and at most
+    `LARGEST_RANGE` together.
+
+    Args:
+        shard, start, end: of each sample that is wanted.
+    """
+    ranges: list[Range] = []
+    members: list[int] = []
+    for place in np.lexsort((start, shard)).tolist():
+        if members and not _fits(members, place, shard=shard, start=start, end=end):
+            ranges.append(_range_of(members, shard=shard, start=start, end=end))
+            members = []
+        members.append(place)
+    if members:
+        ranges.append(_range_of(members, shard=shard, start=start, end=end))
+    return sorted(ranges, key=lambda found: int(found.wanted[0]))
+
+
+def _fits(
+    members: list[int], place: int, *, shard: NDArray[np.integer], start: Ints, end: Ints
+) -> bool:
+    """Whether the next sample may join the range of others."""
+    first, last = members[0], members[-1]
+    return bool(
+        shard[place] == shard[first]
+        and start[place] - end[last] <= REQUEST_BYTES
+        and end[place] - start[first] <= LARGEST_RANGE
+    )
+
+
+def _range_of(members: list[int], *, shard: NDArray[np.integer], start: Ints, end: Ints) -> Range:
+    wanted = np.sort(np.array(members, np.int64))
+    first = members[0]
+    return Range(int(shard[first]), int(start[first]), int(end[wanted].max()), wanted)
+
+
+def begun(
+    ranges: Sequence[Range], *, shards: Sequence[tuple[Store, str]], pool: Executor
+) -> dict[int, Reading]:
+    """Start reading the ranges that lie far away; return what will hold each sample, by place."""
+    readings: dict[int, Reading] = {}
+    for found in ranges:
+        store, name = shards[found.shard]
+        if not store.is_near(name):
+            reading = Reading(found.start, pool.submit(store.read, name, found.start, found.end))
+            readings |= dict.fromkeys(found.wanted.tolist(), reading)
+    return readings
+
+
+def sample_spans(table: pa.Table) -> tuple[Ints, Ints]:
+    """Return start and end in its shard of what is read of each sample, int64[N] both."""
+    counts = pc.list_value_length(table["members"]).to_numpy().astype(np.int64)
+    if len(counts) == 0:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    members = pc.list_flatten(table["members"])
+    offset = pc.struct_field(members, "offset").to_numpy()
+    end = offset + pc.struct_field(members, "size").to_numpy()
+    unread = pc.equal(pc.struct_field(members, "name"), UNREAD_MEMBER).to_numpy()
+    firsts = np.cumsum(counts) - counts
+    start = np.minimum.reduceat(np.where(unread, np.iinfo(np.int64).max, offset), firsts)
+    return start, np.maximum.reduceat(np.where(unread, 0, end), firsts)

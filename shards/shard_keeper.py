@@ -1,0 +1,119 @@
+"""A thread that brings whole shards into the cache, in the order in which an epoch needs them.
+
+It starts no shard that `held_shards` does not name, so it runs ahead of the reader by no more bytes
+than the cache may have. Several processes of a machine run one each: what one is bringing in, the
+others leave to it. A shard that cannot be brought in is logged and read by range.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+from vchat.shards.cached_store import CachedStore
+from vchat.shards.epoch import EpochPlan
+from vchat.shards.fetch import SampleFetcher
+from vchat.shards.held_shards import shard_use, shards_to_hold
+from vchat.shards.remote_store import PARTS_IN_FLIGHT
+from vchat.shards.store import ShardError
+
+log = logging.getLogger(__name__)
+
+LOOK_AGAIN_S = 1.0
+"""Other processes fill and drop entries too; so often the keeper looks what is there."""
+
+
+class ShardKeeper:
+    """Runs from its making until `stop`."""
+
+    def __init__(
+        self,
+        plan: EpochPlan,
+        fetcher: SampleFetcher,
+        *,
+        rows: NDArray[np.bool_],
+        position: int,
+    ):
+        """Start the thread.
+
+        Args:
+            rows: bool[R], which rows of the plan this machine reads from `position` on.
+        """
+        self._plan, self._fetcher, self._rows = plan, fetcher, rows
+        self._position = position
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._tried: set[tuple[CachedStore, str]] = set()
+        self._pool = ThreadPoolExecutor(PARTS_IN_FLIGHT, thread_name_prefix="vchat-shards")
+        self._thread = threading.Thread(target=self._run, name="vchat-keeper", daemon=True)
+        self._thread.start()
+
+    def reached(self, position: int) -> None:
+        """Hear that rows before a position are not needed any more."""
+        with self._changed:
+            self._position = position
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """End the thread; a shard that is half there is given up."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._thread.join()
+
+    def _run(self) -> None:
+        use = shard_use(
+            self._plan,
+            self._rows,
+            sample_bytes=self._fetcher.end - self._fetcher.start,
+            num_shards=len(self._fetcher.shards),
+        )
+        stores = {
+            number: (store, name)
+            for number, (store, name) in enumerate(self._fetcher.shards)
+            if isinstance(store, CachedStore)
+        }
+        sizes = np.zeros(len(self._fetcher.shards), np.int64)
+        for number, (store, name) in stores.items():
+            sizes[number] = store.remote.sizes[name]
+        budget = min(store.cache.limit_bytes for store, _ in stores.values())
+        while not self._stopped:
+            position = self._position
+            held = shards_to_hold(use, sizes=sizes, position=position, budget=budget)
+            if not self._brought_one([stores[number] for number in held]):
+                with self._changed:
+                    self._changed.wait_for(
+                        lambda seen=position: self._stopped or self._position != seen,  # type: ignore[misc]
+                        timeout=LOOK_AGAIN_S,
+                    )
+
+    def _brought_one(self, held: list[tuple[CachedStore, str]]) -> bool:
+        """Bring the first shard that is not there; False if no one was for us to bring.
+
+        Marks those that are there as used, so that others give way to the new one.
+        """
+        missing = [(store, name) for store, name in held if not store.touch(name)]
+        for store, name in missing:
+            if (store, name) not in self._tried and self._bring(store, name):
+                return True
+        return False
+
+    def _bring(self, store: CachedStore, name: str) -> bool:
+        """Return whether a shard is in the cache now; one that failed is not tried again."""
+        try:
+            if not store.keep(name, pool=self._pool):
+                return False  # another process is at it
+        except (CancelledError, RuntimeError):
+            if not self._stopped:
+                raise
+            return False
+        except (ShardError, OSError) as err:
+            log.warning("not kept on the local disk, will be read by range: %s", err)
+            self._tried.add((store, name))
+            return False
+        self._tried.add((store, name))
+        return True

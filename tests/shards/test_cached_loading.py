@@ -1,0 +1,173 @@
+"""Whole shards through the cache: the plan decides which, and nothing is fetched twice."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from range_server import Served, serving
+from toy import toy_shards
+from vchat.shards.cached_store import CachedStore
+from vchat.shards.epoch import EpochPlan
+from vchat.shards.held_shards import ShardUse, shard_use, shards_to_hold
+from vchat.shards.loader import Loader
+from vchat.shards.manifest import ShardSet
+from vchat.shards.plan_arguments import PlanArguments
+from vchat.shards.ranges import REQUEST_BYTES
+from vchat.shards.remote_set import open_remote
+from vchat.shards.storage import StorageConfig
+
+
+@pytest.fixture(scope="module")
+def shard_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    """24 samples in shards of 3."""
+    folder = tmp_path_factory.mktemp("cached") / "set"
+    return toy_shards(folder, num_samples=24, samples_per_shard=3)
+
+
+@pytest.fixture
+def served(shard_set: ShardSet) -> Iterator[Served]:
+    with serving(shard_set.folder) as served:
+        yield served
+
+
+def shard_bytes(shard_set: ShardSet) -> list[int]:
+    return [s["bytes"] for s in shard_set.manifest["shards"] if s["split"] == "train"]
+
+
+def loader(shards: ShardSet, *, window: int = 2, **changes: object) -> Loader:
+    arguments = PlanArguments(
+        split="train",
+        seed=1,
+        epoch=0,
+        tokens_per_row=400,
+        images_per_row=8,
+        positions_per_image=5,
+        shuffle_window_shards=window,
+        lanes=1,
+    )
+    return Loader(shards, arguments, rows_per_step=1, image_size=32, **changes)  # type: ignore[arg-type]
+
+
+def remote(served: Served, tmp_path: Path, *, cache_bytes: int) -> ShardSet:
+    storage = StorageConfig(cache=tmp_path / "cache", cache_bytes=cache_bytes, retry_for_s=1.0)
+    return open_remote(served.url, copies=tmp_path / "sets", storage=storage)
+
+
+def epoch_keys(loader: Loader, *, epochs: int = 1) -> list[str]:
+    steps = sum(loader.plan(epoch).num_steps(1) for epoch in range(epochs))
+    return [key for batch in itertools.islice(loader, steps) for row in batch.keys for key in row]
+
+
+def test_once_every_shard_is_in_the_cache_nothing_is_asked_for(
+    shard_set: ShardSet, served: Served, tmp_path: Path
+) -> None:
+    shards = remote(served, tmp_path, cache_bytes=1 << 30)
+    wanted = sorted(shard_set.index("train")["key"].to_pylist())
+    store = shards.store
+    assert isinstance(store, CachedStore)
+    names = [s["name"] for s in shards.manifest["shards"] if s["split"] == "train"]
+    for _ in loader(shards, read_ahead_rows=1):
+        if all(store.is_near(name) for name in names):
+            break
+        time.sleep(0.05)
+    asked = served.requests.copy()
+    before = store.metrics.totals()
+    assert sorted(epoch_keys(loader(shards), epochs=2)) == sorted(2 * wanted)
+    assert served.requests == asked
+    used = store.metrics.totals()
+    assert used["cache_hits"] - before["cache_hits"] >= 2 * 24  # some for what was read ahead
+    assert used["requests"] == before["requests"]
+
+
+def test_two_loaders_of_a_machine_share_what_one_has_fetched(
+    shard_set: ShardSet, served: Served, tmp_path: Path
+) -> None:
+    ranks = [
+        loader(
+            remote(served, tmp_path, cache_bytes=1 << 30), rank=rank, world_size=2, ranks_per_node=2
+        )
+        for rank in range(2)
+    ]
+    keys: list[list[str]] = [[], []]
+    threads = [
+        threading.Thread(target=lambda rank=rank: keys[rank].extend(epoch_keys(ranks[rank])))
+        for rank in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(keys[0] + keys[1]) == sorted(shard_set.index("train")["key"].to_pylist())
+    fetched = {path.name for path in (tmp_path / "cache").iterdir()}
+    assert fetched <= {shard["sha256"] for shard in shard_set.manifest["shards"]}
+
+
+def test_a_small_cache_stays_within_its_bound_over_the_epoch(
+    shard_set: ShardSet, served: Served, tmp_path: Path
+) -> None:
+    limit = 2 * max(shard_bytes(shard_set))
+    shards = remote(served, tmp_path, cache_bytes=limit)
+    most = 0
+    keys = []
+    steps = loader(shards).plan(0).num_steps(1)
+    for batch in itertools.islice(loader(shards, read_ahead_rows=1), steps):
+        keys += [key for row in batch.keys for key in row]
+        time.sleep(0.05)
+        sizes = [path.stat().st_size for path in (tmp_path / "cache").glob("*")]
+        most = max(most, sum(sizes))
+    assert sorted(keys) == sorted(shard_set.index("train")["key"].to_pylist())
+    assert 0 < most <= limit
+
+
+def test_a_wrong_byte_in_the_cache_is_read_anew_from_the_source(
+    shard_set: ShardSet, served: Served, tmp_path: Path
+) -> None:
+    shards = remote(served, tmp_path, cache_bytes=1 << 30)
+    (tmp_path / "cache").mkdir(exist_ok=True)
+    for shard in shard_set.manifest["shards"]:
+        data = bytearray((shard_set.folder / shard["name"]).read_bytes())
+        data[len(data) // 3 :] = bytes(len(data) - len(data) // 3)
+        (tmp_path / "cache" / shard["sha256"]).write_bytes(data)
+    keys = epoch_keys(loader(shards))
+    assert sorted(keys) == sorted(shard_set.index("train")["key"].to_pylist())
+
+
+def plan_of(shards: ShardSet) -> EpochPlan:
+    return loader(shards).plan(0)
+
+
+def test_shard_use_equals_counting_row_by_row(shard_set: ShardSet) -> None:
+    plan = plan_of(shard_set)
+    rows = np.arange(plan.num_rows) % 2 == 1
+    sizes = np.arange(1, len(plan.index) + 1)
+    num_shards = len(shard_set.manifest["shards"])
+    use = shard_use(plan, rows, sample_bytes=sizes, num_shards=num_shards)
+    for shard in range(num_shards):
+        draws = [
+            (row, number)
+            for row in range(1, plan.num_rows, 2)
+            for number in plan.row(row).tolist()
+            if plan.index.shard[number] == shard
+        ]
+        assert use.range_cost[shard] == sum(sizes[n] + REQUEST_BYTES for _, n in draws)
+        if draws:
+            assert (use.first[shard], use.last[shard]) == (draws[0][0], draws[-1][0])
+
+
+def test_held_shards_are_those_still_needed_in_order_of_need_within_the_budget() -> None:
+    use = ShardUse(
+        first=np.array([8, 0, 2, 4, 6]),
+        last=np.array([9, 1, 9, 9, 9]),
+        range_cost=np.array([100, 100, 100, 99, 150]),
+    )
+    sizes = np.full(5, 100)
+    assert shards_to_hold(use, sizes=sizes, position=2, budget=1000) == [2, 4, 0]
+    assert shards_to_hold(use, sizes=sizes, position=2, budget=299) == [2, 4]
+    assert shards_to_hold(use, sizes=sizes, position=0, budget=199) == [1]
+    assert shards_to_hold(use, sizes=np.zeros(5, np.int64), position=0, budget=1000) == []

@@ -1,0 +1,148 @@
+"""A real S3 server behind faults: every sample exactly once and intact, or a typed error."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from fault_proxy import FAULTS, Fault, Proxy, proxying
+from s3_server import ACCESS_KEY, SECRET_KEY, Bucket, new_bucket
+from toy import toy_shards
+from vchat.shards.collate import Batch
+from vchat.shards.credentials import FileCredentials
+from vchat.shards.loader import Loader
+from vchat.shards.manifest import ShardSet, open_shards
+from vchat.shards.plan_arguments import PlanArguments
+from vchat.shards.storage import StorageConfig
+from vchat.shards.store import ShardError, UnreachableError
+
+PASSING: tuple[Fault, ...] = tuple(f for f in FAULTS if f not in ("expired", "denied"))
+
+
+@pytest.fixture(scope="module")
+def shard_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    return toy_shards(tmp_path_factory.mktemp("faults") / "set", num_samples=24)
+
+
+@pytest.fixture(scope="module")
+def intact(shard_set: ShardSet) -> list[Batch]:
+    return first_epoch(shard_set)
+
+
+@pytest.fixture(scope="module")
+def bucket(s3_endpoint: str, shard_set: ShardSet) -> Bucket:
+    """A bucket that holds the set, under `set/`."""
+    bucket = new_bucket(s3_endpoint)
+    bucket.put_folder(shard_set.folder, "set")
+    return bucket
+
+
+@pytest.fixture
+def proxy(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy before the server, and the keys in the environment."""
+    for name, value in bucket.environment.items():
+        monkeypatch.setenv(name, value)
+    with proxying(bucket.endpoint) as proxy:
+        yield proxy
+
+
+def through(proxy: Proxy, bucket: Bucket, tmp_path: Path, **changes: object) -> ShardSet:
+    """Open the set through the proxy; its small files come without faults."""
+    given = {"endpoint": proxy.url, "timeout_s": 0.5, "retry_for_s": 60.0, "cache": tmp_path / "c"}
+    return open_shards(f"{bucket.url}/set", storage=StorageConfig(**(given | changes)))  # type: ignore[arg-type]
+
+
+def loader_of(shards: ShardSet, **changes: object) -> Loader:
+    arguments = PlanArguments(
+        split="train",
+        seed=1,
+        epoch=0,
+        tokens_per_row=400,
+        images_per_row=8,
+        positions_per_image=5,
+        shuffle_window_shards=2,
+        lanes=2,
+    )
+    return Loader(shards, arguments, rows_per_step=2, image_size=32, **changes)  # type: ignore[arg-type]
+
+
+def first_epoch(shards: ShardSet, **changes: object) -> list[Batch]:
+    loader = loader_of(shards, **changes)
+    steps = loader.plan(0).num_steps(2)
+    return list(itertools.islice(loader, steps * loader.micro_batches_per_step))
+
+
+def assert_equal(found: list[Batch], wanted: list[Batch]) -> None:
+    """Every sample once, in the planned order, to the pixel."""
+    assert [batch.keys for batch in found] == [batch.keys for batch in wanted]
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert torch.equal(ours.pixels, theirs.pixels)
+        assert torch.equal(ours.token_ids, theirs.token_ids)
+        assert torch.equal(ours.labels, theirs.labels)
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["ranges", "whole shards"])
+@pytest.mark.parametrize("fault", PASSING)
+def test_a_fault_of_the_first_two_requests_for_each_shard_is_overcome(
+    proxy: Proxy, bucket: Bucket, intact: list[Batch], tmp_path: Path, fault: Fault, cached: bool
+) -> None:
+    remote = through(proxy, bucket, tmp_path, **({} if cached else {"cache": None}))
+    proxy.fault_of = lambda path, number: fault if number < 2 else None
+    assert_equal(first_epoch(remote), intact)
+    assert proxy.shown[fault] > 0
+
+
+@pytest.mark.parametrize("fault", ["503", "short", "flip", "denied"])
+def test_a_fault_that_stays_is_an_error_that_names_all(
+    proxy: Proxy, bucket: Bucket, tmp_path: Path, fault: Fault
+) -> None:
+    remote = through(proxy, bucket, tmp_path, retry_for_s=0.5, cache=None)
+    proxy.fault_of = lambda path, number: fault
+    with pytest.raises(ShardError, match=r"train-0.* \(sample toy.* of source toy2?\): ") as error:
+        first_epoch(remote)
+    found = error.value
+    assert found.shard.startswith("train-")
+    assert found.offset > 0
+    assert found.key.startswith(found.source)
+    assert isinstance(found, UnreachableError) == (fault != "flip")
+
+
+def test_a_key_that_is_revoked_is_read_anew_from_its_file(
+    proxy: Proxy,
+    bucket: Bucket,
+    intact: list[Batch],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    file = tmp_path / "credentials"
+    file.write_text(credentials(ACCESS_KEY))
+    remote = through(proxy, bucket, tmp_path, credentials_file=file, cache=None)
+    remote.store = pickle.loads(pickle.dumps(remote.store))  # noqa: S301  (connects anew)
+    file.write_text(credentials("an-old-key"))
+    proxy.key_in_use = ACCESS_KEY
+
+    def renewed(path: str, number: int) -> None:
+        file.write_text(credentials(ACCESS_KEY))
+
+    proxy.fault_of = renewed
+    assert_equal(first_epoch(remote), intact)
+    assert proxy.shown["expired"] > 0
+
+
+@pytest.mark.parametrize("text", ["", "[default]\naws_access_key_id = k\n", "no section"])
+def test_a_credentials_file_without_keys_is_an_error_that_names_it(
+    tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "credentials").write_text(text)
+    with pytest.raises(ValueError, match=r"credentials_file .*credentials: wanted \[default\]"):
+        FileCredentials(tmp_path / "credentials")()
+
+
+def credentials(key: str) -> str:
+    return f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {SECRET_KEY}\n"
