@@ -13,6 +13,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 ATTENTIONS = ("mmca", "mmca_published", "causal")
 PROJECTIONS = ("baseline", "vit", "perceiver")
+IMAGE_ORDERS = ("in_order", "reversed")
 
 
 class VisualChatConfig(PreTrainedConfig):  # type: ignore[misc]
@@ -51,19 +52,38 @@ class VisualChatConfig(PreTrainedConfig):  # type: ignore[misc]
     positions_per_image: int = 257
     """How many positions of a decoder row one image takes."""
 
+    image_order: str = "in_order"
+    """Which slots the images of a dialogue fill: one of `IMAGE_ORDERS`. The published code puts the
+    first image into the last slot; only models that it trained want that."""
+
+    prompt_table: bool = False
+    """Whether prompts are read by an embedding table of their own, and the decoder's reads only
+    what the model generates. So it is in models that the published code trained."""
+
     def __post_init__(self, **kwargs: object) -> None:
-        """Fill in the parts' configurations and check the two names.
+        """Fill in the parts' configurations and check the names.
 
         Raises:
-            ValueError: an attention or a projection that does not exist.
+            ValueError: an attention, a projection or an order that does not exist.
         """
         super().__post_init__(**kwargs)
         for what, name, known in (
             ("attention", self.attention, ATTENTIONS),
             ("projection", self.projection, PROJECTIONS),
+            ("image_order", self.image_order, IMAGE_ORDERS),
         ):
             if name not in known:
                 raise ValueError(f"{what} must be one of {', '.join(known)}; got {name!r}")
+
+    @property
+    def keeps_rounds(self) -> bool:
+        """Whether the cache of a dialogue holds when a round is added to it.
+
+        Not in models of the published code: a new image changes what stands before it, and answers
+        are read by another table once they are part of a prompt.
+        """
+        changes = self.attention == "mmca_published" or self.image_order == "reversed"
+        return not (changes or self.prompt_table)
 
     def get_text_config(
         self, decoder: bool | None = None, encoder: bool | None = None

@@ -9,6 +9,7 @@ B rows, S positions, N images, D decoder width, V rows of the output head.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,7 +33,7 @@ from vchat.model.last_layer import can_drop_rows, drop_rows_before_last_layer
 from vchat.model.layout import DialogueCache, kinds_of
 from vchat.model.loss import SummedCrossEntropy
 from vchat.model.projection import positions_after, projection_named
-from vchat.model.splice import splice, times_zero
+from vchat.model.splice import reversed_in_dialogues, splice, times_zero
 from vchat.model.towers import HuggingFaceTower, kind_of, positions_of, vision_half
 
 
@@ -84,6 +85,9 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             has_class_position=self.tower.has_class_position,
             decoder_width=self.get_input_embeddings().embedding_dim,
         )
+        if config.prompt_table:
+            table = self.decoder.get_input_embeddings()
+            self.prompt_embeddings = nn.Embedding(table.num_embeddings, table.embedding_dim)
         self.summed_cross_entropy = SummedCrossEntropy()
         use_attention(self.decoder, config.attention)
         self._drops_rows = config.attention == "mmca" and can_drop_rows(self.decoder.get_decoder())
@@ -140,9 +144,15 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         )
         return cls(config, tower=tower, decoder=decoder)
 
+    def add_prompt_table(self) -> None:
+        """Read prompts by a table of their own from now on; it begins as the decoder's."""
+        self.config.prompt_table = True
+        self.prompt_embeddings = copy.deepcopy(self.decoder.get_input_embeddings())
+
     def get_input_embeddings(self) -> nn.Embedding:
-        """Return the one embedding table, which prompts and generated tokens share."""
-        table: nn.Embedding = self.decoder.get_input_embeddings()
+        """Return the table that reads prompts, and unless `prompt_table` generated tokens too."""
+        own = self.config.prompt_table and hasattr(self, "prompt_embeddings")
+        table: nn.Embedding = self.prompt_embeddings if own else self.decoder.get_input_embeddings()
         return table
 
     def get_output_embeddings(self) -> nn.Linear:
@@ -191,7 +201,13 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         segments = _segments(input_ids, segment_ids, attention_mask)
         slots = input_ids == self.config.image_token_id
         if inputs_embeds is None:
-            inputs_embeds = self.embed(input_ids, pixel_values, training=labels is not None)
+            inputs_embeds = self.embed(
+                input_ids,
+                pixel_values,
+                training=labels is not None,
+                generated=past_key_values is not None and past_key_values.get_seq_length() > 0,
+                segments=segments,
+            )
         rows = Rows(
             embeddings=inputs_embeds,
             kinds=kinds_of(slots, segments, mixed=self.config.attention != "causal"),
@@ -217,14 +233,23 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         return VisualChatOutput(logits=logits, past_key_values=cache)
 
     def embed(
-        self, input_ids: Tensor, pixel_values: Tensor | None, *, training: bool = False
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor | None,
+        *,
+        training: bool = False,
+        generated: bool = False,
+        segments: Tensor | None = None,
     ) -> Tensor:
         """Return float[B, S, D]: the embeddings of the ids, with image features at their slots.
 
         Args:
             training: send a blank image through tower and projection where there is none.
+            generated: the ids extend a cache: the decoder's own table reads them.
+            segments: int64[B, S], the dialogues; None is one to a row.
         """
-        embeddings = self.get_input_embeddings()(input_ids)
+        table = self.decoder.get_input_embeddings() if generated else self.get_input_embeddings()
+        embeddings = table(input_ids)
         slots = input_ids == self.config.image_token_id
         if pixel_values is None or len(pixel_values) == 0:
             embeddings = splice(
@@ -235,7 +260,11 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
                 features = self._features(blank.to(embeddings.device))
                 embeddings = embeddings + times_zero(features).to(embeddings.dtype)
             return embeddings
-        return splice(embeddings, self._features(pixel_values), slots)
+        features = self._features(pixel_values)
+        if self.config.image_order == "reversed" and slots.sum() == features[..., 0].numel():
+            segments = torch.ones_like(input_ids) if segments is None else segments
+            features = reversed_in_dialogues(features, slots, segments)
+        return splice(embeddings, features, slots)
 
     @property
     def reuses_images(self) -> bool:
@@ -244,7 +273,8 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
 
     @cached_property
     def _turning(self) -> Turning | None:
-        return turning_of(self.decoder) if self.config.attention == "mmca" else None
+        fit = self.config.attention == "mmca" and self.config.keeps_rounds
+        return turning_of(self.decoder) if fit else None
 
     def image_states(self, pixel_values: Tensor, *, num_positions: int) -> ImageStates:
         """Return what the decoder computes for one image, [n, 3, H, W], in any dialogue.

@@ -60,7 +60,7 @@ class TemplateChoice:
     """How a dialogue becomes text."""
 
     name: str = "visualchat"
-    """`visualchat`, or `chat` for the chat template of the tokenizer."""
+    """`visualchat`, `chat` for the chat template of the tokenizer, or `visualchat-published`."""
 
     system: str | None = None
     """The system text; None for the template's own."""

@@ -34,7 +34,11 @@ _OPTIONS = (
         "--max-tokens", type=int, help="The longest sample, image positions included (4096)."
     ),
     click.option("--positions-per-image", type=int, help="Positions that an image takes (257)."),
-    click.option("--template", metavar="NAME", help="visualchat, or chat: the tokenizer's own."),
+    click.option(
+        "--template",
+        metavar="NAME",
+        help="visualchat, chat: the tokenizer's own, or visualchat-published.",
+    ),
 )
 
 

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 @click.argument("shards")
 @click.option("--tokenizer", metavar="DIR", required=True, help="Folder with tokenizer.json.")
 @click.option("--out", metavar="DIR", required=True, help="Folder of the new shards.")
-@click.option("--template", metavar="NAME", help="visualchat, or chat (that of SHARDS).")
+@click.option(
+    "--template", metavar="NAME", help="visualchat, chat or visualchat-published (that of SHARDS)."
+)
 @click.option("--system", metavar="TEXT", help="System text (that of SHARDS in its template).")
 @click.option("--max-tokens", type=int, help="The longest sample (that of SHARDS).")
 @click.option("--positions-per-image", type=int, help="Positions of an image (that of SHARDS).")

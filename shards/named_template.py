@@ -5,17 +5,19 @@ from __future__ import annotations
 import difflib
 
 from vchat.shards.chat_template import ChatTemplate
+from vchat.shards.published_template import PublishedTemplate
 from vchat.shards.template import Template, VisualChatTemplate
 from vchat.shards.tokens import TextTokenizer
 
-NAMES = (VisualChatTemplate.name, ChatTemplate.name)
+NAMES = (VisualChatTemplate.name, ChatTemplate.name, PublishedTemplate.name)
 
 
 def template_named(name: str, *, system: str | None = None, tokenizer: TextTokenizer) -> Template:
     """Return the template of that name, with its own system text unless one is given.
 
     Args:
-        name: `visualchat`, or `chat` for the tokenizer's own chat template.
+        name: `visualchat`, `chat` for the tokenizer's own chat template, or `visualchat-published`
+            for models that the published code trained.
         system: The system text; None for the template's own.
         tokenizer: The one that will encode the parts.
 
@@ -28,4 +30,5 @@ def template_named(name: str, *, system: str | None = None, tokenizer: TextToken
         raise ValueError(f"unknown template {name!r}; did you mean {near[0]!r}?")
     if name == ChatTemplate.name:
         return ChatTemplate(tokenizer.chat_source(), system=system)
-    return VisualChatTemplate() if system is None else VisualChatTemplate(system=system)
+    kind = PublishedTemplate if name == PublishedTemplate.name else VisualChatTemplate
+    return kind() if system is None else kind(system=system)

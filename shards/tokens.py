@@ -98,6 +98,11 @@ class TextTokenizer:
                 f"the tokenizer there has {self.fingerprint}"
             )
 
+    @property
+    def pad_token(self) -> str | None:
+        """The spelling of the padding token that the folder names; we never write one."""
+        return _token_text(self._settings, "pad_token")
+
     @cached_property
     def num_ids(self) -> int:
         """Rows an embedding table needs: the highest id + 1."""

@@ -15,6 +15,10 @@ group = LazyGroup(
         "eval": ("vchat.train.evaluate:command", "Answer an evaluation file and score it."),
         "report": ("vchat.train.commands:report", "Draw the curves of a run as one page."),
         "where": ("vchat.train.commands:where", "Name the samples of a step, or reverse."),
+        "import-checkpoint": (
+            "vchat.train.import_checkpoint:command",
+            "Turn a model of the published code into ours.",
+        ),
     },
     # The deepspeed launcher puts --local_rank=N before the command; LOCAL_RANK says the same.
     params=[click.Option(["--local_rank"], type=int, hidden=True, expose_value=False)],

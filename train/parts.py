@@ -31,7 +31,9 @@ def part_parameters(model: VisualChat, part: Part) -> Iterator[nn.Parameter]:
     elif part == "tower":
         yield from model.tower.parameters()
     else:
-        apart = {id(p) for module in (embeddings, head) for p in module.parameters()}
+        # With a table for prompts, the decoder's own reads nothing in training.
+        others = (embeddings, head, model.decoder.get_input_embeddings())
+        apart = {id(p) for module in others for p in module.parameters()}
         yield from (p for p in model.decoder.parameters() if id(p) not in apart)
 
 

@@ -26,14 +26,14 @@ def build_model(config: ModelConfig, *, image_token_id: int, num_ids: int, seed:
     assert config.decoder is not None  # ModelConfig checks both
     assert config.tower is not None
     return VisualChat.from_parts(
-        tower=_module(config.tower, transformers.AutoModel, num_ids=None),
-        decoder=_module(config.decoder, transformers.AutoModelForCausalLM, num_ids=num_ids),
+        tower=tower_from(config.tower),
+        decoder=decoder_from(config.decoder, num_ids=num_ids),
         image_token_id=image_token_id,
         num_ids=num_ids,
         attention=config.attention,
         projection=config.projection,
-        image_mean=_stated(config.tower, "image_mean"),
-        image_std=_stated(config.tower, "image_std"),
+        image_mean=stated(config.tower, "image_mean"),
+        image_std=stated(config.tower, "image_std"),
     )
 
 
@@ -52,6 +52,16 @@ def sizes_of(model: VisualChat) -> ModelSizes:
     return ModelSizes(
         image_size=model.config.image_size, positions_per_image=model.config.positions_per_image
     )
+
+
+def tower_from(source: str | dict[str, Any]) -> PreTrainedModel:
+    """A vision tower from its folder, or a new one from a table."""
+    return _module(source, transformers.AutoModel, num_ids=None)
+
+
+def decoder_from(source: str | dict[str, Any], *, num_ids: int | None) -> PreTrainedModel:
+    """A causal language model from its folder, or a new one, of so many ids, from a table."""
+    return _module(source, transformers.AutoModelForCausalLM, num_ids=num_ids)
 
 
 def _module(source: str | dict[str, Any], auto: Any, *, num_ids: int | None) -> PreTrainedModel:
@@ -81,7 +91,7 @@ def _table_config(table: dict[str, Any], *, num_ids: int | None) -> PreTrainedCo
     return config
 
 
-def _stated(tower: str | dict[str, Any], name: str) -> list[float] | None:
+def stated(tower: str | dict[str, Any], name: str) -> list[float] | None:
     """Mean or standard deviation per channel, if the tower's folder states it."""
     if isinstance(tower, dict):
         return None

@@ -5,7 +5,8 @@ cache holds all before it. The prompt is built by the template and tokenizer tha
 and what the model generated stays in the cache as generated.
 
 The ids fed so far are the truth and the cache follows from them: if a forward pass is interrupted,
-the cache is dropped, and the next one feeds everything again.
+the cache is dropped, and the next one feeds everything again. So does every round of a model whose
+cache does not hold between rounds, as those of the published code.
 """
 
 from __future__ import annotations
@@ -133,6 +134,8 @@ class ChatSession:
         return self.chat_model.prompt_ids(parts, num_images=num_images)
 
     def _answer(self, question: str, *, prompt: list[int], images: list[Tensor]) -> Generator[str]:
+        if not self.chat_model.model.config.keeps_rounds:
+            self._cache = None
         logits = self._extend(prompt, self._unfed_pixels + images)
         self.unfed, self._unfed_pixels = [], []
         first = len(self.ids)
