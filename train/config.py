@@ -11,11 +11,12 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from vchat.shards.plan_arguments import SourceShare
+from vchat.shards.storage import StorageConfig
 from vchat.shards.strict_toml import as_plain, read_toml
 
 Part = Literal["embeddings", "head", "decoder", "projection", "tower"]
@@ -74,6 +75,13 @@ class DataConfig:
 
     tail: Literal["pad", "drop"] = "pad"
     """The last rows of an epoch fill a step with zero-weight rows, or are left out."""
+
+    on_fault: Literal["raise", "skip"] = "raise"
+    """A sample that cannot be read, after all retries, stops the run or is delivered without labels
+    and with black images, logged and counted."""
+
+    max_skipped: int = 100
+    """More such samples of one rank in an epoch stop the run in any case."""
 
     def __post_init__(self) -> None:
         if not self.shards:
@@ -272,6 +280,7 @@ class RunConfig:
     run: OutputConfig
     train: TrainConfig = field(default_factory=TrainConfig)
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
+    storage: StorageConfig = field(default_factory=StorageConfig)
 
 
 def read_run(path: Path, *, overrides: Sequence[str] = ()) -> RunConfig:
@@ -282,6 +291,8 @@ def read_run(path: Path, *, overrides: Sequence[str] = ()) -> RunConfig:
 FREE_TO_CHANGE = (
     "data.shards",  # sets are compared by their digests, they may have moved
     "data.exclude",  # compared by its keys, in the loader's state
+    "data.on_fault",
+    "data.max_skipped",
     "model.start_from",
     "batch.rows_per_micro_batch",
     "train.gradient_checkpointing",
@@ -295,6 +306,7 @@ FREE_TO_CHANGE = (
     "run.hang_timeout_s",
     "optimizer.on_bad_loss",
     "optimizer.max_loss",
+    *(f"storage.{each.name}" for each in fields(StorageConfig)),
 )
 
 

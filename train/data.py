@@ -38,6 +38,8 @@ class Share:
 
     rank: int
     world_size: int
+    ranks_per_node: int = 1
+    """Ranks on this machine, which share its cache of shards."""
 
 
 class RunData:
@@ -60,6 +62,7 @@ class RunData:
         self.total_steps = total_steps(self.loader, config)
         self.steps_done = 0
         self._batches: Iterator[Batch] | None = None
+        self._told = self.loader.measured()
 
     def step(self) -> Iterator[Batch]:
         """Yield this rank's micro-batches of the next step, equally many on all ranks."""
@@ -71,6 +74,20 @@ class RunData:
         """Count the step whose batches were just used; only counted steps enter the state."""
         self.loader.step_done()
         self.steps_done += 1
+
+    def reading(self) -> dict[str, float]:
+        """Return what reading has cost this process since it was last asked, for the log.
+
+        How long it was waited for is in the log already, as a share of the step.
+        """
+        before, self._told = self._told, self.loader.measured()
+        since: dict[str, float] = {
+            what: round(now - before[what], 3)
+            for what, now in self._told.items()
+            if what != "waiting_s"
+        }
+        skipped = self.loader.num_skipped[self.loader.cursor.epoch]
+        return since | ({"skipped_samples": skipped} if skipped else {})
 
     def state(self) -> dict[str, Any]:
         """Where to go on; valid for any world size and micro-batch."""
@@ -104,6 +121,9 @@ class RunData:
             rows_per_micro_batch=self._config.batch.rows_per_micro_batch,
             rank=self._share.rank,
             world_size=self._share.world_size,
+            ranks_per_node=self._share.ranks_per_node,
+            on_fault=self._config.data.on_fault,
+            max_skipped=self._config.data.max_skipped,
             image_size=self._sizes.image_size,
             kept_plans=usual_folder(),
         )
@@ -115,7 +135,7 @@ def open_sets(config: RunConfig) -> list[ShardSet]:
     Raises:
         ValueError: one is not finished, or they differ in tokenizer or template.
     """
-    opened = [open_shards(shards.path) for shards in config.data.sets]
+    opened = [open_shards(shards.path, storage=config.storage) for shards in config.data.sets]
     for other in opened[1:]:
         check_same_language(opened[0], other)
     return opened

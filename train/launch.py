@@ -22,7 +22,12 @@ from vchat.train.engine import start_engine
 from vchat.train.identity import Identity, check_same_run, identity_of
 from vchat.train.log import TrainingLog
 from vchat.train.loop import train
-from vchat.train.processes import StopRequest, lost_ranks_in_one_line, start_processes
+from vchat.train.processes import (
+    StopRequest,
+    lost_ranks_in_one_line,
+    ranks_per_node,
+    start_processes,
+)
 from vchat.train.saving import load_checkpoint, save_checkpoint
 from vchat.train.starting_model import build_model, load_model, sizes_of
 from vchat.train.universal import needs_conversion
@@ -64,7 +69,9 @@ def run_training(config: RunConfig) -> None:
     with StopRequest() as stop, lost_ranks_in_one_line():
         rank, world_size = start_processes()
         with only_run_in(out, rank=rank):
-            run = opened(config, Share(rank=rank, world_size=world_size))
+            run = opened(
+                config, Share(rank=rank, world_size=world_size, ranks_per_node=ranks_per_node())
+            )
             data = run.data
             begun = f"going on after step {data.steps_done}" if data.steps_done else "starting"
             say(f"{out}: {begun}, {data.total_steps} steps in all", rank=rank)

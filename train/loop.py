@@ -59,7 +59,7 @@ def train(
             if is_due(step, run.eval_every, last=last) and not totals.stop:
                 values["eval_loss"] = heldout_loss(engine, data)
             if step % run.log_every == 0 or "eval_loss" in values or step == last:
-                log.write(step, **values)
+                log.write(step, **values, **data.reading())
             log.show(step, f"loss {totals.loss:.4f}  {values['tokens_per_s']:.0f} tokens/s")
             if is_due(step, run.save_every, last=last) or totals.stop:
                 save(step)

@@ -85,6 +85,12 @@ def start_processes() -> tuple[int, int]:
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
+def ranks_per_node() -> int:
+    """How many processes of the run are on this machine, as torchrun or DeepSpeed say; else 1."""
+    said = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or "1"
+    return int(said)
+
+
 def end_processes() -> None:
     """Disconnect; without it the last process to leave warns about the others."""
     import torch.distributed as dist
