@@ -1,4 +1,4 @@
-"""A run whose shards lie in a bucket: the same losses, its reading logged, no secret left behind."""
+"""A run from shards in a bucket: the same losses, its reading logged, no secret left behind."""
 
 from __future__ import annotations
 
