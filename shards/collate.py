@@ -6,6 +6,7 @@ a sample with its slots repeated.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -39,7 +40,8 @@ class Batch:
     """One micro-batch of packed rows of one rank."""
 
     pixels: Tensor
-    """uint8[N, 3, H, W], in the order of their slots, row by row; N may be 0."""
+    """uint8[N, 3, H, W], channels last in memory, in the order of their slots, row by row; N may
+    be 0."""
 
     token_ids: Tensor
     """int64[B, S]; a slot id stands at every position that an image takes."""
@@ -95,6 +97,72 @@ class Batch:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class RowRoom:
+    """The part of a micro-batch's memory that one row fills, as arrays."""
+
+    pixels: NDArray[np.uint8]
+    """uint8[N, H, W, 3], the images of the row."""
+
+    token_ids: NDArray[np.int64]
+    """int64[S], as the three others."""
+
+    labels: NDArray[np.int64]
+    position_ids: NDArray[np.int64]
+    segment_ids: NDArray[np.int64]
+
+
+class BatchRoom:
+    """The memory of one micro-batch: threads lay out its rows, each in its own part."""
+
+    def __init__(
+        self,
+        images_per_row: Sequence[int],
+        *,
+        tokens_per_row: int,
+        side: int,
+        pinned: bool,
+    ):
+        """Reserve it, uninitialised.
+
+        Args:
+            images_per_row: of each row.
+            side: of the square images, in pixels.
+            pinned: page-locked, so that a GPU copies it without waiting.
+        """
+        ends = np.cumsum([0, *images_per_row]).tolist()
+        self._images = [slice(start, end) for start, end in itertools.pairwise(ends)]
+        self.pixels = torch.empty((ends[-1], side, side, 3), dtype=torch.uint8, pin_memory=pinned)
+        """uint8[N, H, W, 3]: channels last in memory, as images are decoded."""
+
+        self.tokens = torch.empty(
+            (4, len(images_per_row), tokens_per_row), dtype=torch.int64, pin_memory=pinned
+        )
+        """int64[4, B, S]: token ids, labels, position ids, segment ids."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return self.pixels.nbytes + self.tokens.nbytes
+
+    def row(self, number: int) -> RowRoom:
+        """Return the part of one row."""
+        return RowRoom(self.pixels.numpy()[self._images[number]], *self.tokens.numpy()[:, number])
+
+    def batch(self, keys: list[list[str]]) -> Batch:
+        """Return what the rows were filled with, without copying."""
+        token_ids, labels, position_ids, segment_ids = self.tokens
+        return Batch(
+            pixels=self.pixels.permute(0, 3, 1, 2),
+            token_ids=token_ids,
+            labels=labels,
+            position_ids=position_ids,
+            segment_ids=segment_ids,
+            keys=keys,
+            num_supervised=int((labels != IGNORED).sum()),
+        )
+
+
 def with_slots_repeated(
     ids: NDArray[np.int32],
     supervised: NDArray[np.bool_],
@@ -115,37 +183,20 @@ def with_slots_repeated(
     return np.repeat(ids, repeats), np.repeat(supervised, repeats)
 
 
-def collated(
-    rows: Sequence[Sequence[LoadedSample]],
-    *,
-    pixels: NDArray[np.uint8],
-    tokens_per_row: int,
-    pad_id: int,
-) -> Batch:
-    """Lay samples out in rows of exactly `tokens_per_row` positions, padding at the end.
+def lay_out(samples: Sequence[LoadedSample], row: RowRoom, *, pad_id: int) -> None:
+    """Fill a row with samples one after the other, and with padding after the last.
 
-    The batch takes `pixels`, uint8[N, 3, H, W] in the order of the slots, as they are. A row
-    without samples is all padding. Pad positions hold `pad_id`, no label and segment 0.
+    Pad positions hold `pad_id`, no label and segment 0.
     """
-    shape = (len(rows), tokens_per_row)
-    token_ids = np.full(shape, pad_id, np.int64)
-    labels = np.full(shape, IGNORED, np.int64)
-    position_ids, segment_ids = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    for r, row in enumerate(rows):
-        start = 0
-        for segment, sample in enumerate(row, start=1):
-            end = start + len(sample.ids)
-            token_ids[r, start:end] = sample.ids
-            labels[r, start:end] = np.where(sample.supervised, sample.ids, IGNORED)
-            position_ids[r, start:end] = np.arange(end - start)
-            segment_ids[r, start:end] = segment
-            start = end
-    return Batch(
-        pixels=torch.from_numpy(pixels),
-        token_ids=torch.from_numpy(token_ids),
-        labels=torch.from_numpy(labels),
-        position_ids=torch.from_numpy(position_ids),
-        segment_ids=torch.from_numpy(segment_ids),
-        keys=[[sample.key for sample in row] for row in rows],
-        num_supervised=int((labels != IGNORED).sum()),
-    )
+    start = 0
+    for segment, sample in enumerate(samples, start=1):
+        end = start + len(sample.ids)
+        row.token_ids[start:end] = sample.ids
+        row.labels[start:end] = np.where(sample.supervised, sample.ids, IGNORED)
+        row.position_ids[start:end] = np.arange(end - start)
+        row.segment_ids[start:end] = segment
+        start = end
+    row.token_ids[start:] = pad_id
+    row.labels[start:] = IGNORED
+    row.position_ids[start:] = 0
+    row.segment_ids[start:] = 0

@@ -5,8 +5,10 @@ rescaling and normalising belong to the model. Against the Pillow variant of tra
 processor, pixels are equal where no resize is needed, as in shards made for the same tower, and
 differ by at most 1 of 255 levels where one is.
 
-JPEG is decoded by simplejpeg and resized by torch: both release the interpreter lock, so threads
-decode side by side. Everything else is decoded by Pillow.
+In memory the colors of a pixel lie together (channels last), as decoders leave them: an image that
+needs neither resize nor crop is decoded in place, others are moved in whole lines. JPEG is decoded
+by simplejpeg and resized by torch: both release the interpreter lock, so threads decode side by
+side. Everything else is decoded by Pillow.
 """
 
 from __future__ import annotations
@@ -30,38 +32,39 @@ _FAST_COLORS = ("YCbCr", "Gray", "RGB")
 
 
 def decoded(data: bytes | memoryview, *, shorter_side: int, crop: int) -> Pixels:
-    """Return uint8[3, crop, crop].
+    """Return uint8[3, crop, crop], channels last in memory.
 
     Raises:
         ValueError: as `decode_into`.
     """
-    pixels = np.empty((3, crop, crop), np.uint8)
+    pixels = np.empty((crop, crop, 3), np.uint8)
     decode_into(pixels, data, shorter_side=shorter_side)
-    return pixels
+    return pixels.transpose(2, 0, 1)
 
 
 def decode_into(pixels: Pixels, data: bytes | memoryview, *, shorter_side: int) -> None:
-    """Fill uint8[3, crop, crop] with the centre of an image.
+    """Fill uint8[crop, crop, 3] with the centre of an image.
 
     Format and size are checked on the header, before any pixel is decoded.
 
     Raises:
         ValueError: not a JPEG, PNG or WebP, damaged, or too large.
     """
-    crop = pixels.shape[-1]
+    crop = pixels.shape[0]
     if crop > shorter_side:
         raise ValueError(f"crop {crop} is larger than the shorter side {shorter_side}")
-    rgb = rgb_of(data)
+    rgb = rgb_of(data, out=pixels)
     height, width = rgb.shape[:2]
     if min(height, width) != shorter_side:
         rgb = resized(rgb, size=resized_size((width, height), shorter_side=shorter_side))
         height, width = rgb.shape[:2]
-    top, left = (height - crop) // 2, (width - crop) // 2
-    np.copyto(pixels, rgb[top : top + crop, left : left + crop].transpose(2, 0, 1))
+    if rgb is not pixels:
+        top, left = (height - crop) // 2, (width - crop) // 2
+        np.copyto(pixels, rgb[top : top + crop, left : left + crop])
 
 
-def rgb_of(data: bytes | memoryview) -> Pixels:
-    """Return uint8[H, W, 3] at the size in which the image is stored.
+def rgb_of(data: bytes | memoryview, *, out: Pixels) -> Pixels:
+    """Return uint8[H, W, 3] at the size in which the image is stored: `out`, if it has that shape.
 
     Raises:
         ValueError: as `decode_into`.
@@ -71,6 +74,9 @@ def rgb_of(data: bytes | memoryview) -> Pixels:
             height, width, color, _ = simplejpeg.decode_jpeg_header(data)
             check_header((width, height))
             if color in _FAST_COLORS:
+                if (height, width, 3) == out.shape:
+                    simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=out)
+                    return out
                 rgb: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGB")
                 return rgb
         except ValueError as err:

@@ -29,7 +29,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
-from vchat.shards.collate import Batch, LoadedSample, collated
+from vchat.shards.collate import Batch, BatchRoom, LoadedSample, RowRoom, lay_out
 from vchat.shards.epoch import EpochPlan, PlanArguments
 from vchat.shards.joined_sets import joined
 from vchat.shards.manifest import ShardSet
@@ -50,9 +50,7 @@ class Underway:
     """A micro-batch that is being read."""
 
     place: Place
-    pixels: NDArray[np.uint8]
-    """uint8[N, 3, crop, crop] of all its images: every row is decoded into its own part."""
-
+    room: BatchRoom
     rows: list[Future[list[LoadedSample]]]
     num_bytes: int
     """Of pixels and of what is read for them."""
@@ -94,6 +92,7 @@ class Loader(IterableDataset[Batch]):
         read_ahead_bytes: int = 1 << 28,
         on_fault: Literal["raise", "skip"] = "raise",
         max_skipped: int = 100,
+        pinned: bool = False,
         kept_plans: Path | None = None,
     ):
         """Plan nothing yet; the first plan is made by the first call that needs it.
@@ -109,6 +108,7 @@ class Loader(IterableDataset[Batch]):
             read_ahead_rows: the most rows that are read or wait to be collated.
             read_ahead_bytes: the most bytes, read and decoded, they may have together; one
                 micro-batch always may. Whole shards on the way into a cache are not among them.
+            pinned: deliver batches in page-locked memory, for `Batch.to` a GPU without waiting.
             on_fault: `skip` delivers an unreadable sample without labels and with black images.
             max_skipped: the most such samples in an epoch, then it is an error.
             kept_plans: folder where plans of large sets are kept: one process of a node makes a
@@ -131,6 +131,7 @@ class Loader(IterableDataset[Batch]):
         self.crop = crop or image_size
         self.threads = threads
         self.read_ahead_rows, self.read_ahead_bytes = read_ahead_rows, read_ahead_bytes
+        self.pinned = pinned
         self.on_fault, self.max_skipped = on_fault, max_skipped
         self.ranks_per_node = ranks_per_node
         self._metrics = Metrics()
@@ -202,7 +203,7 @@ class Loader(IterableDataset[Batch]):
         self.cursor.load_state_dict(state)
         self._delivered = None
 
-    def batches(self, *, after: Delivered | None) -> Iterator[Batch]:
+    def batches(self, *, after: Delivered | None) -> Iterator[tuple[Place, Batch]]:
         """Yield what follows a micro-batch, or the first step that is not done.
 
         In a worker process of torch's DataLoader, only its share: every n-th micro-batch.
@@ -222,7 +223,7 @@ class Loader(IterableDataset[Batch]):
                 place = underway.place
                 if place.ends_step:
                     self._delivered = (place.epoch, place.step_rows.stop)
-                yield self._batch(place, rows, pixels=underway.pixels)
+                yield place, self._batch(place, rows, room=underway.room)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             reader.close()
@@ -253,53 +254,45 @@ class Loader(IterableDataset[Batch]):
                 yield ahead.popleft()
 
     def _begun(self, place: Place, pool: ThreadPoolExecutor, reader: ReadAhead) -> Underway:
-        """Let the pool read the rows of a place, each into its part of one array of pixels."""
-        rows = [np.zeros(0, np.int64) if row is None else place.plan.row(row) for row in place.rows]
-        num_images = [int(self.index.num_images[row].sum()) for row in rows]
-        pixels = np.empty((sum(num_images), 3, self.crop, self.crop), np.uint8)
-        parts = np.split(pixels, np.cumsum(num_images)[:-1])
+        """Let the pool read the rows of a place, each into its part of one batch's memory."""
+        rows = [np.zeros(0, np.int32) if row is None else place.plan.row(row) for row in place.rows]
+        room = BatchRoom(
+            [int(self.index.num_images[row].sum()) for row in rows],
+            tokens_per_row=self.cursor.arguments.tokens_per_row,
+            side=self.crop,
+            pinned=self.pinned,
+        )
         numbers = np.concatenate(rows)
         readings = reader.begin(numbers)
         loading = [
-            pool.submit(self._load_row, row, part, readings)
-            for row, part in zip(rows, parts, strict=True)
+            pool.submit(self._load_row, row, room.row(n), readings) for n, row in enumerate(rows)
         ]
-        num_bytes = pixels.nbytes + self._samples.fetcher.num_bytes(numbers)
-        return Underway(place, pixels, loading, num_bytes)
+        num_bytes = room.nbytes + self._samples.fetcher.num_bytes(numbers)
+        return Underway(place, room, loading, num_bytes)
 
     def _load_row(
-        self,
-        numbers: NDArray[np.int64],
-        pixels: NDArray[np.uint8],
-        readings: Mapping[int, Reading],
+        self, numbers: NDArray[np.int32], room: RowRoom, readings: Mapping[int, Reading]
     ) -> list[LoadedSample]:
-        """Return the samples of a row; their images are decoded into `pixels`."""
-        parts = np.split(pixels, np.cumsum(self.index.num_images[numbers])[:-1])
-        return [
+        """Load the samples of a row and lay them out in its room."""
+        parts = np.split(room.pixels, np.cumsum(self.index.num_images[numbers])[:-1])
+        samples = [
             self._samples.load_or_blank(number, pixels=part, reading=readings.get(number))
             for number, part in zip(numbers.tolist(), parts, strict=False)
         ]
+        lay_out(samples, room, pad_id=self._pad_id)
+        return samples
 
-    def _batch(
-        self, place: Place, rows: list[list[LoadedSample]], *, pixels: NDArray[np.uint8]
-    ) -> Batch:
-        """Collate the rows of a place and say where in the plan they stand."""
-        plan, first = place.plan, place.step_rows.start
+    def _batch(self, place: Place, rows: list[list[LoadedSample]], *, room: BatchRoom) -> Batch:
+        """Return the rows of a place as a batch that says where in the plan they stand."""
         for row in rows:
             self._check_faults(row, epoch=place.epoch)
-        batch = collated(
-            rows,
-            pixels=pixels,
-            tokens_per_row=self.cursor.arguments.tokens_per_row,
-            pad_id=self._pad_id,
-        )
         return replace(
-            batch,
+            room.batch([[sample.key for sample in row] for row in rows]),
             epoch=place.epoch,
-            step=first // self.rows_per_step,
+            step=place.step_rows.start // self.rows_per_step,
             micro_batch=place.micro_batch,
             micro_batches=place.micro_batches,
-            supervised_of_step=plan.supervised_of(place.step_rows),
+            supervised_of_step=place.plan.supervised_of(place.step_rows),
         )
 
     def _check_faults(self, row: list[LoadedSample], *, epoch: int) -> None:
@@ -327,14 +320,13 @@ class BatchIterator(Iterator[Batch]):
     def __init__(self, loader: Loader):
         self._loader = loader
         self._last: Delivered | None = None
-        self._batches: Iterator[Batch] | None = None
+        self._batches: Iterator[tuple[Place, Batch]] | None = None
 
     def __next__(self) -> Batch:
         if self._batches is None:
             self._batches = self._loader.batches(after=self._last)
-        batch = next(self._batches)
-        position = batch.step * self._loader.rows_per_step
-        self._last = Delivered(batch.epoch, position, batch.micro_batch)
+        place, batch = next(self._batches)
+        self._last = Delivered(place.epoch, place.step_rows.start, place.micro_batch)
         return batch
 
     def state_dict(self) -> dict[str, Any]:

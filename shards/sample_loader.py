@@ -43,7 +43,7 @@ class SampleLoader:
         """Return one sample, or a blank with its fault if it cannot be had.
 
         Args:
-            pixels: uint8[images, 3, crop, crop], which the sample's images are decoded into.
+            pixels: uint8[images, crop, crop, 3], which the sample's images are decoded into.
             reading: has the sample's bytes, or is about to; without, they are read now.
         """
         try:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from vchat.shards.collate import Batch
 from vchat.shards.excluded_keys import read_keys
 from vchat.shards.joined_sets import check_same_language
@@ -125,6 +126,7 @@ class RunData:
             on_fault=self._config.data.on_fault,
             max_skipped=self._config.data.max_skipped,
             image_size=self._sizes.image_size,
+            pinned=torch.cuda.is_available(),
             kept_plans=usual_folder(),
         )
 

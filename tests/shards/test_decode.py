@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from vchat.shards.decode import decoded, resized_size
+from vchat.shards.decode import decode_into, decoded, resized_size
 
 
 def photograph(width: int, height: int) -> Image.Image:
@@ -69,6 +69,19 @@ def test_other_color_modes_become_rgb_as_in_the_processor(mode: str) -> None:
     np.testing.assert_array_equal(
         decoded(data, shorter_side=64, crop=64), processed(data, shorter_side=64, crop=64)
     )
+
+
+@pytest.mark.parametrize("size", [(64, 64), (80, 64), (64, 90), (200, 130)])
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_pixels_land_in_the_memory_that_was_given(size: tuple[int, int], format: str) -> None:
+    data = encoded(photograph(*size), format)
+    batch = np.zeros((3, 64, 64, 3), np.uint8)
+    decode_into(batch[1], data, shorter_side=64)
+    np.testing.assert_array_equal(
+        batch[1].transpose(2, 0, 1), decoded(data, shorter_side=64, crop=64)
+    )
+    assert not batch[0].any()
+    assert not batch[2].any()
 
 
 def test_the_longer_side_is_rounded_down() -> None:
