@@ -8,7 +8,7 @@ How the order comes about:
 
 1. Shards are ordered by keyed hash and dealt to `lanes` in turn.
 2. Each lane is cut into windows of `shuffle_window_shards` shards; the samples that the epoch
-   draws from a window (`selection.py`) are ordered by keyed hash and packed (`packing.py`).
+   draws from a window (`selection.py`) are ordered by keyed hash and packed (`window_packing.py`).
 3. The rows of a window are ordered by keyed hash, and position i of the epoch draws from lane
    i mod `lanes` (`row_order.py`); a lane that has run dry is skipped.
 """
@@ -23,19 +23,18 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from vchat.shards.ordering import Hashes, keyed, sorted_within
-from vchat.shards.packing import pack
 from vchat.shards.plan_arguments import PlanArguments
 from vchat.shards.plan_index import PlanIndex
-from vchat.shards.row_order import interleaved, places_of_shards
+from vchat.shards.row_order import interleaved
 from vchat.shards.selection import selected
+from vchat.shards.window_packing import PackedRows, SampleNumbers, packed_windows
 
 __all__ = ["EpochPlan", "PlanArguments", "dealt", "plan_epoch", "sample_positions"]
 
 Ints = NDArray[np.int64]
 
-_SAMPLES = 2
-"""Purpose of the keyed hash that shuffles the samples of a window."""
+ROWS_AT_ONCE = 1 << 20
+"""Moved at a time, so that what belongs to them is small beside the rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +49,7 @@ class EpochPlan:
     row_offsets: Ints
     """int64[R + 1]; the samples of row r are `samples[row_offsets[r]:row_offsets[r + 1]]`."""
 
-    samples: Ints
+    samples: SampleNumbers
     """Sample numbers, row after row."""
 
     excluded: Ints
@@ -82,7 +81,7 @@ class EpochPlan:
         """Return int64[R], the sum over each row of a value per sample."""
         return sums(per_sample[self.samples], self.row_offsets)
 
-    def row(self, number: int) -> Ints:
+    def row(self, number: int) -> SampleNumbers:
         """Return the sample numbers of one row."""
         return self.samples[self.row_offsets[number] : self.row_offsets[number + 1]]
 
@@ -128,74 +127,28 @@ def plan_epoch(index: PlanIndex, arguments: PlanArguments) -> EpochPlan:
     """
     positions = sample_positions(index, arguments)
     selection = selected(index, arguments, positions=positions)
-    lane, window = places_of_shards(index, arguments)
-    shard = index.shard[selection.samples]
-    group = lane[shard] * (window.max(initial=0) + 1) + window[shard]
-    by_group = order_within_groups(group, selection.hashes, arguments=arguments)
-    samples = selection.samples[by_group]
-    row_offsets, packed = packed_groups(
-        samples, group[by_group], positions=positions, index=index, arguments=arguments
-    )
-    first = packed[row_offsets[:-1]]
+    packed = packed_windows(selection, index, arguments, positions=positions)
+    excluded, num_tombstones = selection.excluded, selection.num_tombstones
+    del positions, selection  # as long as the index, and no longer needed
     rows = interleaved(
-        lane[index.shard[samples[first]]],
-        window[index.shard[samples[first]]],
-        hashes=selection.hashes[by_group[first]],
-        cost=sums(index.num_images[samples[packed]], row_offsets),
-        arguments=arguments,
+        packed.lane, packed.window, hashes=packed.hashes, cost=packed.cost, arguments=arguments
     )
-    row_offsets, packed = reordered(row_offsets, packed, rows=rows)
+    row_offsets, samples = reordered(packed, rows=rows)
     return EpochPlan(
-        digest=digest_of(index, arguments, row_offsets=row_offsets, samples=samples[packed]),
+        digest=digest_of(index, arguments, row_offsets=row_offsets, samples=samples),
         arguments=arguments,
         index=index,
         row_offsets=row_offsets,
-        samples=samples[packed],
-        excluded=selection.excluded,
-        num_tombstones=selection.num_tombstones,
+        samples=samples,
+        excluded=excluded,
+        num_tombstones=num_tombstones,
     )
 
 
-def sample_positions(index: PlanIndex, arguments: PlanArguments) -> Ints:
-    """Return int64[N]: positions each sample takes in a row, text and image slots together."""
+def sample_positions(index: PlanIndex, arguments: PlanArguments) -> NDArray[np.int32]:
+    """Return int32[N]: positions each sample takes in a row, text and image slots together."""
     per_image = arguments.positions_per_image
     return index.text_tokens + index.image_positions(per_image=per_image)
-
-
-def order_within_groups(group: Ints, hashes: Hashes, *, arguments: PlanArguments) -> Ints:
-    """Return the order int64[D] of draws: group after group, shuffled within each."""
-    sort_keys = keyed(hashes, seed=arguments.seed, epoch=arguments.epoch, purpose=_SAMPLES)
-    return sorted_within(group, sort_keys)
-
-
-def packed_groups(
-    samples: Ints,
-    group: Ints,
-    *,
-    positions: Ints,
-    index: PlanIndex,
-    arguments: PlanArguments,
-) -> tuple[Ints, Ints]:
-    """Pack each group by itself; return row offsets and, row after row, places in `samples`.
-
-    Args:
-        samples: sample numbers, group after group.
-        group: the group of each of them, ascending.
-        positions: of all samples of the index.
-    """
-    offsets, packed = [np.zeros(1, np.int64)], [np.zeros(0, np.int64)]
-    group_starts = np.flatnonzero(np.diff(group)) + 1
-    for places in np.split(np.arange(len(samples)), group_starts):
-        members = samples[places]
-        row_offsets, order = pack(
-            positions[members],
-            index.num_images[members].astype(np.int64),
-            tokens_per_row=arguments.tokens_per_row,
-            images_per_row=arguments.images_per_row,
-        )
-        offsets.append(offsets[-1][-1] + row_offsets[1:])
-        packed.append(places[order])
-    return np.concatenate(offsets), np.concatenate(packed)
 
 
 def sums(values: NDArray[np.integer], row_offsets: Ints) -> Ints:
@@ -205,22 +158,33 @@ def sums(values: NDArray[np.integer], row_offsets: Ints) -> Ints:
     return np.add.reduceat(values.astype(np.int64), row_offsets[:-1])
 
 
-def reordered(row_offsets: Ints, places: Ints, *, rows: Ints) -> tuple[Ints, Ints]:
-    """Return row offsets and places with the rows in another order."""
-    sizes = np.diff(row_offsets)[rows]
-    new_offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
-    within = np.arange(len(places)) - np.repeat(new_offsets[:-1], sizes)
-    return new_offsets, places[np.repeat(row_offsets[rows], sizes) + within]
+def reordered(packed: PackedRows, *, rows: Ints) -> tuple[Ints, SampleNumbers]:
+    """Return row offsets and samples with the rows in another order."""
+    sizes = np.diff(packed.row_offsets)[rows]
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+    samples = np.empty_like(packed.samples)
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        first, ends = offsets[start], offsets[1:][part]
+        moved_by = packed.row_offsets[rows[part]] - (ends - sizes[part])
+        places = np.arange(first, ends[-1]) + np.repeat(moved_by, sizes[part])
+        samples[first : ends[-1]] = packed.samples[places]
+    return offsets, samples
 
 
 def digest_of(
-    index: PlanIndex, arguments: PlanArguments, *, row_offsets: Ints, samples: Ints
+    index: PlanIndex,
+    arguments: PlanArguments,
+    *,
+    row_offsets: Ints,
+    samples: NDArray[np.integer],
 ) -> str:
     """Return the name of a plan: 64 hexadecimal digits over its arguments and its rows."""
     described = json.dumps({"index": index.digest, **arguments.described()}, sort_keys=True)
     digest = hashlib.sha256(described.encode())
     for rows in (row_offsets, samples):
-        digest.update(rows.astype("<i8").data)
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            digest.update(rows[start : start + ROWS_AT_ONCE].astype("<i8").data)
     return digest.hexdigest()
 
 

@@ -38,6 +38,11 @@ class TextColumn:
         offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
         return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets)
 
+    def part(self, start: int, end: int) -> TextColumn:
+        """Return strings `start` to `end` (exclusive) as a column of their own."""
+        first, last = self.offsets[start], self.offsets[end]
+        return TextColumn(self.data[first:last], self.offsets[start : end + 1] - first)
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -64,14 +69,14 @@ def key_hashes(keys: TextColumn) -> Hashes:
     """Return uint64[N], a hash of each string that depends on its bytes and nothing else.
 
     Strings are read in words of 8 bytes (little end first, the last one filled with zeros), folded
-    one after the other into the mixed length. Memory: 8 bytes per string and those of the column.
+    one after the other into the mixed length. Memory: 8 bytes per string.
     """
-    padded = np.concatenate([keys.data, np.zeros(8, np.uint8)])
-    words = as_strided(padded[:8].view("<u8"), shape=(len(keys.data) + 1,), strides=(1,))
     hashes = np.empty(len(keys), np.uint64)
     for start in range(0, len(keys), STRINGS_AT_ONCE):
-        offsets = keys.offsets[start : start + STRINGS_AT_ONCE + 1]
-        hashes[start : start + STRINGS_AT_ONCE] = folded(words, offsets)
+        part = keys.part(start, min(start + STRINGS_AT_ONCE, len(keys)))
+        padded = np.concatenate([part.data, np.zeros(8, np.uint8)])
+        words = as_strided(padded[:8].view("<u8"), shape=(len(part.data) + 1,), strides=(1,))
+        hashes[start : start + STRINGS_AT_ONCE] = folded(words, part.offsets)
     return hashes
 
 

@@ -118,7 +118,8 @@ def best_fit(
     Args:
         types: (units, images) of each type, the longest first.
     """
-    densest = max(Fraction(images, units) for units, images in types)
+    units, images = max(types, key=lambda size: size[1] / size[0])
+    densest = Fraction(images, units)
     most, per = densest.numerator, densest.denominator  # at most `most` images in `per` units
     images_per_row = min(images_per_row, units_per_row * most // per)
     rows = OpenRows.of_rows_with(images=images_per_row)

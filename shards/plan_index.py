@@ -13,7 +13,8 @@ from vchat.shards.positions import num_positions
 
 Ints = NDArray[np.int64]
 
-_IMAGES_AT_ONCE = 1 << 22
+SAMPLES_AT_ONCE = 1 << 20
+"""Counted at a time, so that what belongs to them is small beside the index."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +36,8 @@ class PlanIndex:
 
     supervised_tokens: NDArray[np.int32]
     num_images: NDArray[np.int32]
-    image_sizes: NDArray[np.int32]
-    """int32[sum of num_images, 2], stored width and height, in the order of the samples."""
+    image_sizes: NDArray[np.integer]
+    """int[sum of num_images, 2], stored width and height, in the order of the samples."""
 
     shard: NDArray[np.int32]
     """int32[N], the shard's place in the manifest; with several sets, counted on through them."""
@@ -75,17 +76,17 @@ class PlanIndex:
         """How many shard sets the samples are of."""
         return int(self.set_of_shard.max(initial=0)) + 1
 
-    def image_positions(self, *, per_image: int) -> Ints:
-        """Return int64[N]: how many positions the images of each sample take together."""
-        ends = np.cumsum(self.num_images, dtype=np.int64)
-        positions_so_far = np.zeros(len(self.image_sizes) + 1, np.int64)
-        for start in range(0, len(self.image_sizes), _IMAGES_AT_ONCE):
-            sizes = self.image_sizes[start : start + _IMAGES_AT_ONCE]
-            positions_so_far[start + 1 : start + 1 + len(sizes)] = num_positions(
-                sizes, per_image=per_image
-            )
-        np.cumsum(positions_so_far, out=positions_so_far)
-        positions: Ints = positions_so_far[ends] - positions_so_far[ends - self.num_images]
+    def image_positions(self, *, per_image: int) -> NDArray[np.int32]:
+        """Return int32[N]: how many positions the images of each sample take together."""
+        positions = np.empty(len(self), np.int32)
+        first = 0
+        for start in range(0, len(self), SAMPLES_AT_ONCE):
+            counts = self.num_images[start : start + SAMPLES_AT_ONCE]
+            ends = np.cumsum(counts, dtype=np.int64)
+            sizes = self.image_sizes[first : first + int(ends[-1])]
+            so_far = np.concatenate([[0], np.cumsum(num_positions(sizes, per_image=per_image))])
+            positions[start : start + SAMPLES_AT_ONCE] = so_far[ends] - so_far[ends - counts]
+            first += int(ends[-1])
         return positions
 
 

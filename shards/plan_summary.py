@@ -7,10 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from vchat.shards.epoch import EpochPlan
-
-Ints = NDArray[np.int64]
+from vchat.shards.window_packing import SampleNumbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +91,7 @@ def share(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
 
 
-def displacement(samples: Ints) -> float:
+def displacement(samples: SampleNumbers) -> float:
     """Return the mean distance of samples from their place in storage, as a share of all."""
     stored = np.empty(len(samples), np.int64)
     stored[np.argsort(samples, kind="stable")] = np.arange(len(samples))
@@ -101,7 +99,7 @@ def displacement(samples: Ints) -> float:
     return share(moved, len(samples) ** 2)
 
 
-def shards_per_step(plan: EpochPlan, samples: Ints, *, rows_per_step: int) -> float:
+def shards_per_step(plan: EpochPlan, samples: SampleNumbers, *, rows_per_step: int) -> float:
     """Return the mean number of different shards among the samples of a step."""
     if len(samples) == 0:
         return 0.0
@@ -112,7 +110,7 @@ def shards_per_step(plan: EpochPlan, samples: Ints, *, rows_per_step: int) -> fl
     return len(pairs) / (int(step[-1]) + 1)
 
 
-def samples_per_source(plan: EpochPlan, samples: Ints) -> dict[str, int]:
+def samples_per_source(plan: EpochPlan, samples: SampleNumbers) -> dict[str, int]:
     """Return how many of these samples each source gives."""
     counts = np.bincount(plan.index.source[samples], minlength=len(plan.index.sources))
     return dict(zip(plan.index.sources, counts.tolist(), strict=True))

@@ -31,7 +31,12 @@ def places_of_shards(index: PlanIndex, arguments: PlanArguments) -> tuple[Ints, 
 
 
 def interleaved(
-    row_lane: Ints, row_window: Ints, *, hashes: Hashes, cost: Ints, arguments: PlanArguments
+    row_lane: NDArray[np.int32],
+    row_window: NDArray[np.int32],
+    *,
+    hashes: Hashes,
+    cost: NDArray[np.int32],
+    arguments: PlanArguments,
 ) -> Ints:
     """Return the order of the rows in the epoch, int64[R].
 
@@ -44,7 +49,7 @@ def interleaved(
     """
     sort_keys = keyed(hashes, seed=arguments.seed, epoch=arguments.epoch, purpose=_ROWS)
     num_windows = int(row_window.max(initial=0)) + 1
-    order = sorted_within(row_lane * num_windows + row_window, sort_keys)
+    order = sorted_within(row_lane * np.int64(num_windows) + row_window, sort_keys)
     lane = row_lane[order]
     lane_starts = np.searchsorted(lane, np.arange(arguments.lanes))
     turn = np.arange(len(lane)) - lane_starts[lane]
@@ -53,7 +58,9 @@ def interleaved(
     return order[np.lexsort((lane, turn))]
 
 
-def balanced_turns(lane: Ints, turn: Ints, *, cost: Ints, arguments: PlanArguments) -> Ints:
+def balanced_turns(
+    lane: NDArray[np.int32], turn: Ints, *, cost: NDArray[np.int32], arguments: PlanArguments
+) -> Ints:
     """Return new turns such that `balanced_rows` positions in a row cost about alike.
 
     Each lane's rows are cut into chunks; the rows of a chunk are sorted by cost and cut into

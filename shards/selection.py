@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -25,11 +25,11 @@ WALK = 4
 class Selection:
     """The draws of one epoch, in no particular order."""
 
-    samples: Ints
-    """int64[D], sample numbers; a number occurs as often as the epoch draws it."""
+    samples: NDArray[np.int32]
+    """int32[D], sample numbers; a number occurs as often as the epoch draws it."""
 
-    hashes: Hashes
-    """uint64[D], different for every draw, also of one sample."""
+    cycles: Hashes | None
+    """uint64[D], how often the sample was drawn before in the epoch; None: never."""
 
     excluded: Ints
     """Samples that no row can hold, in index order."""
@@ -37,28 +37,34 @@ class Selection:
     num_tombstones: int
     """Samples left out because `exclude` names them."""
 
+    def taken(self, order: Ints) -> Selection:
+        """Return the same draws in another order."""
+        cycles = None if self.cycles is None else self.cycles[order]
+        return replace(self, samples=self.samples[order], cycles=cycles)
 
-def selected(index: PlanIndex, arguments: PlanArguments, *, positions: Ints) -> Selection:
+
+def selected(
+    index: PlanIndex, arguments: PlanArguments, *, positions: NDArray[np.int32]
+) -> Selection:
     """Return what an epoch draws.
 
     Args:
-        positions: int64[N], positions each sample takes in a row.
+        positions: int32[N], positions each sample takes in a row.
 
     Raises:
         ValueError: a sample fits no row and `on_too_long` is "error"; names the first of them.
             Or `mix` names a source that the index does not have.
     """
     check_names(index, arguments)
-    hashes = sample_hashes(index)
-    tombstones = named(index.keys, hashes=key_hashes(index.keys), names=arguments.exclude)
+    tombstones = named(index.keys, names=arguments.exclude)
     too_long = ~tombstones & over_a_budget(index, arguments, positions=positions)
     if too_long.any() and arguments.on_too_long == "error":
         raise ValueError(too_long_message(index, arguments, too_long, positions=positions))
     usable = ~(tombstones | too_long)
-    samples, cycle = drawn(index, arguments, usable=usable, hashes=hashes)
+    samples, cycles = drawn(index, arguments, usable=usable)
     return Selection(
-        samples=samples,
-        hashes=hashes[samples] ^ np.where(cycle > 0, mix64(cycle), np.uint64(0)),
+        samples=samples.astype(np.int32),
+        cycles=cycles,
         excluded=np.flatnonzero(too_long),
         num_tombstones=int(tombstones.sum()),
     )
@@ -83,26 +89,36 @@ def check_names(index: PlanIndex, arguments: PlanArguments) -> None:
         )
 
 
-def sample_hashes(index: PlanIndex) -> Hashes:
-    """Return uint64[N] from the keys; equal keys in different sets get different hashes."""
-    hashes = key_hashes(index.keys)
+def sample_hashes(index: PlanIndex, samples: NDArray[np.integer]) -> Hashes:
+    """Return uint64[D] from the keys; equal keys in different sets get different hashes.
+
+    Cost: that of all samples from the first to the last of these.
+    """
+    if len(samples) == 0:
+        return np.zeros(0, np.uint64)
+    first = int(samples.min())
+    hashes: Hashes = key_hashes(index.keys.part(first, int(samples.max()) + 1))[samples - first]
     if index.num_sets == 1:
         return hashes
-    set_number = index.set_of_shard[index.shard].astype(np.uint64)
-    return hashes ^ np.where(set_number > 0, mix64(~set_number), np.uint64(0))
+    set_number = index.set_of_shard[index.shard[samples]].astype(np.uint64)
+    hashes ^= np.where(set_number > 0, mix64(~set_number), np.uint64(0))
+    return hashes
 
 
-def named(keys: TextColumn, *, hashes: Hashes, names: tuple[str, ...]) -> Mask:
+def named(keys: TextColumn, *, names: tuple[str, ...]) -> Mask:
     """Return bool[N]: which keys are among the names. Names that no sample has are allowed."""
     found = np.zeros(len(keys), np.bool_)
     if names:
         wanted = set(names)
-        candidates = np.flatnonzero(np.isin(hashes, key_hashes(TextColumn.of(names)))).tolist()
+        hashes = np.isin(key_hashes(keys), key_hashes(TextColumn.of(names)))
+        candidates = np.flatnonzero(hashes).tolist()
         found[[number for number in candidates if keys[number] in wanted]] = True
     return found
 
 
-def over_a_budget(index: PlanIndex, arguments: PlanArguments, *, positions: Ints) -> Mask:
+def over_a_budget(
+    index: PlanIndex, arguments: PlanArguments, *, positions: NDArray[np.int32]
+) -> Mask:
     """Return bool[N]: which samples no row can hold."""
     longest = longest_sample(arguments)
     return (positions > longest) | (index.num_images > arguments.images_per_row)
@@ -115,7 +131,7 @@ def longest_sample(arguments: PlanArguments) -> int:
 
 
 def too_long_message(
-    index: PlanIndex, arguments: PlanArguments, too_long: Mask, *, positions: Ints
+    index: PlanIndex, arguments: PlanArguments, too_long: Mask, *, positions: NDArray[np.int32]
 ) -> str:
     """Say how many samples fit no row, and which is the first."""
     first = int(np.flatnonzero(too_long)[0])
@@ -128,12 +144,15 @@ def too_long_message(
 
 
 def drawn(
-    index: PlanIndex, arguments: PlanArguments, *, usable: Mask, hashes: Hashes
-) -> tuple[Ints, Hashes]:
-    """Return the samples an epoch draws, and for each draw how often it was drawn before in it."""
+    index: PlanIndex, arguments: PlanArguments, *, usable: Mask
+) -> tuple[Ints, Hashes | None]:
+    """Return the samples an epoch draws, and for each draw how often it was drawn before in it.
+
+    None in place of these counts if no sample is drawn twice.
+    """
     if not arguments.mix and not arguments.set_weights:
-        samples = np.flatnonzero(usable)
-        return samples, np.zeros(len(samples), np.uint64)
+        return np.flatnonzero(usable), None
+    hashes = sample_hashes(index, np.arange(len(index)))
     walked = [
         walk(members, arguments, set_number=set_number, source=source, hashes=hashes)
         for set_number, source, members in sources_by_set(index, usable=usable)
