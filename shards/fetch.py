@@ -76,7 +76,7 @@ class SampleFetcher:
             images=tuple(parts[name] for name in images),
         )
 
-    def num_bytes(self, numbers: NDArray[np.int64]) -> int:
+    def num_bytes(self, numbers: NDArray[np.integer]) -> int:
         """Return how many bytes are read for some samples."""
         return int((self.end[numbers] - self.start[numbers]).sum())
 

@@ -24,11 +24,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
+from vchat.shards.batch_iterator import BatchIterator, Delivered
 from vchat.shards.collate import Batch, BatchRoom, LoadedSample, RowRoom, lay_out
 from vchat.shards.epoch import EpochPlan, PlanArguments
 from vchat.shards.joined_sets import joined
@@ -54,16 +55,6 @@ class Underway:
     rows: list[Future[list[LoadedSample]]]
     num_bytes: int
     """Of pixels and of what is read for them."""
-
-
-class Delivered(NamedTuple):
-    """The micro-batch that an iterator delivered last."""
-
-    epoch: int
-    position: int
-    """First row of its step."""
-
-    micro_batch: int
 
 
 class Loader(IterableDataset[Batch]):
@@ -166,7 +157,7 @@ class Loader(IterableDataset[Batch]):
 
     def __iter__(self) -> BatchIterator:
         """Yield batches from the first step that is not done on; never ends by itself."""
-        return BatchIterator(self)
+        return BatchIterator(self.cursor, self._batches)
 
     def measured(self) -> dict[Counted, float]:
         """Return what reading has cost this process so far.
@@ -203,7 +194,7 @@ class Loader(IterableDataset[Batch]):
         self.cursor.load_state_dict(state)
         self._delivered = None
 
-    def batches(self, *, after: Delivered | None) -> Iterator[tuple[Place, Batch]]:
+    def _batches(self, after: Delivered | None) -> Iterator[tuple[Place, Batch]]:
         """Yield what follows a micro-batch, or the first step that is not done.
 
         In a worker process of torch's DataLoader, only its share: every n-th micro-batch.
@@ -308,64 +299,3 @@ class Loader(IterableDataset[Batch]):
                 raise ValueError(
                     f"more than {self.max_skipped} samples skipped in epoch {epoch}"
                 ) from fault
-
-
-class BatchIterator(Iterator[Batch]):
-    """One pass over a loader. Its own state says which micro-batch it delivered last.
-
-    torchdata's `StatefulDataLoader` takes that state from every worker process and gives it back.
-    Unlike the loader's state it belongs to one rank, world size, micro-batch and number of workers.
-    """
-
-    def __init__(self, loader: Loader):
-        self._loader = loader
-        self._last: Delivered | None = None
-        self._batches: Iterator[tuple[Place, Batch]] | None = None
-
-    def __next__(self) -> Batch:
-        if self._batches is None:
-            self._batches = self._loader.batches(after=self._last)
-        place, batch = next(self._batches)
-        self._last = Delivered(place.epoch, place.step_rows.start, place.micro_batch)
-        return batch
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what was delivered last, by which plan, and the share this iterator reads."""
-        plan = self._loader.plan(self._last.epoch) if self._last else None
-        return {
-            "delivered": list(self._last) if self._last else None,
-            "digest": plan.digest if plan else None,
-            "arguments": self._loader.cursor.named_arguments(),
-            "share": self._share(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after the micro-batch of a state.
-
-        Raises:
-            ValueError: it is the state of another share of the batches, or of another plan.
-        """
-        if state["delivered"] is None:
-            return
-        if state["share"] != self._share():
-            raise ValueError(
-                f"cannot go on: the state is of {state['share']}, this iterator reads "
-                f"{self._share()}; a change of topology needs the loader's own state_dict"
-            )
-        self._last = Delivered(*state["delivered"])
-        self._loader.cursor.check(
-            state | {"epoch": self._last.epoch, "position": self._last.position}
-        )
-        self._batches = None
-
-    def _share(self) -> dict[str, int]:
-        """What decides which micro-batches of the epoch come here."""
-        worker, cursor = get_worker_info(), self._loader.cursor
-        return {
-            "rows_per_step": cursor.rows_per_step,
-            "rows_per_micro_batch": cursor.rows_per_micro_batch,
-            "rank": cursor.rank,
-            "world_size": cursor.world_size,
-            "worker": worker.id if worker else 0,
-            "num_workers": worker.num_workers if worker else 1,
-        }

@@ -53,7 +53,7 @@ class ReadAhead:
         assert self._keeper is not None
         self._keeper.reached(position)
 
-    def begin(self, numbers: Ints) -> dict[int, Reading]:
+    def begin(self, numbers: NDArray[np.integer]) -> dict[int, Reading]:
         """Start reading samples that lie far away; return their readings by sample number."""
         if not self._is_far:
             return {}
