@@ -2,22 +2,24 @@
 
 `make_plan_folder` converts the sources and stores the plan, once; `run_share` writes share i of n
 of its shards, each in a job of its own; `finish_folder` checks that all are there and publishes.
-Jobs need the output folder and the data at the same paths, nothing else of each other. A job that
-was killed is run again. The bytes are those of a plain build.
+Jobs need the output folder (with a URL as output, the work folder) and the data at the same paths,
+nothing else of each other. A job that was killed is run again. The bytes are those of a plain
+build.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vchat.prep.build import Prepared, begin, clear_storage_errors, locked, prepare, work_folder
+from vchat.prep.build import Prepared, begin, clear_storage_errors, locked, output_of, prepare
 from vchat.prep.finish import PUBLICATION, Built, already_complete, finish, published
+from vchat.prep.output import Output, output_named
 from vchat.prep.plan import read_plan
 from vchat.prep.pool import run_tasks
 from vchat.prep.recipe import Recipe
-from vchat.prep.task import read_result
+from vchat.prep.task import Job, read_result
 from vchat.shards.command import WrongUse
 from vchat.shards.progress import progress
 
@@ -50,51 +52,65 @@ def make_plan_folder(recipe: Recipe) -> Prepared:
     Raises:
         WrongUse, ValueError, OSError: as `build.build`.
     """
-    out, work = work_folder(recipe)
-    with locked(work), clear_storage_errors(out):
-        prepared = prepare(recipe, work=work)
-        if (out / "manifest.json").exists():
-            already_complete(out, prepared.plan)
+    output = output_of(recipe)
+    with locked(output), clear_storage_errors(output):
+        is_complete = output.is_complete
+        prepared = prepare(recipe, work=output.work)
+        if is_complete:
+            already_complete(output, prepared.plan)
         else:
-            begin(prepared, out=out, work=work)
+            begin(prepared, output)
     return prepared
 
 
-def run_share(out: Path, share: Share) -> int:
+def planned_output(out: str | None, *, work: str | None) -> Output:
+    """Return the place that a plan was made for.
+
+    Raises:
+        WrongUse: as `output.output_named`.
+    """
+    output = output_named(out, work=work)
+    if output.url is not None and (output.work / "job.json").exists():
+        return replace(output, storage=Job.read(output.work).output.storage)
+    return output
+
+
+def run_share(output: Output, share: Share) -> int:
     """Write the shards of one share that are not there; return how many these were.
 
     Raises:
         ValueError, OSError: if there is no plan, or as `task.run_task`.
     """
-    if (out / "manifest.json").exists():
+    if output.is_complete:
         return 0
-    work = _planned(out)
-    with locked(work, shared=True), clear_storage_errors(out):
+    work = _planned(output)
+    with locked(output, shared=True), clear_storage_errors(output):
         plan = read_plan(work)
         mine = range(share.number, len(plan.shards), share.of)
-        missing = [i for i in mine if read_result(work, plan.shards[i], out=out) is None]
+        missing = [i for i in mine if read_result(work, plan.shards[i], output=output) is None]
         dialogues = sum(plan.shards[i].end - plan.shards[i].start for i in missing)
         with progress("write shards", total=dialogues, unit="dialogues") as advance:
             run_tasks(work, missing, workers=1, on_dialogues=advance)
     return len(missing)
 
 
-def finish_folder(out: Path) -> Built:
+def finish_folder(output: Output) -> Built:
     """Publish what the tasks wrote; a set that is published already is left as it is.
 
     Raises:
         ValueError: if there is no plan, or naming the shards that are missing.
     """
-    if (out / "manifest.json").exists():
-        return published(out)
-    work = _planned(out)
-    with locked(work), clear_storage_errors(out):
-        return finish(out, work=work)
+    if output.is_complete:
+        return published(output)
+    _planned(output)
+    with locked(output), clear_storage_errors(output):
+        return finish(output)
 
 
-def _planned(out: Path) -> Path:
+def _planned(output: Output) -> Path:
     """Return the work folder, which must hold a plan."""
-    work = out / ".work"
-    if not (work / PUBLICATION).exists():
-        raise ValueError(f"there is no plan in {out}: make one with `vchat-prep plan --out {out}`")
-    return work
+    if not (output.work / PUBLICATION).exists():
+        raise ValueError(
+            f"there is no plan in {output.folder}: make one with `vchat-prep plan --out {output}`"
+        )
+    return output.work

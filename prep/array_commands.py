@@ -19,17 +19,17 @@ def plan(recipe: Path | None, **flags: Any) -> None:
 
     prepared = make_plan_folder(read_recipe(recipe, flags))
     print_plan(prepared)
-    out = prepared.recipe.out
-    click.echo(f"next: vchat-prep build --out {out} --task I/N, for I from 0 to N - 1;")
-    click.echo(f"then: vchat-prep finish --out {out}")
+    out, work = prepared.recipe.out, prepared.recipe.work
+    place = f"--out {out}" if work is None else f"--out {out} --work {work}"
+    click.echo(f"next: vchat-prep build {place} --task I/N, for I from 0 to N - 1;")
+    click.echo(f"then: vchat-prep finish {place}")
 
 
 @click.command("finish", help="Check that the tasks of a plan are done, and publish the shards.")
-@click.option(
-    "--out", metavar="DIR", required=True, type=click.Path(path_type=Path), help="Folder."
-)
-def finish(out: Path) -> None:
+@click.option("--out", metavar="DIR", required=True, help="Folder or URL, as given to `plan`.")
+@click.option("--work", metavar="DIR", help="Folder of work files, as given to `plan`.")
+def finish(out: str, work: str | None) -> None:
     """Publish and print the summary; a set that is complete is left as it is."""
-    from vchat.prep.array_build import finish_folder
+    from vchat.prep.array_build import finish_folder, planned_output
 
-    print_summary(finish_folder(out))
+    print_summary(finish_folder(planned_output(out, work=work)))

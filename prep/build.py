@@ -4,6 +4,8 @@
     OUT/.work/          the plan, the job, and a result file per finished shard
     OUT/                shards, index, tokenizer, report; the manifest last
 
+With a URL as OUT, `.work` lies in a local folder and the rest is uploaded as it is finished.
+
 Each step leaves whole files only and skips what is there, so a build that was killed at any moment
 goes on when the same command runs again, and gives the same bytes.
 """
@@ -14,7 +16,7 @@ import contextlib
 import errno
 import fcntl
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +31,13 @@ from vchat.prep.finish import (
     Built,
     Publication,
     already_complete,
-    check_same,
     clear,
     finish,
     remove_half_written,
 )
 from vchat.prep.image_files import ImageFiles
 from vchat.prep.libraries import libraries
+from vchat.prep.output import Output, check_same, output_named
 from vchat.prep.plan import BuildPlan, make_plan, read_plan, write_plan
 from vchat.prep.recipe import Recipe, SourceChoice, for_manifest, size_in_bytes
 from vchat.prep.sources import source_named, source_names
@@ -182,29 +184,28 @@ def build(recipe: Recipe) -> Built:
     Raises:
         WrongUse, ValueError, OSError: one line each, saying what to do.
     """
-    out, work = work_folder(recipe)
-    with locked(work), clear_storage_errors(out):
-        prepared = prepare(recipe, work=work)
-        if (out / "manifest.json").exists():
-            return already_complete(out, prepared.plan)
-        begin(prepared, out=out, work=work)
-        _run(prepared, out=out, work=work)
-        return finish(out, work=work)
+    output = output_of(recipe)
+    with locked(output), clear_storage_errors(output):
+        is_complete = output.is_complete  # a store that refuses us does so before the long work
+        prepared = prepare(recipe, work=output.work)
+        if is_complete:
+            return already_complete(output, prepared.plan)
+        begin(prepared, output)
+        _run(prepared, output)
+        return finish(output)
 
 
-def work_folder(recipe: Recipe) -> tuple[Path, Path]:
-    """Return the output folder and the work folder in it.
+def output_of(recipe: Recipe) -> Output:
+    """Return where a recipe's shards go.
 
     Raises:
-        WrongUse: if the recipe names no output folder.
+        WrongUse: if the recipe does not say, or names a place that cannot be written.
     """
-    if recipe.out is None:
-        raise WrongUse("no output folder: give one with --out")
-    return Path(recipe.out), Path(recipe.out) / ".work"
+    return output_named(recipe.out, work=recipe.work, storage=recipe.storage)
 
 
 @contextlib.contextmanager
-def locked(work: Path, *, shared: bool = False) -> Iterator[None]:
+def locked(output: Output, *, shared: bool = False) -> Iterator[None]:
     """Keep other builds out of the work folder; the lock goes with the process.
 
     Args:
@@ -213,44 +214,41 @@ def locked(work: Path, *, shared: bool = False) -> Iterator[None]:
     Raises:
         ValueError: if another build is in it.
     """
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("wb") as file:
+    output.work.mkdir(parents=True, exist_ok=True)
+    with (output.work / "lock").open("wb") as file:
         try:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as err:
-            raise ValueError(f"another build is running in {work.parent}") from err
+            raise ValueError(f"another build is running in {output.folder}") from err
         yield
 
 
 @contextlib.contextmanager
-def clear_storage_errors(out: Path) -> Iterator[None]:
-    """Say what to do when the disk of `out` is full."""
+def clear_storage_errors(output: Output) -> Iterator[None]:
+    """Say what to do when the disk is full."""
     try:
         yield
     except OSError as err:
         if err.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OSError(
-                f"no space left for {out}: free some and run the same command again;"
+                f"no space left for {output.folder}: free some and run the same command again;"
                 " finished shards are kept"
             ) from err
         raise
 
 
-def begin(prepared: Prepared, *, out: Path, work: Path) -> None:
+def begin(prepared: Prepared, output: Output) -> None:
     """Store plan, job, tokenizer and records for the tasks, unless an earlier run has.
 
     The publication comes last: while it is not there, there is no plan to be executed.
 
     Raises:
-        ValueError: if the folder holds shards of another plan.
+        ValueError: if the place holds shards of another plan.
     """
+    work = output.work
     (work / PUBLICATION).unlink(missing_ok=True)
-    if any(out.glob("*.tar")):
-        found = read_plan(work).digest if (work / "plan.parquet").exists() else "unknown"
-        check_same(out, found, prepared.plan.digest)
-    else:
-        clear(work)
-    remove_half_written(out, work)
+    output.claim(prepared.plan.digest)
+    _clear_traces(prepared.plan, output)
     write_plan(prepared.plan, work)
     write_repeated(prepared.repeated, work)
     prepared.tokenizer.save(work / "tokenizer")
@@ -264,13 +262,24 @@ def begin(prepared: Prepared, *, out: Path, work: Path) -> None:
             roots=tuple(str(root.absolute()) for root in one.roots),
             folders=one.folders,
         )
-    _job(prepared.recipe, out=out, files=files).write(work)
+    _job(prepared.recipe, output=output, files=files).write(work)
     Publication(manifest=_manifest(prepared), staged=prepared.staged).write(work)
 
 
-def _job(recipe: Recipe, *, out: Path, files: dict[str, SourceFiles]) -> Job:
+def _clear_traces(plan: BuildPlan, output: Output) -> None:
+    """Remove what earlier runs left that is not of this plan, or half written."""
+    work, folder = output.work, output.folder
+    found = read_plan(work).digest if (work / "plan.parquet").exists() else "unknown"
+    if output.url is None and any(folder.glob("*.tar")):
+        check_same(output, found, plan.digest)
+    elif found != plan.digest:
+        clear(work)
+    remove_half_written(output)
+
+
+def _job(recipe: Recipe, *, output: Output, files: dict[str, SourceFiles]) -> Job:
     return Job(
-        out=str(out.absolute()),
+        output=replace(output, folder=output.folder.absolute()),
         sources=files,
         image=recipe.image,
         template=recipe.template.name,
@@ -281,10 +290,12 @@ def _job(recipe: Recipe, *, out: Path, files: dict[str, SourceFiles]) -> Job:
     )
 
 
-def _run(prepared: Prepared, *, out: Path, work: Path) -> None:
-    shards = prepared.plan.shards
+def _run(prepared: Prepared, output: Output) -> None:
+    shards, work = prepared.plan.shards, output.work
     missing = [
-        number for number, shard in enumerate(shards) if read_result(work, shard, out=out) is None
+        number
+        for number, shard in enumerate(shards)
+        if read_result(work, shard, output=output) is None
     ]
     dialogues = sum(shards[number].end - shards[number].start for number in missing)
     with progress("write shards", total=dialogues, unit="dialogues") as advance:

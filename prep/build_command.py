@@ -40,26 +40,24 @@ def command(recipe: Path | None, dry_run: bool, task: str | None, **flags: Any) 
 
 
 def _run_share(task: str, flags: dict[str, Any]) -> None:
-    from vchat.prep.array_build import run_share, share_named
+    from vchat.prep.array_build import planned_output, run_share, share_named
     from vchat.shards.command import WrongUse
 
-    share, out = share_named(task), flags.pop("out")
-    if out is None:
-        raise WrongUse("no output folder: --task needs the --out of `vchat-prep plan`")
+    share, output = share_named(task), planned_output(flags.pop("out"), work=flags.pop("work"))
     if given := [name.replace("_", "-") for name, value in flags.items() if value is not None]:
         raise WrongUse(f"--{given[0]} has no place beside --task: the plan holds it already")
-    count = run_share(Path(out), share)
-    click.echo(f"task {task}: {count} shards written in {out}")
+    count = run_share(output, share)
+    click.echo(f"task {task}: {count} shards written in {output}")
 
 
 def _planned(recipe: Any) -> Prepared:
     """Return the plan; without --out the converted records are thrown away."""
     import tempfile
 
-    from vchat.prep.build import prepare
+    from vchat.prep.build import output_of, prepare
 
     if recipe.out is not None:
-        return prepare(recipe, work=Path(recipe.out) / ".work")
+        return prepare(recipe, work=output_of(recipe).work)
     with tempfile.TemporaryDirectory() as folder:
         return prepare(recipe, work=Path(folder))
 
@@ -112,4 +110,4 @@ def print_summary(built: Built) -> None:
             f"  {line['source']}: {line['count']} x {line['kind']} rejected,"
             f" {line['reason']} ({line['meaning']})"
         )
-    click.echo(f"report: {built.out / 'report.html'}")
+    click.echo(f"report: {built.out}/report.html")

@@ -2,7 +2,7 @@
 
 In: the work folder, with the plan, a result file per shard, and what `Publication.write` left. Out:
 index, tokenizer and report beside the shards, the manifest last. Nothing is read from the sources,
-so any machine that sees the folder can finish a build.
+so any machine that sees the work folder can finish a build.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from vchat.prep import report
 from vchat.prep.convert import Staged
 from vchat.prep.encoded_images import FOLDER as IMAGES_FOLDER
+from vchat.prep.output import MANIFEST, Output, check_same
 from vchat.prep.plan import BuildPlan, PlannedShard, read_plan
 from vchat.prep.task import ShardResult, read_result
 from vchat.shards.files import written_whole
@@ -55,67 +56,58 @@ class Publication:
 class Built:
     """A finished shard set."""
 
-    out: Path
+    out: str
+    """Folder or URL of the set."""
+
     report: dict[str, Any]
     already_complete: bool
     """Whether an earlier run had finished the same build."""
 
 
-def finish(out: Path, *, work: Path) -> Built:
+def finish(output: Output) -> Built:
     """Publish the shard set of a plan whose tasks are all done.
 
     Raises:
         ValueError: naming the shards that are not written, or what does not add up.
     """
+    work = output.work
     plan = read_plan(work)
     publication = Publication.read(work)
-    results, finished = _results(plan.shards, out=out, work=work)
+    results, finished = _results(plan.shards, output=output)
     if not finished:
         raise ValueError("every record was rejected when it was decoded or tokenized")
     found = report.account(publication.staged, plan, results, finished)
     report.check(found)
-    remove_half_written(out, work)
-    report.write(found, out)
+    remove_half_written(output)
+    report.write(found, output.folder)
     publish(
-        out,
+        output.folder,
         manifest_without_shards=publication.manifest,
         shards=finished,
         tokenizer=TextTokenizer.load(work / "tokenizer"),
     )
+    output.publish()
     clear(work)
     for staged in publication.staged:
         staged.path.with_suffix(".arrow").unlink(missing_ok=True)
-    return Built(out=out, report=found, already_complete=False)
+    return Built(out=str(output), report=found, already_complete=False)
 
 
-def already_complete(out: Path, plan: BuildPlan) -> Built:
-    """Return what is published in a folder.
+def already_complete(output: Output, plan: BuildPlan) -> Built:
+    """Return what is published in a place.
 
     Raises:
         ValueError: if it is not the set of this plan, naming both.
     """
-    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-    check_same(out, manifest["digests"]["plan"], plan.digest)
-    return published(out)
+    manifest = json.loads(output.read(MANIFEST))
+    check_same(output, manifest["digests"]["plan"], plan.digest)
+    return published(output)
 
 
-def published(out: Path) -> Built:
-    """Return what is published in a folder, whatever its plan was."""
-    found = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    return Built(out=out, report=found, already_complete=True)
-
-
-def check_same(out: Path, found: str, wanted: str) -> None:
-    """Check that two digests of plans are equal.
-
-    Raises:
-        ValueError: naming both.
-    """
-    if found != wanted:
-        raise ValueError(
-            f"{out} holds another build: its plan is {found[:16]}, the one asked for is"
-            f" {wanted[:16]}; choose another --out, or delete the folder"
-        )
+def published(output: Output) -> Built:
+    """Return what is published in a place, whatever its plan was."""
+    found = json.loads(output.read("report.json"))
+    return Built(out=str(output), report=found, already_complete=True)
 
 
 def clear(work: Path) -> None:
@@ -125,18 +117,18 @@ def clear(work: Path) -> None:
         shutil.rmtree(work / name, ignore_errors=True)
 
 
-def remove_half_written(out: Path, work: Path) -> None:
+def remove_half_written(output: Output) -> None:
     """Remove what tasks that were killed had not given its name yet."""
-    for half_written in (*out.glob(".*.part"), *work.rglob(".*.part")):
+    for half_written in (*output.folder.glob(".*.part"), *output.work.rglob(".*.part")):
         half_written.unlink(missing_ok=True)
 
 
 def _results(
-    shards: Sequence[PlannedShard], *, out: Path, work: Path
+    shards: Sequence[PlannedShard], *, output: Output
 ) -> tuple[list[ShardResult], list[FinishedShard]]:
     results, finished, missing = [], [], []
     for shard in shards:
-        found = read_result(work, shard, out=out)
+        found = read_result(output.work, shard, output=output)
         if found is None:
             missing.append(f"{shard.name}.tar")
             continue
@@ -146,7 +138,7 @@ def _results(
     if missing:
         names = ", ".join(missing[:_NAMED]) + (", .." if len(missing) > _NAMED else "")
         raise ValueError(
-            f"{len(missing)} of {len(shards)} shards are not in {out}: {names}; run the build, or"
-            " its task, again: it writes the missing ones"
+            f"{len(missing)} of {len(shards)} shards are not in {output}: {names}; run the build,"
+            " or its task, again: it writes the missing ones"
         )
     return results, finished

@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 from vchat.prep.images import ImagePolicy
 from vchat.shards.command import WrongUse
+from vchat.shards.storage import StorageConfig
 from vchat.shards.strict_toml import as_plain, read_toml
 
 EngineName = Literal["processes", "ray"]
@@ -80,7 +81,11 @@ class Recipe:
     """Folder with tokenizer.json."""
 
     out: str | None = None
-    """Folder of the shards."""
+    """Folder of the shards, or a URL: `s3://`, `gs://`, `az://`."""
+
+    work: str | None = None
+    """Local folder for the work files of a build whose `out` is a URL; None for one below
+    `~/.cache/vchat/builds`."""
 
     seed: int = 0
     """Decides every draw: split, groups, order."""
@@ -112,6 +117,7 @@ class Recipe:
 
     image: ImagePolicy = field(default_factory=ImagePolicy)
     template: TemplateChoice = field(default_factory=TemplateChoice)
+    storage: StorageConfig = field(default_factory=StorageConfig)
 
     def __post_init__(self) -> None:
         if not 0 <= self.eval_fraction < 1:
@@ -224,7 +230,8 @@ def _with_concatenate(sources: Sequence[SourceChoice], text: str) -> tuple[Sourc
 def for_manifest(recipe: Recipe) -> dict[str, Any]:
     """Return what a manifest says of a recipe: all that shapes bytes, and no path of a machine."""
     plain: dict[str, Any] = as_plain(recipe)
-    for name in ("data", "out", "tokenizer", "workers", "engine", "ray_address"):
+    places = ("data", "out", "work", "storage", "tokenizer")
+    for name in (*places, "workers", "engine", "ray_address"):
         plain.pop(name, None)
     for choice in plain["source"]:
         if "file" in choice:

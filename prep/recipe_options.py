@@ -15,7 +15,8 @@ _OPTIONS = (
         "--datasets", metavar="A,B,MINE=FILE", help="Data sets, and your own as NAME=FILE."
     ),
     click.option("--data", metavar="DIR", help="Folder that holds the data sets (data)."),
-    click.option("--out", metavar="DIR", help="Folder of the shards."),
+    click.option("--out", metavar="DIR", help="Folder of the shards, or URL: s3://, gs://, az://."),
+    click.option("--work", metavar="DIR", help="Folder for work files, if --out is a URL."),
     click.option("--tokenizer", metavar="DIR", help="Folder with tokenizer.json."),
     click.option(
         "--recipe",

@@ -23,10 +23,11 @@ from typing import Any
 
 import pyarrow.compute as pc
 from vchat.prep.assemble import Assembler, PreparedRecord
+from vchat.prep.output import MANIFEST, Output, check_same, output_named
 from vchat.prep.plan import PlannedShard
 from vchat.prep.pool import process_pool
 from vchat.prep.rejected import Reasons, Rejected
-from vchat.prep.task import ShardResult, read_result, write_result
+from vchat.prep.task import ShardResult, read_result, write_task_shard
 from vchat.shards.codec import RecordOrigin, Sample
 from vchat.shards.dialogue import ImageRef, Record, Round
 from vchat.shards.files import written_whole
@@ -34,7 +35,6 @@ from vchat.shards.manifest import FinishedShard, ShardSet, open_shards, publish
 from vchat.shards.named_template import template_named
 from vchat.shards.progress import progress
 from vchat.shards.tokens import TextTokenizer
-from vchat.shards.writer import write_shard
 
 KEPT = ("image", "licences", "recipe")
 """What a manifest says of images and sources, which stay as they are."""
@@ -54,7 +54,10 @@ class NewTokens:
     """Folder with tokenizer.json."""
 
     out: str
-    """Folder of the new set."""
+    """Folder or URL of the new set."""
+
+    work: str | None = None
+    """Local folder for work files if `out` is a URL; None for one below `~/.cache/vchat/builds`."""
 
     template: str
     system: str | None
@@ -64,6 +67,11 @@ class NewTokens:
     """The longest sample in positions of the decoder, image positions included."""
 
     positions_per_image: int
+
+    @property
+    def output(self) -> Output:
+        """Where the new set goes."""
+        return output_named(self.out, work=self.work)
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "positions_per_image"):
@@ -80,15 +88,16 @@ def retokenize(wanted: NewTokens, *, workers: int) -> dict[str, Any]:
     Raises:
         ValueError, OSError: one line each, saying what to do.
     """
-    out = Path(wanted.out)
+    output = wanted.output
+    if output.url is not None:
+        wanted = replace(wanted, work=str(output.folder))  # the same for every process
     opened = _opened(wanted)
     digest = _digest(wanted, opened)
-    if (out / "manifest.json").exists():
-        return _complete(out, digest)
-    work = out / ".work"
-    _begin(out, work, digest)
+    if output.is_complete:
+        return _complete(output, digest)
+    _begin(output, digest)
     shards = planned_shards(opened.shards)
-    missing = [shard for shard in shards if read_result(work, shard, out=out) is None]
+    missing = [shard for shard in shards if read_result(output.work, shard, output=output) is None]
     with progress("retokenize", total=sum(s.end for s in missing), unit="samples") as advance:
         for num_samples in _written(wanted, missing, workers=workers):
             advance(num_samples)
@@ -158,31 +167,23 @@ def _libraries() -> dict[str, str]:
     return {name: version(name) for name in ("numpy", "tokenizers", "webdataset")}
 
 
-def _complete(out: Path, digest: str) -> dict[str, Any]:
-    manifest: dict[str, Any] = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-    _check_same(out, manifest.get("digests", {}).get("plan"), digest)
+def _complete(output: Output, digest: str) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads(output.read(MANIFEST))
+    check_same(output, manifest.get("digests", {}).get("plan"), digest)
     return manifest
 
 
-def _check_same(out: Path, found: object, wanted: str) -> None:
-    if found != wanted:
-        raise ValueError(
-            f"{out} holds another set: its digest is {str(found)[:16]}, that of the one asked for"
-            f" {wanted[:16]}; choose another --out, or delete the folder"
-        )
-
-
-def _begin(out: Path, work: Path, digest: str) -> None:
-    """Claim the folder for this set, and remove what a killed run left half written."""
-    claim = work / "retokenize.json"
+def _begin(output: Output, digest: str) -> None:
+    """Claim the place for this set, and remove what a killed run left half written."""
+    claim = output.work / "retokenize.json"
     if claim.exists():
-        _check_same(out, json.loads(claim.read_text(encoding="utf-8"))["digest"], digest)
-    elif any(out.glob("*.tar")):
-        _check_same(out, "unknown", digest)
-    work.mkdir(parents=True, exist_ok=True)
+        check_same(output, json.loads(claim.read_text(encoding="utf-8"))["digest"], digest)
+    elif any(output.folder.glob("*.tar")):
+        check_same(output, "unknown", digest)
+    output.claim(digest)
     with written_whole(claim) as file:
         file.write(json.dumps({"digest": digest}).encode())
-    for half_written in (*out.glob(".*.part"), *work.rglob(".*.part")):
+    for half_written in (*output.folder.glob(".*.part"), *output.work.rglob(".*.part")):
         half_written.unlink()
 
 
@@ -204,15 +205,9 @@ def _written(wanted: NewTokens, shards: Sequence[PlannedShard], *, workers: int)
 
 def retokenize_shard(wanted: NewTokens, shard: PlannedShard) -> int:
     """Write one new shard and its result file; returns the number of samples read."""
-    opened = _opened(wanted)
-    path = Path(wanted.out) / f"{shard.name}.tar"
-    result = ShardResult()
-    rows = write_shard(
-        path, _samples(opened, shard, result=result), first_number=shard.first_number
-    )
-    if not rows.num_rows:
-        path.unlink()
-    write_result(Path(wanted.out) / ".work", shard, path=path, rows=rows, result=result)
+    output, result = wanted.output, ShardResult()
+    samples = _samples(_opened(wanted), shard, result=result)
+    write_task_shard(shard, samples, result=result, work=output.work, output=output)
     return shard.end
 
 
@@ -277,8 +272,8 @@ def _finish(
     wanted: NewTokens, opened: _Opened, shards: Sequence[PlannedShard], *, digest: str
 ) -> dict[str, Any]:
     """Check that no record is lost, and publish; returns the manifest."""
-    out = Path(wanted.out)
-    total, finished = _results(out, shards)
+    output = wanted.output
+    total, finished = _results(output, shards)
     counted = sum(total.used_records.values()) + sum(
         sum(reasons.counts.values()) for reasons in total.rejected.values()
     )
@@ -288,17 +283,21 @@ def _finish(
         raise ValueError(f"no round of {wanted.shards} fits into {wanted.max_tokens} positions")
     given = _manifest(wanted, opened, total, digest=digest)
     tokenizer = opened.assembler.tokenizer
-    publish(out, manifest_without_shards=given, shards=finished, tokenizer=tokenizer)
-    return open_shards(out).manifest
+    publish(output.folder, manifest_without_shards=given, shards=finished, tokenizer=tokenizer)
+    manifest = open_shards(output.folder).manifest
+    output.publish()
+    return manifest
 
 
-def _results(out: Path, shards: Sequence[PlannedShard]) -> tuple[ShardResult, list[FinishedShard]]:
+def _results(
+    output: Output, shards: Sequence[PlannedShard]
+) -> tuple[ShardResult, list[FinishedShard]]:
     """Return the counts of all shards together, and the shards that have samples."""
     total, finished = ShardResult(), []
     for shard in shards:
-        found = read_result(out / ".work", shard, out=out)
+        found = read_result(output.work, shard, output=output)
         if found is None:
-            raise ValueError(f"{out / shard.name}.tar vanished after it was written; run again")
+            raise ValueError(f"{output}/{shard.name}.tar vanished after it was written; run again")
         result, written = found
         for name, count in result.used_records.items():
             total.used_records[name] = total.used_records.get(name, 0) + count

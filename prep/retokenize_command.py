@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 @click.command("retokenize", help="Make a shard set for another decoder, without the sources.")
 @click.argument("shards")
 @click.option("--tokenizer", metavar="DIR", required=True, help="Folder with tokenizer.json.")
-@click.option("--out", metavar="DIR", required=True, help="Folder of the new shards.")
+@click.option("--out", metavar="DIR", required=True, help="Folder or URL of the new shards.")
+@click.option("--work", metavar="DIR", help="Folder for work files, if --out is a URL.")
 @click.option(
     "--template", metavar="NAME", help="visualchat, chat or visualchat-published (that of SHARDS)."
 )
@@ -46,8 +47,6 @@ def _wanted(shards: str, flags: dict[str, Any]) -> NewTokens:
     from vchat.shards.manifest import open_shards
 
     manifest = open_shards(shards).manifest
-    if "://" in flags["out"]:
-        raise WrongUse(f"--out {flags['out']}: want a local folder")
     if flags["template"] in (None, manifest["template"]["name"]) and flags["system"] is None:
         flags["system"] = manifest["template"]["system"]
     flags["template"] = flags["template"] or manifest["template"]["name"]

@@ -8,7 +8,7 @@ shard and, last, a result file beside the plan; a task whose result is there is 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from vchat.prep.encoded_images import EncodedImages
 from vchat.prep.image_files import ImageFiles
 from vchat.prep.images import Encoded, ImagePolicy, encode_for_shard
 from vchat.prep.libraries import check_libraries
+from vchat.prep.output import Output
 from vchat.prep.plan import BuildPlan, PlannedShard, read_plan
 from vchat.prep.rejected import Reasons, Rejected
 from vchat.prep.staged import RecordFile
@@ -30,6 +31,7 @@ from vchat.shards.files import written_whole
 from vchat.shards.index_rows import ROW_SCHEMA
 from vchat.shards.manifest import FinishedShard, finished_shard
 from vchat.shards.named_template import template_named
+from vchat.shards.strict_toml import as_plain, from_table
 from vchat.shards.tokens import TextTokenizer
 from vchat.shards.writer import write_shard
 
@@ -52,8 +54,8 @@ class SourceFiles:
 class Job:
     """What all tasks of a build share, apart from the plan; kept as `job.json`."""
 
-    out: str
-    """Folder of the shards."""
+    output: Output
+    """Where the shards go."""
 
     sources: dict[str, SourceFiles]
     image: ImagePolicy
@@ -67,12 +69,14 @@ class Job:
     def write(self, work: Path) -> None:
         """Store the job in the work folder."""
         with written_whole(work / "job.json") as file:
-            file.write(json.dumps(asdict(self), indent=1).encode())
+            content = asdict(self) | {"output": as_plain(self.output)}
+            file.write(json.dumps(content, indent=1).encode())
 
     @classmethod
     def read(cls, work: Path) -> Job:
         """Read what `write` stored."""
         found = json.loads((work / "job.json").read_text(encoding="utf-8"))
+        found["output"] = from_table(Output, found["output"], where=str(work / "job.json"))
         found["image"] = ImagePolicy(**found["image"])
         found["sources"] = {name: SourceFiles(**one) for name, one in found["sources"].items()}
         return cls(**found)
@@ -151,19 +155,16 @@ def run_task(work: Path, number: int, *, on_dialogue: Callable[[], None]) -> Non
         on_dialogue: called after each dialogue, for progress.
 
     Raises:
-        OSError: if the disk is full or an image cannot be read for a reason of the machine's.
+        OSError: if the disk is full, the shard cannot be uploaded, or an image cannot be read for
+            a reason of the machine's.
     """
     opened = _open_job(work, (work / "job.json").stat().st_mtime_ns)
-    shard = opened.plan.shards[number]
-    path = Path(opened.job.out) / f"{shard.name}.tar"
-    if read_result(work, shard, out=path.parent) is not None:
+    shard, output = opened.plan.shards[number], opened.job.output
+    if read_result(work, shard, output=output) is not None:
         return
     result = ShardResult()
     samples = _samples(opened, shard, result=result, on_dialogue=on_dialogue)
-    rows = write_shard(path, samples, first_number=shard.first_number)
-    if not rows.num_rows:
-        path.unlink()
-    write_result(work, shard, path=path, rows=rows, result=result)
+    write_task_shard(shard, samples, result=result, work=work, output=output)
 
 
 def _samples(
@@ -216,8 +217,37 @@ def _results_folder(work: Path) -> Path:
     return work / "results"
 
 
-def write_result(
-    work: Path, shard: PlannedShard, *, path: Path, rows: pa.Table, result: ShardResult
+def write_task_shard(
+    shard: PlannedShard,
+    samples: Iterable[Sample],
+    *,
+    result: ShardResult,
+    work: Path,
+    output: Output,
+) -> None:
+    """Write a task's shard, bring it to its place, and store what `read_result` reads.
+
+    Args:
+        result: Complete when `samples` is exhausted.
+    """
+    path = output.folder / f"{shard.name}.tar"
+    rows = write_shard(path, samples, first_number=shard.first_number)
+    finished = None
+    if rows.num_rows:
+        finished = finished_shard(path, split=shard.split, rows=rows)
+        output.keep(path.name, sha256=finished.sha256)
+    else:
+        path.unlink()
+    _write_result(work, shard, rows=rows, finished=finished, result=result)
+
+
+def _write_result(
+    work: Path,
+    shard: PlannedShard,
+    *,
+    rows: pa.Table,
+    finished: FinishedShard | None,
+    result: ShardResult,
 ) -> None:
     """Store index rows, then the result, whose presence means that the task is done."""
     folder = _results_folder(work)
@@ -228,18 +258,15 @@ def write_result(
         "used_pairs": result.used_pairs,
         "split_dialogues": result.split_dialogues,
         "rejected": {name: reasons.as_json() for name, reasons in result.rejected.items()},
-        "bytes": 0,
-        "sha256": "",
+        "bytes": 0 if finished is None else finished.size_bytes,
+        "sha256": "" if finished is None else finished.sha256,
     }
-    if rows.num_rows:
-        finished = finished_shard(path, split=shard.split, rows=rows)
-        found |= {"bytes": finished.size_bytes, "sha256": finished.sha256}
     with written_whole(folder / f"{shard.name}.json") as file:
         file.write(json.dumps(found).encode())
 
 
 def read_result(
-    work: Path, shard: PlannedShard, *, out: Path
+    work: Path, shard: PlannedShard, *, output: Output
 ) -> tuple[ShardResult, FinishedShard | None] | None:
     """Return what a finished task left, or None if it is not done.
 
@@ -249,9 +276,8 @@ def read_result(
     if not file.exists():
         return None
     found = json.loads(file.read_text(encoding="utf-8"))
-    tar = out / f"{shard.name}.tar"
-    size_bytes, sha256 = found.pop("bytes"), found.pop("sha256")
-    if size_bytes and not (tar.exists() and tar.stat().st_size == size_bytes):
+    name, size_bytes, sha256 = f"{shard.name}.tar", found.pop("bytes"), found.pop("sha256")
+    if size_bytes and not output.has(name, size_bytes):
         return None
     rejected = {name: Reasons.from_json(one) for name, one in found.pop("rejected").items()}
     result = ShardResult(rejected=rejected, **found)
@@ -259,6 +285,6 @@ def read_result(
         return result, None
     rows = pq.read_table(file.with_suffix(".parquet")).cast(ROW_SCHEMA)
     finished = FinishedShard(
-        name=tar.name, split=shard.split, size_bytes=size_bytes, sha256=sha256, rows=rows
+        name=name, split=shard.split, size_bytes=size_bytes, sha256=sha256, rows=rows
     )
     return result, finished

@@ -8,7 +8,7 @@ import click
 from vchat.shards import command
 from vchat.shards.plan_command import plan
 
-SHARDS = click.argument("shards", type=click.Path(path_type=Path))
+SHARDS = click.argument("shards")
 SPLIT = click.option("--split", help="Only this split (train, eval). Default: all.")
 SOURCE = click.option("--source", help="Only this source. Default: all.")
 
@@ -23,11 +23,11 @@ def group() -> None:
 @SPLIT
 @SOURCE
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-def inspect(shards: Path, split: str | None, source: str | None, as_json: bool) -> int:
+def inspect(shards: str, split: str | None, source: str | None, as_json: bool) -> int:
     """Print counts per source and split, and whether all files are there.
 
-    SHARDS is the folder that `vchat-prep build --out` wrote. Exits with 1 if a file is missing or
-    of the wrong size; `verify` checks contents.
+    SHARDS is the folder or URL of `vchat-prep build --out`. Exits with 1 if a file is missing or of
+    the wrong size; `verify` checks contents.
     """
     import json
 
@@ -48,7 +48,7 @@ def inspect(shards: Path, split: str | None, source: str | None, as_json: bool) 
 @click.argument("number", type=click.IntRange(min=0))
 @SPLIT
 @SOURCE
-def show(shards: Path, number: int, split: str | None, source: str | None) -> None:
+def show(shards: str, number: int, split: str | None, source: str | None) -> None:
     """Print dialogue NUMBER (from 0) exactly as the model reads it, what carries loss marked.
 
     With --split or --source, NUMBER counts within those.
@@ -70,7 +70,7 @@ def show(shards: Path, number: int, split: str | None, source: str | None) -> No
 @click.option("--num", type=click.IntRange(min=1), default=60, show_default=True, help="Dialogues.")
 @SPLIT
 @SOURCE
-def html(shards: Path, out: Path | None, num: int, split: str | None, source: str | None) -> None:
+def html(shards: str, out: Path | None, num: int, split: str | None, source: str | None) -> None:
     """Write one self-contained page of dialogues with their images, what carries loss marked.
 
     Dialogues are taken evenly from every source. The page loads nothing from anywhere.
@@ -79,14 +79,14 @@ def html(shards: Path, out: Path | None, num: int, split: str | None, source: st
     from vchat.shards.viewer.page import write_page
 
     opened = open_shards(shards)
-    path = out or Path(f"{shards.resolve().name}.html")
+    path = out or Path(f"{opened.name}.html")
     shown = write_page(path, opened, num=num, split=split, source=source)
     print(f"{path}: {shown} dialogues")
 
 
 @group.command()
 @SHARDS
-def verify(shards: Path) -> int:
+def verify(shards: str) -> int:
     """Read everything and list each defect; exits with 1 if there is any.
 
     Checks the SHA-256 of every file, the checksum and place of every member, that each image has

@@ -32,4 +32,9 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's contents as 64 hexadecimal digits."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(file)
+
+
+def sha256_of(file: IO[bytes]) -> str:
+    """Return the SHA-256 of what is left to read of an open file."""
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]

@@ -104,7 +104,7 @@ def overview(shards: ShardSet, *, split: str | None, source: str | None) -> dict
     index_is_whole = not any(defect.file.startswith("index/") for defect in defects)
     rows = selected(shards, split=split, source=source) if index_is_whole else None
     return {
-        "name": shards.folder.resolve().name,
+        "name": shards.name,
         "format_version": manifest["format_version"],
         "template": manifest["template"]["name"],
         "tokenizer": manifest["tokenizer"],

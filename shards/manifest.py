@@ -147,11 +147,24 @@ def _write_index(folder: Path, index: pa.Table) -> Iterator[dict[str, Any]]:
 class ShardSet:
     """A published shard set, open for reading; the index is read when it is first asked for."""
 
-    def __init__(self, folder: Path, *, manifest: dict[str, Any], store: Store | None = None):
-        """Use `open_shards`; `store` has the shards if they do not lie in the folder."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        manifest: dict[str, Any],
+        store: Store | None = None,
+        url: str | None = None,
+    ):
+        """Use `open_shards`; `store` has the shards if they lie under a URL, not in the folder."""
         self.folder = folder
+        self.url = url
         self.manifest = manifest
         self.store: Store = store or LocalStore(folder)
+
+    @property
+    def name(self) -> str:
+        """The last part of its path or URL."""
+        return self.url.rstrip("/").rpartition("/")[2] if self.url else self.folder.resolve().name
 
     def index(self, split: str | None = None) -> pa.Table:
         """Return the index rows of a split, or all, in shard-then-position order.

@@ -52,7 +52,8 @@ def open_remote(
     for name in TOKENIZER_FILES:
         copy_small(store, f"tokenizer/{name}", folder=folder)
     copy_small(store, "manifest.json", folder=folder, sha256=hashlib.sha256(data).hexdigest())
-    return ShardSet(folder, manifest=manifest, store=shard_store(store, manifest, storage=storage))
+    shards = shard_store(store, manifest, storage=storage)
+    return ShardSet(folder, manifest=manifest, store=shards, url=url)
 
 
 def shard_store(

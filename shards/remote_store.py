@@ -5,12 +5,13 @@ clean close; every object is read under the ETag of its first answer, so a shard
 mid-epoch is an error. Ranges are short, so that no stream stays open while a consumer is slow. All
 retries are made here, none by the client, so that they are counted and their length is known.
 Credentials are the standard ones of each cloud's own tools (`AWS_*` and so on), read by the client,
-or those of a file.
+or those of a file. A build stores files with `create`, which never writes over another.
 """
 
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 import random
 import re
@@ -20,10 +21,12 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import obstore
 from obstore.exceptions import (
+    AlreadyExistsError,
     BaseError,
     NotFoundError,
     PermissionDeniedError,
@@ -32,9 +35,11 @@ from obstore.exceptions import (
 )
 from obstore.store import from_url
 from vchat.shards.credentials import FileCredentials
+from vchat.shards.files import sha256_of
 from vchat.shards.metrics import Metrics
 from vchat.shards.storage import StorageConfig, refuse_secrets
-from vchat.shards.store import UnreachableError
+from vchat.shards.store import MissingError, UnreachableError
+from vchat.shards.store_file import opened
 
 if TYPE_CHECKING:
     from obstore import GetOptions
@@ -52,6 +57,9 @@ REFUSALS_ALLOWED = 3
 
 PASSING_STATUS = ("408", "429")
 """Answers to the client that ask it to come again: time-out, too many requests."""
+
+SLOWEST_UPLOAD = 2**20
+"""Bytes per second below which an upload is taken for hung."""
 
 ENDPOINT_KEYS = {"s3": "endpoint", "s3a": "endpoint", "az": "endpoint", "gs": "base_url"}
 
@@ -94,11 +102,23 @@ class RemoteStore:
         """Return the size of an object in bytes.
 
         Raises:
-            ShardError: there is none, or it cannot be reached.
+            MissingError: there is none.
+            ShardError: it cannot be reached.
         """
         return self._tried(
             lambda: int(obstore.head(self._client, name)["size"]), name=name, offset=0
         )
+
+    def size_if_there(self, name: str) -> int | None:
+        """Return the size of an object in bytes, None if there is no such object.
+
+        Raises:
+            ShardError: it cannot be reached.
+        """
+        try:
+            return self.size(name)
+        except MissingError:
+            return None
 
     def read(self, name: str, start: int, end: int) -> bytes:
         """Return bytes `start` to `end` (exclusive) of an object.
@@ -111,6 +131,21 @@ class RemoteStore:
             for first in range(start, end, PART_BYTES)
         ]
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def range(self, name: str, start: int, end: int) -> tuple[bytes, int]:
+        """Return a short range as far as the object reaches, and the object's size.
+
+        Raises:
+            MissingError: there is no such object.
+            ShardError: it cannot be read.
+        """
+        try:
+            return self._tried(lambda: self._once(name, start, end), name=name, offset=start)
+        except UnreachableError:
+            size = self.size(name)
+            if size <= start:  # of which a range cannot be asked for
+                return b"", size
+            raise
 
     def read_all(self, name: str) -> bytes:
         """Return a whole object: the small files of a shard set."""
@@ -130,6 +165,40 @@ class RemoteStore:
         while flying:
             yield flying.popleft().result()
 
+    def create(self, name: str, path: Path, *, sha256: str) -> None:
+        """Store a local file under a name that has no object; an equal one there is as good.
+
+        The object appears whole or not at all. The file is mapped, so its size costs no memory.
+
+        Raises:
+            ValueError: there is an object of that name with other content.
+            ShardError: it cannot be stored.
+        """
+        seconds = self._storage.timeout_s + path.stat().st_size / SLOWEST_UPLOAD
+        settings = client_settings(self.url, self._storage)
+        limit = timedelta(seconds=seconds)
+        settings["client_options"] |= {"timeout": limit, "read_timeout": limit}
+
+        def put() -> bool:
+            client = from_url(self.url, **settings)
+            try:
+                obstore.put(client, name, _mapped(path), mode="create", use_multipart=False)
+            except AlreadyExistsError:
+                return False
+            return True
+
+        is_new = self._tried(put, name=name, offset=0)
+        if not is_new and (found := self.sha256(name)) != sha256:
+            raise ValueError(
+                f"{self.url}/{name} is of another build: its sha256 is {found[:16]}.., ours"
+                f" {sha256[:16]}..; choose another place, or delete what is there"
+            )
+
+    def sha256(self, name: str) -> str:
+        """Return the SHA-256 of an object's contents."""
+        with opened(self, name) as file:
+            return sha256_of(file)
+
     def is_near(self, name: str) -> bool:
         """No."""
         return False
@@ -148,7 +217,11 @@ class RemoteStore:
         self._client: Any = from_url(self.url, **client_settings(self.url, self._storage))
 
     def _part(self, name: str, start: int, end: int) -> bytes:
-        return self._tried(lambda: self._once(name, start, end), name=name, offset=start)
+        data, size = self._tried(lambda: self._once(name, start, end), name=name, offset=start)
+        if len(data) != end - start:
+            problem = f"{self.url}: ends at byte {size}, wanted bytes {start} to {end}"
+            raise UnreachableError(problem, shard=name, offset=start)
+        return data
 
     def _tried(self, ask: Callable[[], T], *, name: str, offset: int) -> T:
         """Return what `ask` returns, asked again with growing pauses if it fails."""
@@ -158,6 +231,9 @@ class RemoteStore:
             try:
                 return ask()
             except (BaseError, OSError, ShortBodyError) as err:
+                if isinstance(err, FileNotFoundError | NotFoundError):
+                    problem = f"there is no such object in {self.url}"
+                    raise MissingError(problem, shard=name, offset=offset) from err
                 problem = one_line(err)
                 kind = kind_of(err)
                 refusals = refusals + 1 if kind.is_refusal else 0
@@ -170,8 +246,11 @@ class RemoteStore:
                 self._connect()  # a revoked key is not asked for again by the old client
         raise UnreachableError(f"{self.url}: {problem}", shard=name, offset=offset)
 
-    def _once(self, name: str, start: int, end: int) -> bytes:
-        """Ask for a range once, under the object's ETag if it is known."""
+    def _once(self, name: str, start: int, end: int) -> tuple[bytes, int]:
+        """Ask for a range once, under the object's ETag if it is known.
+
+        Returns it as far as the object reaches, and the object's size.
+        """
         if os.getpid() != self._process:
             raise RuntimeError(
                 f"{self.url} was opened in process {self._process} and is used in its fork "
@@ -181,15 +260,17 @@ class RemoteStore:
         if name in self._etags:
             options["if_match"] = self._etags[name]
         answer = obstore.get(self._client, name, options=options)
-        self._check_size(name, found=int(answer.meta["size"]))
+        size = int(answer.meta["size"])
+        self._check_size(name, found=size)
         data = bytes(answer.bytes())
         self.metrics.count("network_bytes", len(data))
-        if len(data) != end - start:
-            raise ShortBodyError(f"got {len(data)} bytes, wanted {end - start}")
+        wanted = max(0, min(end, size) - start)
+        if len(data) != wanted:
+            raise ShortBodyError(f"got {len(data)} bytes, wanted {wanted}")
         etag = answer.meta["e_tag"]
-        if etag:
+        if etag and len(data) < size:  # of a whole object nothing is left to read
             self._etags.setdefault(name, etag)
-        return data
+        return data, size
 
     def _check_size(self, name: str, *, found: int) -> None:
         """Raise if an object is not as long as the manifest says."""
@@ -197,6 +278,14 @@ class RemoteStore:
         if found != wanted:
             problem = f"{self.url}: has {found} bytes, manifest.json says {wanted}"
             raise UnreachableError(problem, shard=name, offset=0)
+
+
+def _mapped(path: Path) -> memoryview:
+    """Map a file into memory, for a client that takes a buffer without copying it."""
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return memoryview(b"")
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 class ShortBodyError(Exception):
@@ -216,7 +305,7 @@ class FailureKind:
 
 def kind_of(error: Exception) -> FailureKind:
     """Return what to do after an error of the client."""
-    if isinstance(error, FileNotFoundError | NotFoundError | PreconditionError):
+    if isinstance(error, PreconditionError):
         return FailureKind(is_final=True)
     status = re.search(r"status code: (\d+)", str(error))
     refused = status is not None and status[1].startswith("4") and status[1] not in PASSING_STATUS

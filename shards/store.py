@@ -41,6 +41,10 @@ class UnreachableError(ShardError):
     """Storage did not give the bytes, however often it was asked: asking again is no use."""
 
 
+class MissingError(UnreachableError, FileNotFoundError):
+    """There is no file of that name."""
+
+
 class Store(Protocol):
     """Where the files of a shard set lie. Safe to use from several threads."""
 
@@ -80,7 +84,7 @@ class LocalStore:
         try:
             return (self.folder / name).stat().st_size
         except FileNotFoundError as error:
-            raise ShardError(f"no file {self.folder / name}", shard=name, offset=0) from error
+            raise MissingError(f"no file {self.folder / name}", shard=name, offset=0) from error
 
     def read(self, name: str, start: int, end: int) -> bytes:
         """Return bytes `start` to `end` (exclusive) of a file.

@@ -16,11 +16,13 @@ import pyarrow.compute as pc
 import xxhash
 from PIL import Image
 from vchat.shards.codec import Sample, sample_from_members
-from vchat.shards.files import sha256_file
+from vchat.shards.files import sha256_file, sha256_of
 from vchat.shards.index_rows import index_row
 from vchat.shards.inspection import Defect, missing_files
 from vchat.shards.manifest import ShardSet, index_digest
 from vchat.shards.statistics import statistics
+from vchat.shards.store import MissingError
+from vchat.shards.store_file import opened
 from vchat.shards.tokens import TextTokenizer
 
 Row = dict[str, Any]
@@ -85,14 +87,16 @@ def _shard_defects(
 ) -> Iterator[Defect]:
     """Compare one shard with its digest, and each of its samples with its index row."""
     shard = shards.manifest["shards"][number]
-    name, path = shard["name"], shards.folder / shard["name"]
-    if not path.is_file():
+    name = shard["name"]
+    try:
+        with opened(shards.store, name) as file:
+            yield from _compare(sha256_of(file), shard["sha256"], file=name, what="sha256")
+    except MissingError:
         return  # missing_files has listed it
-    yield from _compare(sha256_file(path), shard["sha256"], file=name, what="sha256")
     index = shards.index()
     rows = {r["stem"]: r for r in index.filter(pc.equal(index["shard"], number)).to_pylist()}
     yield from _compare(len(rows), shard["samples"], file=name, what="index rows")
-    with path.open("rb") as file:
+    with opened(shards.store, name) as file:
         try:
             for stem, stored in _stored_samples(file):
                 row = rows.pop(stem, None)

@@ -18,7 +18,7 @@ def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
-    """A new bucket of that server (`s3_server.Bucket`); clients of this process find it."""
+    """An empty place on that server (`s3_server.Bucket`); clients of this process find it."""
     from s3_server import new_bucket
 
     bucket = new_bucket(s3_endpoint)

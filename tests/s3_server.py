@@ -1,7 +1,7 @@
 """SeaweedFS, a real S3 server, on free loopback ports: started once per test session.
 
-A test takes the fixture `s3` (in `conftest.py`) and gets a new bucket of the running server, with
-the environment variables set by which every S3 client finds it:
+A test takes the fixture `s3` (in `conftest.py`) and gets an empty place in a bucket of the running
+server, with the environment variables set by which every S3 client finds it:
 
     def test_...(s3):
         s3.put("set/manifest.json", b"{}")
@@ -31,21 +31,24 @@ from obstore.store import S3Store
 
 ACCESS_KEY, SECRET_KEY = "vchat-test", "loopback-only-secret"
 START_S = 60.0
-_BUCKETS = itertools.count()
+BUCKET = "tests"
+"""One for all tests: the server reserves room for each bucket."""
+
+_PLACES = itertools.count()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bucket:
-    """A bucket of a running server."""
+    """A place of its own in the bucket of a running server."""
 
-    name: str
+    prefix: str
     endpoint: str
     """`http://127.0.0.1:PORT`."""
 
     @property
     def url(self) -> str:
-        """`s3://BUCKET`, for the commands under test."""
-        return f"s3://{self.name}"
+        """`s3://BUCKET/PREFIX`, for the commands under test."""
+        return f"s3://{BUCKET}/{self.prefix}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -60,9 +63,10 @@ class Bucket:
 
     @property
     def store(self) -> S3Store:
-        """A client of the bucket that is not the one under test."""
+        """A client that is not the one under test; names are below the prefix."""
         return S3Store(
-            self.name,
+            BUCKET,
+            prefix=self.prefix,
             endpoint=self.endpoint,
             access_key_id=ACCESS_KEY,
             secret_access_key=SECRET_KEY,
@@ -85,9 +89,9 @@ class Bucket:
         return sorted(entry["path"] for page in listed for entry in page)
 
     def put_folder(self, folder: Path, prefix: str) -> None:
-        """Store all files below a folder."""
+        """Store all files below a folder, work folders left out."""
         for path in sorted(folder.rglob("*")):
-            if path.is_file():
+            if path.is_file() and ".work" not in path.parts:
                 self.put(f"{prefix}/{path.relative_to(folder).as_posix()}", path.read_bytes())
 
     def contents(self, prefix: str) -> dict[str, bytes]:
@@ -96,8 +100,8 @@ class Bucket:
 
 
 def new_bucket(endpoint: str) -> Bucket:
-    """Return a bucket that no other test uses; the server makes it with the first object."""
-    return Bucket(name=f"test-{os.getpid()}-{next(_BUCKETS)}", endpoint=endpoint)
+    """Return a place that no other test uses; the server makes the bucket with the first object."""
+    return Bucket(prefix=f"{os.getpid()}-{next(_PLACES)}", endpoint=endpoint)
 
 
 @contextlib.contextmanager
@@ -147,6 +151,8 @@ def _command(folder: Path, *, config: Path, ports: Sequence[int]) -> list[str]:
         "filer.port.grpc": filer_grpc,
         "filer.localSocket": folder / "filer.sock",
         "s3.port": s3,
+        "s3.port.iceberg": 0,
+        "s3.port.lance": 0,
         "s3.localSocket": folder / "s3.sock",
         "s3.config": config,
     }

@@ -4,7 +4,7 @@ import obstore
 import pytest
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import S3Store
-from s3_server import Bucket
+from s3_server import BUCKET, Bucket
 
 
 def test_what_is_stored_comes_back_whole_and_by_range(s3: Bucket) -> None:
@@ -25,7 +25,8 @@ def test_an_object_is_created_only_once(s3: Bucket) -> None:
 def test_a_wrong_secret_is_refused(s3: Bucket) -> None:
     s3.put("one", b"first")
     stranger = S3Store(
-        s3.name,
+        BUCKET,
+        prefix=s3.prefix,
         endpoint=s3.endpoint,
         access_key_id="vchat-test",
         secret_access_key="guessed",

@@ -10,6 +10,7 @@ from vchat.prep.array_build import finish_folder, make_plan_folder, run_share, s
 from vchat.prep.build import build
 from vchat.prep.finish import PUBLICATION
 from vchat.prep.images import ImagePolicy
+from vchat.prep.output import Output
 from vchat.prep.recipe import Recipe, SourceChoice
 from vchat.shards.command import WrongUse
 
@@ -50,41 +51,41 @@ def test_shares_in_any_order_give_the_bytes_of_a_plain_build(folder):
     prepared = make_plan_folder(recipe(folder, "shares"))
     num_shards = len(prepared.plan.shards)
     assert num_shards > 3
-    written = [run_share(out, share_named(f"{i}/3")) for i in (2, 0, 1)]
+    written = [run_share(Output(folder=out), share_named(f"{i}/3")) for i in (2, 0, 1)]
     assert sum(written) == num_shards
-    assert run_share(out, share_named("1/3")) == 0
+    assert run_share(Output(folder=out), share_named("1/3")) == 0
     make_plan_folder(recipe(folder, "shares"))
-    finish_folder(out)
+    finish_folder(Output(folder=out))
     assert files(out) == files(folder / "plain")
 
 
 def test_a_second_finish_changes_nothing(folder):
     before = {path: path.stat().st_mtime_ns for path in (folder / "plain").rglob("*")}
-    assert finish_folder(folder / "plain").already_complete
+    assert finish_folder(Output(folder=folder / "plain")).already_complete
     assert {path: path.stat().st_mtime_ns for path in (folder / "plain").rglob("*")} == before
-    assert run_share(folder / "plain", share_named("0/1")) == 0
+    assert run_share(Output(folder=folder / "plain"), share_named("0/1")) == 0
 
 
 def test_finish_names_a_missing_shard_and_publishes_nothing(folder):
     out = folder / "half"
     make_plan_folder(recipe(folder, "half"))
-    run_share(out, share_named("0/1"))
+    run_share(Output(folder=out), share_named("0/1"))
     (out / "train-000001.tar").unlink()
     with pytest.raises(ValueError, match=r"1 of \d+ shards are not in .*: train-000001\.tar; run"):
-        finish_folder(out)
+        finish_folder(Output(folder=out))
     assert not (out / "manifest.json").exists()
-    run_share(out, share_named("1/2"))
-    finish_folder(out)
+    run_share(Output(folder=out), share_named("1/2"))
+    finish_folder(Output(folder=out))
     assert files(out) == files(folder / "plain")
 
 
 def test_without_a_plan_a_task_says_how_to_make_one(folder):
     with pytest.raises(ValueError, match=r"no plan in .*empty: make one with `vchat-prep plan"):
-        run_share(folder / "empty", share_named("0/2"))
+        run_share(Output(folder=folder / "empty"), share_named("0/2"))
     make_plan_folder(recipe(folder, "cut"))
     (folder / "cut/.work" / PUBLICATION).unlink()
     with pytest.raises(ValueError, match="no plan in"):
-        finish_folder(folder / "cut")
+        finish_folder(Output(folder=folder / "cut"))
 
 
 @pytest.mark.parametrize("text", ["2/2", "1", "a/b", "-1/2", "0/0"])

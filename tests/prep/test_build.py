@@ -21,7 +21,7 @@ from raw_data import (
     write_llava,
 )
 from toy import toy_tokenizer
-from vchat.prep.build import begin, build, prepare
+from vchat.prep.build import begin, build, output_of, prepare
 from vchat.prep.images import ImagePolicy
 from vchat.prep.pool import run_tasks
 from vchat.prep.recipe import Recipe, SourceChoice
@@ -224,7 +224,7 @@ def test_finished_shards_are_not_written_again(built, tmp_path):
     work, out = tmp_path / "out/.work", tmp_path / "out"
     half = recipe(folder, names=("llava", "llava_dial"), out=str(out))
     prepared = prepare(half, work=work)
-    begin(prepared, out=out, work=work)
+    begin(prepared, output_of(half))
     run_tasks(work, [0, 2], workers=1, on_dialogues=lambda count: None)
     stamps = {path: path.stat().st_mtime_ns for path in out.glob("*.tar")}
     build(half)

@@ -77,7 +77,7 @@ def test_a_missing_image_folder_says_what_to_download(folder):
         ({"datasets": "llava,llava"}, "data set 'llava' is named twice"),
         ({"datasets": "llava=x.json"}, "the name belongs to a known data set"),
         ({"datasets": None}, "no data sets"),
-        ({"out": None}, "no output folder"),
+        ({"out": None}, "no output: give a folder or a URL"),
         ({"tokenizer": None}, "no tokenizer"),
         ({"shard_size": "many"}, "size 'many': want a number and KB, MB or GB"),
         ({"concatenate": "3,2"}, "2 numbers for 1 data sets"),

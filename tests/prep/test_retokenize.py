@@ -147,7 +147,7 @@ def test_shards_that_are_finished_are_not_written_again(built, tmp_path, monkeyp
 def test_another_set_in_the_folder_is_refused_and_the_same_one_is_found_complete(built, tmp_path):
     first = retokenize(wanted(built, tmp_path / "new"), workers=1)
     assert retokenize(wanted(built, tmp_path / "new"), workers=1) == first
-    with pytest.raises(ValueError, match=r"new holds another set: its digest is .{16}, that of"):
+    with pytest.raises(ValueError, match=r"new holds another build: its plan is .{16}, the one"):
         retokenize(wanted(built, tmp_path / "new", max_tokens=100), workers=1)
     with pytest.raises(ValueError, match=r"set holds another set"):
         retokenize(wanted(built, built / "set"), workers=1)

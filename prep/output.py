@@ -1,0 +1,160 @@
+"""Where a build puts its shard set: a local folder, or a URL to which finished files are uploaded.
+
+Files are always written below a local folder. With a URL they leave it as they are finished, each
+stored only where no object is: shards as tasks end, then index, tokenizer and report, the manifest
+last. So an object has its final bytes or is not there, and readers, who begin with the manifest,
+never see half a set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from vchat.shards.command import WrongUse
+from vchat.shards.files import sha256_file, written_whole
+from vchat.shards.remote_store import RemoteStore
+from vchat.shards.storage import StorageConfig, refuse_secrets
+
+CLAIM = ".work/build.json"
+"""The object that says whose place a URL is before there is a manifest."""
+
+MANIFEST = "manifest.json"
+_UPLOADS = ("s3", "gs", "az")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """The place of one shard set."""
+
+    folder: Path
+    """Where files are written; the set itself unless there is a URL."""
+
+    url: str | None = None
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    """How the URL is reached."""
+
+    def __str__(self) -> str:
+        return self.url or str(self.folder)
+
+    @property
+    def work(self) -> Path:
+        """The folder of staged records, plan, and results."""
+        return self.folder / ".work"
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a set is published here."""
+        if self.url is None:
+            return (self.folder / MANIFEST).exists()
+        return self._store.size_if_there(MANIFEST) is not None
+
+    def read(self, name: str) -> bytes:
+        """Return a small file of the published set."""
+        if self.url is None:
+            return (self.folder / name).read_bytes()
+        return self._store.read_all(name)
+
+    def has(self, name: str, size_bytes: int) -> bool:
+        """Tell whether a finished file of that size is in its place."""
+        if self.url is None:
+            path = self.folder / name
+            return path.exists() and path.stat().st_size == size_bytes
+        return self._store.size_if_there(name) == size_bytes
+
+    def keep(self, name: str, *, sha256: str) -> None:
+        """Bring a finished file to its place; with a URL the local one is deleted.
+
+        Raises:
+            ValueError: if other content has its name there.
+            OSError: if it cannot be stored.
+        """
+        if self.url is not None:
+            self._store.create(name, self.folder / name, sha256=sha256)
+            (self.folder / name).unlink()
+
+    def claim(self, digest: str) -> None:
+        """Take a URL for the build of that plan digest; a folder needs no claim.
+
+        Raises:
+            ValueError: if another build has it.
+        """
+        if self.url is None:
+            return
+        path = self.work / "claim.json"
+        content = json.dumps({"plan": digest}).encode()
+        with written_whole(path) as file:
+            file.write(content)
+        try:
+            self._store.create(CLAIM, path, sha256=hashlib.sha256(content).hexdigest())
+        except ValueError:
+            check_same(self, json.loads(self._store.read_all(CLAIM))["plan"], digest)
+            raise
+
+    def publish(self) -> None:
+        """Upload all that is left in the folder, the manifest last; a folder is done already."""
+        if self.url is None:
+            return
+        paths = [path for path in sorted(self.folder.rglob("*")) if path.is_file()]
+        names = [path.relative_to(self.folder).as_posix() for path in paths]
+        rest = [name for name in names if not name.startswith(".work/") and name != MANIFEST]
+        for name in (*rest, MANIFEST):
+            self.keep(name, sha256=sha256_file(self.folder / name))
+
+    @property
+    def _store(self) -> RemoteStore:
+        assert self.url is not None
+        return _connected(self.url, self.storage)
+
+
+@lru_cache(maxsize=4)
+def _connected(url: str, storage: StorageConfig) -> RemoteStore:
+    return RemoteStore(url, storage=storage)
+
+
+def output_named(
+    out: str | None, *, work: str | None, storage: StorageConfig | None = None
+) -> Output:
+    """Return the output that flags or a recipe name.
+
+    Args:
+        work: Local folder for files that are on their way to a URL; None for one of its own below
+            `~/.cache/vchat/builds`.
+
+    Raises:
+        WrongUse: if there is none, or `work` is given for a local folder.
+    """
+    if out is None:
+        raise WrongUse("no output: give a folder or a URL with --out")
+    if "://" not in out:
+        if work is not None:
+            raise WrongUse(f"--work {work}: has no place with a local --out, which has its own")
+        return Output(folder=Path(out))
+    if out.partition("://")[0] not in _UPLOADS:
+        raise WrongUse(f"--out {out}: want a local folder, or s3://, gs:// or az://")
+    try:
+        refuse_secrets(out)
+    except ValueError as err:
+        raise WrongUse(f"--out {err}") from err
+    url = out.rstrip("/")
+    own = (
+        Path.home() / ".cache" / "vchat" / "builds" / hashlib.sha256(url.encode()).hexdigest()[:16]
+    )
+    folder = own if work is None else Path(work)
+    return Output(folder=folder, url=url, storage=storage or StorageConfig())
+
+
+def check_same(output: Output, found: object, wanted: str) -> None:
+    """Check that two digests of what is built are equal.
+
+    Raises:
+        ValueError: naming both.
+    """
+    if found != wanted:
+        raise ValueError(
+            f"{output} holds another build: its plan is {str(found)[:16]}, the one asked for is"
+            f" {wanted[:16]}; choose another --out, or delete what is there"
+        )

@@ -1,0 +1,117 @@
+"""A file of a store, open for reading: for what streams through it and for what seeks in it.
+
+Reading on from where the last read ended fetches whole parts, several ahead, so a stream is as fast
+as the connection and holds no request open while its reader is slow. Any other read fetches just
+the bytes asked for. Memory: `PARTS_AHEAD` parts, and two behind.
+"""
+
+from __future__ import annotations
+
+import io
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import IO, Any, cast
+
+from vchat.shards.store import Store
+
+PART_BYTES = 4 << 20
+PARTS_AHEAD = 4
+PARTS_BEHIND = 2
+
+
+def opened(store: Store, name: str) -> IO[bytes]:
+    """Open a file of a store for reading.
+
+    Raises:
+        ShardError: there is none, or it cannot be reached.
+    """
+    return cast(IO[bytes], io.BufferedReader(StoreFile(store, name, size=store.size(name))))
+
+
+class StoreFile(io.RawIOBase):
+    """The bytes of one file, by position; not safe to use from several threads."""
+
+    def __init__(self, store: Store, name: str, *, size: int, beginning: bytes = b""):
+        """Read the file `name`, of `size` bytes, whose first bytes may be known already."""
+        self.name = name
+        self._store, self._size, self._beginning = store, size, beginning
+        self._position = self._last_end = 0
+        self._parts: dict[int, Future[bytes]] = {}
+        self._threads: ThreadPoolExecutor | None = None
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position of the next byte."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a position; costs nothing until something is read there."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return `size` bytes, fewer only at the end of the file; negative is all that is left."""
+        left = self._size - self._position
+        wanted = left if size is None or size < 0 else min(size, left)
+        pieces = []
+        while wanted > 0:
+            pieces.append(self._next(wanted))
+            wanted -= len(pieces[-1])
+        return b"".join(pieces)
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer as far as it can be done at once; 0 only at the end of the file.
+
+        Raises:
+            ShardError: the file cannot be read, or was replaced.
+        """
+        data = self._next(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _next(self, size: int) -> bytes:
+        """Return the next bytes, up to `size`, and stand behind them."""
+        start = self._position
+        data = self._some(start, min(start + size, self._size))
+        self._position = self._last_end = start + len(data)
+        return data
+
+    def close(self) -> None:
+        """Give up what is being fetched."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+        self._parts.clear()
+        super().close()
+
+    def _some(self, start: int, end: int) -> bytes:
+        """Return bytes from `start` on, at least one and up to `end`; empty at the end."""
+        if start >= end:
+            return b""
+        if start < len(self._beginning):
+            return self._beginning[start:end]
+        number = start // PART_BYTES
+        if number in self._parts or start == self._last_end:
+            part = self._part(number)
+            return part[start - number * PART_BYTES : end - number * PART_BYTES]
+        return self._store.read(self.name, start, end)
+
+    def _part(self, number: int) -> bytes:
+        """Return one part, the next ones on their way."""
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(PARTS_AHEAD)
+        for wanted in range(number, number + PARTS_AHEAD):
+            first = wanted * PART_BYTES
+            if wanted not in self._parts and first < self._size:
+                last = min(first + PART_BYTES, self._size)
+                read = self._store.read
+                self._parts[wanted] = self._threads.submit(read, self.name, first, last)
+        for old in [one for one in self._parts if one < number - PARTS_BEHIND]:
+            self._parts.pop(old).cancel()
+        return self._parts[number].result()
