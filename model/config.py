@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+from vchat.model.towers import CLIP_MEAN, CLIP_STD, register_towers
 
 ATTENTIONS = ("mmca", "mmca_published", "causal")
 PROJECTIONS = ("baseline", "vit", "perceiver")
@@ -43,10 +44,10 @@ class VisualChatConfig(PreTrainedConfig):  # type: ignore[misc]
     image_size: int = 224
     """Side of the square the tower reads, in pixels."""
 
-    image_mean: list[float] | tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
+    image_mean: list[float] | tuple[float, ...] = CLIP_MEAN
     """Per channel, of pixel values between 0 and 1; CLIP's unless stated otherwise."""
 
-    image_std: list[float] | tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+    image_std: list[float] | tuple[float, ...] = CLIP_STD
     """Per channel, of pixel values between 0 and 1; CLIP's unless stated otherwise."""
 
     positions_per_image: int = 257
@@ -66,6 +67,7 @@ class VisualChatConfig(PreTrainedConfig):  # type: ignore[misc]
         Raises:
             ValueError: an attention, a projection or an order that does not exist.
         """
+        register_towers()
         super().__post_init__(**kwargs)
         for what, name, known in (
             ("attention", self.attention, ATTENTIONS),

@@ -2,19 +2,23 @@
 
 A tower maps pixels [N, 3, image_size, image_size] to features [N, positions, width]. A CLIP tower
 gives its last layer's output with the class position, before the final norm, as in the published
-system; a SigLIP tower has no class position and gives its normalised output. What either has behind
-that is dropped, because a parameter that nothing reads would never get a gradient.
+system; a SigLIP or SigLIP 2 tower has no class position and gives its normalised output. What
+either has behind that is dropped, because a parameter that nothing reads would never get a
+gradient. Towers of open_clip and of Qwen-VL are transformers models of our own, in files of theirs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from vchat.model.open_clip_tower import OpenClipVision, OpenClipVisionConfig
+from vchat.model.qwen_vl_tower import QwenVLVisual, QwenVLVisualConfig
 
 
 class Tower(Protocol):
@@ -35,28 +39,34 @@ class Tower(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TowerKind:
-    """What is true of all towers of one `model_type`."""
+    """What is known of a tower from its configuration."""
+
+    image_size: int
+    """Side in pixels of the square it was made for."""
 
     has_class_position: bool
     """Whether the first feature stands for the whole image."""
 
-    mean: tuple[float, float, float]
+    mean: tuple[float, ...]
     """Per channel, of pixel values between 0 and 1, unless stated otherwise."""
 
-    std: tuple[float, float, float]
+    std: tuple[float, ...]
     """Likewise."""
 
 
-KINDS = {
-    "clip_vision_model": TowerKind(
-        has_class_position=True,
-        mean=(0.48145466, 0.4578275, 0.40821073),
-        std=(0.26862954, 0.26130258, 0.27577711),
-    ),
-    "siglip_vision_model": TowerKind(
-        has_class_position=False, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
-    ),
-}
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+KINDS = ("clip_vision_model", "siglip_vision_model", "siglip2_vision_model")
+OUR_KINDS = ("open_clip", "qwen_vl_visual")
+
+
+def register_towers() -> None:
+    """Make transformers' `Auto` classes know the towers that are ours."""
+    for config, tower in (
+        (OpenClipVisionConfig, OpenClipVision),
+        (QwenVLVisualConfig, QwenVLVisual),
+    ):
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModel.register(config, tower, exist_ok=True)
 
 
 def kind_of(config: PreTrainedConfig) -> TowerKind:
@@ -65,15 +75,33 @@ def kind_of(config: PreTrainedConfig) -> TowerKind:
     Raises:
         ValueError: a tower of another make.
     """
-    if config.model_type not in KINDS:
+    if config.model_type not in KINDS + OUR_KINDS:
         raise ValueError(
-            f"a tower must be one of {', '.join(KINDS)}; this one is {config.model_type!r}"
+            f"a tower must be one of {', '.join(KINDS + OUR_KINDS)}; this one is "
+            f"{config.model_type!r}"
         )
-    return KINDS[config.model_type]
+    is_siglip = config.model_type.startswith("siglip")
+    grey = (0.5, 0.5, 0.5)
+    if config.model_type == "siglip2_vision_model":  # for any size, so it states none
+        image_size = math.isqrt(config.num_patches) * int(config.patch_size)
+    else:
+        image_size = int(config.image_size)
+    return TowerKind(
+        image_size=image_size,
+        has_class_position=getattr(
+            config, "has_class_position", config.model_type == "clip_vision_model"
+        ),
+        mean=tuple(getattr(config, "image_mean", grey if is_siglip else CLIP_MEAN)),
+        std=tuple(getattr(config, "image_std", grey if is_siglip else CLIP_STD)),
+    )
 
 
 def positions_of(config: PreTrainedConfig, *, image_size: int) -> int:
     """Return how many features the tower gives for a square image of this side."""
+    if config.model_type == "open_clip":
+        return int(config.num_positions)  # its `image_size` is always the one it reads
+    if config.model_type == "qwen_vl_visual":
+        return int(config.num_queries)
     grid: int = image_size // int(config.patch_size)
     return grid**2 + kind_of(config).has_class_position
 
@@ -84,14 +112,14 @@ def vision_half(model: PreTrainedModel) -> PreTrainedModel:
     kind_of(half.config)
     if half.config.model_type == "clip_vision_model":
         half.post_layernorm = nn.Identity()
-    elif half.use_head:
+    elif half.config.model_type.startswith("siglip") and half.use_head:
         half.config.vision_use_head = half.use_head = False
         del half.head
     return half
 
 
 class HuggingFaceTower(nn.Module):
-    """The vision half of a Hugging Face CLIP or SigLIP model.
+    """The vision half of a transformers model: CLIP, SigLIP, SigLIP 2, or one of ours.
 
     While all its parameters are frozen it runs without a gradient graph. It computes in the dtype
     of its own weights, whatever the decoder's is. For images of another size than it was trained
@@ -109,7 +137,8 @@ class HuggingFaceTower(nn.Module):
         """`mean` and `std` are per channel, of pixel values between 0 and 1."""
         super().__init__()
         model = vision_half(model)
-        model.set_attn_implementation("sdpa")
+        if model.config.model_type in KINDS:
+            model.set_attn_implementation("sdpa")
         self.image_size = image_size
         self.positions = positions_of(model.config, image_size=image_size)
         self.width = int(model.config.hidden_size)
@@ -130,12 +159,30 @@ class HuggingFaceTower(nn.Module):
             )
         if pixels.dtype == torch.uint8:
             pixels = normalised(pixels, mean=self.mean, std=self.std)
-        resized = self.image_size != self.model.config.image_size
         trained = any(parameter.requires_grad for parameter in self.model.parameters())
         with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
-            output = self.model(pixels.to(self.model.dtype), interpolate_pos_encoding=resized)
+            output = self.model(**self._inputs(pixels.to(self.model.dtype)))
         features: Tensor = output.last_hidden_state
         return features
+
+    def _inputs(self, pixels: Tensor) -> dict[str, Any]:
+        """Return what the model's `forward` takes, from normalised float[N, 3, H, W]."""
+        config = self.model.config
+        if config.model_type == "siglip2_vision_model":
+            return as_patches(pixels, patch_size=int(config.patch_size))
+        if config.model_type in OUR_KINDS:
+            return {"pixel_values": pixels}
+        resized = self.image_size != int(config.image_size)
+        return {"pixel_values": pixels, "interpolate_pos_encoding": resized}
+
+
+def as_patches(pixels: Tensor, *, patch_size: int) -> dict[str, Tensor]:
+    """Return square images as SigLIP 2 takes them: rows of patches, all shown, and their grid."""
+    patches = pixels.unfold(2, patch_size, patch_size).unfold(3, patch_size, patch_size)
+    grid = torch.tensor(patches.shape[2:4], device=pixels.device).expand(len(pixels), 2)
+    rows = patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)  # channels last in a patch
+    shown = torch.ones(rows.shape[:2], dtype=torch.int64, device=pixels.device)
+    return {"pixel_values": rows, "pixel_attention_mask": shown, "spatial_shapes": grid}
 
 
 def normalised(pixels: Tensor, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -128,7 +128,9 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         for part in (tower, decoder):
             for module in part.modules():
                 module._is_hf_initialized = True  # what the library sets on loaded weights
-        image_size = int(tower.config.image_size) if image_size is None else image_size
+        image_size = kind_of(tower.config).image_size if image_size is None else image_size
+        if tower.config.model_type == "open_clip" and tower.config.image_size != image_size:
+            tower.set_image_size(image_size)
         config = VisualChatConfig(
             decoder_config=decoder.config,
             tower_config=tower.config,

@@ -19,6 +19,7 @@ group = LazyGroup(
             "vchat.train.import_checkpoint:command",
             "Turn a model of the published code into ours.",
         ),
+        "import-tower": ("vchat.train.import_tower:command", "Take a vision tower out of a model."),
     },
     # The deepspeed launcher puts --local_rank=N before the command; LOCAL_RANK says the same.
     params=[click.Option(["--local_rank"], type=int, hidden=True, expose_value=False)],

@@ -110,13 +110,18 @@ class ModelConfig:
     that model's configuration: then it starts from random weights."""
 
     tower: str | dict[str, Any] | None = None
-    """Folder of a pretrained vision tower, or a table as for `decoder`."""
+    """Folder of a pretrained vision tower, or a table as for `decoder`. A table with `model_type =
+    "open_clip"` wants `name`, and starts from `weights`, a file of that model, if given."""
+
+    image_size: int | None = None
+    """Side in pixels of the square the tower reads, if not its own: positions are interpolated."""
 
     start_from: Path | None = None
     """A VisualChat folder or a checkpoint: all weights come from it, not from decoder and tower."""
 
-    projection: Literal["baseline"] = "baseline"
-    """What turns tower features into decoder inputs."""
+    projection: Literal["baseline", "vit", "perceiver"] = "baseline"
+    """What turns tower features into decoder inputs: a linear map and a norm, the same behind one
+    more layer of the tower's kind, or 256 queries that gather each image."""
 
     attention: Literal["mmca", "causal"] = "mmca"
     """Multi-modal causal attention, or the decoder's own."""

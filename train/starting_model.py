@@ -9,6 +9,8 @@ from typing import Any
 import torch
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
+from vchat.model.open_clip_tower import FOLDER_CONFIG, OpenClipVision, from_folder
+from vchat.model.towers import register_towers
 from vchat.model.visual_chat import VisualChat
 from vchat.train.config import ModelConfig
 from vchat.train.data import ModelSizes
@@ -32,6 +34,7 @@ def build_model(config: ModelConfig, *, image_token_id: int, num_ids: int, seed:
         num_ids=num_ids,
         attention=config.attention,
         projection=config.projection,
+        image_size=config.image_size,
         image_mean=stated(config.tower, "image_mean"),
         image_std=stated(config.tower, "image_std"),
     )
@@ -55,7 +58,24 @@ def sizes_of(model: VisualChat) -> ModelSizes:
 
 
 def tower_from(source: str | dict[str, Any]) -> PreTrainedModel:
-    """A vision tower from its folder, or a new one from a table."""
+    """A vision tower from a folder of any known kind, or a new one from a table.
+
+    Raises:
+        ValueError: if there is none, or its weights are of another model.
+    """
+    register_towers()
+    if isinstance(source, dict):
+        fields = dict(source)
+        weights = fields.pop("weights", None)
+        tower = _module(fields, transformers.AutoModel, num_ids=None)
+        if weights is not None:
+            if not isinstance(tower, OpenClipVision):
+                raise ValueError('model.tower.weights goes with model_type = "open_clip" only')
+            tower.load_weights(Path(weights))
+        return tower
+    folder = Path(source)
+    if (folder / FOLDER_CONFIG).is_file() and not (folder / "config.json").is_file():
+        return from_folder(folder)
     return _module(source, transformers.AutoModel, num_ids=None)
 
 
