@@ -27,7 +27,10 @@ from vchat.shards.store import LocalStore, ShardError, Store
 from vchat.shards.template import Template
 from vchat.shards.tokens import TextTokenizer
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READ_VERSIONS = (1, 2)
+"""Version 1 is version 2 without the manifest's own digest."""
+
 ROWS_PER_INDEX_PART = 200_000
 REQUIRED = ("digests", "template", "tokenizer", "totals", "sources", "shards", "index")
 """What a reader uses of a manifest; FORMAT.md lists the rest."""
@@ -95,7 +98,13 @@ def publish(
         "index": parts,
     }
     with written_whole(folder / "manifest.json") as file:
-        file.write(json.dumps(manifest, indent=1).encode())
+        file.write(json.dumps(manifest | {"sha256": own_digest(manifest)}, indent=1).encode())
+
+
+def own_digest(manifest: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of everything in a manifest but the field that holds it."""
+    rest = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _tokenizer_entry(tokenizer: TextTokenizer) -> dict[str, Any]:
@@ -260,9 +269,17 @@ class ShardSet:
     def _index_part(self, part: Mapping[str, Any]) -> pa.Table:
         path = self.folder / "index" / part["name"]
         try:
-            table = pq.read_table(path)
+            data = path.read_bytes()
         except FileNotFoundError as error:
             raise ValueError(f"no index file {path}, which manifest.json lists") from error
+        found = hashlib.sha256(data).hexdigest()
+        if found != part["sha256"]:
+            raise ValueError(
+                f"{path} has sha256 {found}, manifest.json says {part['sha256']}: it is damaged or "
+                "of another build"
+            )
+        try:
+            table = pq.read_table(pa.BufferReader(data))
         except pa.ArrowInvalid as error:
             raise ValueError(f"{path} is not a Parquet file: {error}") from error
         if table.num_rows != part["rows"]:
@@ -308,13 +325,17 @@ def open_shards(folder: Path | str, *, storage: StorageConfig | None = None) -> 
 
 
 def check_manifest(manifest: Any, path: Path | str) -> None:
-    """Raise ValueError unless the manifest is of our version and has what a reader uses."""
+    """Raise ValueError unless a manifest is of a version we read, whole, and as it was written."""
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
-    if version != FORMAT_VERSION:
-        raise ValueError(f"{path} has format_version {version!r}; wanted {FORMAT_VERSION}")
+    if version not in READ_VERSIONS:
+        wanted = " or ".join(map(str, READ_VERSIONS))
+        raise ValueError(f"{path} has format_version {version!r}; wanted {wanted}")
     absent = [name for name in REQUIRED if name not in manifest]
     if absent:
         raise ValueError(f"{path} lacks {', '.join(absent)}")
+    stated, found = manifest.get("sha256"), own_digest(manifest)
+    if version > 1 and stated != found:
+        raise ValueError(f"{path} was changed: its sha256 is {found}, it states {stated}")
 
 
 def _check(data: bytes, member: Mapping[str, Any], *, shard: str, row: Mapping[str, Any]) -> None:

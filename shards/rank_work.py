@@ -20,7 +20,7 @@ class RankWork:
     """Read from the shards."""
 
     requests: list[int]
-    """Byte ranges asked for, one per sample."""
+    """Byte ranges asked for, one per sample; over a network, near ones share a request."""
 
     images: list[int]
     image_imbalance: float

@@ -35,6 +35,7 @@ def rewrite(folder, change) -> None:
     path = folder / "manifest.json"
     content = json.loads(path.read_text())
     change(content)
+    content["sha256"] = manifest_module.own_digest(content)
     path.write_text(json.dumps(content))
 
 
@@ -67,7 +68,7 @@ def test_the_manifest_states_what_the_files_are(published):
     assert manifest["digests"]["index"] == index_digest(manifest["index"])
     assert manifest["digests"]["tokenizer"] == published.tokenizer().fingerprint
     assert manifest["digests"]["inputs"] == toy_manifest()["digests"]["inputs"]
-    assert manifest["format_version"] == 1
+    assert manifest["format_version"] == 2
 
 
 def test_totals_and_sources_count_the_samples(published):
@@ -158,7 +159,7 @@ def test_a_missing_folder_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda m: m.update(format_version=2), "format_version 2; wanted 1"),
+        (lambda m: m.update(format_version=3), "format_version 3; wanted 1 or 2"),
         (lambda m: m.pop("format_version"), "format_version None; wanted 1"),
         (lambda m: [m.pop("shards"), m.pop("totals")], "lacks totals, shards"),
     ],
@@ -166,6 +167,24 @@ def test_a_missing_folder_is_refused(tmp_path):
 def test_a_manifest_of_another_form_is_refused(copied, change, message):
     rewrite(copied, change)
     with pytest.raises(ValueError, match=message):
+        open_shards(copied)
+
+
+def test_a_manifest_of_version_1_has_no_digest_and_is_read(copied):
+    rewrite(copied, lambda m: m.update(format_version=1))
+    path = copied / "manifest.json"
+    content = json.loads(path.read_text())
+    del content["sha256"]
+    path.write_text(json.dumps(content))
+    assert open_shards(copied).index().num_rows == 9
+
+
+def test_a_manifest_with_one_changed_value_is_refused(copied):
+    path = copied / "manifest.json"
+    path.write_text(
+        path.read_text().replace('"licences": {\n  "toy": "none"', '"licences": {\n  "toy": "nine"')
+    )
+    with pytest.raises(ValueError, match=r"manifest\.json was changed: its sha256 is"):
         open_shards(copied)
 
 
@@ -230,10 +249,13 @@ def test_a_truncated_or_missing_shard_is_a_located_error(copied):
     "spoil, message",
     [
         (lambda path: path.unlink(), "no index file .*part-00000.parquet, which manifest"),
-        (lambda path: path.write_bytes(b"junk"), "part-00000.parquet is not a Parquet file"),
+        (
+            lambda path: path.write_bytes(b"junk"),
+            "part-00000.parquet has sha256 .*, manifest.json says",
+        ),
         (
             lambda path: pq.write_table(pq.read_table(path).slice(1), path),
-            "part-00000.parquet has 8 rows; manifest.json says 9",
+            "part-00000.parquet has sha256 .*, manifest.json says",
         ),
     ],
 )

@@ -48,9 +48,9 @@ def test_the_printed_plan_is_what_the_ranks_read(
     reads: list[int] = []
     read = LocalStore.read
 
-    def counting(self: LocalStore, name: str, start: int, end: int, *, key: str = "") -> bytes:
+    def counting(self: LocalStore, name: str, start: int, end: int) -> bytes:
         reads.append(end - start)
-        return read(self, name, start, end, key=key)
+        return read(self, name, start, end)
 
     monkeypatch.setattr(LocalStore, "read", counting)
     for rank in (0, 1):

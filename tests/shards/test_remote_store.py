@@ -11,7 +11,7 @@ import pytest
 from range_server import Served, serving
 from toy import toy_shards
 from vchat.shards.loader import Loader
-from vchat.shards.manifest import ShardSet, open_shards
+from vchat.shards.manifest import ShardSet, open_shards, own_digest
 from vchat.shards.plan_arguments import PlanArguments
 from vchat.shards.remote_set import open_remote
 from vchat.shards.remote_store import RemoteStore, pauses
@@ -88,6 +88,7 @@ def test_an_object_that_is_replaced_is_an_error(served: Served) -> None:
 def test_a_manifest_cannot_write_outside_the_copies(shard_set: ShardSet, tmp_path: Path) -> None:
     hostile = json.loads((shard_set.folder / "manifest.json").read_text())
     hostile["index"][0]["name"] = "../../../evil"
+    hostile["sha256"] = own_digest(hostile)
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "manifest.json").write_text(json.dumps(hostile))
     with serving(tmp_path / "set") as served, pytest.raises(ValueError, match="plain file name"):
