@@ -19,7 +19,7 @@ d head width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ from vchat.model.layout import (
     PublishedLayout,
     Stretch,
 )
+from vchat.model.varlen import Sequences, attend_sequences, can_use_kernel
 
 SCORES_PER_BLOCK = 2**24
 """How many scores exist at one time while decoding many tokens with a cache."""
@@ -125,21 +126,65 @@ def attend_flat(
     and backward passes of a whole tiny model take 0.3 to 0.5 of the time that boolean masks take,
     because slices skip what masks only hide; the calls themselves are under a tenth of the time.
     """
-    texts = [stretch.num_text for stretch in layout.stretches]
-    images = [stretch.num_image for stretch in layout.stretches]
-    front = query.shape[2] - sum(texts)  # rows that only pass their value on
-    _, *queries = torch.split(query, [front, *texts], dim=2)
-    sizes = [key.shape[2] - sum(texts), *texts]
-    image_keys, *text_keys = torch.split(key, sizes, dim=2)
-    image_values, *text_values = torch.split(value, sizes, dim=2)
-    outputs = [_of_heads(image_values[:, :, :front], num_heads=query.shape[1])]
+    num_text = sum(stretch.num_text for stretch in layout.stretches)
+    front = query.shape[2] - num_text  # rows that only pass their value on
+    passed_on = _of_heads(value[:, :, :front], num_heads=query.shape[1])
+    text, image = _text_and_image(key, value, layout, num_text=num_text)
+    asking = query[:, :, front:]
+    outputs = [passed_on.transpose(1, 2)]
+    if layout.sequences is not None and can_use_kernel(query):
+        outputs.append(_at_once(asking, text, image, layout.sequences, scale=scale))
+    else:
+        outputs += _one_by_one(asking, text, image, layout.stretches, scale=scale)
+    return torch.cat(outputs, dim=1)
+
+
+def _text_and_image(
+    key: Tensor, value: Tensor, layout: FlatLayout, *, num_text: int
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return keys and values of all text positions, and those of all image positions."""
+    before = key.shape[2] - num_text
+    text = key[:, :, before:], value[:, :, before:]
     if layout.image_keys is not None and layout.image_values is not None:
-        image_keys, image_values = layout.image_keys, layout.image_values
-    text = zip(text_keys, text_values, strict=True)
-    image = zip(*(torch.split(x, images, dim=2) for x in (image_keys, image_values)), strict=True)
-    for one in zip(layout.stretches, queries, text, image, strict=True):
-        outputs += _attend_stretch(*one, scale=scale)
-    return torch.cat([output.transpose(1, 2) for output in outputs], dim=1)
+        return text, (layout.image_keys, layout.image_values)
+    return text, (key[:, :, :before], value[:, :, :before])
+
+
+def _at_once(
+    query: Tensor,
+    text: tuple[Tensor, Tensor],
+    image: tuple[Tensor, Tensor],
+    sequences: Sequences,
+    *,
+    scale: float,
+) -> Tensor:
+    """Return the output of all text as float[1, T, H, d], by a kernel for many sequences."""
+    rows = [one[0].transpose(0, 1) for one in (query, *text, *image)]
+    return attend_sequences(
+        rows[0], (rows[1], rows[2]), (rows[3], rows[4]), sequences, scale=scale
+    )[None]
+
+
+def _one_by_one(
+    query: Tensor,
+    text: tuple[Tensor, Tensor],
+    image: tuple[Tensor, Tensor],
+    stretches: Sequence[Stretch],
+    *,
+    scale: float,
+) -> Iterator[Tensor]:
+    """Yield the output of all text, run by run, as float[1, run, H, d]."""
+    texts = [stretch.num_text for stretch in stretches]
+    images = [stretch.num_image for stretch in stretches]
+    for stretch, asking, of_text, of_image in zip(
+        stretches,
+        torch.split(query, texts, dim=2),
+        zip(*(torch.split(x, texts, dim=2) for x in text), strict=True),
+        zip(*(torch.split(x, images, dim=2) for x in image), strict=True),
+        strict=True,
+    ):
+        for output in _attend_stretch(stretch, asking, of_text, of_image, scale=scale):
+            yield output.transpose(1, 2)
 
 
 def _attend_stretch(

@@ -12,11 +12,13 @@ B rows, S positions, K keys (cached and new), N positions that are not padding.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from vchat.model.varlen import Sequences, sequences_of
 
 PAD, TEXT, IMAGE = 0, 1, 2
 
@@ -73,6 +75,9 @@ class FlatLayout:
     stretches: tuple[Stretch, ...]
     """The dialogues, in the order in which both their images and their texts stand."""
 
+    sequences: Sequences | None = None
+    """The same for a kernel that takes all dialogues at once; on CUDA, if there are several."""
+
     kept_images: Tensor | None = None
     """int64[n]: image rows the last layer keeps beside the text rows; None is all rows."""
 
@@ -114,7 +119,18 @@ def flat_layout(kinds: Tensor, segments: Tensor) -> FlatLayout:
     is_text = kinds.flatten()[keep] != IMAGE
     order = torch.cat([keep[~is_text], keep[is_text]])
     stretches = _stretches(dialogue, is_text)
-    return FlatLayout(order=order, num_image=int((~is_text).sum()), stretches=stretches)
+    at_once = kinds.is_cuda and len(stretches) > 1
+    return FlatLayout(
+        order=order,
+        num_image=int((~is_text).sum()),
+        stretches=stretches,
+        sequences=sequences_of_stretches(stretches, device=kinds.device) if at_once else None,
+    )
+
+
+def sequences_of_stretches(stretches: Sequence[Stretch], *, device: torch.device) -> Sequences:
+    """Return the sequences of a flat row of these dialogues."""
+    return sequences_of([(s.num_text, s.num_image, s.runs) for s in stretches], device=device)
 
 
 def _stretches(dialogue: Tensor, is_text: Tensor) -> tuple[Stretch, ...]:

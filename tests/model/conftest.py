@@ -74,17 +74,16 @@ def row() -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
     """Make one row from a drawing such as "tttIttI": t a text position, I a whole image."""
 
     def make(drawing: str, *, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        text = torch.randint(0, SLOT, (len(drawing),), generator=generator).tolist()
+        generator = torch.Generator("cpu").manual_seed(seed)
+        text = torch.randint(0, SLOT, (len(drawing),), generator=generator, device="cpu").tolist()
         ids = [
             token
             for kind, one in zip(drawing, text, strict=True)
             for token in ([SLOT] * POSITIONS if kind == "I" else [one])
         ]
-        pixels = torch.randint(
-            0, 256, (drawing.count("I"), 3, IMAGE_SIZE, IMAGE_SIZE), generator=generator
-        )
-        return torch.tensor([ids]), pixels.to(torch.uint8)
+        shape = (drawing.count("I"), 3, IMAGE_SIZE, IMAGE_SIZE)
+        pixels = torch.randint(0, 256, shape, generator=generator, device="cpu").to(torch.uint8)
+        return torch.tensor([ids]), pixels.to(torch.get_default_device())
 
     return make
 

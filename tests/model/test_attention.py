@@ -1,9 +1,15 @@
 """Who sees whom: packing, padding, caching, order, and the formula written out densely."""
 
+import inspect
+import itertools
+
 import pytest
 import torch
+from torch.nn import functional
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AutoModelForCausalLM, LlamaConfig
 from vchat.model.attention import attend
+from vchat.model.decoding import Rows, hidden_of_all
 from vchat.model.layout import (
     IMAGE,
     PAD,
@@ -12,13 +18,24 @@ from vchat.model.layout import (
     cached_layout,
     flat_layout,
     restarted_positions,
+    sequences_of_stretches,
     visible,
 )
+from vchat.model.varlen import attend_sequences
 
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 SLOT, POSITIONS = 128, 5
 ATTENTIONS = ["mmca", "causal"]
 ALL = [*ATTENTIONS, "mmca_published"]
 DRAWINGS = ["tttIttItt", "Itt", "tttt", "IItIt", "ttI"]
+
+
+@pytest.fixture(autouse=True, params=DEVICES)
+def device(request):
+    """Everything a test makes lies on this device, models included."""
+    torch.set_default_device(request.param)
+    yield request.param
+    torch.set_default_device(None)
 
 
 def textbook(query, key, value, kinds, segments, scale):
@@ -41,9 +58,10 @@ def random_batch(heads=4, key_heads=2):
         ]
     )
     segments = torch.tensor([[1, 1, 1, 1, 1, 2, 2, 2, 0, 0], [1, 1, 1, 1, 1, 1, 2, 2, 3, 3]])
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator("cpu").manual_seed(3)
     query, key, value = (
-        torch.randn(2, n, 10, 8, generator=generator) for n in (heads, key_heads, key_heads)
+        torch.randn(2, n, 10, 8, generator=generator, device="cpu").to(kinds.device)
+        for n in (heads, key_heads, key_heads)
     )
     return query, key, value, kinds, segments
 
@@ -61,6 +79,61 @@ def test_flat_rows_equal_the_textbook(key_heads):
     output, _ = attend(torch.nn.Identity(), *flat, None, scaling=0.3, layout=layout)
     expected = one_row(layout, textbook(query, key, value, kinds, segments, 0.3))
     torch.testing.assert_close(output, expected.transpose(1, 2))
+
+
+def one_after_the_other(
+    query, key, value, ends_q, ends_k, longest_q, longest_k, *, scale, window_size=(-1, -1), **_
+):
+    """What a kernel for many sequences computes, by its contract, on any device."""
+    outputs = []
+    for (q0, q1), (k0, k1) in zip(
+        itertools.pairwise(ends_q.tolist()), itertools.pairwise(ends_k.tolist()), strict=True
+    ):
+        assert q1 - q0 <= longest_q
+        assert k1 - k0 <= longest_k
+        one = (x.transpose(0, 1)[None] for x in (query[q0:q1], key[k0:k1], value[k0:k1]))
+        attended = functional.scaled_dot_product_attention(
+            *one, is_causal=window_size == (-1, 0), scale=scale, enable_gqa=True
+        )
+        outputs.append(attended[0].transpose(0, 1))
+    return torch.cat(outputs)
+
+
+@pytest.mark.parametrize("key_heads", [4, 2])
+def test_many_sequences_at_once_equal_the_textbook(key_heads):
+    query, key, value, kinds, segments = random_batch(key_heads=key_heads)
+    layout = flat_layout(kinds, segments)
+    sequences = sequences_of_stretches(layout.stretches, device=kinds.device)
+    q, k, v = (one_row(layout, x)[0].transpose(0, 1) for x in (query, key, value))
+    n = layout.num_image
+    output = attend_sequences(
+        q[n:], (k[n:], v[n:]), (k[:n], v[:n]), sequences, scale=0.3, kernel=one_after_the_other
+    )
+    expected = one_row(layout, textbook(query, key, value, kinds, segments, 0.3))
+    torch.testing.assert_close(output.transpose(0, 1), expected[0, :, n:])
+
+
+def test_many_sequences_without_an_image_are_one_call():
+    kinds = torch.tensor([[TEXT] * 5, [TEXT, TEXT, PAD, PAD, PAD]])
+    layout = flat_layout(kinds, (kinds != PAD).long())
+    sequences = sequences_of_stretches(layout.stretches, device=kinds.device)
+    calls = []
+
+    def kernel(*given, **settings):
+        calls.append(settings["window_size"])
+        return one_after_the_other(*given, **settings)
+
+    q = torch.randn(7, 2, 8)
+    nothing = torch.zeros(0, 2, 8)
+    attend_sequences(q, (q, q), (nothing, nothing), sequences, scale=1.0, kernel=kernel)
+    assert calls == [(-1, 0)]
+
+
+def test_torchs_kernel_takes_what_we_give_it():
+    taken = inspect.signature(varlen_attn).parameters
+    names = ["query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k"]
+    assert list(taken)[:7] == names
+    assert {"scale", "window_size", "enable_gqa"} <= taken.keys()
 
 
 @pytest.mark.parametrize("num_new", [1, 2, 6, 10])
@@ -151,13 +224,31 @@ def test_later_positions_never_change_earlier_outputs(new_model, row, attention)
         torch.testing.assert_close(after[:, :cut], before[:, :cut], atol=2e-5, rtol=0)
 
 
-def test_an_image_means_the_same_in_every_dialogue(new_model, row):
-    model = new_model()
-    ids, pixels = row("ttItt")
-    other_ids, _ = row("tttttttIt", seed=7)
-    inside = model(ids, pixels).logits[ids == SLOT]
-    elsewhere = model(other_ids, pixels).logits[other_ids == SLOT]
-    torch.testing.assert_close(inside, elsewhere, atol=2e-5, rtol=0)
+@pytest.mark.parametrize("dtype, difference", [(torch.float32, 0.0), (torch.bfloat16, 0.02)])
+def test_an_images_hidden_states_are_the_same_in_every_dialogue(new_model, row, dtype, difference):
+    model = new_model().to(dtype)
+    _, pixels = row("I")
+    _, others = row("III", seed=9)
+    found = []
+    for drawing, before in (("ttItt", 0), ("tttttttIt", 0), ("tIItIItt", 2), ("tItIt", 1)):
+        ids, _ = row(drawing, seed=before + 3)
+        num = drawing.count("I")
+        shown = torch.cat([others[:before], pixels, others[: num - before - 1]])
+        hidden = hidden_of(model, ids, shown)
+        found.append(hidden[ids == SLOT][before * POSITIONS : (before + 1) * POSITIONS])
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], atol=difference, rtol=difference)
+
+
+def hidden_of(model, ids, pixels):
+    """The last hidden states of all positions, float[1, S, D]."""
+    rows = Rows(
+        embeddings=model.embed(ids, pixels),
+        kinds=torch.where(ids == SLOT, IMAGE, TEXT),
+        segments=torch.ones_like(ids),
+        position_ids=None,
+    )
+    return hidden_of_all(model.decoder, rows, published=False)
 
 
 @pytest.mark.parametrize("attention", ALL)
