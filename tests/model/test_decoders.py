@@ -35,7 +35,10 @@ DECODERS = {
         }
     },
     "llama-yarn": {"rope_parameters": YARN},
+    "smollm": {"tie_word_embeddings": True, "rope_parameters": {"rope_theta": 1e5}},
     "qwen2": {},
+    "qwen2.5": {"use_sliding_window": False, "sliding_window": 10, "max_window_layers": 1},
+    "qwen2-window": {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1},
     "qwen2-tied": {"tie_word_embeddings": True, "rope_parameters": {"rope_theta": 1e6}},
     "qwen3": {"head_dim": 24},
     "mistral": {"sliding_window": None},
@@ -59,7 +62,8 @@ def new_decoder(name, **settings):
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
     }
-    model_type = {"llama3": "llama"}.get(name, name.split("-")[0])
+    same_as = {"llama3": "llama", "smollm": "llama", "qwen2.5": "qwen2"}
+    model_type = same_as.get(name, name.split("-")[0])
     config = AutoConfig.for_model(model_type, **{**sizes, **DECODERS.get(name, {}), **settings})
     decoder = AutoModelForCausalLM.from_config(config)
     for parameter in decoder.parameters():

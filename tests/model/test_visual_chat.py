@@ -9,6 +9,7 @@ from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
     LlamaConfig,
+    StoppingCriteriaList,
 )
 from vchat.model.decoders import cover_ids
 from vchat.model.visual_chat import VisualChat
@@ -253,6 +254,90 @@ def test_beams_of_prompts_with_images_are_scored_as_without_a_cache(new_model, r
         logits[t - 1, output.sequences[0, t]] for t in range(start, output.sequences.shape[1])
     ]
     torch.testing.assert_close(output.sequences_scores[0], sum(chosen) / 5, atol=1e-4, rtol=0)
+
+
+def left_padded(rows):
+    """Ids, mask and pixels of several prompts as one batch."""
+    length = max(ids.shape[1] for ids, _ in rows)
+    pads = [(length - ids.shape[1], 0) for ids, _ in rows]
+    ids = torch.cat([functional.pad(i, pad) for (i, _), pad in zip(rows, pads, strict=True)])
+    mask = torch.cat(
+        [functional.pad(torch.ones_like(i), pad) for (i, _), pad in zip(rows, pads, strict=True)]
+    )
+    return ids, mask, torch.cat([pixels for _, pixels in rows])
+
+
+PROMPTS = ("ttIttItt", "tttt", "Itt", "tIIItIt")
+
+
+@pytest.mark.parametrize("attention", ["mmca", "causal", "mmca_published"])
+def test_beams_of_prompts_with_different_numbers_of_images_equal_one_by_one(
+    new_model, row, attention
+):
+    model = new_model(attention=attention)
+    rows = [row(drawing, seed=i) for i, drawing in enumerate(PROMPTS)]
+    ids, mask, pixels = left_padded(rows)
+    options = {"max_new_tokens": 5, "num_beams": 3, "do_sample": False, "eos_token_id": None}
+    together = model.generate(ids, pixels, attention_mask=mask, **options)
+    for generated, (one, shown) in zip(together, rows, strict=True):
+        alone = model.generate(one, shown, **options)
+        assert generated[-5:].tolist() == alone[0, -5:].tolist()
+
+
+def test_sampling_depends_on_the_seed_and_stays_within_top_k(new_model, row):
+    model = new_model()
+    ids, pixels = row("ttItt")
+    options = {"max_new_tokens": 12, "do_sample": True, "top_k": 3, "eos_token_id": None}
+    drawn = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        drawn.append(model.generate(ids, pixels, **options))
+    assert drawn[0].tolist() == drawn[1].tolist() != drawn[2].tolist()
+    logits = model(drawn[0], pixels).logits[0].index_fill(-1, torch.tensor(SLOT), -torch.inf)
+    for place in range(ids.shape[1], drawn[0].shape[1]):
+        assert drawn[0][0, place] in logits[place - 1].topk(3).indices
+
+
+class Received:
+    """A streamer that keeps what it is given."""
+
+    def __init__(self):
+        self.pieces, self.ended = [], False
+
+    def put(self, value):
+        self.pieces.append(value.flatten().tolist())
+
+    def end(self):
+        self.ended = True
+
+
+def test_a_streamer_gets_every_token_as_it_comes(new_model, row):
+    model = new_model()
+    ids, pixels = row("ttItt")
+    received = Received()
+    generated = model.generate(
+        ids, pixels, max_new_tokens=4, do_sample=False, eos_token_id=None, streamer=received
+    )
+    new = generated[0, ids.shape[1] :].tolist()
+    assert received.pieces[-4:] == [[one] for one in new]
+    assert received.ended
+
+
+def test_generation_stops_where_a_criterion_says(new_model, row):
+    model = new_model()
+    ids, pixels = row("ttItt")
+    options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None}
+    whole = model.generate(ids, pixels, **options)[0, ids.shape[1] :].tolist()
+
+    def third(found, scores, **_):
+        return torch.full((len(found),), found.shape[1] == ids.shape[1] + 3)
+
+    criteria = StoppingCriteriaList([third])
+    stopped = model.generate(ids, pixels, stopping_criteria=criteria, **options)
+    assert stopped[0, ids.shape[1] :].tolist() == whole[:3]
+    ended = model.generate(ids, pixels, **options | {"eos_token_id": whole[1]})
+    last = whole.index(whole[1]) + 1
+    assert ended[0, ids.shape[1] :].tolist() == whole[:last]
 
 
 def test_generating_without_a_cache_is_refused(new_model, row):
