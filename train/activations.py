@@ -1,0 +1,219 @@
+"""Memory that a micro-batch needs beside weights and optimizer, measured on a narrow twin.
+
+The twin is the same model with the same rows and images, in which every width (hidden, inner, head,
+vocabulary) is divided by one number and the layers are few. It really runs forward and backward on
+the CPU while every tensor it makes is counted, so gradient checkpointing, frozen parts, LoRA and
+whatever the attention keeps are in the measurement. What a layer keeps is a constant plus a
+multiple of its width, so four twins of two widths and two depths give the whole model; the loss,
+whose chunks have a fixed size, is added by arithmetic. A GPU's workspaces and fragmentation are not
+in it. (torch's own `MemTracker` does not run on models with frozen parts.)
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import PreTrainedConfig
+from vchat.model.config import VisualChatConfig
+from vchat.model.loss import LOGITS_PER_CHUNK
+from vchat.model.visual_chat import VisualChat
+from vchat.train.config import RunConfig
+from vchat.train.engine import DTYPES
+from vchat.train.flops import shape_of
+from vchat.train.parts import train_only
+
+WIDTHS = ("hidden_size", "intermediate_size", "head_dim")
+DEPTHS = (2, 4)
+LEAST_HEAD_WIDTH = 4
+SUPERVISED = 8
+"""Labels in a twin's row: few, because the loss is added by arithmetic."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MicroBatch:
+    """What one forward pass is given."""
+
+    rows: int
+    positions: int
+    """Of one row."""
+
+    images: int
+    """In all rows together."""
+
+    supervised: int
+    """Tokens, in all rows together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Bytes that a twin, or a model drawn from twins, took beside its weights."""
+
+    kept: float
+    """Alive between the forward and the backward pass."""
+
+    peak: float
+    """Most alive at any time."""
+
+    def beyond(self, other: Measured, *, times: float) -> Measured:
+        """Go on along the line from `other` through this, `times` as far again."""
+        return Measured(
+            kept=self.kept + (self.kept - other.kept) * times,
+            peak=self.peak + (self.peak - other.peak) * times,
+        )
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all storages that operations make while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0
+        self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run the operation and count what is new in its result."""
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self._count(leaf.untyped_storage())
+        return result
+
+    def ignore(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Leave out storages that were there before."""
+        self._known |= {tensor.untyped_storage()._cdata for tensor in tensors}
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        name, size = storage._cdata, storage.nbytes()
+        if name in self._known:
+            return
+        self._known.add(name)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._freed, name, size)
+
+    def _freed(self, name: int, size: int) -> None:
+        self._known.discard(name)
+        self.now -= size
+
+
+def activation_bytes(model: VisualChat, config: RunConfig, *, batch: MicroBatch) -> int:
+    """Estimate the most memory that one micro-batch takes on a GPU beside the model's state.
+
+    Args:
+        model: of true size, without memory; its configuration is what is read.
+    """
+    narrow = narrowing(model.config)
+    depth = int(model.config.decoder_config.num_hidden_layers)
+
+    def of_width(factor: int) -> Measured:
+        shallow, deep = (measured(model.config, config, batch, factor=factor, depth=d)
+                         for d in DEPTHS)
+        return deep.beyond(shallow, times=(depth - DEPTHS[1]) / (DEPTHS[1] - DEPTHS[0]))
+
+    whole = of_width(max(1, narrow // 2))
+    if narrow > 1:  # a + b / factor, drawn on from `narrow` and half of it to factor 1
+        whole = whole.beyond(of_width(narrow), times=narrow - 2)
+    in_loss = loss_bytes(model, config, supervised=batch.supervised)
+    return round(max(whole.peak, whole.kept + in_loss))
+
+
+def loss_bytes(model: VisualChat, config: RunConfig, *, supervised: int) -> int:
+    """Logits of a chunk, their gradient and its narrow copy, and the head's own gradient."""
+    head = model.get_output_embeddings()
+    num_ids, width = shape_of(head.weight)
+    bytes_each = DTYPES[config.train.precision].itemsize
+    logits = min(supervised * num_ids, max(LOGITS_PER_CHUNK, num_ids))
+    of_head = num_ids * width * (4 + bytes_each) if head.weight.requires_grad else 0
+    return logits * (4 + 4 + bytes_each) + of_head + supervised * width * (4 + bytes_each)
+
+
+def narrowing(config: VisualChatConfig) -> int:
+    """Return the greatest power of two, 32 at most, that all widths of the model allow."""
+    factor = 32
+    while factor > 1 and not all(
+        _allows(part, factor) for part in (config.decoder_config, config.tower_config)
+    ):
+        factor //= 2
+    return factor
+
+
+def _allows(part: PreTrainedConfig, factor: int) -> bool:
+    widths = [getattr(part, name, None) for name in WIDTHS]
+    head = getattr(part, "head_dim", None) or part.hidden_size // part.num_attention_heads
+    exact = all(width % factor == 0 for width in (*filter(None, widths), head))
+    return exact and head // factor >= LEAST_HEAD_WIDTH
+
+
+def measured(
+    whole: VisualChatConfig, config: RunConfig, batch: MicroBatch, *, factor: int, depth: int
+) -> Measured:
+    """Run one twin forward and backward, and count what is alive beside weights and gradients."""
+    twin = _twin(whole, config, factor=factor, depth=depth)
+    for parameter in twin.parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(_drop_gradient)
+    live = LiveBytes()
+    live.ignore([*twin.parameters(), *twin.buffers()])
+    with live:
+        loss = twin(**_inputs(twin, batch)).loss
+        kept = live.now
+        loss.backward()
+    return Measured(kept=kept, peak=live.peak)
+
+
+def _drop_gradient(parameter: torch.Tensor) -> None:
+    parameter.grad = None
+
+
+def _twin(whole: VisualChatConfig, config: RunConfig, *, factor: int, depth: int) -> VisualChat:
+    """Make the narrow model with fresh weights, in the run's precision, frozen as the run says."""
+    made = copy.deepcopy(whole)
+    for part in (made.decoder_config, made.tower_config):
+        for name in WIDTHS:
+            if getattr(part, name, None):
+                setattr(part, name, getattr(part, name) // factor)
+    decoder = made.decoder_config
+    decoder.vocab_size = math.ceil(decoder.vocab_size / factor)
+    decoder.num_hidden_layers = depth
+    if getattr(decoder, "layer_types", None):
+        decoder.layer_types = decoder.layer_types[:depth]
+    decoder.pad_token_id = decoder.bos_token_id = decoder.eos_token_id = None
+    made.image_token_id = decoder.vocab_size - 1
+    twin = VisualChat(made)
+    train_only(twin, config.train.parts)
+    if config.train.gradient_checkpointing:
+        twin.gradient_checkpointing_enable({"use_reentrant": False})
+    twin.to(DTYPES[config.train.precision])
+    return twin.train()
+
+
+def _inputs(twin: VisualChat, batch: MicroBatch) -> dict[str, torch.Tensor]:
+    """Full rows: images first, then text, the last of it supervised."""
+    slot, per_image = twin.config.image_token_id, twin.config.positions_per_image
+    images = batch.images // batch.rows
+    ids = torch.zeros(batch.rows, batch.positions, dtype=torch.int64)
+    ids[:, : images * per_image] = slot
+    labels = torch.full_like(ids, -100)
+    labels[:, -SUPERVISED:] = 0
+    side = twin.config.image_size
+    return {
+        "input_ids": ids,
+        "labels": labels,
+        "segment_ids": torch.ones_like(ids),
+        "pixel_values": torch.zeros(images * batch.rows, 3, side, side, dtype=torch.uint8),
+    }

@@ -1,0 +1,159 @@
+"""Does a run fit its GPUs, and if not, which settings would make it fit?
+
+In: a function that says how much memory a configuration takes. Out: the smallest set of changes
+after which it fits, gentle ones first, and how many GPUs would do without a change.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from vchat.train.config import RunConfig
+
+RESERVED_SHARE = 0.1
+"""Share of a GPU's memory left to its runtime, communication buffers and fragmentation."""
+
+MOST_GPUS = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One setting that takes less memory, and what it costs."""
+
+    setting: str
+    """As `--set` takes it."""
+
+    cost: str
+    apply: Callable[[RunConfig], RunConfig]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Whether a run fits, and the way out if it does not."""
+
+    fits: bool
+    needed_bytes: int
+    usable_bytes: int
+    """Memory of one GPU without the reserved share."""
+
+    changes: tuple[Change, ...]
+    """The fewest that make it fit; empty if it fits, or if none do."""
+
+    needed_after: int | None
+    """Bytes with these changes."""
+
+    gpus: int | None
+    """The number of GPUs, a doubling of the given one, on which it fits unchanged, if any."""
+
+
+def verdict(
+    config: RunConfig,
+    needed: Callable[[RunConfig, int], int],
+    *,
+    gpu_memory_gb: float,
+    num_gpus: int,
+) -> Verdict:
+    """Compare what a run needs with what a GPU has.
+
+    Args:
+        needed: bytes on one GPU, of a configuration on a number of GPUs.
+    """
+    usable = round(gpu_memory_gb * 1e9 * (1 - RESERVED_SHARE))
+    now = needed(config, num_gpus)
+    fits = now <= usable
+    changes = () if fits else _fewest_changes(config, needed, usable=usable, num_gpus=num_gpus)
+    after = needed(changed(config, changes), num_gpus) if changes else None
+    more = (num_gpus * 2**i for i in itertools.count(1))
+    enough = itertools.takewhile(lambda gpus: not fits and gpus <= MOST_GPUS, more)
+    return Verdict(
+        fits=fits,
+        needed_bytes=now,
+        usable_bytes=usable,
+        changes=changes,
+        needed_after=after,
+        gpus=next((gpus for gpus in enough if needed(config, gpus) <= usable), None),
+    )
+
+
+def changed(config: RunConfig, changes: Sequence[Change]) -> RunConfig:
+    """Apply changes one after the other."""
+    for change in changes:
+        config = change.apply(config)
+    return config
+
+
+def possible_changes(config: RunConfig) -> list[Change]:
+    """What could be set otherwise to save memory; gentle changes first. None alters the loss."""
+    found = []
+    if config.batch.rows_per_micro_batch > 1:
+        found.append(_micro_batch())
+    if not config.train.gradient_checkpointing:
+        found.append(_checkpointing())
+    found += [
+        _stage(stage) for stage in (1, 2, 3) if stage > config.deepspeed.zero_stage
+    ]
+    if config.deepspeed.offload_optimizer == "none":
+        found.append(_offload("offload_optimizer", "slower optimizer steps", least_stage=1))
+    if config.deepspeed.offload_parameters == "none":
+        found.append(_offload("offload_parameters", "far slower", least_stage=3))
+    return found
+
+
+def _fewest_changes(
+    config: RunConfig,
+    needed: Callable[[RunConfig, int], int],
+    *,
+    usable: int,
+    num_gpus: int,
+) -> tuple[Change, ...]:
+    possible = possible_changes(config)
+    for count in range(1, len(possible) + 1):
+        for changes in itertools.combinations(possible, count):
+            try:
+                other = changed(config, changes)
+            except ValueError:  # such as an offload without its stage
+                continue
+            if needed(other, num_gpus) <= usable:
+                return changes
+    return ()
+
+
+def _micro_batch() -> Change:
+    return Change(
+        setting="batch.rows_per_micro_batch=1",
+        cost="more micro-batches per step",
+        apply=lambda config: replace(
+            config, batch=replace(config.batch, rows_per_micro_batch=1)
+        ),
+    )
+
+
+def _checkpointing() -> Change:
+    return Change(
+        setting="train.gradient_checkpointing=true",
+        cost="about a third more arithmetic",
+        apply=lambda config: replace(
+            config, train=replace(config.train, gradient_checkpointing=True)
+        ),
+    )
+
+
+def _stage(stage: int) -> Change:
+    return Change(
+        setting=f"deepspeed.zero_stage={stage}",
+        cost="more communication" if stage == 3 else "little",
+        apply=lambda config: replace(
+            config, deepspeed=replace(config.deepspeed, zero_stage=stage)
+        ),
+    )
+
+
+def _offload(name: str, cost: str, *, least_stage: int) -> Change:
+    def apply(config: RunConfig) -> RunConfig:
+        if config.deepspeed.zero_stage < least_stage:
+            raise ValueError(f"{name} needs zero_stage {least_stage}")
+        return replace(config, deepspeed=replace(config.deepspeed, **{name: "cpu"}))
+
+    return Change(setting=f"deepspeed.{name}=cpu", cost=cost, apply=apply)

@@ -1,0 +1,110 @@
+"""How many floating-point operations a run takes: what its hours and its MFU are counted in.
+
+A multiplication with an addition counts as two. Counted are matrix products of the model as it is
+defined; what gradient checkpointing computes twice is not, so the share of the hardware's peak that
+is reached (MFU) compares runs. Norms, softmax and the optimizer are left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from vchat.model.visual_chat import VisualChat
+from vchat.shards.epoch import EpochPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flops:
+    """Operations of training, forward and backward, by what they are spent on."""
+
+    per_position: float
+    """Of the decoder's layers, for one position of text or image, attention apart."""
+
+    per_pair: float
+    """Of the attention of all layers, for one query that scores one key."""
+
+    per_supervised: float
+    """Of the output head, for one supervised token."""
+
+    per_image: float
+    """Of tower and projection, for one image."""
+
+    def total(self, *, positions: float, pairs: float, supervised: float, images: float) -> float:
+        """Add up the operations of so many of each."""
+        return (
+            positions * self.per_position
+            + pairs * self.per_pair
+            + supervised * self.per_supervised
+            + images * self.per_image
+        )
+
+
+def flops_of(model: VisualChat) -> Flops:
+    """Count for a model whose trained parameters are marked as such; it may be without memory.
+
+    A part's backward pass costs one forward pass for the weights that are trained, and one for the
+    gradient of its input if anything before it is trained.
+    """
+    decoder, tower = model.decoder.get_decoder(), model.tower
+    tower_trained = is_trained(tower)
+    before = (tower, model.projection, model.get_input_embeddings())
+    inputs_trained = any(is_trained(module) for module in before)
+    return Flops(
+        per_position=_products(decoder, with_input=inputs_trained),
+        per_pair=_per_pair(model.config.decoder_config)
+        * (3 if inputs_trained or is_trained(decoder) else 1),
+        per_supervised=_products(model.get_output_embeddings(), with_input=True),
+        per_image=_products(tower, with_input=tower_trained) * tower.positions
+        + _per_pair(model.config.tower_config) * tower.positions**2 * (3 if tower_trained else 1)
+        + _products(model.projection, with_input=tower_trained) * tower.positions,
+    )
+
+
+def pairs_of_epoch(plan: EpochPlan, *, attention: str) -> float:
+    """Count the pairs of query and key that the attention of one epoch scores.
+
+    Of plain causal attention, half of a dialogue's length squared. Of the multi-modal one, only
+    text scores keys; images count as standing before all text of their dialogue.
+    """
+    index, used = plan.index, plan.samples
+    text = index.text_tokens[used].astype(np.float64)
+    per_image = plan.arguments.positions_per_image
+    image = index.image_positions(per_image=per_image)[used].astype(np.float64)
+    if attention == "causal":
+        return float(((text + image) ** 2 / 2).sum())
+    return float((text**2 / 2 + text * image).sum())
+
+
+def is_trained(module: nn.Module) -> bool:
+    """Whether any parameter of it is."""
+    return any(p.requires_grad for p in module.parameters())
+
+
+def shape_of(parameter: nn.Parameter) -> torch.Size:
+    """The shape of a parameter, which ZeRO-3 may have taken apart."""
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    return shape
+
+
+def _products(module: nn.Module, *, with_input: bool) -> float:
+    """Operations of one position's products with matrices; a table is looked up, not counted."""
+    tables = {
+        id(p) for m in module.modules() if isinstance(m, nn.Embedding) for p in m.parameters()
+    }
+    products = [
+        2.0 * shape_of(p).numel() * (1 + with_input + p.requires_grad)
+        for p in module.parameters()
+        if len(shape_of(p)) >= 2 and id(p) not in tables
+    ]
+    return sum(products)
+
+
+def _per_pair(config: Any) -> float:
+    """Operations of one score and its share of a value, forward, in all heads and layers."""
+    heads = int(config.num_attention_heads)
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return 4.0 * heads * int(width) * int(config.num_hidden_layers)
