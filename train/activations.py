@@ -1,12 +1,13 @@
 """Memory that a micro-batch needs beside weights and optimizer, measured on a narrow twin.
 
-The twin is the same model with the same rows and images, in which every width (hidden, inner, head,
-vocabulary) is divided by one number and the layers are few. It really runs forward and backward on
-the CPU while every tensor it makes is counted, so gradient checkpointing, frozen parts, LoRA and
+The twin is the same model in which every width (hidden, inner, head, vocabulary) is divided by one
+number and the layers are few, given a part of the rows. It really runs forward and backward on the
+CPU while every tensor it makes is counted, so gradient checkpointing, frozen parts, LoRA and
 whatever the attention keeps are in the measurement. What a layer keeps is a constant plus a
-multiple of its width, so four twins of two widths and two depths give the whole model; the loss,
-whose chunks have a fixed size, is added by arithmetic. A GPU's workspaces and fragmentation are not
-in it. (torch's own `MemTracker` does not run on models with frozen parts.)
+multiple of its width, and a multiple of the positions, so four twins of two widths and two depths
+give the whole model; the loss, whose chunks have a fixed size, is added by arithmetic. A GPU's
+workspaces and fragmentation are not in it. (torch's own `MemTracker` does not run on models with
+frozen parts.)
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import copy
 import math
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,11 +28,12 @@ from vchat.model.loss import LOGITS_PER_CHUNK
 from vchat.model.visual_chat import VisualChat
 from vchat.train.config import RunConfig
 from vchat.train.engine import DTYPES
-from vchat.train.flops import shape_of
+from vchat.train.flops import is_trained, shape_of
 from vchat.train.parts import train_only
 
 WIDTHS = ("hidden_size", "intermediate_size", "head_dim")
-DEPTHS = (2, 4)
+DEPTHS = (2, 3)
+FEWEST_POSITIONS = 256
 LEAST_HEAD_WIDTH = 4
 SUPERVISED = 8
 """Labels in a twin's row: few, because the loss is added by arithmetic."""
@@ -115,21 +117,36 @@ def activation_bytes(model: VisualChat, config: RunConfig, *, batch: MicroBatch)
     """Estimate the most memory that one micro-batch takes on a GPU beside the model's state.
 
     Args:
-        model: of true size, without memory; its configuration is what is read.
+        model: of true size, without memory, its trained parameters marked.
     """
-    narrow = narrowing(model.config)
+    narrow, parts = narrowing(model.config), num_parts(batch, model.config.positions_per_image)
+    part = replace(batch, positions=batch.positions // parts, images=batch.images // parts)
     depth = int(model.config.decoder_config.num_hidden_layers)
 
     def of_width(factor: int) -> Measured:
-        shallow, deep = (measured(model.config, config, batch, factor=factor, depth=d)
-                         for d in DEPTHS)
+        shallow, deep = (
+            measured(twin_of(model, config, factor=factor, depth=layers), part) for layers in DEPTHS
+        )
         return deep.beyond(shallow, times=(depth - DEPTHS[1]) / (DEPTHS[1] - DEPTHS[0]))
 
     whole = of_width(max(1, narrow // 2))
     if narrow > 1:  # a + b / factor, drawn on from `narrow` and half of it to factor 1
         whole = whole.beyond(of_width(narrow), times=narrow - 2)
     in_loss = loss_bytes(model, config, supervised=batch.supervised)
-    return round(max(whole.peak, whole.kept + in_loss))
+    return round(max(whole.peak * parts, whole.kept * parts + in_loss))
+
+
+def num_parts(batch: MicroBatch, positions_per_image: int) -> int:
+    """Into how many equal parts, whole images each, a row can be cut that still hold some text."""
+    images = batch.images // batch.rows
+    most = max(1, batch.positions // FEWEST_POSITIONS)
+    fitting = (
+        parts
+        for parts in range(most, 0, -1)
+        if images % parts == 0
+        and images // parts * positions_per_image + SUPERVISED < batch.positions // parts
+    )
+    return next(fitting, 1)
 
 
 def loss_bytes(model: VisualChat, config: RunConfig, *, supervised: int) -> int:
@@ -159,40 +176,38 @@ def _allows(part: PreTrainedConfig, factor: int) -> bool:
     return exact and head // factor >= LEAST_HEAD_WIDTH
 
 
-def measured(
-    whole: VisualChatConfig, config: RunConfig, batch: MicroBatch, *, factor: int, depth: int
-) -> Measured:
-    """Run one twin forward and backward, and count what is alive beside weights and gradients."""
-    twin = _twin(whole, config, factor=factor, depth=depth)
+def measured(twin: VisualChat, batch: MicroBatch) -> Measured:
+    """Run a model forward and backward; count what is alive beside its weights and gradients."""
     for parameter in twin.parameters():
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(_drop_gradient)
     live = LiveBytes()
     live.ignore([*twin.parameters(), *twin.buffers()])
     with live:
-        loss = twin(**_inputs(twin, batch)).loss
+        loss = twin(**full_rows(twin, batch)).loss
         kept = live.now
         loss.backward()
     return Measured(kept=kept, peak=live.peak)
 
 
-def _drop_gradient(parameter: torch.Tensor) -> None:
-    parameter.grad = None
+def twin_of(model: VisualChat, config: RunConfig, *, factor: int, depth: int) -> VisualChat:
+    """Make the narrow model with fresh weights, in the run's precision, frozen as the run says.
 
-
-def _twin(whole: VisualChatConfig, config: RunConfig, *, factor: int, depth: int) -> VisualChat:
-    """Make the narrow model with fresh weights, in the run's precision, frozen as the run says."""
-    made = copy.deepcopy(whole)
-    for part in (made.decoder_config, made.tower_config):
+    A frozen tower keeps nothing of a layer, so two of its layers stand for all.
+    """
+    made = copy.deepcopy(model.config)
+    decoder, tower = made.decoder_config, made.tower_config
+    for part in (decoder, tower):
         for name in WIDTHS:
             if getattr(part, name, None):
                 setattr(part, name, getattr(part, name) // factor)
-    decoder = made.decoder_config
     decoder.vocab_size = math.ceil(decoder.vocab_size / factor)
+    decoder.pad_token_id = decoder.bos_token_id = decoder.eos_token_id = None
     decoder.num_hidden_layers = depth
     if getattr(decoder, "layer_types", None):
         decoder.layer_types = decoder.layer_types[:depth]
-    decoder.pad_token_id = decoder.bos_token_id = decoder.eos_token_id = None
+    if not is_trained(model.tower):
+        tower.num_hidden_layers = min(2, tower.num_hidden_layers)
     made.image_token_id = decoder.vocab_size - 1
     twin = VisualChat(made)
     train_only(twin, config.train.parts)
@@ -202,18 +217,22 @@ def _twin(whole: VisualChatConfig, config: RunConfig, *, factor: int, depth: int
     return twin.train()
 
 
-def _inputs(twin: VisualChat, batch: MicroBatch) -> dict[str, torch.Tensor]:
-    """Full rows: images first, then text, the last of it supervised."""
-    slot, per_image = twin.config.image_token_id, twin.config.positions_per_image
+def full_rows(model: VisualChat, batch: MicroBatch) -> dict[str, torch.Tensor]:
+    """Rows without padding: images first, then text, the last of it supervised."""
+    slot, per_image = model.config.image_token_id, model.config.positions_per_image
     images = batch.images // batch.rows
     ids = torch.zeros(batch.rows, batch.positions, dtype=torch.int64)
     ids[:, : images * per_image] = slot
     labels = torch.full_like(ids, -100)
-    labels[:, -SUPERVISED:] = 0
-    side = twin.config.image_size
+    labels[:, -min(SUPERVISED, batch.supervised // batch.rows) :] = 0
+    side = model.config.image_size
     return {
         "input_ids": ids,
         "labels": labels,
         "segment_ids": torch.ones_like(ids),
         "pixel_values": torch.zeros(images * batch.rows, 3, side, side, dtype=torch.uint8),
     }
+
+
+def _drop_gradient(parameter: torch.Tensor) -> None:
+    parameter.grad = None

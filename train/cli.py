@@ -11,7 +11,7 @@ group = LazyGroup(
     help="Train a model on shards, and measure it.",
     lazy={
         "run": ("vchat.train.commands:run", "Train, or go on with a run that was interrupted."),
-        "plan": ("vchat.train.commands:plan", "Print steps, tokens and images of a run."),
+        "plan": ("vchat.train.plan_command:plan", "Print what a run will do and need."),
         "eval": ("vchat.train.evaluate:command", "Answer an evaluation file and score it."),
         "report": ("vchat.train.commands:report", "Draw the curves of a run as one page."),
         "where": ("vchat.train.commands:where", "Name the samples of a step, or reverse."),

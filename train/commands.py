@@ -1,4 +1,4 @@
-"""The bodies of `vchat-train run | plan | where | report`: read RUN.toml, then hand over.
+"""The bodies of `vchat-train run | where | report`: read RUN.toml, then hand over.
 
 A run that we ship is found by its name alone: `vchat-train run tiny.toml`.
 """
@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 from vchat.train.config import read_run
 
-_RUN_FILE = click.argument("run_file", metavar="RUN.toml", type=click.Path(path_type=Path))
-_SET = click.option(
+RUN_FILE = click.argument("run_file", metavar="RUN.toml", type=click.Path(path_type=Path))
+SETTINGS = click.option(
     "--set",
     "overrides",
     multiple=True,
@@ -21,8 +21,8 @@ _SET = click.option(
 
 
 @click.command("run")
-@_RUN_FILE
-@_SET
+@RUN_FILE
+@SETTINGS
 def run(run_file: Path, overrides: tuple[str, ...]) -> None:
     """Train as RUN.toml says. If its run.out holds a checkpoint, go on from there.
 
@@ -42,24 +42,9 @@ def run(run_file: Path, overrides: tuple[str, ...]) -> None:
     end_processes()
 
 
-@click.command("plan")
-@_RUN_FILE
-@_SET
-@click.option("--processes", default=1, show_default=True, help="How many the run will have.")
-def plan(run_file: Path, overrides: tuple[str, ...], processes: int) -> None:
-    """Print what the run will do, before any GPU is rented: steps, tokens, padding, images."""
-    config = read_run(shipped_or_own(run_file), overrides=overrides)
-    from vchat.train.processes import prepare_environment
-
-    prepare_environment()
-    from vchat.train.forecast import print_forecast
-
-    print_forecast(config, num_processes=processes)
-
-
 @click.command("where")
-@_RUN_FILE
-@_SET
+@RUN_FILE
+@SETTINGS
 @click.option("--step", type=int, help="List the samples of this optimizer step.")
 @click.option("--key", help="List the steps that read the sample of this key.")
 @click.option("--processes", default=1, show_default=True, help="How many the run has.")

@@ -91,9 +91,7 @@ def possible_changes(config: RunConfig) -> list[Change]:
         found.append(_micro_batch())
     if not config.train.gradient_checkpointing:
         found.append(_checkpointing())
-    found += [
-        _stage(stage) for stage in (1, 2, 3) if stage > config.deepspeed.zero_stage
-    ]
+    found += [_stage(stage) for stage in (1, 2, 3) if stage > config.deepspeed.zero_stage]
     if config.deepspeed.offload_optimizer == "none":
         found.append(_offload("offload_optimizer", "slower optimizer steps", least_stage=1))
     if config.deepspeed.offload_parameters == "none":
@@ -124,9 +122,7 @@ def _micro_batch() -> Change:
     return Change(
         setting="batch.rows_per_micro_batch=1",
         cost="more micro-batches per step",
-        apply=lambda config: replace(
-            config, batch=replace(config.batch, rows_per_micro_batch=1)
-        ),
+        apply=lambda config: replace(config, batch=replace(config.batch, rows_per_micro_batch=1)),
     )
 
 
@@ -144,9 +140,7 @@ def _stage(stage: int) -> Change:
     return Change(
         setting=f"deepspeed.zero_stage={stage}",
         cost="more communication" if stage == 3 else "little",
-        apply=lambda config: replace(
-            config, deepspeed=replace(config.deepspeed, zero_stage=stage)
-        ),
+        apply=lambda config: replace(config, deepspeed=replace(config.deepspeed, zero_stage=stage)),
     )
 
 

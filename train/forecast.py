@@ -1,60 +1,95 @@
-"""`vchat-train plan`: what a run will do, before it starts: steps, tokens, padding, images, bytes.
+"""`vchat-train plan`: what a run will do and need, before a GPU is rented.
 
-Nothing is read but the shard set's index; the model is made without memory for its weights.
+Nothing is read but the shard sets' index; the model is made without memory for its weights. Out:
+steps, tokens, images and bytes; memory per GPU, and what would make it fit; operations and hours.
 """
 
 from __future__ import annotations
 
-import sys
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from vchat.model.visual_chat import VisualChat
+from vchat.shards.epoch import EpochPlan
+from vchat.shards.fetch import bytes_to_read
+from vchat.shards.joined_sets import joined
 from vchat.shards.manifest import ShardSet
 from vchat.shards.plan_summary import PlanSummary, summarized
+from vchat.shards.rank_work import rank_work
 from vchat.train.config import RunConfig
 from vchat.train.data import RunData, Share, open_sets
+from vchat.train.flops import flops_of, pairs_of_epoch
+from vchat.train.gpu_memory import GpuMemory, memory_facts
+from vchat.train.memory import weight_counts
 from vchat.train.parts import train_only
 from vchat.train.starting_model import build_model, sizes_of
 
 
-def print_forecast(config: RunConfig, *, num_processes: int) -> None:
-    """Print the forecast of a run as a table on stdout."""
-    table = Table("what", "value", title=f"{config.run.out}", title_justify="left")
-    for name, value in forecast(config, num_processes=num_processes).items():
-        table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
-    Console(file=sys.stdout).print(table)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """What a run would run on."""
+
+    gpus: int
+    gpus_per_node: int
+    memory_gb: float | None
+    """Of one GPU; None if it is not known: then nothing is said to fit or not."""
+
+    tflops: float | None
+    """What one GPU does at best, 10^12 operations per second; None: no hours."""
+
+    mfu: float
+    """Share of that which the run is expected to reach."""
+
+    @property
+    def nodes(self) -> int:
+        """How many machines the GPUs are in."""
+        return math.ceil(self.gpus / self.gpus_per_node)
 
 
-def forecast(config: RunConfig, *, num_processes: int) -> dict[str, Any]:
-    """Count what the first epoch holds and what the whole run does.
+def forecast(config: RunConfig, *, cluster: Cluster) -> dict[str, dict[str, Any]]:
+    """Count what the first epoch holds and what the whole run does, as JSON values by topic.
 
     Raises:
         ValueError: whatever would stop the run when it plans its first epoch.
     """
-    shard_sets, model, data = planned(config, num_processes=num_processes)
-    sizes = sizes_of(model)
-    rows_per_step = config.batch.rows_per_step
+    shard_sets, model, data = planned(config, num_processes=cluster.gpus)
+    plan = data.loader.plan(0)
     summary = summarized(
-        data.loader.plan(0),
-        rows_per_step=rows_per_step,
+        plan,
+        rows_per_step=config.batch.rows_per_step,
         rows_per_micro_batch=config.batch.rows_per_micro_batch,
-        world_size=num_processes,
+        world_size=cluster.gpus,
     )
+    sizes, counts = sizes_of(model), weight_counts(model)
+    time = _time(model, plan, summary, data.total_steps, cluster=cluster)
     return {
-        "steps": data.total_steps,
-        "steps per epoch": summary.steps,
-        "epochs": round(data.total_steps / summary.steps, 2),
-        "micro-batches per step and process": config.batch.micro_batches(num_processes),
-        **_epoch_counts(summary),
-        "bytes to read per epoch": _bytes_of(shard_sets, config.data.split),
-        "image size, pixels": sizes.image_size,
-        "positions per image": sizes.positions_per_image,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "trained parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "run": {
+            "steps": data.total_steps,
+            "epochs": round(data.total_steps / summary.steps, 2),
+            "gpus": cluster.gpus,
+            "nodes": cluster.nodes,
+            "micro_batches_per_step_and_gpu": config.batch.micro_batches(cluster.gpus),
+        },
+        "epoch": _epoch(summary),
+        "model": {
+            "parameters": counts.total,
+            "trained_parameters": counts.trained,
+            "image_size": sizes.image_size,
+            "positions_per_image": sizes.positions_per_image,
+        },
+        "time": time,
+        "reading": _reading(shard_sets, config, plan, cluster, epoch_hours=time["hours_per_epoch"]),
+        "memory": memory_facts(
+            GpuMemory(model, plan),
+            config,
+            num_gpus=cluster.gpus,
+            gpus_per_node=cluster.gpus_per_node,
+            gpu_memory_gb=cluster.memory_gb,
+        ),
     }
 
 
@@ -74,18 +109,66 @@ def planned(config: RunConfig, *, num_processes: int) -> tuple[list[ShardSet], V
     return shard_sets, model, RunData(shard_sets, config, sizes=sizes_of(model), share=share)
 
 
-def _epoch_counts(summary: PlanSummary) -> dict[str, Any]:
+def _epoch(summary: PlanSummary) -> dict[str, Any]:
     return {
-        "samples per epoch": summary.samples,
-        "samples left out, too long": summary.excluded,
-        "rows per epoch": summary.rows,
-        "text tokens per epoch": summary.text_tokens,
-        "supervised tokens per epoch": summary.supervised_tokens,
-        "images per epoch": summary.images,
-        "padding share": round(summary.padding_share, 4),
+        "steps": summary.steps,
+        "samples": summary.samples,
+        "samples_left_out_too_long": summary.excluded,
+        "rows": summary.rows,
+        "text_tokens": summary.text_tokens,
+        "supervised_tokens": summary.supervised_tokens,
+        "images": summary.images,
+        "image_positions": summary.image_positions,
+        "padding_share": round(summary.padding_share, 4),
     }
 
 
-def _bytes_of(shard_sets: Sequence[ShardSet], split: str) -> int:
-    shards = [shard for shard_set in shard_sets for shard in shard_set.manifest["shards"]]
-    return sum(shard["bytes"] for shard in shards if shard["split"] == split)
+def _time(
+    model: VisualChat, plan: EpochPlan, summary: PlanSummary, steps: int, *, cluster: Cluster
+) -> dict[str, Any]:
+    """Operations of the run, and how long they take at the expected share of the peak."""
+    epoch = flops_of(model).total(
+        positions=summary.text_tokens + summary.image_positions,
+        pairs=pairs_of_epoch(plan, attention=model.config.attention),
+        supervised=summary.supervised_tokens,
+        images=summary.images,
+    )
+    epochs = steps / summary.steps
+    per_hour = cluster.tflops and cluster.tflops * 1e12 * cluster.mfu * cluster.gpus * 3600
+    return {
+        "operations": epoch * epochs,
+        "gpu_tflops": cluster.tflops,
+        "mfu": cluster.mfu,
+        "hours_per_epoch": per_hour and epoch / per_hour,
+        "hours": per_hour and epoch * epochs / per_hour,
+        "seconds_per_step": per_hour and epoch / summary.steps / per_hour * 3600,
+        "gpu_hours": per_hour and epoch * epochs / per_hour * cluster.gpus,
+    }
+
+
+def _reading(
+    shard_sets: Sequence[ShardSet],
+    config: RunConfig,
+    plan: EpochPlan,
+    cluster: Cluster,
+    *,
+    epoch_hours: float | None,
+) -> dict[str, Any]:
+    """Bytes that the busiest node reads of the shards, and how fast it must get them."""
+    table = joined(shard_sets, split=config.data.split).table
+    work = rank_work(
+        plan,
+        sample_bytes=bytes_to_read(table),
+        rows_per_step=config.batch.rows_per_step,
+        rows_per_micro_batch=config.batch.rows_per_micro_batch,
+        world_size=cluster.gpus,
+    )
+    first_ranks = np.arange(0, cluster.gpus, cluster.gpus_per_node)
+    per_node = int(np.add.reduceat(np.array(work.bytes), first_ranks).max())
+    rate = epoch_hours and per_node / (epoch_hours * 3600) / 1e6
+    return {
+        "bytes_per_epoch": sum(work.bytes),
+        "bytes_per_node_and_epoch": per_node,
+        "megabytes_per_second_and_node": rate,
+        "image_imbalance": round(work.image_imbalance, 3),
+    }

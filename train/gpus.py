@@ -40,7 +40,7 @@ def gpu_named(device_name: str) -> Gpu | None:
     unless the name tells them apart.
     """
     words = device_name.upper().replace("-", " ")
-    known = [name for name in GPUS if name.upper().partition("-")[0] in words.split()]
-    told_apart = [n for n in known if n.upper().partition("-")[2] in words] or known
+    known = [name for name in GPUS if name.upper().split("-")[0] in words.split()]
+    told_apart = [name for name in known if name.upper().split("-")[-1] in words] or known
     found = min(told_apart, key=lambda name: GPUS[name].tflops, default=None)
     return None if found is None else GPUS[found]

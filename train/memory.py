@@ -71,7 +71,8 @@ def state_memory(
     weights = width * counts.total * (share if stage == 3 else 1)
     narrow_gradients = width * trained * (share if stage >= 2 else 1)
     has_copies = width == 2 or stage > 0
-    wide_gradients = 4 * trained * (share if stage else 1) if width == 2 else 0
+    wide_bytes = (4 if stage < 3 else 2) if width == 2 else 0
+    wide_gradients = wide_bytes * trained * (share if stage else 1)
     optimizer = (MOMENTS + 4 * has_copies) * trained * (share if stage else 1)
     host = 0.0
     if sharding.offload_optimizer != "none":

@@ -7,7 +7,7 @@ import pytest
 from training_runs import toy_shards, write_run
 from vchat.train.config import read_run
 from vchat.train.data import ModelSizes, RunData, Share, open_sets
-from vchat.train.forecast import forecast
+from vchat.train.forecast import Cluster, forecast
 from vchat.train.lineage import print_step
 
 SIZES = ModelSizes(image_size=32, positions_per_image=5)
@@ -66,10 +66,11 @@ def test_each_sample_is_held_out_once_whatever_the_weights(folders, tmp_path):
 
 def test_the_forecast_and_the_lineage_know_all_sets(folders, tmp_path, capsys):
     config = config_of(folders, tmp_path)
-    counted = forecast(config, num_processes=1)
-    assert counted["samples per epoch"] == 32
-    stored = [*folders.glob("*/train-*.tar")]
-    assert counted["bytes to read per epoch"] == sum(path.stat().st_size for path in stored)
+    cluster = Cluster(gpus=1, gpus_per_node=8, memory_gb=None, tflops=None, mfu=0.4)
+    counted = forecast(config, cluster=cluster)
+    assert counted["epoch"]["samples"] == 32
+    stored = sum(path.stat().st_size for path in folders.glob("*/train-*.tar"))
+    assert 0 < counted["reading"]["bytes_per_epoch"] < stored
     print_step(config, step=1, num_processes=1, rank=None)
     printed = capsys.readouterr().out
     batches = list(run_data(config).step())

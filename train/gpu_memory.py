@@ -1,0 +1,85 @@
+"""Memory of a run on one GPU, part by part, and whether it fits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vchat.model.visual_chat import VisualChat
+from vchat.shards.epoch import EpochPlan
+from vchat.train.activations import MicroBatch, activation_bytes
+from vchat.train.config import RunConfig
+from vchat.train.fitting import verdict
+from vchat.train.memory import StateMemory, state_memory, weight_counts
+
+
+class GpuMemory:
+    """What a model and the rows of an epoch take, under any settings that change no result."""
+
+    def __init__(self, model: VisualChat, plan: EpochPlan):
+        """`model` is of true size, without memory, its trained parameters marked."""
+        self._model, self._plan = model, plan
+        self._counts = weight_counts(model)
+        self._measured: dict[tuple[bool, int], int] = {}
+
+    def state(self, config: RunConfig, num_gpus: int) -> StateMemory:
+        """Weights, gradients and optimizer."""
+        return state_memory(
+            self._counts,
+            precision=config.train.precision,
+            sharding=config.deepspeed,
+            num_gpus=num_gpus,
+        )
+
+    def activations(self, config: RunConfig) -> int:
+        """Bytes of the largest micro-batch of the epoch; measured once for equal settings."""
+        rows = config.batch.rows_per_micro_batch
+        name = (config.train.gradient_checkpointing, rows)
+        if name not in self._measured:
+            batch = fullest(self._plan, rows=rows)
+            self._measured[name] = activation_bytes(self._model, config, batch=batch)
+        return self._measured[name]
+
+    def needed(self, config: RunConfig, num_gpus: int) -> int:
+        """All bytes on one of so many GPUs."""
+        return self.state(config, num_gpus).on_gpu + self.activations(config)
+
+
+def memory_facts(
+    memory: GpuMemory,
+    config: RunConfig,
+    *,
+    num_gpus: int,
+    gpus_per_node: int,
+    gpu_memory_gb: float | None,
+) -> dict[str, Any]:
+    """Bytes on one GPU by what they are for; with the GPU's memory known, whether they fit."""
+    state = memory.state(config, num_gpus)
+    found = {
+        "weights": state.weights,
+        "gathered_weights": state.gathered,
+        "gradients": state.gradients,
+        "optimizer": state.optimizer,
+        "activations": memory.activations(config),
+        "total": memory.needed(config, num_gpus),
+        "offloaded_per_node": state.host * min(num_gpus, gpus_per_node),
+    }
+    if gpu_memory_gb is None:
+        return found
+    judged = verdict(config, memory.needed, gpu_memory_gb=gpu_memory_gb, num_gpus=num_gpus)
+    return found | {
+        "usable": judged.usable_bytes,
+        "fits": judged.fits,
+        "changes": [{"set": one.setting, "cost": one.cost} for one in judged.changes],
+        "total_with_changes": judged.needed_after,
+        "gpus_that_fit_unchanged": judged.gpus,
+    }
+
+
+def fullest(plan: EpochPlan, *, rows: int) -> MicroBatch:
+    """A micro-batch at least as large as any of the epoch."""
+    return MicroBatch(
+        rows=rows,
+        positions=plan.arguments.tokens_per_row,
+        images=rows * int(plan.images_per_row.max()),
+        supervised=rows * int(plan.supervised_per_row.max()),
+    )
