@@ -96,7 +96,7 @@ def print_forecast(found: Mapping[str, Mapping[str, Any]], *, title: str) -> Non
 
 def as_text(name: str, value: float, *, topic: str) -> str:
     """Return a number as people read it, with its unit."""
-    if topic == "memory" and name != "gpus_that_fit_unchanged" or name.startswith("bytes"):
+    if (topic == "memory" and name != "gpus_that_fit_unchanged") or name.startswith("bytes"):
         return as_bytes(value)
     if name == "operations":
         return f"{value:.3g} FLOPs"
