@@ -22,8 +22,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import PreTrainedConfig
-from vchat.model.config import VisualChatConfig
+from transformers import AutoConfig, PreTrainedConfig
 from vchat.model.loss import LOGITS_PER_CHUNK
 from vchat.model.visual_chat import VisualChat
 from vchat.train.config import RunConfig
@@ -34,6 +33,7 @@ from vchat.train.parts import train_only
 WIDTHS = ("hidden_size", "intermediate_size", "head_dim")
 DEPTHS = (2, 3)
 FEWEST_POSITIONS = 256
+PATCH = 14
 LEAST_HEAD_WIDTH = 4
 SUPERVISED = 8
 """Labels in a twin's row: few, because the loss is added by arithmetic."""
@@ -72,11 +72,11 @@ class Measured:
         )
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of all storages that operations make while it is entered."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         self.peak = 0
         self._known: set[int] = set()
@@ -119,9 +119,9 @@ def activation_bytes(model: VisualChat, config: RunConfig, *, batch: MicroBatch)
     Args:
         model: of true size, without memory, its trained parameters marked.
     """
-    narrow, parts = narrowing(model.config), num_parts(batch, model.config.positions_per_image)
+    narrow, parts = narrowing(model), num_parts(batch, model.config.positions_per_image)
     part = replace(batch, positions=batch.positions // parts, images=batch.images // parts)
-    depth = int(model.config.decoder_config.num_hidden_layers)
+    depth = int(model.decoder.config.num_hidden_layers)
 
     def of_width(factor: int) -> Measured:
         shallow, deep = (
@@ -159,12 +159,12 @@ def loss_bytes(model: VisualChat, config: RunConfig, *, supervised: int) -> int:
     return logits * (4 + 4 + bytes_each) + of_head + supervised * width * (4 + bytes_each)
 
 
-def narrowing(config: VisualChatConfig) -> int:
+def narrowing(model: VisualChat) -> int:
     """Return the greatest power of two, 32 at most, that all widths of the model allow."""
+    decoder, tower = model.config.decoder_config, tower_of_twin(model)
+    assert decoder is not None  # a built model has both
     factor = 32
-    while factor > 1 and not all(
-        _allows(part, factor) for part in (config.decoder_config, config.tower_config)
-    ):
+    while factor > 1 and not (_allows(decoder, factor) and _allows(tower, factor)):
         factor //= 2
     return factor
 
@@ -174,6 +174,32 @@ def _allows(part: PreTrainedConfig, factor: int) -> bool:
     head = getattr(part, "head_dim", None) or part.hidden_size // part.num_attention_heads
     exact = all(width % factor == 0 for width in (*filter(None, widths), head))
     return exact and head // factor >= LEAST_HEAD_WIDTH
+
+
+def tower_of_twin(model: VisualChat) -> PreTrainedConfig:
+    """The configuration of the tower, or of a CLIP tower like it if its widths are fixed.
+
+    A stand-in has the width and the number of features, so what reads it is measured rightly; what
+    such a tower itself would keep while it is trained is not.
+    """
+    own = model.config.tower_config
+    assert own is not None
+    if own.model_type in ("clip_vision_model", "siglip_vision_model"):
+        return copy.deepcopy(own)
+    positions = model.tower.positions - model.tower.has_class_position
+    model_type = "clip_vision_model" if model.tower.has_class_position else "siglip_vision_model"
+    like: PreTrainedConfig = AutoConfig.for_model(
+        model_type,
+        hidden_size=model.tower.width,
+        intermediate_size=4 * model.tower.width,
+        num_attention_heads=max(1, model.tower.width // 64),
+        num_hidden_layers=2,
+        patch_size=PATCH,
+        image_size=PATCH * math.isqrt(positions),
+    )
+    if model_type == "siglip_vision_model":
+        like.vision_use_head = False
+    return like
 
 
 def measured(twin: VisualChat, batch: MicroBatch) -> Measured:
@@ -196,7 +222,8 @@ def twin_of(model: VisualChat, config: RunConfig, *, factor: int, depth: int) ->
     A frozen tower keeps nothing of a layer, so two of its layers stand for all.
     """
     made = copy.deepcopy(model.config)
-    decoder, tower = made.decoder_config, made.tower_config
+    decoder, tower = made.decoder_config, tower_of_twin(model)
+    assert decoder is not None
     for part in (decoder, tower):
         for name in WIDTHS:
             if getattr(part, name, None):
@@ -208,13 +235,17 @@ def twin_of(model: VisualChat, config: RunConfig, *, factor: int, depth: int) ->
         decoder.layer_types = decoder.layer_types[:depth]
     if not is_trained(model.tower):
         tower.num_hidden_layers = min(2, tower.num_hidden_layers)
+    if tower.model_type != model.config.tower_config.model_type:
+        made.image_size = tower.image_size
+    made.tower_config = tower
     made.image_token_id = decoder.vocab_size - 1
     twin = VisualChat(made)
     train_only(twin, config.train.parts)
     if config.train.gradient_checkpointing:
         twin.gradient_checkpointing_enable({"use_reentrant": False})
     twin.to(DTYPES[config.train.precision])
-    return twin.train()
+    twin.train()
+    return twin
 
 
 def full_rows(model: VisualChat, batch: MicroBatch) -> dict[str, torch.Tensor]:

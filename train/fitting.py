@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from vchat.train.config import RunConfig
 
@@ -91,11 +92,12 @@ def possible_changes(config: RunConfig) -> list[Change]:
         found.append(_micro_batch())
     if not config.train.gradient_checkpointing:
         found.append(_checkpointing())
-    found += [_stage(stage) for stage in (1, 2, 3) if stage > config.deepspeed.zero_stage]
+    stages: tuple[Literal[1, 2, 3], ...] = (1, 2, 3)
+    found += [_stage(stage) for stage in stages if stage > config.deepspeed.zero_stage]
     if config.deepspeed.offload_optimizer == "none":
-        found.append(_offload("offload_optimizer", "slower optimizer steps", least_stage=1))
+        found.append(_offloaded_optimizer())
     if config.deepspeed.offload_parameters == "none":
-        found.append(_offload("offload_parameters", "far slower", least_stage=3))
+        found.append(_offloaded_parameters())
     return found
 
 
@@ -136,7 +138,7 @@ def _checkpointing() -> Change:
     )
 
 
-def _stage(stage: int) -> Change:
+def _stage(stage: Literal[1, 2, 3]) -> Change:
     return Change(
         setting=f"deepspeed.zero_stage={stage}",
         cost="more communication" if stage == 3 else "little",
@@ -144,10 +146,21 @@ def _stage(stage: int) -> Change:
     )
 
 
-def _offload(name: str, cost: str, *, least_stage: int) -> Change:
-    def apply(config: RunConfig) -> RunConfig:
-        if config.deepspeed.zero_stage < least_stage:
-            raise ValueError(f"{name} needs zero_stage {least_stage}")
-        return replace(config, deepspeed=replace(config.deepspeed, **{name: "cpu"}))
+def _offloaded_optimizer() -> Change:
+    return Change(
+        setting="deepspeed.offload_optimizer=cpu",
+        cost="slower optimizer steps",
+        apply=lambda config: replace(
+            config, deepspeed=replace(config.deepspeed, offload_optimizer="cpu")
+        ),
+    )
 
-    return Change(setting=f"deepspeed.{name}=cpu", cost=cost, apply=apply)
+
+def _offloaded_parameters() -> Change:
+    return Change(
+        setting="deepspeed.offload_parameters=cpu",
+        cost="far slower",
+        apply=lambda config: replace(
+            config, deepspeed=replace(config.deepspeed, offload_parameters="cpu")
+        ),
+    )

@@ -52,14 +52,15 @@ def flops_of(model: VisualChat) -> Flops:
     decoder, tower = model.decoder.get_decoder(), model.tower
     tower_trained = is_trained(tower)
     before = (tower, model.projection, model.get_input_embeddings())
+    inside = _positions_inside(model)
     inputs_trained = any(is_trained(module) for module in before)
     return Flops(
         per_position=_products(decoder, with_input=inputs_trained),
         per_pair=_per_pair(model.config.decoder_config)
         * (3 if inputs_trained or is_trained(decoder) else 1),
         per_supervised=_products(model.get_output_embeddings(), with_input=True),
-        per_image=_products(tower, with_input=tower_trained) * tower.positions
-        + _per_pair(model.config.tower_config) * tower.positions**2 * (3 if tower_trained else 1)
+        per_image=_products(tower, with_input=tower_trained) * inside
+        + _per_pair(model.config.tower_config) * inside**2 * (3 if tower_trained else 1)
         + _products(model.projection, with_input=tower_trained) * tower.positions,
     )
 
@@ -84,7 +85,7 @@ def is_trained(module: nn.Module) -> bool:
     return any(p.requires_grad for p in module.parameters())
 
 
-def shape_of(parameter: nn.Parameter) -> torch.Size:
+def shape_of(parameter: torch.Tensor) -> torch.Size:
     """The shape of a parameter, which ZeRO-3 may have taken apart."""
     shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
     return shape
@@ -103,8 +104,16 @@ def _products(module: nn.Module, *, with_input: bool) -> float:
     return sum(products)
 
 
+def _positions_inside(model: VisualChat) -> int:
+    """Patches of an image, or features if these are more; a resampler makes fewer features."""
+    patch = getattr(model.config.tower_config, "patch_size", None)
+    patches = (model.config.image_size // int(patch)) ** 2 if patch else 0
+    return max(patches, int(model.tower.positions))
+
+
 def _per_pair(config: Any) -> float:
     """Operations of one score and its share of a value, forward, in all heads and layers."""
     heads = int(config.num_attention_heads)
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return 4.0 * heads * int(width) * int(config.num_hidden_layers)
+    layers = getattr(config, "num_hidden_layers", 0)  # a tower of another make may not state it
+    return 4.0 * heads * int(width) * int(layers)
