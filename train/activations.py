@@ -235,9 +235,9 @@ def twin_of(model: VisualChat, config: RunConfig, *, factor: int, depth: int) ->
         decoder.layer_types = decoder.layer_types[:depth]
     if not is_trained(model.tower):
         tower.num_hidden_layers = min(2, tower.num_hidden_layers)
-    if tower.model_type != model.config.tower_config.model_type:
+    own, made.tower_config = made.tower_config, tower
+    if own is None or own.model_type != tower.model_type:
         made.image_size = tower.image_size
-    made.tower_config = tower
     made.image_token_id = decoder.vocab_size - 1
     twin = VisualChat(made)
     train_only(twin, config.train.parts)
