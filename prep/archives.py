@@ -13,14 +13,17 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
+from vchat.prep.data_path import DataPath, RemotePath, read_range
 from vchat.prep.images import MAX_BYTES
 from vchat.prep.rejected import Rejected
 
 SUFFIXES = (".zip", ".tar")
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 """Of a zip member; the last two numbers are the lengths of name and extra field."""
+
+LONGEST_EXTRA = 128
+"""Bytes of a local header's extra field that are read along with a member."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class Member:
 
 
 @lru_cache(maxsize=64)
-def members_of(path: Path) -> Mapping[str, Member]:
+def members_of(path: DataPath) -> Mapping[str, Member]:
     """Return the files of an archive by name.
 
     Raises:
@@ -51,8 +54,8 @@ def members_of(path: Path) -> Mapping[str, Member]:
         raise ValueError(f"{path}: damaged archive: {err}") from err
 
 
-def _zip_members(path: Path) -> dict[str, Member]:
-    with zipfile.ZipFile(path) as archive:
+def _zip_members(path: DataPath) -> dict[str, Member]:
+    with path.open("rb", buffering=0) as file, zipfile.ZipFile(file) as archive:
         return {
             info.filename: Member(
                 info.header_offset, info.compress_size, info.file_size, info.compress_type
@@ -62,8 +65,8 @@ def _zip_members(path: Path) -> dict[str, Member]:
         }
 
 
-def _tar_members(path: Path) -> dict[str, Member]:
-    with tarfile.open(path, "r:") as archive:
+def _tar_members(path: DataPath) -> dict[str, Member]:
+    with path.open("rb", buffering=0) as file, tarfile.open(fileobj=file, mode="r:") as archive:
         return {
             info.name.removeprefix("./"): Member(info.offset_data, info.size, info.size, None)
             for info in archive
@@ -71,7 +74,7 @@ def _tar_members(path: Path) -> dict[str, Member]:
         }
 
 
-def read_member(path: Path, name: str) -> bytes:
+def read_member(path: DataPath, name: str) -> bytes:
     """Return the bytes of one member.
 
     Raises:
@@ -82,16 +85,23 @@ def read_member(path: Path, name: str) -> bytes:
         raise Rejected("missing_image", f"{name} is not in {path.name}")
     if max(found.num_bytes, found.stored_bytes) > MAX_BYTES:
         raise Rejected("huge_image", f"{name} in {path.name}: {found.num_bytes} bytes")
-    with path.open("rb") as file:
-        file.seek(found.offset)
-        if found.method is not None:
-            header = file.read(_LOCAL_HEADER.size)
-            if len(header) < _LOCAL_HEADER.size:
-                raise Rejected("undecodable_image", f"{name} in {path.name} is cut off")
-            *_, name_length, extra_length = _LOCAL_HEADER.unpack(header)
-            file.seek(name_length + extra_length, 1)
-        data = file.read(found.stored_bytes)
+    if found.method is None:
+        return read_range(path, found.offset, found.stored_bytes)
+    data = _zip_data(path, name, found)
     return data if not found.method else _inflated(data, found, where=f"{name} in {path.name}")
+
+
+def _zip_data(path: DataPath, name: str, found: Member) -> bytes:
+    """Return a member's bytes as they are stored, behind its local header, mostly in one read."""
+    expected = _LOCAL_HEADER.size + len(name.encode()) + LONGEST_EXTRA
+    data = read_range(path, found.offset, expected + found.stored_bytes)
+    if len(data) < _LOCAL_HEADER.size:
+        raise Rejected("undecodable_image", f"{name} in {path.name} is cut off")
+    *_, name_length, extra_length = _LOCAL_HEADER.unpack_from(data)
+    start = _LOCAL_HEADER.size + name_length + extra_length
+    if start > expected:
+        return read_range(path, found.offset + start, found.stored_bytes)
+    return data[start : start + found.stored_bytes]
 
 
 def _inflated(data: bytes, member: Member, *, where: str) -> bytes:
@@ -104,13 +114,21 @@ def _inflated(data: bytes, member: Member, *, where: str) -> bytes:
         raise Rejected("undecodable_image", f"{where}: {err}") from err
 
 
-def archive_of(folder: Path) -> Path | None:
+def archive_of(folder: DataPath) -> DataPath | None:
     """Return the archive that stands in for a folder (`train2017.zip`), or None."""
+    if isinstance(folder, RemotePath):
+        return _remote_archive_of(folder)
     paths = (folder.with_name(folder.name + suffix) for suffix in SUFFIXES)
     return next((path for path in paths if path.is_file()), None)
 
 
-def member_name(archive: Path, inside: str) -> str | None:
+@lru_cache(maxsize=4096)
+def _remote_archive_of(folder: RemotePath) -> RemotePath | None:
+    paths = (folder.with_name(folder.name + suffix) for suffix in SUFFIXES)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def member_name(archive: DataPath, inside: str) -> str | None:
     """Return the name in an archive of a file that would lie at `inside` in its folder.
 
     Archives are packed with or without the folder's own name in front.
@@ -119,15 +137,14 @@ def member_name(archive: Path, inside: str) -> str | None:
     return next((name for name in (f"{archive.stem}/{inside}", inside) if name in names), None)
 
 
-def file_names(folder: Path) -> list[str]:
+def file_names(folder: DataPath) -> list[str]:
     """Return the names of all files right in a folder, or in the archive that stands in for it.
 
     Sorted. Empty if there is neither.
     """
-    if folder.is_dir():
-        return sorted(path.name for path in folder.iterdir())
     archive = archive_of(folder)
-    if archive is None:
-        return []
+    can_list = not isinstance(folder, RemotePath) or folder.can_list
+    if archive is None or (can_list and folder.is_dir()):
+        return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     names = (name.removeprefix(f"{archive.stem}/") for name in members_of(archive))
     return sorted(name for name in names if "/" not in name)

@@ -13,9 +13,9 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
+from vchat.prep.data_path import DataPath
 from vchat.prep.rejected import Rejected
 
 BLOCK_BYTES = 4 * 2**20
@@ -33,7 +33,7 @@ class Place:
     size: int
 
 
-def values(path: Path) -> Iterator[tuple[str, Place]]:
+def values(path: DataPath) -> Iterator[tuple[str, Place]]:
     """Yield `(name, place)` of every value of a flat JSON object of texts, in file order.
 
     Raises:
@@ -74,10 +74,11 @@ def _quotes(file: IO[bytes]) -> Iterator[int]:
         start += len(block)
 
 
-def _next(quotes: Iterator[int], path: Path) -> int:
+def _next(quotes: Iterator[int], path: DataPath) -> int:
     found = next(quotes, None)
     if found is None:
-        size = path.stat().st_size
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
         raise ValueError(
             f"{path}: the JSON ends in mid-value at byte {size}: the file is truncated"
         )
@@ -90,7 +91,7 @@ def _bytes(file: IO[bytes], start: int, end: int) -> bytes:
 
 
 def _check_between(
-    file: IO[bytes], path: Path, start: int, end: int, wanted: re.Pattern[bytes]
+    file: IO[bytes], path: DataPath, start: int, end: int, wanted: re.Pattern[bytes]
 ) -> None:
     found = _bytes(file, start, min(end, start + 4096))
     if not wanted.fullmatch(found):

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from vchat.prep.blend import RecordColumns, blend, record_columns
 from vchat.prep.convert import Staged, convert
+from vchat.prep.data_path import DataPath, data_path
 from vchat.prep.encoded_images import repeated_images, write_repeated
 from vchat.prep.engines import run_tasks
 from vchat.prep.finish import (
@@ -58,8 +59,8 @@ class ChosenSource:
 
     choice: SourceChoice
     source: Source
-    data: Path
-    roots: tuple[Path, ...]
+    data: DataPath
+    roots: tuple[DataPath, ...]
     """Folders below which its images are looked up, in order."""
 
     @property
@@ -104,15 +105,16 @@ def chosen_source(choice: SourceChoice, *, recipe: Recipe) -> ChosenSource:
     Raises:
         WrongUse: for an unknown name, or a known one that is given to your own data.
     """
-    data = Path(recipe.data)
+    data = data_path(recipe.data, storage=recipe.storage)
     if choice.file is None:
         source = source_named(choice.name)
         return ChosenSource(choice=choice, source=source, data=data, roots=(data,))
     if choice.name in source_names():
         raise WrongUse(f"{choice.name}={choice.file}: the name belongs to a known data set")
-    file = Path(choice.file)
+    file = data_path(choice.file, storage=recipe.storage)
     source = own_source(choice.name, file)
-    return ChosenSource(choice=choice, source=source, data=data, roots=(file.parent, data))
+    roots = (file.parent, data)
+    return ChosenSource(choice=choice, source=source, data=file.parent, roots=roots)
 
 
 def prepare(recipe: Recipe, *, work: Path) -> Prepared:
@@ -287,6 +289,7 @@ def _job(recipe: Recipe, *, output: Output, files: dict[str, SourceFiles]) -> Jo
         max_tokens=recipe.max_tokens,
         positions_per_image=recipe.positions_per_image,
         libraries=libraries(),
+        storage=recipe.storage,
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
+from vchat.prep.data_path import DataPath, RemotePath
 from vchat.prep.image_files import ImageFiles
 from vchat.prep.rejected import Rejected, Tally
 from vchat.prep.sources.source import Row, Source, annotation_files, image_places
@@ -23,7 +24,7 @@ from vchat.prep.staged import staged_row, write_staged
 from vchat.shards.dialogue import Record
 from vchat.shards.files import written_whole
 
-STAGED_VERSION = 3
+STAGED_VERSION = 4
 """Raised whenever a converter or the staged form changes what it makes of equal inputs."""
 
 
@@ -45,7 +46,7 @@ class Staged:
 def convert(
     source: Source,
     *,
-    data: Path,
+    data: DataPath,
     images: ImageFiles,
     work: Path,
     max_images: int | None = None,
@@ -75,21 +76,32 @@ def convert(
     return Staged(source=source.name, path=path, digest=found["digest"], tally=found["tally"])
 
 
-def inputs_digest(source: Source, *, data: Path, max_images: int | None) -> str:
+def inputs_digest(source: Source, *, data: DataPath, max_images: int | None) -> str:
     """Return a digest of what a conversion depends on, without reading any image.
 
-    It covers the contents of the annotation files, and when images last changed.
+    It covers the contents of the annotation files (in object storage, their ETags), and when images
+    last changed.
     """
     hasher = xxhash.xxh3_128(f"{STAGED_VERSION} {source.name} {max_images}".encode())
     for path in annotation_files(source, data):
         hasher.update(f" {path.name} ".encode())
+        if isinstance(path, RemotePath):
+            hasher.update(path.version().encode())
+            continue
         with path.open("rb") as file:
             while chunk := file.read(2**20):
                 hasher.update(chunk)
     for place in image_places(source, data):
-        found = place.stat()
-        hasher.update(f" {found.st_mtime_ns} {found.st_size} ".encode())
+        hasher.update(f" {_version(place)} ".encode())
     return hasher.hexdigest()
+
+
+def _version(place: DataPath) -> str:
+    """Return what changes when files are added: for a folder, not when they change in place."""
+    if isinstance(place, RemotePath):
+        return place.version()
+    found = place.stat()
+    return f"{found.st_mtime_ns} {found.st_size}"
 
 
 def _counted(rows: Iterator[Row], on_row: Callable[[], None]) -> Iterator[Row]:
@@ -102,7 +114,7 @@ def _convert(
     source: Source,
     rows: Iterator[Row],
     *,
-    data: Path,
+    data: DataPath,
     images: ImageFiles,
     path: Path,
     most: int | None,

@@ -12,11 +12,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from vchat.prep.build import ChosenSource
 from vchat.prep.convert import fitting
+from vchat.prep.data_path import DataPath, path_below
 from vchat.prep.image_files import ImageFiles
 from vchat.prep.images import ImagePolicy, encode_for_shard, sniff
 from vchat.prep.keyed_hash import keyed_hash
@@ -128,7 +128,7 @@ def examined(
     )
 
 
-def _found_need(need: Need, data: Path) -> FoundNeed:
+def _found_need(need: Need, data: DataPath) -> FoundNeed:
     places = found_places(need, data)
     return FoundNeed(
         need=need,
@@ -138,11 +138,11 @@ def _found_need(need: Need, data: Path) -> FoundNeed:
     )
 
 
-def _below(place: Path, data: Path) -> str:
-    return place.relative_to(data).as_posix() if place.is_relative_to(data) else str(place)
+def _below(place: DataPath, data: DataPath) -> str:
+    return path_below(place, data)
 
 
-def _packaging(place: Path) -> str:
+def _packaging(place: DataPath) -> str:
     if place.is_dir():
         return "folder"
     if place.suffix in (".zip", ".tar"):

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 
 @click.command("doctor", help="Say which data sets are there, what is missing, what will be lost.")
-@click.option("--data", metavar="DIR", default="data", help="Folder that holds the data sets.")
+@click.option(
+    "--data", metavar="DIR", default="data", help="Folder or URL that holds the data sets."
+)
 @click.option("--datasets", metavar="A,B,MINE=FILE", help="Data sets that must be ready (all).")
 @click.option("--sample", type=click.IntRange(min=1), default=500, help="Rows to try of each.")
 @click.option("--max-images", type=int, default=8, help="The build's limit for one dialogue.")

@@ -3,6 +3,8 @@
 An image is a file, a member of an archive that stands in for a folder (`train2017.zip`), a
 base64 text in a JSON file, or a cell of a Parquet file.
 
+Folders may lie in object storage: a picture is then one request.
+
 A path in an annotation is not trusted: it may not be absolute, climb with `..`, or follow a
 symbolic link out of its folder. A link right below the data folder, or in place of an image folder
 that a source names, is the user's own (data sets are often linked there) and is followed.
@@ -13,19 +15,23 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import stat
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import IO
 
-from vchat.prep.archives import archive_of, member_name, read_member
+from vchat.prep.archives import archive_of, member_name, members_of, read_member
 from vchat.prep.base64_json import decoded
+from vchat.prep.data_path import DataPath, RemotePath, path_below, read_range
 from vchat.prep.images import MAX_BYTES, Header, read_header
 from vchat.prep.parquet_cells import read_cell
 from vchat.prep.rejected import Rejected
 from vchat.shards.dialogue import ImageRef
+
+_UNSAFE = re.compile("[\0\ud800-\udfff]")
+"""Characters that no file name can hold."""
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR)
 
@@ -33,9 +39,11 @@ _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.E
 class ImageFiles:
     """Reads images below one or more folders; the first folder that has a path wins."""
 
-    def __init__(self, roots: Sequence[Path], *, folders: Sequence[str] = ()):
+    def __init__(self, roots: Sequence[DataPath], *, folders: Sequence[str] = ()):
         """Tries `roots` in order; `folders` below them are named by the source, not by its data."""
-        self._roots = tuple(Path(os.path.realpath(root)) for root in roots)
+        self._roots = tuple(
+            Path(os.path.realpath(root)) if isinstance(root, Path) else root for root in roots
+        )
         self._folders = tuple(folder.rstrip("/") + "/" for folder in folders)
         self.header = lru_cache(maxsize=65536)(self._header)
         """`header(ref)` returns the checked `Header` or raises `Rejected`; recent ones are kept."""
@@ -64,16 +72,17 @@ class ImageFiles:
                 inside = PurePosixPath(ref.file).relative_to(folder)
                 name = member_name(archive, str(inside)) if archive is not None else None
                 if archive is not None and name is not None:
-                    return replace(ref, file=str(archive.relative_to(root)), member=name)
+                    return member_ref(ref, archive, name, root=root)
         return None
 
     def _header(self, ref: ImageRef) -> Header:
         if ref.member or ref.offset >= 0:
             data = self.read(ref)
             return read_header(io.BytesIO(data), num_bytes=len(data), name=ref.key)
-        path = self.find(ref)
-        with path.open("rb") as file:
-            return read_header(file, num_bytes=os.fstat(file.fileno()).st_size, name=ref.file)
+        with self.find(ref).open("rb") as file:
+            num_bytes = file.seek(0, io.SEEK_END)
+            file.seek(0)
+            return read_header(file, num_bytes=num_bytes, name=ref.file)
 
     def read(self, ref: ImageRef) -> bytes:
         """Return the bytes of an image.
@@ -82,18 +91,17 @@ class ImageFiles:
             Rejected: `missing_image`, `unsafe_path`, or `huge_image` above the limit on bytes.
         """
         path = self.find(ref)
-        if ref.member:
+        if ref.member and ref.offset < 0:
             read = read_cell if path.suffix == ".parquet" else read_member
             return read(path, ref.member)
-        with path.open("rb") as file:
-            if ref.offset >= 0:
-                return _base64_value(file, ref)
-            data = file.read(MAX_BYTES + 1)
+        if ref.offset >= 0:
+            return _value_at(path, ref)
+        data = read_range(path, 0, MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise Rejected("huge_image", f"{ref.file}: more than {MAX_BYTES} bytes")
         return data
 
-    def find(self, ref: ImageRef) -> Path:
+    def find(self, ref: ImageRef) -> DataPath:
         """Return the path of an existing file that a reference leads to.
 
         Raises:
@@ -102,7 +110,11 @@ class ImageFiles:
         check_path(ref.file)
         for root in self._roots:
             path = root / ref.file
-            if _is_file(path):
+            if isinstance(path, RemotePath):
+                if path.is_file():
+                    return path
+            elif _is_file(path):
+                assert isinstance(root, Path)
                 if not _lies_in(path, root / self._folder(ref.file)):
                     raise Rejected("unsafe_path", f"{ref.file!r} leads out of its folder")
                 return path
@@ -116,12 +128,22 @@ class ImageFiles:
         return path.split("/", 1)[0] if "/" in path else ""
 
 
-def _base64_value(file: IO[bytes], ref: ImageRef) -> bytes:
-    """Return the picture that lies as base64 text at the reference's offset."""
-    if ref.size_bytes > 2 * MAX_BYTES:
-        raise Rejected("huge_image", f"{ref.key}: {ref.size_bytes} bytes of base64")
-    file.seek(ref.offset)
-    return decoded(file.read(ref.size_bytes), name=ref.key)
+def member_ref(ref: ImageRef, archive: DataPath, name: str, *, root: DataPath) -> ImageRef:
+    """Return a reference into an archive; of a tar, whose index is dear, with the bytes' place."""
+    found, file = members_of(archive)[name], path_below(archive, root)
+    if found.method is None:
+        return replace(
+            ref, file=file, member=name, offset=found.offset, size_bytes=found.stored_bytes
+        )
+    return replace(ref, file=file, member=name)
+
+
+def _value_at(path: DataPath, ref: ImageRef) -> bytes:
+    """Return the picture at the reference's offset: a tar member's bytes, or base64 text."""
+    if ref.size_bytes > (MAX_BYTES if ref.member else 2 * MAX_BYTES):
+        raise Rejected("huge_image", f"{ref.key}: {ref.size_bytes} bytes in {ref.file}")
+    data = read_range(path, ref.offset, ref.size_bytes)
+    return data if ref.member else decoded(data, name=ref.key)
 
 
 def check_path(path: str) -> None:
@@ -131,7 +153,7 @@ def check_path(path: str) -> None:
         Rejected: `unsafe_path`.
     """
     parts = PurePosixPath(path).parts
-    if not parts or path.startswith(("/", "\\")) or ".." in parts or "\0" in path:
+    if not parts or path.startswith(("/", "\\")) or ".." in parts or _UNSAFE.search(path):
         raise Rejected("unsafe_path", f"{path[:80]!r} is not a path below the data folder")
 
 

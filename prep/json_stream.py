@@ -11,10 +11,10 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO, Any
 
 import ijson
+from vchat.prep.data_path import DataPath
 
 DAMAGED = "\ufdd0"
 """A Unicode noncharacter, standing for a byte that was not UTF-8."""
@@ -50,7 +50,7 @@ def _encoded(text: str) -> bytes:
         return _UNDECODED.sub(DAMAGED, text).encode()
 
 
-def items(path: Path, prefix: str = "item") -> Iterator[Any]:
+def items(path: DataPath, prefix: str = "item") -> Iterator[Any]:
     """Yield the elements of a JSON array: the whole file by default, else the array at `prefix`.
 
     Raises:
@@ -60,7 +60,7 @@ def items(path: Path, prefix: str = "item") -> Iterator[Any]:
         yield from ijson.items(file, prefix, use_float=True)
 
 
-def members(path: Path, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def members(path: DataPath, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield `(name, value)` of a JSON object, repeated names included.
 
     Raises:
@@ -71,7 +71,7 @@ def members(path: Path, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 @contextlib.contextmanager
-def _parsing(path: Path) -> Iterator[Utf8File]:
+def _parsing(path: DataPath) -> Iterator[Utf8File]:
     with path.open("rb") as file:
         try:
             yield Utf8File(file)
@@ -79,13 +79,13 @@ def _parsing(path: Path) -> Iterator[Utf8File]:
             raise ValueError(_damage(path, file.tell(), str(err))) from err
 
 
-def _damage(path: Path, position: int, message: str) -> str:
+def _damage(path: DataPath, position: int, message: str) -> str:
     if "premature EOF" in message:
         return f"{path}: the JSON ends in mid-value at byte {position}: the file is truncated"
     return f"{path}: not valid JSON in the 64 KiB before byte {position}: {message.splitlines()[0]}"
 
 
-def lines(path: Path) -> Iterator[tuple[int, Any]]:
+def lines(path: DataPath) -> Iterator[tuple[int, Any]]:
     """Yield `(line number from 1, value)` of a JSONL file; blank lines are passed over.
 
     Raises:
@@ -103,7 +103,7 @@ def lines(path: Path) -> Iterator[tuple[int, Any]]:
             position += len(line)
 
 
-def _line_value(path: Path, number: int, *, line: bytes, position: int) -> Any:
+def _line_value(path: DataPath, number: int, *, line: bytes, position: int) -> Any:
     text = _UNDECODED.sub(DAMAGED, line.decode("utf-8-sig", errors="surrogateescape"))
     try:
         return json.loads(text)
@@ -113,7 +113,7 @@ def _line_value(path: Path, number: int, *, line: bytes, position: int) -> Any:
         ) from err
 
 
-def first_character(path: Path) -> str:
+def first_character(path: DataPath) -> str:
     """Return the first character that is not blank, which tells an array from an object."""
     with path.open("rb") as file:
         return file.read(4096).decode("utf-8-sig", errors="replace").lstrip()[:1]

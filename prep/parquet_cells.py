@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from vchat.prep.base64_json import decoded
+from vchat.prep.data_path import DataPath, for_arrow
 from vchat.prep.rejected import Rejected
 
 PICTURE_COLUMNS = ("image", "base64")
@@ -23,31 +23,31 @@ ID_COLUMNS = ("id", "__index_level_0__", "index")
 GROUPS_KEPT = 4
 
 
-def is_parquet(path: Path) -> bool:
+def is_parquet(path: DataPath) -> bool:
     """Tell by the leading bytes whether a file is Parquet."""
     with path.open("rb") as file:
         return file.read(4) == b"PAR1"
 
 
-def column_names(path: Path) -> list[str]:
+def column_names(path: DataPath) -> list[str]:
     """Return the names of a Parquet file's columns.
 
     Raises:
         ValueError: if it is damaged or truncated, naming it.
     """
     try:
-        return list(pq.read_schema(path).names)
+        return list(pq.read_schema(for_arrow(path)).names)
     except pa.ArrowInvalid as err:
         raise ValueError(f"{path}: damaged Parquet file: {err}") from err
 
 
-def picture_column(path: Path) -> str:
+def picture_column(path: DataPath) -> str:
     """Return the column that holds pictures, or an empty text if there is none."""
     names = column_names(path)
     return next((name for name in PICTURE_COLUMNS if name in names), "")
 
 
-def picture_ids(path: Path) -> Iterator[str]:
+def picture_ids(path: DataPath) -> Iterator[str]:
     """Yield the id of every row, in order.
 
     Raises:
@@ -57,12 +57,12 @@ def picture_ids(path: Path) -> Iterator[str]:
     column = next((name for name in ID_COLUMNS if name in names), None)
     if column is None:
         raise ValueError(f"{path}: no column of ids; known: {', '.join(ID_COLUMNS)}")
-    with pq.ParquetFile(path) as parquet:
+    with pq.ParquetFile(for_arrow(path)) as parquet:
         for batch in parquet.iter_batches(columns=[column]):
             yield from map(str, batch.column(0).to_pylist())
 
 
-def read_cell(path: Path, cell: str) -> bytes:
+def read_cell(path: DataPath, cell: str) -> bytes:
     """Return the picture of a cell that is named `row/column`.
 
     Raises:
@@ -86,13 +86,13 @@ def _picture(value: Any, *, name: str) -> bytes:
 
 
 @lru_cache(maxsize=64)
-def _group_starts(path: Path) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    metadata = pq.read_metadata(path)
+def _group_starts(path: DataPath) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    metadata = pq.read_metadata(for_arrow(path))
     counts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
     return np.concatenate(([0], np.cumsum(counts))).astype(np.int64)[:-1]
 
 
 @lru_cache(maxsize=GROUPS_KEPT)
-def _group(path: Path, number: int, column: str) -> pa.ChunkedArray:
-    with pq.ParquetFile(path) as parquet:
+def _group(path: DataPath, number: int, column: str) -> pa.ChunkedArray:
+    with pq.ParquetFile(for_arrow(path)) as parquet:
         return parquet.read_row_group(number, columns=[column])[column]

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 from vchat.prep.base64_json import values
+from vchat.prep.data_path import DataPath, path_below
 from vchat.prep.parquet_cells import is_parquet, picture_column, picture_ids
 from vchat.shards.dialogue import ImageRef
 
@@ -25,7 +25,9 @@ IN_PARQUET = -1
 class PictureIndex:
     """Finds pictures by name."""
 
-    def __init__(self, data: Path, files: Iterable[Path], *, names: Callable[[str], Iterable[str]]):
+    def __init__(
+        self, data: DataPath, files: Iterable[DataPath], *, names: Callable[[str], Iterable[str]]
+    ):
         """Read every file once.
 
         Args:
@@ -36,7 +38,7 @@ class PictureIndex:
         self._files: list[tuple[str, str]] = []
         for number, path in enumerate(files):
             column = picture_column(path) if is_parquet(path) else ""
-            self._files.append((path.relative_to(data).as_posix(), column))
+            self._files.append((path_below(path, data), column))
             for picture_id, offset, size in _pictures(path):
                 for name in names(picture_id):
                     hashes.append(xxhash.xxh3_64_intdigest(name.encode()))
@@ -68,7 +70,7 @@ class PictureIndex:
         return ImageRef(key=key, file=file, offset=offset, size_bytes=size)
 
 
-def _pictures(path: Path) -> Iterator[tuple[str, int, int]]:
+def _pictures(path: DataPath) -> Iterator[tuple[str, int, int]]:
     """Yield `(id, offset, size)` of every picture of a container."""
     if is_parquet(path):
         for row, picture_id in enumerate(picture_ids(path)):

@@ -41,7 +41,7 @@ class SourceChoice:
     """A name that `vchat-prep sources` lists, or a new one for your own data."""
 
     file: str | None = None
-    """Your own data: JSON, JSONL or Parquet. None for a data set known by name."""
+    """Your own data: path or URL of JSON, JSONL or Parquet. None for a data set known by name."""
 
     concatenate: int = 1
     """Join up to this many single-image records into one dialogue."""
@@ -75,7 +75,7 @@ class Recipe:
     """The data sets, in the order of the report."""
 
     data: str = "data"
-    """Folder that holds the data sets, laid out as `vchat-prep sources` says."""
+    """Folder or URL that holds the data sets, laid out as `vchat-prep sources` says."""
 
     tokenizer: str | None = None
     """Folder with tokenizer.json."""

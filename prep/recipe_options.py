@@ -12,9 +12,11 @@ Body = Callable[..., Any]
 
 _OPTIONS = (
     click.option(
-        "--datasets", metavar="A,B,MINE=FILE", help="Data sets, and your own as NAME=FILE."
+        "--datasets",
+        metavar="A,B,MINE=FILE",
+        help="Data sets, and your own as NAME=FILE or NAME=URL.",
     ),
-    click.option("--data", metavar="DIR", help="Folder that holds the data sets (data)."),
+    click.option("--data", metavar="DIR", help="Folder or URL that holds the data sets (data)."),
     click.option("--out", metavar="DIR", help="Folder of the shards, or URL: s3://, gs://, az://."),
     click.option("--work", metavar="DIR", help="Folder for work files, if --out is a URL."),
     click.option("--tokenizer", metavar="DIR", help="Folder with tokenizer.json."),

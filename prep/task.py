@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from vchat.prep.assemble import Assembler, PreparedRecord
+from vchat.prep.data_path import data_path
 from vchat.prep.encoded_images import EncodedImages
 from vchat.prep.image_files import ImageFiles
 from vchat.prep.images import Encoded, ImagePolicy, encode_for_shard
@@ -31,6 +32,7 @@ from vchat.shards.files import written_whole
 from vchat.shards.index_rows import ROW_SCHEMA
 from vchat.shards.manifest import FinishedShard, finished_shard
 from vchat.shards.named_template import template_named
+from vchat.shards.storage import StorageConfig
 from vchat.shards.strict_toml import as_plain, from_table
 from vchat.shards.tokens import TextTokenizer
 from vchat.shards.writer import write_shard
@@ -44,7 +46,7 @@ class SourceFiles:
     """Path of the file that `staged.RecordFile` maps."""
 
     roots: tuple[str, ...]
-    """Folders below which its images are looked up, in order."""
+    """Folders or URLs below which its images are looked up, in order."""
 
     folders: tuple[str, ...]
     """Image folders that the source names itself."""
@@ -56,6 +58,9 @@ class Job:
 
     output: Output
     """Where the shards go."""
+
+    storage: StorageConfig
+    """How folders of images in object storage are reached."""
 
     sources: dict[str, SourceFiles]
     image: ImagePolicy
@@ -69,14 +74,16 @@ class Job:
     def write(self, work: Path) -> None:
         """Store the job in the work folder."""
         with written_whole(work / "job.json") as file:
-            content = asdict(self) | {"output": as_plain(self.output)}
+            parts = {"output": as_plain(self.output), "storage": as_plain(self.storage)}
+            content = asdict(self) | parts
             file.write(json.dumps(content, indent=1).encode())
 
     @classmethod
     def read(cls, work: Path) -> Job:
         """Read what `write` stored."""
         found = json.loads((work / "job.json").read_text(encoding="utf-8"))
-        found["output"] = from_table(Output, found["output"], where=str(work / "job.json"))
+        found["output"] = from_table(Output, found["output"], where="job.json")
+        found["storage"] = from_table(StorageConfig, found["storage"], where="job.json")
         found["image"] = ImagePolicy(**found["image"])
         found["sources"] = {name: SourceFiles(**one) for name, one in found["sources"].items()}
         return cls(**found)
@@ -122,7 +129,9 @@ def _open_job(work: Path, made_ns: int) -> _OpenJob:
     job = Job.read(work)
     check_libraries(job.libraries)
     readers = {
-        name: ImageFiles([Path(root) for root in one.roots], folders=one.folders)
+        name: ImageFiles(
+            [data_path(root, storage=job.storage) for root in one.roots], folders=one.folders
+        )
         for name, one in job.sources.items()
     }
 

@@ -42,7 +42,7 @@ from vchat.shards.store import MissingError, UnreachableError
 from vchat.shards.store_file import opened
 
 if TYPE_CHECKING:
-    from obstore import GetOptions
+    from obstore import GetOptions, ObjectMeta
 
 T = TypeVar("T")
 
@@ -199,6 +199,36 @@ class RemoteStore:
         with opened(self, name) as file:
             return sha256_of(file)
 
+    def folder(self, name: str) -> tuple[list[str], list[str]]:
+        """Return the names of the objects right in a folder, and of the folders in it.
+
+        Raises:
+            ShardError: it cannot be listed.
+        """
+        found = self._tried(
+            lambda: obstore.list_with_delimiter(self._client, name or None), name=name, offset=0
+        )
+        files = [one["path"].rpartition("/")[2] for one in found["objects"]]
+        return files, [path.rpartition("/")[2] for path in found["common_prefixes"]]
+
+    def below(self, name: str) -> Iterator[tuple[str, str]]:
+        """Yield `(name, version)` of every object below a folder; the version tells contents apart.
+
+        Raises:
+            ShardError: it cannot be listed.
+        """
+        pages = iter(obstore.list(self._client, prefix=name or None))
+        while page := self._tried(lambda: next(pages, []), name=name, offset=0):
+            yield from ((one["path"], _version(one)) for one in page)
+
+    def version(self, name: str) -> str:
+        """Return what tells an object's content from that of others which had its name.
+
+        Raises:
+            ShardError: there is none, or it cannot be reached.
+        """
+        return _version(self._tried(lambda: obstore.head(self._client, name), name=name, offset=0))
+
     def is_near(self, name: str) -> bool:
         """No."""
         return False
@@ -278,6 +308,10 @@ class RemoteStore:
         if found != wanted:
             problem = f"{self.url}: has {found} bytes, manifest.json says {wanted}"
             raise UnreachableError(problem, shard=name, offset=0)
+
+
+def _version(found: ObjectMeta) -> str:
+    return f"{found['e_tag'] or found['last_modified']} {found['size']}"
 
 
 def _mapped(path: Path) -> memoryview:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+from vchat.prep.data_path import DataPath
 from vchat.prep.json_stream import items
 from vchat.prep.rejected import Rejected
 from vchat.prep.sources import coco
@@ -22,7 +22,7 @@ from vchat.shards.dialogue import Record, Round
 FILE = "aokvqa/annotations/aokvqa_v1p0_train.json"
 
 
-def rows(data: Path) -> Iterator[Row]:
+def rows(data: DataPath) -> Iterator[Row]:
     """Yield every question, in file order.
 
     Raises:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from vchat.prep.archives import archive_of, member_name
+from vchat.prep.data_path import DataPath
 from vchat.prep.json_stream import items
 from vchat.prep.rejected import Rejected
 from vchat.prep.sources import coco
@@ -25,7 +25,7 @@ FILE = "coco_caption/dataset.json"
 TRAIN = ("train", "restval")
 
 
-def rows(data: Path) -> Iterator[Row]:
+def rows(data: DataPath) -> Iterator[Row]:
     """Yield every caption, in file order; a photograph without captions is a row too."""
     for number, photo in enumerate(items(data / FILE, "images.item")):
         captions = _captions(photo)
@@ -35,7 +35,7 @@ def rows(data: Path) -> Iterator[Row]:
             yield Row(id=row_id, num_pairs=len(captions[position : position + 1]), convert=convert)
 
 
-def to_record(photo: Any, caption: Any, row_id: str, *, data: Path) -> Converted:
+def to_record(photo: Any, caption: Any, row_id: str, *, data: DataPath) -> Converted:
     """Turn one caption into a record.
 
     Raises:
@@ -77,7 +77,7 @@ def _caption_id(caption: Any, otherwise: str) -> str:
     return str(caption.get("sentid", otherwise)) if isinstance(caption, Mapping) else otherwise
 
 
-def _image(photo: Mapping[str, Any], *, data: Path) -> ImageRef:
+def _image(photo: Mapping[str, Any], *, data: DataPath) -> ImageRef:
     """Return the place of a photograph, in whichever layout it is found."""
     number = coco.number_of_file(photo.get("filename"))
     release = "val2014" if "val2014" in str(photo["filename"]).lower() else "train2014"
@@ -89,7 +89,7 @@ def _image(photo: Mapping[str, Any], *, data: Path) -> ImageRef:
     raise Rejected("missing_image", f"none of {', '.join(places)} is there")
 
 
-def _is_there(path: Path) -> bool:
+def _is_there(path: DataPath) -> bool:
     archive = archive_of(path.parent)
     return path.is_file() or (archive is not None and member_name(archive, path.name) is not None)
 

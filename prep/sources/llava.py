@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vchat.prep.data_path import DataPath
 from vchat.prep.json_stream import items
 from vchat.prep.rejected import Rejected
 from vchat.prep.sources import coco
@@ -31,7 +32,7 @@ def file_need(name: str) -> Need:
     )
 
 
-def file_rows(data: Path, *, source: str, file: str) -> Iterator[Row]:
+def file_rows(data: DataPath, *, source: str, file: str) -> Iterator[Row]:
     """Yield the rows of one annotation file, in file order."""
     for number, row in enumerate(items(data / file)):
         row_id = str(row.get("id", number)) if isinstance(row, Mapping) else str(number)
@@ -59,7 +60,7 @@ def to_record(row: Any, row_id: str, *, source: str, file: str) -> Converted:
     return Converted(record=record)
 
 
-def rows(data: Path) -> Iterator[Row]:
+def rows(data: DataPath) -> Iterator[Row]:
     """Yield the rows of both files, in file order."""
     for need in FILES:
         yield from file_rows(data, source="llava", file=need.paths[0])

@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
+from vchat.prep.data_path import DataPath
 from vchat.prep.json_stream import items
 from vchat.prep.keyed_hash import keyed_hash
 from vchat.prep.rejected import Rejected
@@ -46,7 +46,7 @@ class Conversation:
         return rounds_of(json.loads(zlib.decompress(self.packed)), [image])
 
 
-def rows(data: Path) -> Iterator[Row]:
+def rows(data: DataPath) -> Iterator[Row]:
     """Yield every group of CGD instructions with the conversations it is joined to."""
     conversations = conversations_in(data)
     for group in grouped(list(instructions(data, "CGD"))):
@@ -56,7 +56,7 @@ def rows(data: Path) -> Iterator[Row]:
         yield Row(id=group[0].id, num_pairs=num_pairs, convert=convert)
 
 
-def conversations_in(data: Path) -> dict[int, list[Conversation]]:
+def conversations_in(data: DataPath) -> dict[int, list[Conversation]]:
     """Return the LLaVA conversations without defects, by COCO number, in file order."""
     found: dict[int, list[Conversation]] = {}
     for need in FILES:

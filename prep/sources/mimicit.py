@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from vchat.prep.data_path import DataPath, for_arrow, matching, path_below
 from vchat.prep.json_stream import members
 from vchat.prep.parquet_cells import column_names
 from vchat.prep.sources.source import Converted, Need
@@ -61,7 +61,7 @@ def instructions_need(name: str) -> Need:
     )
 
 
-def instructions(data: Path, name: str) -> Iterator[Instruction]:
+def instructions(data: DataPath, name: str) -> Iterator[Instruction]:
     """Yield the instructions of a set, in file order, repeated ids included.
 
     The JSON file is read if it is there, else every Parquet file with such columns.
@@ -71,7 +71,7 @@ def instructions(data: Path, name: str) -> Iterator[Instruction]:
     """
     folder = data / "MIMIC-IT" / name
     json_file = folder / f"{name}_instructions.json"
-    found: Iterator[tuple[str, Any, Path]]
+    found: Iterator[tuple[str, Any, DataPath]]
     if json_file.is_file():
         found = ((key, value, json_file) for key, value in members(json_file, "data"))
     else:
@@ -79,17 +79,17 @@ def instructions(data: Path, name: str) -> Iterator[Instruction]:
     count = 0
     for key, value, file in found:
         count += 1
-        relative = file.relative_to(data).as_posix()
+        relative = path_below(file, data)
         yield _instruction(key, value if isinstance(value, Mapping) else {}, file=relative)
     if not count:
         raise ValueError(f"{folder}: holds no instructions: want {json_file.name}")
 
 
-def _parquet_instructions(folder: Path) -> Iterator[tuple[str, Any, Path]]:
-    for file in sorted(folder.rglob("*.parquet")):
+def _parquet_instructions(folder: DataPath) -> Iterator[tuple[str, Any, DataPath]]:
+    for file in matching(folder, "**/*.parquet"):
         columns = [name for name in column_names(file) if name in _COLUMNS]
         if {"id", "instruction", "answer"} <= set(columns):
-            with pq.ParquetFile(file) as parquet:
+            with pq.ParquetFile(for_arrow(file)) as parquet:
                 for batch in parquet.iter_batches(columns=columns):
                     yield from ((str(row["id"]), row, file) for row in batch.to_pylist())
 

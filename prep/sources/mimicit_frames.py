@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+from vchat.prep.data_path import DataPath, matching
 from vchat.prep.parquet_cells import PICTURE_COLUMNS, picture_column
 from vchat.prep.picture_index import PictureIndex
 from vchat.prep.rejected import Rejected
@@ -93,7 +93,7 @@ def frame_source(
     )
 
 
-def _rows(frames: FrameSet, data: Path) -> Iterator[Row]:
+def _rows(frames: FrameSet, data: DataPath) -> Iterator[Row]:
     """Yield every group of related instructions, after one pass over the image file."""
     index = PictureIndex(data, picture_files(data, frames.name), names=frames.names)
     for group in frames.group(list(instructions(data, frames.name))):
@@ -101,7 +101,7 @@ def _rows(frames: FrameSet, data: Path) -> Iterator[Row]:
         yield Row(id=group[0].id, num_pairs=len(group), convert=convert)
 
 
-def picture_files(data: Path, name: str) -> list[Path]:
+def picture_files(data: DataPath, name: str) -> list[DataPath]:
     """Return the files that hold a set's pictures: `SD.json`, and Parquet with such a column.
 
     Raises:
@@ -110,7 +110,7 @@ def picture_files(data: Path, name: str) -> list[Path]:
     folder = data / "MIMIC-IT" / name
     json_file = folder / f"{name}.json"
     files = [json_file] if json_file.is_file() else []
-    parquet = sorted(folder.rglob("*.parquet"))
+    parquet = matching(folder, "**/*.parquet")
     files += [path for path in parquet if picture_column(path)]
     if not files:
         raise ValueError(

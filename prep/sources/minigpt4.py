@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+from vchat.prep.data_path import DataPath
 from vchat.prep.json_stream import items
 from vchat.prep.rejected import Rejected
 from vchat.prep.sources.prompts import DETAILED, prompt_for
@@ -27,7 +27,7 @@ def image_key(image_id: str) -> str:
     return f"cc_sbu:{image_id}"
 
 
-def rows(data: Path) -> Iterator[Row]:
+def rows(data: DataPath) -> Iterator[Row]:
     """Yield every description, in file order."""
     for number, row in enumerate(items(data / FILE, "annotations.item")):
         row_id = str(row.get("image_id", number)) if isinstance(row, Mapping) else str(number)

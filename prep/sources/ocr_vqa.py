@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from vchat.prep.archives import file_names
+from vchat.prep.data_path import DataPath
 from vchat.prep.json_stream import members
 from vchat.prep.rejected import Rejected
 from vchat.prep.sources.source import Converted, KnownCount, Need, Row, Source
@@ -25,7 +25,7 @@ TRAIN = 1
 """Value of `split`; 2 is validation and 3 is test."""
 
 
-def rows(data: Path) -> Iterator[Row]:
+def rows(data: DataPath) -> Iterator[Row]:
     """Yield every book, in file order."""
     covers = covers_in(data / FOLDER)
     for book_id, book in members(data / FILE):
@@ -33,7 +33,7 @@ def rows(data: Path) -> Iterator[Row]:
         yield Row(id=book_id, num_pairs=_num_answers(book), convert=convert)
 
 
-def covers_in(folder: Path) -> dict[str, tuple[str, ...]]:
+def covers_in(folder: DataPath) -> dict[str, tuple[str, ...]]:
     """Return book id -> names of its files, from one look at the folder."""
     covers: dict[str, tuple[str, ...]] = {}
     for name in file_names(folder):

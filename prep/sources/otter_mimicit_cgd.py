@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+from vchat.prep.data_path import DataPath
 from vchat.prep.picture_index import PictureIndex
 from vchat.prep.rejected import Rejected
 from vchat.prep.sources import coco
@@ -35,7 +35,7 @@ PREFIX = "CGD_IMG_"
 NORMAL_LENGTH = len(PREFIX) + 12
 
 
-def rows(data: Path) -> Iterator[Row]:
+def rows(data: DataPath) -> Iterator[Row]:
     """Yield every group of related instructions, in the order of their first."""
     index = None
     if not found_places(coco.TRAIN_2017, data):

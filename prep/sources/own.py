@@ -13,10 +13,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import xxhash
+from vchat.prep.data_path import DataPath, for_arrow
 from vchat.prep.json_stream import first_character, items, lines
 from vchat.prep.rejected import Rejected
 from vchat.prep.sources import image_names
@@ -30,7 +30,7 @@ PARQUET_ROWS = 256
 """Rows of a Parquet file that are held in memory at a time."""
 
 
-def own_source(name: str, file: Path) -> Source:
+def own_source(name: str, file: DataPath) -> Source:
     """Return the source that reads `file` under the name the user gave it.
 
     Raises:
@@ -41,13 +41,13 @@ def own_source(name: str, file: Path) -> Source:
     return Source(
         name=name,
         about=f"your own data in {file.name}",
-        needs=(Need(paths=(str(file.absolute()),), how="give the path of an existing file"),),
+        needs=(Need(paths=(file.name,), how="give the path of an existing file"),),
         licence="as the owner of the data says",
         rows=lambda data: rows(name, file),
     )
 
 
-def rows(name: str, file: Path) -> Iterator[Row]:
+def rows(name: str, file: DataPath) -> Iterator[Row]:
     """Yield the rows of one file, in file order."""
     unique = _unique_keys()
     for number, row in values(file):
@@ -56,7 +56,7 @@ def rows(name: str, file: Path) -> Iterator[Row]:
         yield Row(id=row_id, num_pairs=_num_answers(row), convert=convert)
 
 
-def values(file: Path) -> Iterator[tuple[int, Any]]:
+def values(file: DataPath) -> Iterator[tuple[int, Any]]:
     """Yield `(number from 1, row)` of a JSON array, a JSONL or a Parquet file."""
     with file.open("rb") as opened:
         is_parquet = opened.read(4) == b"PAR1"
@@ -68,16 +68,16 @@ def values(file: Path) -> Iterator[tuple[int, Any]]:
         yield from lines(file)
 
 
-def _parquet_rows(file: Path) -> Iterator[dict[str, Any]]:
+def _parquet_rows(file: DataPath) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(file) as parquet:
+    with pq.ParquetFile(for_arrow(file)) as parquet:
         for batch in parquet.iter_batches(batch_size=PARQUET_ROWS):
             yield from batch.to_pylist()
 
 
 def to_record(
-    row: Any, row_id: str, *, name: str, file: Path, unique: Callable[[str, str], str]
+    row: Any, row_id: str, *, name: str, file: DataPath, unique: Callable[[str, str], str]
 ) -> Converted:
     """Turn one row of either form into a record.
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from vchat.prep.archives import archive_of
+from vchat.prep.data_path import DataPath, matching
 from vchat.shards.dialogue import Record
 
 
@@ -81,7 +81,7 @@ class Source:
 
     needs: tuple[Need, ...]
     licence: str
-    rows: Callable[[Path], Iterator[Row]]
+    rows: Callable[[DataPath], Iterator[Row]]
     """Reads the data folder, row by row in file order."""
 
     may_leave_out_images: bool = False
@@ -92,7 +92,7 @@ class Source:
     """Compared with what is there by `vchat-prep doctor`; a build does not look at it."""
 
 
-def check_needs(source: Source, data: Path) -> None:
+def check_needs(source: Source, data: DataPath) -> None:
     """Check that every file and folder the source reads is there, before any work.
 
     Raises:
@@ -106,28 +106,28 @@ def check_needs(source: Source, data: Path) -> None:
             raise ValueError(f"{source.name}: {kind} {wanted} is missing; {need.how}")
 
 
-def found_places(need: Need, data: Path) -> list[Path]:
+def found_places(need: Need, data: DataPath) -> list[DataPath]:
     """Return the files, folders and archives of a need that are there, in order of its paths."""
     return [place for path in need.paths for place in _found(data, path)]
 
 
-def _found(data: Path, path: str) -> list[Path]:
+def _found(data: DataPath, path: str) -> list[DataPath]:
     """Return what is there of a folder (or its archive), a file, or the files of a pattern."""
     if path.endswith("/"):
         place = data / path if (data / path).is_dir() else archive_of(data / path)
         return [] if place is None else [place]
     if "*" in path:
-        return sorted(data.glob(path))
+        return matching(data, path)
     return [data / path] if (data / path).is_file() else []
 
 
-def annotation_files(source: Source, data: Path) -> list[Path]:
+def annotation_files(source: Source, data: DataPath) -> list[DataPath]:
     """Return the annotation files that are there, in the order of `needs`."""
     paths = (path for need in source.needs if not need.is_images for path in need.paths)
     return [file for path in paths if path[-1] != "/" for file in _found(data, path)]
 
 
-def image_places(source: Source, data: Path) -> list[Path]:
+def image_places(source: Source, data: DataPath) -> list[DataPath]:
     """Return the folders, archives and files of images that are there, in order of `needs`."""
     paths = (
         path for need in source.needs for path in need.paths if need.is_images or path[-1] == "/"

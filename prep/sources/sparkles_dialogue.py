@@ -11,9 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+from vchat.prep.data_path import DataPath
 from vchat.prep.json_stream import items
 from vchat.prep.rejected import Rejected
 from vchat.prep.sources import minigpt4
@@ -32,7 +32,7 @@ def file_of(part: str) -> str:
     return f"sparkles/SparklesDialogue{part}/annotations/SparklesDialogue{part}.json"
 
 
-def rows(data: Path) -> Iterator[Row]:
+def rows(data: DataPath) -> Iterator[Row]:
     """Yield every dialogue of both parts, in file order."""
     for part in PARTS:
         for number, row in enumerate(items(data / file_of(part))):

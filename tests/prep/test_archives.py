@@ -10,7 +10,6 @@ from vchat.prep.archives import file_names, members_of, read_member
 from vchat.prep.image_files import ImageFiles
 from vchat.prep.rejected import Rejected
 from vchat.prep.sources import SOURCES
-from vchat.shards.dialogue import ImageRef
 
 
 def pack(path, contents, *, method=zipfile.ZIP_STORED):
@@ -40,7 +39,8 @@ def test_an_archive_stands_in_for_an_image_folder(tmp_path, suffix, prefix):
     records, tally = converted(SOURCES["llava"], tmp_path, work=tmp_path / "work")
     expect(tally, records=3, rows={"missing_image": 1, "tiny_image": 2})
     (image,) = records[0].images
-    assert image == ImageRef(key="coco:1", file=f"coco/train2017{suffix}", member=names[1])
+    assert (image.key, image.file) == ("coco:1", f"coco/train2017{suffix}")
+    assert image.member == names[1]
     assert ImageFiles([tmp_path]).read(image) == pictures[names[1]]
 
 

@@ -307,9 +307,8 @@ def test_own_data(tmp_path, packaging):
     path = write_own(tmp_path / "mine", packaging)
     write_coco(tmp_path / "data", {1: "good"})
     source = own_source("mine", path)
-    records, tally = converted(
-        source, tmp_path / "data", work=tmp_path / "work", roots=[path.parent]
-    )
+    roots = [path.parent, tmp_path / "data"]
+    records, tally = converted(source, path.parent, work=tmp_path / "work", roots=roots)
     count, rows = expected(OWN_ROWS)
     expect(tally, records=count, rows=rows)
     by_key = {record.key: record for record in records}

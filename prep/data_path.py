@@ -1,0 +1,261 @@
+"""Where raw data lies: a local path, or a place in object storage with the methods of one.
+
+`RemotePath` has those methods of `pathlib.Path` that sources use, so a source reads `s3://` as it
+reads a folder. What a folder holds is listed once per process. Plain HTTP servers cannot list: each
+file is asked for, and every folder counts as there.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, TypeAlias, cast
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+from vchat.shards.command import WrongUse
+from vchat.shards.remote_store import PART_BYTES, RemoteStore
+from vchat.shards.storage import StorageConfig, refuse_secrets
+from vchat.shards.store_file import StoreFile
+
+SCHEMES = ("s3", "gs", "az", "http", "https")
+BUFFER_BYTES = 1 << 16
+"""Fetched when a file is opened: the header of nearly every picture."""
+
+LONGEST_NAME = 1024
+"""Bytes of the longest name that S3, Google and Azure allow."""
+
+_CONTROL = re.compile("[\0-\x1f\x7f]")
+"""Characters that the client lets no name hold."""
+
+FOLDERS_KEPT = 256
+"""Listings that a process holds, 8 bytes a name."""
+
+
+def data_path(text: str, *, storage: StorageConfig | None = None) -> DataPath:
+    """Return the place that a path or a URL names.
+
+    Raises:
+        WrongUse: for another kind of URL, or one that holds a secret.
+    """
+    if "://" not in text:
+        return Path(text)
+    scheme, _, rest = text.partition("://")
+    if scheme not in SCHEMES:
+        raise WrongUse(f"{scheme}://: want a path, or a URL of {', '.join(SCHEMES)}")
+    try:
+        refuse_secrets(text)
+    except ValueError as err:
+        raise WrongUse(str(err)) from err
+    bucket, _, inside = rest.partition("/")
+    known = _bucket(f"{scheme}://{bucket}", storage or StorageConfig())
+    return RemotePath(known, PurePosixPath(inside))
+
+
+def read_range(path: DataPath, start: int, size: int) -> bytes:
+    """Return bytes of a file, fewer if it ends before."""
+    if isinstance(path, RemotePath):
+        return path.read_range(start, size)
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(size)
+
+
+def path_below(path: DataPath, folder: DataPath) -> str:
+    """Return the path of a file below a folder of the same store."""
+    if isinstance(path, RemotePath):
+        assert isinstance(folder, RemotePath)
+        return str(path.relative_to(folder))
+    assert isinstance(folder, Path)
+    return path.relative_to(folder).as_posix()
+
+
+def matching(folder: DataPath, pattern: str) -> list[DataPath]:
+    """Return the files below a folder that match, sorted; `**/` stands for any folders."""
+    if isinstance(folder, RemotePath):
+        return sorted(folder.glob(pattern))
+    return sorted(folder.glob(pattern))
+
+
+def for_arrow(path: DataPath) -> Any:
+    """Return what pyarrow reads a file from: its path, or the open object."""
+    return path.open("rb", buffering=0) if isinstance(path, RemotePath) else path
+
+
+class _Bucket:
+    """A bucket or HTTP server, and what is known about its folders."""
+
+    def __init__(self, url: str, storage: StorageConfig):
+        self.url = url
+        self.store = RemoteStore(url, storage=storage)
+        self.can_list = not url.startswith("http")
+        self.listed = lru_cache(maxsize=FOLDERS_KEPT)(self._listed)
+
+    def _listed(self, folder: str) -> tuple[NDArray[np.uint64], bool]:
+        """Return sorted hashes of the names of a folder's files, and whether it holds anything."""
+        files, folders = self.store.folder(folder)
+        hashes = [xxhash.xxh3_64_intdigest(name.encode()) for name in files]
+        return np.sort(np.array(hashes, dtype=np.uint64)), bool(files or folders)
+
+
+@lru_cache(maxsize=16)
+def _bucket(url: str, storage: StorageConfig) -> _Bucket:
+    return _Bucket(url, storage)
+
+
+@dataclass(frozen=True, slots=True)
+class RemotePath:
+    """A file or folder of a bucket. Equal places are equal, and hash alike."""
+
+    _bucket: _Bucket
+    _inside: PurePosixPath
+
+    def __str__(self) -> str:
+        return f"{self._bucket.url}/{self._name}"
+
+    def __lt__(self, other: RemotePath) -> bool:
+        return self._inside < other._inside
+
+    def __truediv__(self, other: str | PurePosixPath) -> RemotePath:
+        return RemotePath(self._bucket, self._inside / other)
+
+    @property
+    def _name(self) -> str:
+        return "" if self._inside == PurePosixPath() else str(self._inside)
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return self._inside.name
+
+    @property
+    def stem(self) -> str:
+        """The last part without its suffix."""
+        return self._inside.stem
+
+    @property
+    def suffix(self) -> str:
+        """The last part from its last dot on."""
+        return self._inside.suffix
+
+    @property
+    def parent(self) -> RemotePath:
+        """The folder it lies in."""
+        return RemotePath(self._bucket, self._inside.parent)
+
+    def with_name(self, name: str) -> RemotePath:
+        """Return the place of another name in the same folder."""
+        return RemotePath(self._bucket, self._inside.with_name(name))
+
+    def relative_to(self, other: RemotePath) -> PurePosixPath:
+        """Return its path below another place."""
+        return self._inside.relative_to(other._inside)
+
+    def is_relative_to(self, other: RemotePath) -> bool:
+        """Tell whether it lies below another place."""
+        return self._bucket is other._bucket and self._inside.is_relative_to(other._inside)
+
+    @property
+    def can_list(self) -> bool:
+        """Whether the store tells what a folder holds: all but HTTP."""
+        return self._bucket.can_list
+
+    def absolute(self) -> RemotePath:
+        """Return itself: a URL says it all."""
+        return self
+
+    def is_file(self) -> bool:
+        """Tell whether there is an object of this name."""
+        if len(self._name.encode()) > LONGEST_NAME or _CONTROL.search(self._name):
+            return False
+        if not self._bucket.can_list:
+            return self._bucket.store.size_if_there(self._name) is not None
+        hashes, _ = self._bucket.listed(self.parent._name)
+        wanted = np.uint64(xxhash.xxh3_64_intdigest(self.name.encode()))
+        position = int(np.searchsorted(hashes, wanted))
+        return position < len(hashes) and bool(hashes[position] == wanted)
+
+    def is_dir(self) -> bool:
+        """Tell whether any object lies below; over HTTP, which cannot tell, always."""
+        return not self._bucket.can_list or self._bucket.listed(self._name)[1]
+
+    def iterdir(self) -> Iterator[RemotePath]:
+        """Yield the files of the folder.
+
+        Raises:
+            ValueError: over HTTP, which cannot list.
+        """
+        if not self._bucket.can_list:
+            raise ValueError(f"{self}: HTTP cannot list a folder: put a .zip or .tar in its place")
+        files, _ = self._bucket.store.folder(self._name)
+        yield from (self / name for name in files)
+
+    def glob(self, pattern: str) -> Iterator[RemotePath]:
+        """Yield the files below that match; `**/` stands for any folders. None over HTTP."""
+        if self._bucket.can_list:
+            fixed, _, _ = pattern.partition("*")
+            below = self / fixed.rpartition("/")[0]
+            for name, _ in self._bucket.store.below(below._name):
+                inside = str(PurePosixPath(name).relative_to(self._inside))
+                if _matches(inside, pattern):
+                    yield self / inside
+
+    def rglob(self, pattern: str) -> Iterator[RemotePath]:
+        """Yield the files in any folder below whose name matches."""
+        yield from self.glob(f"**/{pattern}")
+
+    def open(self, mode: str = "rb", buffering: int = -1) -> IO[bytes]:
+        """Open for reading.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
+        assert mode == "rb", mode
+        store = self._bucket.store
+        data, size = store.range(self._name, 0, BUFFER_BYTES)
+        raw = StoreFile(store, self._name, size=size, beginning=data)
+        return cast(IO[bytes], raw if buffering == 0 else io.BufferedReader(raw, BUFFER_BYTES))
+
+    def read_range(self, start: int, size: int) -> bytes:
+        """Return bytes of the object, fewer if it ends before; one request unless they are many.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
+        store, end = self._bucket.store, start + size
+        data, total = store.range(self._name, start, min(end, start + PART_BYTES))
+        rest = (start + len(data), min(end, total))
+        return data if rest[0] >= rest[1] else data + store.read(self._name, *rest)
+
+    def version(self) -> str:
+        """Return what changes when the content does: of a folder, of any file below it.
+
+        Over HTTP a folder has none.
+        """
+        if self.is_file():
+            return self._bucket.store.version(self._name)
+        hasher = xxhash.xxh3_128()
+        if self._bucket.can_list:
+            for name, version in sorted(self._bucket.store.below(self._name)):
+                hasher.update(f"{name} {version}\n".encode())
+        return hasher.hexdigest()
+
+
+def _matches(path: str, pattern: str) -> bool:
+    """Tell whether a path is one that a pattern with at most one `**` names."""
+    head, many, tail = (part.strip("/") for part in pattern.partition("**"))
+    parts = path.split("/")
+    first, last = (part.split("/") if part else [] for part in (head, tail))
+    if len(parts) < len(first) + len(last) or (not many and len(parts) != len(first)):
+        return False
+    pairs = [*zip(parts, first, strict=False), *zip(parts[::-1], last[::-1], strict=False)]
+    return all(fnmatchcase(part, wanted) for part, wanted in pairs)
+
+
+DataPath: TypeAlias = Path | RemotePath
