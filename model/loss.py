@@ -27,16 +27,21 @@ class SummedCrossEntropy(nn.Module):
     module, so the loop over chunks, whose length differs between ranks, must stay inside one.
     """
 
-    def forward(self, hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
+    def forward(
+        self, hidden: Tensor, head: nn.Linear, targets: Tensor, *, each: Tensor | None = None
+    ) -> Tensor:
         """Return float32[]; 0 with a gradient graph if T is 0.
 
         Args:
             hidden: float[T, D], what the head reads.
             head: the output head, [V, D] with or without bias.
             targets: int64[T], the id each position must predict.
+            each: float32[T], filled with every position's own loss, without a gradient.
         """
+        if each is None:
+            each = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         loss: Tensor = _SummedCrossEntropy.apply(
-            hidden, head.weight, head.bias, targets, torch.is_grad_enabled()
+            hidden, head.weight, head.bias, targets, each, torch.is_grad_enabled()
         )
         return loss
 
@@ -51,6 +56,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         targets: Tensor,
+        each: Tensor,
         with_gradient: bool,
     ) -> Tensor:
         wanted = [with_gradient and needed for needed in ctx.needs_input_grad[:3]]
@@ -63,7 +69,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
         for start in range(0, len(targets), rows):
             chunk = slice(start, start + rows)
             logits = functional.linear(hidden[chunk], weight, bias).float()
-            loss += functional.cross_entropy(logits, targets[chunk], reduction="sum")
+            each[chunk] = functional.cross_entropy(logits, targets[chunk], reduction="none")
+            loss += each[chunk].sum()
             if any(wanted):
                 _add_gradients(gradients, chunk, logits, hidden[chunk], weight, targets[chunk])
         ctx.save_for_backward(
@@ -76,7 +83,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         # In float32, because a loss scale of 2**16 does not fit float16.
         scaled = (None if g is None else (g.float() * scale).to(g.dtype) for g in ctx.saved_tensors)
-        return (*scaled, None, None)
+        return (*scaled, None, None, None)
 
 
 def _add_gradients(

@@ -44,6 +44,9 @@ class VisualChatOutput(ModelOutput):  # type: ignore[misc]
     loss: Tensor | None = None
     """float32[], the sum over the supervised positions; only with labels."""
 
+    target_losses: Tensor | None = None
+    """float32[T], of each supervised position, row by row, without gradients; only with labels."""
+
     logits: Tensor | None = None
     """float[B, S, V], or the last `logits_to_keep` positions; only without labels."""
 
@@ -224,7 +227,9 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
                 self.decoder, rows, labels, published=published, drop_rows=self._drops_rows
             )
             head = self.get_output_embeddings()
-            return VisualChatOutput(loss=self.summed_cross_entropy(hidden, head, targets))
+            each = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+            loss = self.summed_cross_entropy(hidden, head, targets, each=each)
+            return VisualChatOutput(loss=loss, target_losses=each)
         cache = past_key_values
         if cache is None and not use_cache:
             hidden = hidden_of_all(self.decoder, rows, published=published)

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from vchat.shards.collate import IGNORED, Batch
 from vchat.train.config import OptimizerConfig
-from vchat.train.engine import batch_loss
+from vchat.train.engine import BatchLoss, batch_loss
 from vchat.train.tally import Tally
 
 NAMED_SAMPLES = 20
@@ -22,19 +22,19 @@ NAMED_SAMPLES = 20
 
 def checked_loss(
     engine: deepspeed.DeepSpeedEngine, batch: Batch, *, limits: OptimizerConfig, tally: Tally
-) -> torch.Tensor:
-    """Return the summed loss of a micro-batch, or of an empty one in its place if it is skipped.
+) -> BatchLoss:
+    """Return the loss of a micro-batch, or of an empty one in its place if it is skipped.
 
     All ranks skip together if the loss of one is bad. Only `on_bad_loss = "skip"` costs a message
     per micro-batch.
     """
-    loss_sum = batch_loss(engine, batch)
+    loss = batch_loss(engine, batch)
     if limits.on_bad_loss == "skip":
-        bad = is_bad(float(loss_sum.detach()) / max(1, batch.num_supervised), limits)
+        bad = is_bad(float(loss.summed.detach()) / max(1, batch.num_supervised), limits)
         if any_rank(bad, engine.device):
             tally.skip(batch, named=bad)
-            return batch_loss(engine, emptied(batch))
-    return loss_sum
+            loss = batch_loss(engine, emptied(batch))
+    return loss
 
 
 def stop_if_bad(loss: float, step: int, *, limits: OptimizerConfig, tally: Tally) -> None:

@@ -263,6 +263,17 @@ class OutputConfig:
     log_every: int = 1
     """Steps between lines of `log.jsonl`."""
 
+    tensorboard: bool = False
+    """Write the log to OUT/tensorboard too. Needs the extra `watch`."""
+
+    wandb: str | None = None
+    """Project at Weights & Biases that the log goes to too; with WANDB_MODE=offline it stays in
+    OUT/wandb. Needs the extra `watch`."""
+
+    gpu_tflops: float | None = None
+    """What one accelerator does at best, 10^12 operations per second: the log states the share
+    that is reached (MFU). By default looked up by the accelerator's name."""
+
     hang_timeout_s: float = 1800.0
     """If a step, with its evaluation and saving, takes longer, every rank prints its stacks and
     exits with code 1; 0 waits for ever."""
@@ -308,6 +319,9 @@ FREE_TO_CHANGE = (
     "run.keep_last",
     "run.eval_every",
     "run.log_every",
+    "run.tensorboard",
+    "run.wandb",
+    "run.gpu_tflops",
     "run.hang_timeout_s",
     "optimizer.on_bad_loss",
     "optimizer.max_loss",

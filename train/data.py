@@ -99,10 +99,13 @@ class RunData:
         self.loader.load_state_dict(state)
         self.steps_done = steps_done
 
-    def heldout_batches(self) -> Iterator[Batch]:
-        """Yield this rank's micro-batches of one pass over the eval split."""
-        batch = self._config.batch
-        rows = self._share.world_size * batch.rows_per_micro_batch
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Sources of the training split, the same on all ranks."""
+        return self.loader.index.sources
+
+    def heldout_loader(self) -> Loader:
+        """Return the loader of the eval split: each sample once, whatever the mix and the ranks."""
         arguments = replace(
             plan_arguments(self._config, self._sizes),
             split=self._config.data.eval_split,
@@ -110,7 +113,12 @@ class RunData:
             set_weights=(),
             tail="pad",
         )
-        loader = self._loader(arguments, rows_per_step=rows)
+        rows = self._share.world_size * self._config.batch.rows_per_micro_batch
+        return self._loader(arguments, rows_per_step=rows)
+
+    def one_pass(self, loader: Loader) -> Iterator[Batch]:
+        """Yield this rank's micro-batches of the first epoch of a held-out loader."""
+        rows = self._share.world_size * self._config.batch.rows_per_micro_batch
         num_steps = loader.plan(0).num_steps(rows)
         return itertools.islice(loader, num_steps * loader.micro_batches_per_step)
 

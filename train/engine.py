@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import deepspeed
 import torch
@@ -13,6 +14,16 @@ from vchat.train.deepspeed_config import deepspeed_dictionary
 from vchat.train.parts import parameter_groups, train_only
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class BatchLoss(NamedTuple):
+    """Cross entropy of a micro-batch."""
+
+    summed: torch.Tensor
+    """float32[], over its supervised tokens."""
+
+    of_targets: torch.Tensor
+    """float32[T], of each of them, row by row, without gradients."""
 
 
 def start_engine(
@@ -42,8 +53,8 @@ def start_engine(
     return engine
 
 
-def batch_loss(engine: deepspeed.DeepSpeedEngine, batch: Batch) -> torch.Tensor:
-    """Return the cross entropy of a micro-batch, summed over its supervised tokens, float32[]."""
+def batch_loss(engine: deepspeed.DeepSpeedEngine, batch: Batch) -> BatchLoss:
+    """Return the cross entropy of a micro-batch, in sum and of each supervised token."""
     config = engine.module.config
     if len(batch.pixels) == 0:
         batch = with_blank_image(
@@ -57,8 +68,7 @@ def batch_loss(engine: deepspeed.DeepSpeedEngine, batch: Batch) -> torch.Tensor:
         segment_ids=batch.segment_ids,
         labels=batch.labels,
     )
-    loss: torch.Tensor = output.loss
-    return loss
+    return BatchLoss(summed=output.loss, of_targets=output.target_losses)
 
 
 def with_blank_image(batch: Batch, *, slot_id: int, num_slots: int) -> Batch:

@@ -2,26 +2,51 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import deepspeed
 import torch
 import torch.distributed as dist
 from vchat.train.data import RunData
 from vchat.train.engine import batch_loss
+from vchat.train.source_losses import SourceLosses
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """What one pass over the eval split gave, over all ranks."""
+
+    of_sources: SourceLosses
+    samples: int
+
+    @property
+    def loss(self) -> float:
+        """Mean cross entropy per supervised token."""
+        means, tokens = self.of_sources.means(), self.of_sources.tokens()
+        return sum(means[name] * tokens[name] for name in means) / max(1, sum(tokens.values()))
+
+    def values(self) -> dict[str, Any]:
+        """What the log says about it."""
+        return {"eval_loss": self.loss, "eval_loss_by_source": self.of_sources.means()}
 
 
 @torch.no_grad()
-def heldout_loss(engine: deepspeed.DeepSpeedEngine, data: RunData) -> float:
-    """Return the mean cross entropy over the supervised tokens of the eval split.
+def heldout_loss(engine: deepspeed.DeepSpeedEngine, data: RunData) -> HeldOut:
+    """Return the mean cross entropy over the supervised tokens of the eval split, and by source.
 
     The same for any world size and micro-batch: zero-weight rows fill the last step. All ranks
-    call it and get the same number.
+    call it and get the same numbers.
     """
     engine.eval()
-    sums = torch.zeros(2, dtype=torch.float64, device=engine.device)
-    for batch in data.heldout_batches():
-        sums[0] += batch_loss(engine, batch).double()
-        sums[1] += batch.num_supervised
+    loader = data.heldout_loader()
+    losses, keys = SourceLosses(loader.index.sources), 0
+    for batch in data.one_pass(loader):
+        losses.add(batch, batch_loss(engine, batch).of_targets)
+        keys += sum(map(len, batch.keys))
     engine.train()
+    counted = torch.tensor([keys], dtype=torch.float64, device=engine.device)
+    sums = torch.cat([losses.sums(engine.device), counted])
     dist.all_reduce(sums)
-    loss_sum, num_supervised = sums.tolist()
-    return float(loss_sum / max(1.0, num_supervised))
+    *of_sources, samples = sums.tolist()
+    return HeldOut(of_sources=losses.added_up(of_sources), samples=round(samples))

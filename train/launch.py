@@ -29,7 +29,9 @@ from vchat.train.processes import (
     start_processes,
 )
 from vchat.train.saving import load_checkpoint, save_checkpoint
+from vchat.train.speed import speed_of
 from vchat.train.starting_model import build_model, load_model, sizes_of
+from vchat.train.trackers import open_trackers
 from vchat.train.universal import needs_conversion
 
 LOCK_WAIT_S = 15.0
@@ -80,8 +82,22 @@ def run_training(config: RunConfig) -> None:
                 rank=rank,
                 first_step=data.steps_done,
                 total_steps=data.total_steps,
+                open_trackers=lambda: open_trackers(config, first_step=data.steps_done),
             ) as log:
-                last = train(run.engine, data, config=config, log=log, stop=stop, save=run.save)
+                last = train(
+                    run.engine,
+                    data,
+                    config=config,
+                    log=log,
+                    stop=stop,
+                    speed=speed_of(
+                        run.engine.module,
+                        data,
+                        gpu_tflops=config.run.gpu_tflops,
+                        world_size=world_size,
+                    ),
+                    save=run.save,
+                )
             say(f"done: step {last} of {data.total_steps}, saved in {out}", rank=rank)
 
 

@@ -1,5 +1,7 @@
 """What a run tells: one JSON line per logged step in OUT/log.jsonl, and progress on stderr.
 
+TensorBoard and Weights & Biases get the same values, see `trackers.py`.
+
 Only rank 0 writes. A resumed run first drops the lines of steps it is going to repeat, so that
 every step stands in the file once.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,6 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from vchat.shards.files import written_whole
+from vchat.train.trackers import Tracker
 
 PLAIN_EVERY_S = 10.0
 
@@ -26,14 +30,27 @@ class TrainingLog:
     Use as a context manager: the file and the progress bar are closed at the end of the block.
     """
 
-    def __init__(self, path: Path, *, rank: int, first_step: int, total_steps: int):
-        """`first_step` steps are behind us: later lines of an existing file are dropped."""
+    def __init__(
+        self,
+        path: Path,
+        *,
+        rank: int,
+        first_step: int,
+        total_steps: int,
+        open_trackers: Callable[[], list[Tracker]] = list,
+    ):
+        """`first_step` steps are behind us: later lines of an existing file are dropped.
+
+        `open_trackers` is called on rank 0 only.
+        """
         self._total_steps = total_steps
         self._shown_at = time.monotonic()
         self._file = None
         self._progress: Progress | None = None
+        self._trackers: list[Tracker] = []
         if rank != 0:
             return
+        self._trackers = open_trackers()
         keep_until(path, step=first_step)
         self._file = path.open("a", encoding="utf-8")
         console = Console(stderr=True)
@@ -58,6 +75,8 @@ class TrainingLog:
             self._progress.stop()
         if self._file is not None:
             self._file.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     def write(self, step: int, **values: Any) -> None:
         """Append one line of JSON values, at once visible to readers."""
@@ -65,6 +84,8 @@ class TrainingLog:
             return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
+        for tracker in self._trackers:
+            tracker.write(step, flat(values))
 
     def show(self, step: int, text: str) -> None:
         """Move the bar, or print a plain line if the last one is 10 seconds old."""
@@ -77,6 +98,32 @@ class TrainingLog:
         if step == self._total_steps or now - self._shown_at >= PLAIN_EVERY_S:
             self._shown_at = now
             sys.stderr.write(f"step {step}/{self._total_steps}  {text}\n")
+
+
+def in_one_line(values: Mapping[str, Any]) -> str:
+    """The latest step for the progress bar: loss, speed, and where time and memory go."""
+    parts = [f"loss {values['loss']:.4f}", f"{values['tokens_per_s']:.0f} tokens/s"]
+    if "mfu" in values:
+        parts.append(f"MFU {values['mfu']:.1%}")
+    return "  ".join(
+        [
+            *parts,
+            f"wait {values['data_wait_share']:.0%}",
+            f"padding {values['padding_share']:.0%}",
+            f"{values['memory_gb']:.1f} GB",
+        ]
+    )
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers among the values of a step, those by source as `name/source`."""
+    numbers: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            numbers |= {f"{name}/{part}": float(number) for part, number in value.items()}
+        elif isinstance(value, int | float):
+            numbers[name] = float(value)
+    return numbers
 
 
 def keep_until(path: Path, *, step: int) -> None:

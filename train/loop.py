@@ -15,9 +15,10 @@ from vchat.train.config import RunConfig
 from vchat.train.data import RunData
 from vchat.train.engine import set_learning_rate
 from vchat.train.heldout import heldout_loss
-from vchat.train.log import TrainingLog
+from vchat.train.log import TrainingLog, in_one_line
 from vchat.train.processes import StopRequest
 from vchat.train.schedule import learning_rate
+from vchat.train.speed import Speed
 from vchat.train.tally import Tally
 from vchat.train.watchdog import watchdog
 
@@ -29,11 +30,13 @@ def train(
     config: RunConfig,
     log: TrainingLog,
     stop: StopRequest,
+    speed: Speed,
     save: Callable[[int], None],
 ) -> int:
     """Train from the step after `data.steps_done` to the last, or until a signal asks to stop.
 
     Args:
+        speed: what the operations of a step are measured by.
         save: writes the checkpoint of the step it is given; all ranks call it together.
 
     Returns:
@@ -45,22 +48,22 @@ def train(
             wind_up()
             rate = learning_rate(step, total_steps=last, optimizer=config.optimizer)
             set_learning_rate(engine, rate)
-            tally = Tally()
+            tally = Tally(data.sources)
             for batch in tally.timed(data.step()):
-                loss_sum = checked_loss(engine, batch, limits=config.optimizer, tally=tally)
-                engine.backward(loss_sum * loss_weight(engine, batch.supervised_of_step))
+                loss = checked_loss(engine, batch, limits=config.optimizer, tally=tally)
+                engine.backward(loss.summed * loss_weight(engine, batch.supervised_of_step))
                 engine.step()  # DeepSpeed updates the weights on the last micro-batch only
-                tally.add(batch, loss_sum)
+                tally.add(batch, loss.summed, loss.of_targets)
             data.step_done()
             totals = tally.over_all_ranks(engine.device, stop=stop.requested)
             stop_if_bad(totals.loss, step, limits=config.optimizer, tally=tally)
 
-            values = totals.values() | {"lr": rate}
+            values = totals.values() | speed.of_step(totals) | {"lr": rate}
             if is_due(step, run.eval_every, last=last) and not totals.stop:
-                values["eval_loss"] = heldout_loss(engine, data)
+                values |= heldout_loss(engine, data).values()
             if step % run.log_every == 0 or "eval_loss" in values or step == last:
                 log.write(step, **values, **data.reading())
-            log.show(step, f"loss {totals.loss:.4f}  {values['tokens_per_s']:.0f} tokens/s")
+            log.show(step, in_one_line(values))
             if is_due(step, run.save_every, last=last) or totals.stop:
                 save(step)
             if totals.stop:

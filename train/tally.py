@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from vchat.shards.collate import Batch
+from vchat.train.source_losses import SourceLosses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,9 @@ class Totals:
     skipped: int
     """Micro-batches left out, counted on this rank; the same on all."""
 
+    of_sources: SourceLosses
+    """Loss and supervised tokens by source."""
+
     seconds: float
     """Of this rank, from the first wait for data to here."""
 
@@ -51,6 +55,7 @@ class Totals:
         skipped = {"skipped_micro_batches": self.skipped, "bad_samples": self.bad_keys}
         return (skipped if self.skipped else {}) | {
             "loss": self.loss,
+            "loss_by_source": self.of_sources.means(),
             "supervised_tokens": self.supervised,
             "images": round(self.images),
             "tokens_per_s": round(self.tokens / self.seconds, 1),
@@ -63,7 +68,9 @@ class Totals:
 class Tally:
     """Counts the micro-batches of one step on this rank; its clock starts when it is made."""
 
-    def __init__(self) -> None:
+    def __init__(self, sources: Sequence[str]) -> None:
+        """`sources` are those of the run, the same on all ranks."""
+        self._of_sources = SourceLosses(sources)
         self._started_at = time.perf_counter()
         self._waited_s = 0.0
         self._loss_sums: list[torch.Tensor] = []
@@ -84,8 +91,9 @@ class Tally:
                 return
             yield batch
 
-    def add(self, batch: Batch, loss_sum: torch.Tensor) -> None:
-        """Count one micro-batch; its loss stays on the device until the step ends."""
+    def add(self, batch: Batch, loss_sum: torch.Tensor, target_losses: torch.Tensor) -> None:
+        """Count one micro-batch; its losses stay on the device until the step ends."""
+        self._of_sources.add(batch, target_losses)
         self._supervised = batch.supervised_of_step
         self._loss_sums.append(loss_sum.detach().double())
         self._batches.append((sample_keys(batch), batch.num_supervised))
@@ -109,9 +117,10 @@ class Tally:
     def over_all_ranks(self, device: torch.device, *, stop: bool) -> Totals:
         """Add up over all ranks in one small message; every rank gets the same sums."""
         mine = torch.tensor([*self._counts, stop], dtype=torch.float64, device=device)
-        sums = torch.cat([torch.stack(self._loss_sums).sum()[None], mine])
+        by_source = self._of_sources.sums(device)
+        sums = torch.cat([torch.stack(self._loss_sums).sum()[None], mine, by_source])
         dist.all_reduce(sums)
-        loss_sum, tokens, positions, images, stops = sums.tolist()
+        loss_sum, tokens, positions, images, stops, *of_sources = sums.tolist()
         seconds = time.perf_counter() - self._started_at
         return Totals(
             loss_sum=loss_sum,
@@ -120,6 +129,7 @@ class Tally:
             images=images,
             supervised=self._supervised,
             stop=stops > 0,
+            of_sources=self._of_sources.added_up(of_sources),
             skipped=self._skipped,
             bad_keys=_from_all_ranks(self._bad_keys) if self._skipped else [],
             seconds=seconds,

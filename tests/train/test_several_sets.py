@@ -60,7 +60,9 @@ def test_excluded_keys_are_not_read(folders, tmp_path):
 
 def test_each_sample_is_held_out_once_whatever_the_weights(folders, tmp_path):
     data = run_data(config_of(folders, tmp_path, weight=0.5))
-    keys = [key for batch in data.heldout_batches() for row in batch.keys for key in row]
+    keys = [
+        key for batch in data.one_pass(data.heldout_loader()) for row in batch.keys for key in row
+    ]
     assert len(keys) == 14
 
 

@@ -1,0 +1,58 @@
+"""How fast a run is, as a share of what its accelerators can do at best (MFU)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from vchat.model.visual_chat import VisualChat
+from vchat.train.data import RunData
+from vchat.train.flops import Flops, flops_of, pairs_of_epoch
+from vchat.train.gpus import gpu_named
+from vchat.train.tally import Totals
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """What turns the counts of a step into operations per second."""
+
+    flops: Flops
+    pairs_per_position: float
+    """Scored pairs of the first epoch over its positions; steps are alike."""
+
+    peak_tflops: float | None
+    """Of all accelerators together at best; None if that is not known."""
+
+    def of_step(self, totals: Totals) -> dict[str, Any]:
+        """What the log says: 10^12 operations per second, and their share of the peak."""
+        operations = self.flops.total(
+            positions=totals.tokens,
+            pairs=totals.tokens * self.pairs_per_position,
+            supervised=totals.supervised,
+            images=totals.images,
+        )
+        tflops = operations / totals.seconds / 1e12
+        share = {} if self.peak_tflops is None else {"mfu": round(tflops / self.peak_tflops, 4)}
+        return {"tflops": float(f"{tflops:.4g}"), **share}
+
+
+def speed_of(
+    model: VisualChat, data: RunData, *, gpu_tflops: float | None, world_size: int
+) -> Speed:
+    """Count the operations of a model whose trained parameters are marked.
+
+    Args:
+        gpu_tflops: of one accelerator at best; if None, what `gpus.py` knows of it.
+    """
+    plan = data.loader.plan(0)
+    positions = int(plan.positions_per_row.sum())
+    if gpu_tflops is None and torch.cuda.is_available():
+        known = gpu_named(torch.cuda.get_device_name())
+        gpu_tflops = known.tflops if known else None
+    pairs = pairs_of_epoch(plan, attention=model.config.attention)
+    return Speed(
+        flops=flops_of(model),
+        pairs_per_position=pairs / max(1, positions),
+        peak_tflops=None if gpu_tflops is None else gpu_tflops * world_size,
+    )

@@ -1,0 +1,100 @@
+"""The log of a run in TensorBoard and at Weights & Biases, if the run asks for it. Rank 0 only."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from vchat.shards.command import WrongUse
+from vchat.shards.strict_toml import as_plain
+from vchat.train.config import RunConfig
+
+
+class Tracker(Protocol):
+    """Where the numbers of a step go."""
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Take the numbers of one step."""
+
+    def close(self) -> None:
+        """Write what is held back."""
+
+
+def open_trackers(config: RunConfig, *, first_step: int) -> list[Tracker]:
+    """Open what the run asks for; a resumed run goes on in the same curves after `first_step`.
+
+    Raises:
+        WrongUse: the package is not installed.
+    """
+    trackers: list[Tracker] = []
+    if config.run.tensorboard:
+        trackers.append(TensorBoard(config.run.out / "tensorboard", first_step=first_step))
+    if config.run.wandb is not None:
+        trackers.append(WeightsAndBiases(config, project=config.run.wandb))
+    return trackers
+
+
+class TensorBoard:
+    """Event files in a folder, for `tensorboard --logdir`."""
+
+    def __init__(self, folder: Path, *, first_step: int) -> None:
+        """Hide what an interrupted run wrote of later steps, which are made again."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as err:
+            raise WrongUse(_missing("run.tensorboard", "tensorboard")) from err
+        purge = first_step + 1 if first_step else None
+        self._writer = SummaryWriter(str(folder), purge_step=purge)  # type: ignore[no-untyped-call]
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Add one point to each curve, at once visible to readers."""
+        for name, number in numbers.items():
+            self._writer.add_scalar(name, number, step)  # type: ignore[no-untyped-call]
+        self._writer.flush()  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Close the event file."""
+        self._writer.close()  # type: ignore[no-untyped-call]
+
+
+class WeightsAndBiases:
+    """A run in a project at Weights & Biases, named and resumed by the folder of ours."""
+
+    def __init__(self, config: RunConfig, *, project: str) -> None:
+        """Start, or go on with, the run; its settings are ours."""
+        try:
+            import wandb
+        except ImportError as err:
+            raise WrongUse(_missing("run.wandb", "wandb")) from err
+        out = config.run.out
+        self._run: Any = wandb.init(
+            project=project,
+            name=out.name,
+            id=_identity(out),
+            resume="allow",
+            dir=str(out),
+            config=as_plain(config),
+        )
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Log the numbers of a step; steps that are there already are left as they are."""
+        self._run.log(dict(numbers), step=step)
+
+    def close(self) -> None:
+        """Finish the run."""
+        self._run.finish()
+
+
+def _identity(out: Path) -> str:
+    """A name for the run that is the same whenever it goes on; kept in its folder."""
+    file = out / "wandb-id"
+    if not file.is_file():
+        out.mkdir(parents=True, exist_ok=True)
+        file.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
+    return file.read_text(encoding="utf-8").strip()
+
+
+def _missing(setting: str, package: str) -> str:
+    return f"{setting}: {package} is not installed; pip install 'vchat[watch]'"
