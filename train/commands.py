@@ -75,10 +75,11 @@ def where(
 @click.command("report")
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 def report(out: Path) -> None:
-    """Draw the curves of the run in OUT (its run.out folder) as OUT/report.html."""
+    """Draw the curves of the run in OUT (its run.out folder): OUT/report.html and report.png."""
     from vchat.train.report import write_report
 
-    click.echo(write_report(out))
+    for path in write_report(out):
+        click.echo(path)
 
 
 def shipped_or_own(run_file: Path) -> Path:

@@ -1,86 +1,48 @@
-"""`vchat-train report`: the curves of a run as one self-contained page, drawn from its log alone.
+"""`vchat-train report`: the curves of a run as one self-contained page and one picture.
 
-In: OUT/log.jsonl. Out: OUT/report.html, with one SVG per quantity, and no script or outside file.
+In: OUT/log.jsonl. Out: OUT/report.html, with a drawing for each quantity in it and no script or
+outside file, and OUT/report.png, all drawings in one. Drawn by matplotlib (extra `watch`).
 """
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from vchat.shards.files import written_whole
-
-CURVES = {
-    "loss": "Loss per supervised token",
-    "eval_loss": "Held-out loss per supervised token",
-    "lr": "Learning rate",
-    "tokens_per_s": "Tokens per second",
-    "data_wait_share": "Share of time waiting for data",
-    "padding_share": "Share of padding",
-    "memory_gb": "Peak memory of rank 0, GB",
-}
-WIDTH, HEIGHT = 640, 180
-
-PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{{ title }}</title>
-<style>
-body { font: 15px system-ui, sans-serif; max-width: 700px; margin: 2em auto; padding: 0 1em }
-h2 { font-size: 1em; margin: 1.6em 0 .3em } small { color: #666; font-weight: normal }
-svg { width: 100%; border: 1px solid #ccc; background: #fff }
-polyline { fill: none; stroke: #1763ad; stroke-width: 1.5 }
-</style>
-<h1>{{ title }}</h1>
-<p>{{ num_steps }} logged steps, {{ first }} to {{ last }}.
-{% if skipped %}Micro-batches left out: {{ skipped }}.{% endif %}</p>
-{% for curve in curves %}
-<h2>{{ curve.title }}
-<small>last {{ curve.last }}, least {{ curve.least }}, most {{ curve.most }}</small></h2>
-<svg viewBox="0 0 {{ width }} {{ height }}" role="img" aria-label="{{ curve.title }} by step">
-<polyline points="{{ curve.points }}"/></svg>
-{% endfor %}
-</html>
-"""
+from vchat.train.curves import PANELS, drawn_together, panel_svg
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Curve:
-    """One quantity over the steps, ready for the page."""
-
-    title: str
-    points: str
-    """`x,y` in pixels of the drawing, from its top left corner."""
-
-    least: str
-    most: str
-    last: str
-
-
-def write_report(out: Path) -> Path:
-    """Draw the log of a run and return the page's path.
+def write_report(out: Path) -> list[Path]:
+    """Draw the log of a run; return the paths of page and picture.
 
     Raises:
         ValueError: if there is no log, or a line of it is not JSON.
+        WrongUse: matplotlib is not installed.
     """
     lines = log_lines(out / "log.jsonl")
-    steps = [int(line["step"]) for line in lines]
-    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(PAGE)
+    shown = [panel for panel in PANELS if panel.curves(lines)]
+    page = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    ).get_template("report.html")
     html = page.render(
         title=f"Training of {out.name}",
-        num_steps=len(lines),
-        first=steps[0],
-        last=steps[-1],
-        skipped=sum(int(line.get("skipped_micro_batches", 0)) for line in lines),
-        curves=[c for name, title in CURVES.items() if (c := curve(lines, name, title=title))],
-        width=WIDTH,
-        height=HEIGHT,
+        facts=facts(lines),
+        sources=by_source(lines),
+        panels=[{"title": panel.title, "svg": panel_svg(panel, lines)} for panel in shown],
     )
-    with written_whole(out / "report.html") as file:
-        file.write(html.encode())
-    return out / "report.html"
+    picture = io.BytesIO()
+    drawn_together(shown, lines, title=out.name, file=picture)
+    for name, content in (("report.html", html.encode()), ("report.png", picture.getvalue())):
+        with written_whole(out / name) as file:
+            file.write(content)
+    return [out / "report.html", out / "report.png"]
 
 
 def log_lines(path: Path) -> list[dict[str, Any]]:
@@ -98,26 +60,45 @@ def log_lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def curve(lines: Sequence[dict[str, Any]], name: str, *, title: str) -> Curve | None:
-    """Scale one quantity to the drawing; None if no line has it."""
-    pairs = [(float(line["step"]), float(line[name])) for line in lines if name in line]
-    if not pairs:
-        return None
-    steps, values = zip(*pairs, strict=True)
-    least, most = min(values), max(values)
-    xs = scaled(steps, low=steps[0], high=steps[-1], length=WIDTH - 20)
-    ys = scaled(values, low=least, high=most, length=HEIGHT - 20)
-    return Curve(
-        title=title,
-        points=" ".join(f"{10 + x:.1f},{HEIGHT - 10 - y:.1f}" for x, y in zip(xs, ys, strict=True)),
-        least=f"{least:.5g}",
-        most=f"{most:.5g}",
-        last=f"{values[-1]:.5g}",
-    )
+def facts(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """What stands above the curves: steps, losses, speed, and what was left out."""
+    last = lines[-1]
+    held_out = [(line["eval_loss"], line["step"]) for line in lines if "eval_loss" in line]
+    found = [("logged steps", f"{len(lines):,}, {lines[0]['step']:,} to {last['step']:,}")]
+    if "loss" in last:
+        found.append(("loss, last", f"{last['loss']:.4f}"))
+    if held_out:
+        best, step = min(held_out)
+        found.append(("held-out loss, last", f"{held_out[-1][0]:.4f}"))
+        found.append(("held-out loss, best", f"{best:.4f} at step {step:,}"))
+    for name, title, form in (
+        ("tokens_per_s", "tokens/s, median", ",.0f"),
+        ("mfu", "MFU, median", ".1%"),
+        ("data_wait_share", "waiting for data, median", ".1%"),
+        ("padding_share", "padding, median", ".1%"),
+    ):
+        values = sorted(line[name] for line in lines if name in line)
+        if values:
+            found.append((title, format(values[len(values) // 2], form)))
+    memory = [line["memory_gb"] for line in lines if "memory_gb" in line]
+    if memory:
+        found.append(("memory, peak of rank 0", f"{max(memory):.2f} GB"))
+    skipped = sum(int(line.get("skipped_micro_batches", 0)) for line in lines)
+    if skipped:
+        found.append(("micro-batches left out", f"{skipped:,}"))
+    return found
 
 
-def scaled(values: Sequence[float], *, low: float, high: float, length: float) -> list[float]:
-    """Map `low`..`high` to 0..`length`; all to the middle if there is no range."""
-    if high == low:
-        return [length / 2 for _ in values]
-    return [(value - low) / (high - low) * length for value in values]
+def by_source(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """Source, its last loss in training, and its last held-out loss, as text."""
+    last: dict[str, dict[str, float]] = {"loss_by_source": {}, "eval_loss_by_source": {}}
+    for line in lines:
+        for name in last:
+            last[name] |= line.get(name, {})
+    names = sorted({name for of_sources in last.values() for name in of_sources})
+    train, held_out = last["loss_by_source"], last["eval_loss_by_source"]
+    return [(name, _number(train.get(name)), _number(held_out.get(name))) for name in names]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
