@@ -180,7 +180,7 @@ def with_slots_repeated(
         raise ValueError(f"{len(slots)} image slots for {len(positions)} images")
     repeats = np.ones(len(ids), np.int64)
     repeats[slots] = positions
-    return np.repeat(ids, repeats), np.repeat(supervised, repeats)
+    return ids.repeat(repeats), supervised.repeat(repeats)
 
 
 def lay_out(samples: Sequence[LoadedSample], row: RowRoom, *, pad_id: int) -> None:

@@ -15,9 +15,12 @@ import pyarrow.compute as pc
 import xxhash
 from numpy.typing import NDArray
 from vchat.shards.joined_sets import JoinedSets
-from vchat.shards.plan_index import text_column
+from vchat.shards.plan_index import numbered_in_order, text_column
 from vchat.shards.ranges import UNREAD_MEMBER, Reading, sample_spans
 from vchat.shards.store import ShardError
+
+TOKENS, MASK, UNREAD = -1, -2, -3
+"""Roles of members; that of an image is its number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +47,7 @@ class SampleFetcher:
         counts = pc.list_value_length(table["members"]).to_numpy().astype(np.int64)
         self._first_member = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
         members = pc.list_flatten(table["members"])
-        self._names = text_column(pc.struct_field(members, "name"))
+        self._role = roles_of(pc.struct_field(members, "name"))
         self._offset = pc.struct_field(members, "offset").to_numpy()
         self._size = pc.struct_field(members, "size").to_numpy()
         self._xxh3 = pc.struct_field(members, "xxh3").to_numpy()
@@ -58,22 +61,28 @@ class SampleFetcher:
         Raises:
             ShardError: unreadable, short, wrong checksum, or not the arrays they should be.
         """
-        members, start = self._members(number), int(self.start[number])
-        body = self._body(number, reading=reading)
-        parts = {
-            name: self._checked(body, number=number, member=member, start=start)
-            for name, member in members.items()
-        }
+        start, body = int(self.start[number]), self._body(number, reading=reading)
+        parts: dict[int, memoryview] = {}
+        here = slice(self._first_member[number], self._first_member[number + 1])
+        for role, offset, size, xxh3 in zip(
+            self._role[here].tolist(),
+            self._offset[here].tolist(),
+            self._size[here].tolist(),
+            self._xxh3[here].tolist(),
+            strict=True,
+        ):
+            if role != UNREAD:
+                part = body[offset - start : offset - start + size]
+                if xxhash.xxh3_64_intdigest(part) != xxh3:
+                    raise self._wrong_checksum(part, number=number, offset=offset, xxh3=xxh3)
+                parts[role] = part
         try:
-            ids = stored_array(parts.pop("tokens.npy"), "<i4").astype(np.int32, copy=False)
-            supervised = stored_array(parts.pop("mask.npy"), "|b1").astype(np.bool_, copy=False)
+            ids = stored_array(parts.pop(TOKENS), "<i4").astype(np.int32, copy=False)
+            supervised = stored_array(parts.pop(MASK), "|b1").astype(np.bool_, copy=False)
         except (KeyError, ValueError) as err:
             raise self._error(f"no token arrays: {err}", number=number, offset=start) from err
-        images = sorted(parts, key=image_number)
         return Fetched(
-            ids=ids,
-            supervised=supervised,
-            images=tuple(parts[name] for name in images),
+            ids=ids, supervised=supervised, images=tuple(parts[image] for image in sorted(parts))
         )
 
     def num_bytes(self, numbers: NDArray[np.integer]) -> int:
@@ -96,26 +105,20 @@ class SampleFetcher:
             named = {"key": self._keys[number], "source": self._source_of(number)}
             raise err.of_sample(**named, offset=start) from err
 
-    def _members(self, number: int) -> dict[str, int]:
-        """Return the place in the index of every member that is read, by name."""
-        places = range(self._first_member[number], self._first_member[number + 1])
-        named = {self._names[place]: place for place in places}
-        return {name: place for name, place in named.items() if name != UNREAD_MEMBER}
-
-    def _checked(self, body: memoryview, *, number: int, member: int, start: int) -> memoryview:
-        """Return the bytes of one member, or raise if the checksum differs."""
-        first = int(self._offset[member]) - start
-        part = body[first : first + int(self._size[member])]
-        found, wanted = xxhash.xxh3_64_intdigest(part), int(self._xxh3[member])
-        if found != wanted:
-            store, shard = self.shards[self.shard[number]]
-            store.distrust(shard)
-            raise self._error(
-                f"{self._names[member]} has checksum {found:016x}, the index says {wanted:016x}",
-                number=number,
-                offset=int(self._offset[member]),
-            )
-        return part
+    def _wrong_checksum(
+        self, part: memoryview, *, number: int, offset: int, xxh3: int
+    ) -> ShardError:
+        """Return the error for a member whose bytes are not those of the index."""
+        store, shard = self.shards[self.shard[number]]
+        store.distrust(shard)
+        here = slice(self._first_member[number], self._first_member[number + 1])
+        role = int(self._role[here][self._offset[here] == offset][0])
+        found = xxhash.xxh3_64_intdigest(part)
+        return self._error(
+            f"{role_name(role)} has checksum {found:016x}, the index says {xxh3:016x}",
+            number=number,
+            offset=offset,
+        )
 
     def _error(self, problem: str, *, number: int, offset: int) -> ShardError:
         _, shard = self.shards[self.shard[number]]
@@ -131,9 +134,31 @@ class SampleFetcher:
         return self._sources[int(self._source[number])]
 
 
-def image_number(member: str) -> int:
-    """Return which image of its sample a member is: 0 for `0.jpg`."""
-    return int(member.partition(".")[0])
+def roles_of(names: pa.ChunkedArray) -> NDArray[np.int16]:
+    """Return what each member is: `TOKENS`, `MASK`, `UNREAD`, or the number of an image.
+
+    Raises:
+        ValueError: a name that no member of a sample has.
+    """
+    distinct, numbers = numbered_in_order(names)
+    roles: NDArray[np.int16] = np.array([role_of(name) for name in distinct], np.int16)[numbers]
+    return roles
+
+
+def role_of(name: str) -> int:
+    """Return what the member of a name is."""
+    known = {"tokens.npy": TOKENS, "mask.npy": MASK, UNREAD_MEMBER: UNREAD}
+    number = name.partition(".")[0]
+    if name in known:
+        return known[name]
+    if not number.isdecimal():
+        raise ValueError(f"the index lists member {name!r}; wanted tokens.npy, mask.npy or 0.jpg")
+    return int(number)
+
+
+def role_name(role: int) -> str:
+    """Return a member's name as an error says it."""
+    return {TOKENS: "tokens.npy", MASK: "mask.npy"}.get(role, f"image {role}")
 
 
 def stored_array(data: memoryview, kind: str) -> NDArray[np.generic]:
@@ -145,9 +170,10 @@ def stored_array(data: memoryview, kind: str) -> NDArray[np.generic]:
     if bytes(data[:6]) != b"\x93NUMPY" or len(data) < 10:
         raise ValueError(f"not a .npy file: begins with {bytes(data[:6])!r}")
     header_end = 10 + int.from_bytes(data[8:10], "little")
-    if f"'descr': '{kind}'".encode() not in bytes(data[10:header_end]):
-        raise ValueError(f"array of another kind than {kind}: {bytes(data[10:header_end])!r}")
-    return np.frombuffer(data[header_end:], dtype=kind)
+    header = bytes(data[10:header_end])
+    if f"'descr': '{kind}'".encode() not in header:
+        raise ValueError(f"array of another kind than {kind}: {header!r}")
+    return np.frombuffer(data, dtype=kind, offset=header_end)
 
 
 def bytes_to_read(table: pa.Table) -> NDArray[np.int64]:

@@ -100,16 +100,15 @@ class SampleLoader:
     def _check_counts(self, fetched: Fetched, *, number: int) -> None:
         """Compare what was read with what the plan counted on."""
         found = (
-            len(fetched.ids) - int((fetched.ids == self._image_id).sum()),
-            int(fetched.supervised.sum()),
+            len(fetched.ids) - int(np.count_nonzero(fetched.ids == self._image_id)),
+            int(np.count_nonzero(fetched.supervised)),
             len(fetched.images),
         )
-        columns = (
-            self._index.text_tokens,
-            self._index.supervised_tokens,
-            self._index.num_images,
+        wanted = (
+            int(self._index.text_tokens[number]),
+            int(self._index.supervised_tokens[number]),
+            int(self._index.num_images[number]),
         )
-        wanted = tuple(int(column[number]) for column in columns)
         if found != wanted or len(fetched.supervised) != len(fetched.ids):
             raise ValueError(
                 f"(text tokens, supervised tokens, images) are {found}, the index says {wanted}"

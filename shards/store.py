@@ -5,6 +5,7 @@ Readers know only what `Store` says; `manifest.open_shards` chooses.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Protocol
 
@@ -92,7 +93,7 @@ class LocalStore:
         Raises:
             ShardError: The file is missing, unreadable, or ends before `end`.
         """
-        data = read_range(self.folder / name, start, end, name=name)
+        data = read_range(f"{self.folder}/{name}", start, end, name=name)
         self.metrics.count("disk_bytes", len(data))
         return data
 
@@ -104,7 +105,7 @@ class LocalStore:
         """Do nothing: there is no other copy."""
 
 
-def read_range(path: Path, start: int, end: int, *, name: str) -> bytes:
+def read_range(path: str | Path, start: int, end: int, *, name: str) -> bytes:
     """Return bytes `start` to `end` (exclusive) of a local file.
 
     Args:
@@ -114,9 +115,11 @@ def read_range(path: Path, start: int, end: int, *, name: str) -> bytes:
         ShardError: The file is missing, unreadable, or ends before `end`.
     """
     try:
-        with path.open("rb", buffering=0) as file:
-            file.seek(start)
-            data = file.read(end - start)
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            data = os.pread(opened, end - start, start)
+        finally:
+            os.close(opened)
     except OSError as error:
         problem = error.strerror or str(error)
         raise ShardError(problem, shard=name, offset=start) from error
