@@ -47,7 +47,8 @@ class SampleFetcher:
         counts = pc.list_value_length(table["members"]).to_numpy().astype(np.int64)
         self._first_member = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
         members = pc.list_flatten(table["members"])
-        self._role = roles_of(pc.struct_field(members, "name"))
+        self._names, self._name = numbered_in_order(pc.struct_field(members, "name"))
+        self._roles = [role_of(name) for name in self._names]
         self._offset = pc.struct_field(members, "offset").to_numpy()
         self._size = pc.struct_field(members, "size").to_numpy()
         self._xxh3 = pc.struct_field(members, "xxh3").to_numpy()
@@ -64,17 +65,20 @@ class SampleFetcher:
         start, body = int(self.start[number]), self._body(number, reading=reading)
         parts: dict[int, memoryview] = {}
         here = slice(self._first_member[number], self._first_member[number + 1])
-        for role, offset, size, xxh3 in zip(
-            self._role[here].tolist(),
+        for name, offset, size, xxh3 in zip(
+            self._name[here].tolist(),
             self._offset[here].tolist(),
             self._size[here].tolist(),
             self._xxh3[here].tolist(),
             strict=True,
         ):
+            role = self._roles[name]
             if role != UNREAD:
                 part = body[offset - start : offset - start + size]
                 if xxhash.xxh3_64_intdigest(part) != xxh3:
-                    raise self._wrong_checksum(part, number=number, offset=offset, xxh3=xxh3)
+                    raise self._wrong_checksum(
+                        part, number=number, offset=offset, name=self._names[name], xxh3=xxh3
+                    )
                 parts[role] = part
         try:
             ids = stored_array(parts.pop(TOKENS), "<i4").astype(np.int32, copy=False)
@@ -106,16 +110,14 @@ class SampleFetcher:
             raise err.of_sample(**named, offset=start) from err
 
     def _wrong_checksum(
-        self, part: memoryview, *, number: int, offset: int, xxh3: int
+        self, part: memoryview, *, number: int, offset: int, name: str, xxh3: int
     ) -> ShardError:
         """Return the error for a member whose bytes are not those of the index."""
         store, shard = self.shards[self.shard[number]]
         store.distrust(shard)
-        here = slice(self._first_member[number], self._first_member[number + 1])
-        role = int(self._role[here][self._offset[here] == offset][0])
         found = xxhash.xxh3_64_intdigest(part)
         return self._error(
-            f"{role_name(role)} has checksum {found:016x}, the index says {xxh3:016x}",
+            f"{name} has checksum {found:016x}, the index says {xxh3:016x}",
             number=number,
             offset=offset,
         )
@@ -134,17 +136,6 @@ class SampleFetcher:
         return self._sources[int(self._source[number])]
 
 
-def roles_of(names: pa.ChunkedArray) -> NDArray[np.int16]:
-    """Return what each member is: `TOKENS`, `MASK`, `UNREAD`, or the number of an image.
-
-    Raises:
-        ValueError: a name that no member of a sample has.
-    """
-    distinct, numbers = numbered_in_order(names)
-    roles: NDArray[np.int16] = np.array([role_of(name) for name in distinct], np.int16)[numbers]
-    return roles
-
-
 def role_of(name: str) -> int:
     """Return what the member of a name is."""
     known = {"tokens.npy": TOKENS, "mask.npy": MASK, UNREAD_MEMBER: UNREAD}
@@ -154,11 +145,6 @@ def role_of(name: str) -> int:
     if not number.isdecimal():
         raise ValueError(f"the index lists member {name!r}; wanted tokens.npy, mask.npy or 0.jpg")
     return int(number)
-
-
-def role_name(role: int) -> str:
-    """Return a member's name as an error says it."""
-    return {TOKENS: "tokens.npy", MASK: "mask.npy"}.get(role, f"image {role}")
 
 
 def stored_array(data: memoryview, kind: str) -> NDArray[np.generic]:
