@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from concurrent.futures import Executor
 
 from vchat.shards.cache import ShardCache
+from vchat.shards.metrics import Metrics
 from vchat.shards.remote_store import RemoteStore
 from vchat.shards.store import ShardError, read_range
 
@@ -22,8 +23,12 @@ class CachedStore:
             digests: SHA-256 of each shard by name; `remote.sizes` has its size.
         """
         self.remote, self.cache = remote, cache
-        self.metrics = remote.metrics
         self._digests = dict(digests)
+
+    @property
+    def metrics(self) -> Metrics:
+        """Those of the remote store, which count the cache too."""
+        return self.remote.metrics
 
     def size(self, name: str) -> int:
         """Return the size of an object in bytes, or raise ShardError."""

@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from vchat.shards.codec import Sample
+from vchat.shards.files import sha256_file
 from vchat.shards.manifest import ShardSet
 from vchat.shards.statistics import statistics
 from vchat.shards.store import ShardError
@@ -58,14 +58,14 @@ class Run:
 
 
 def missing_files(shards: ShardSet) -> Iterator[Defect]:
-    """Yield what is absent or of the wrong size; opens no shard, so it costs a stat per file.
+    """Yield what is absent, a shard of the wrong size, a damaged index; opens no shard.
 
     `verification.verify` reads everything.
     """
     for shard in shards.manifest["shards"]:
         yield from _size_defect(shards, shard["name"], shard["bytes"])
     for part in shards.manifest["index"]:
-        yield from _rows_defect(shards, part)
+        yield from _index_defect(shards, part)
     for name in ("tokenizer.json", "tokenizer_config.json", "fingerprint.json"):
         if not (shards.folder / "tokenizer" / name).is_file():
             yield Defect(file=f"tokenizer/{name}", what="file", found="nothing", wanted="a file")
@@ -81,17 +81,15 @@ def _size_defect(shards: ShardSet, name: str, size: int) -> Iterator[Defect]:
         yield Defect(file=name, what="size", found=f"{found} bytes", wanted=f"{size} bytes")
 
 
-def _rows_defect(shards: ShardSet, part: dict[str, Any]) -> Iterator[Defect]:
-    name, wanted = f"index/{part['name']}", f"{part['rows']} rows"
+def _index_defect(shards: ShardSet, part: dict[str, Any]) -> Iterator[Defect]:
+    name = f"index/{part['name']}"
     try:
-        rows = pq.read_metadata(shards.folder / name).num_rows
+        found = sha256_file(shards.folder / name)
     except FileNotFoundError:
-        yield Defect(file=name, what="file", found="nothing", wanted=wanted)
-    except pa.ArrowInvalid as error:
-        yield Defect(file=name, what="file", found=str(error), wanted="a Parquet file")
-    else:
-        if rows != part["rows"]:
-            yield Defect(file=name, what="rows", found=f"{rows} rows", wanted=wanted)
+        yield Defect(file=name, what="file", found="nothing", wanted=f"{part['rows']} rows")
+        return
+    if found != part["sha256"]:
+        yield Defect(file=name, what="sha256", found=found, wanted=part["sha256"])
 
 
 def overview(shards: ShardSet, *, split: str | None, source: str | None) -> dict[str, Any]:

@@ -52,7 +52,9 @@ class Store(Protocol):
     readers: int
     """How many threads keep it busy."""
 
-    metrics: Metrics
+    @property
+    def metrics(self) -> Metrics:
+        """What reading has cost."""
 
     def size(self, name: str) -> int:
         """Return the size of a file in bytes, or raise ShardError."""

@@ -105,13 +105,16 @@ def new_bucket(endpoint: str) -> Bucket:
 
 
 @contextlib.contextmanager
-def serving_s3(folder: Path) -> Iterator[str]:
-    """Run a server that keeps its data in a folder; yields its endpoint.
+def serving_s3(folder: Path, *, ports: Sequence[int] | None = None) -> Iterator[str]:
+    """Run a server that keeps its data in a folder; yields its endpoint. The end is a kill.
+
+    Args:
+        ports: of `free_ports(5)`, to start again under the endpoint of a server before.
 
     Raises:
         RuntimeError: it did not start; with what it said.
     """
-    ports = _free_ports(5)
+    ports = ports or free_ports(5)
     said = folder / "server.log"
     config = folder / "s3.json"
     config.write_text(json.dumps(_identities()))
@@ -174,7 +177,7 @@ def _identities() -> dict[str, Any]:
     }
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Return ports that are free, and so are those 10,000 above, which weed takes for gRPC."""
     ports: list[int] = []
     while len(ports) < count:
