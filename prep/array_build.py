@@ -53,7 +53,7 @@ def make_plan_folder(recipe: Recipe) -> Prepared:
         WrongUse, ValueError, OSError: as `build.build`.
     """
     output = output_of(recipe)
-    with locked(output), clear_storage_errors(output):
+    with clear_storage_errors(output), locked(output):
         is_complete = output.is_complete
         prepared = prepare(recipe, work=output.work)
         if is_complete:
@@ -84,7 +84,7 @@ def run_share(output: Output, share: Share) -> int:
     if output.is_complete:
         return 0
     work = _planned(output)
-    with locked(output, shared=True), clear_storage_errors(output):
+    with clear_storage_errors(output), locked(output, shared=True):
         plan = read_plan(work)
         mine = range(share.number, len(plan.shards), share.of)
         missing = [i for i in mine if read_result(work, plan.shards[i], output=output) is None]
@@ -103,7 +103,7 @@ def finish_folder(output: Output) -> Built:
     if output.is_complete:
         return published(output)
     _planned(output)
-    with locked(output), clear_storage_errors(output):
+    with clear_storage_errors(output), locked(output):
         return finish(output)
 
 

@@ -187,7 +187,7 @@ def build(recipe: Recipe) -> Built:
         WrongUse, ValueError, OSError: one line each, saying what to do.
     """
     output = output_of(recipe)
-    with locked(output), clear_storage_errors(output):
+    with clear_storage_errors(output), locked(output):
         is_complete = output.is_complete  # a store that refuses us does so before the long work
         prepared = prepare(recipe, work=output.work)
         if is_complete:
@@ -227,10 +227,16 @@ def locked(output: Output, *, shared: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def clear_storage_errors(output: Output) -> Iterator[None]:
-    """Say what to do when the disk is full."""
+    """Say what to do when the disk is full or cannot be written."""
     try:
         yield
     except OSError as err:
+        here = Path(err.filename).is_relative_to(output.folder) if err.filename else False
+        if err.errno == errno.EROFS or (here and err.errno in (errno.EACCES, errno.EPERM)):
+            raise OSError(
+                f"cannot write to {output.folder}: it is read-only for us; make it writable, or"
+                " choose another place, and run the same command again"
+            ) from err
         if err.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OSError(
                 f"no space left for {output.folder}: free some and run the same command again;"
