@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from vchat.shards.tokens import TextTokenizer
 
 FORMAT_VERSION = 1
+EXPORT_FACTS = "visual_chat.json"
+"""What an exported model has in place of `state.json` and `shards.json`, see `export.py`."""
+
 _STEP = re.compile(r"step-(\d{6,})")
 
 
@@ -56,7 +59,12 @@ class Checkpoint:
     @property
     def model_folder(self) -> Path:
         """What `VisualChat.from_pretrained` reads."""
-        return self.folder / "model"
+        return self.folder if self.is_exported else self.folder / "model"
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether it is an exported model: all in one folder, nothing to go on training from."""
+        return (self.folder / EXPORT_FACTS).is_file()
 
     @property
     def image_size(self) -> int:
@@ -68,11 +76,12 @@ class Checkpoint:
         """The tokenizer the model was trained with; raises ValueError if it changed since."""
         from vchat.shards.tokens import TextTokenizer
 
-        tokenizer = TextTokenizer.load(self.folder / "tokenizer")
+        place = self.folder if self.is_exported else self.folder / "tokenizer"
+        tokenizer = TextTokenizer.load(place)
         wanted = self.shards["tokenizer_fingerprint"]
         if tokenizer.fingerprint != wanted:
             raise ValueError(
-                f"{self.folder / 'tokenizer'}: fingerprint {tokenizer.fingerprint}, "
+                f"{place}: fingerprint {tokenizer.fingerprint}, "
                 f"but the model was trained with {wanted}"
             )
         return tokenizer
@@ -87,31 +96,38 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Open a step folder, or the newest complete one of a run's OUT folder.
+    """Open a step folder, the newest complete one of a run's OUT folder, or an exported model.
 
     Only presence and sizes of the files are checked; `verify` reads them.
 
     Raises:
         ValueError: if there is none, or a file of it is missing or has another size.
     """
+    if (path / EXPORT_FACTS).is_file():
+        facts = _checked_version(path, _read_json(path / EXPORT_FACTS))
+        return Checkpoint(folder=path, state=facts, shards=facts["shards"], files={})
     folder = path if (path / "files.json").is_file() else newest_complete(path)
     if folder is None:
         raise ValueError(f"{path}: neither a complete checkpoint nor a run that has one")
     problem = incompleteness(folder)
     if problem:
         raise ValueError(f"{folder}: {problem}")
-    state = _read_json(folder / "state.json")
-    if state.get("format_version") != FORMAT_VERSION:
-        found = state.get("format_version")
-        raise ValueError(
-            f"{folder}: checkpoint format {found}, this program reads {FORMAT_VERSION}"
-        )
+    state = _checked_version(folder, _read_json(folder / "state.json"))
     return Checkpoint(
         folder=folder,
         state=state,
         shards=_read_json(folder / "shards.json"),
         files=_read_json(folder / "files.json"),
     )
+
+
+def _checked_version(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
+    found = state.get("format_version")
+    if found != FORMAT_VERSION:
+        raise ValueError(
+            f"{folder}: checkpoint format {found}, this program reads {FORMAT_VERSION}"
+        )
+    return state
 
 
 def newest_complete(out: Path) -> Path | None:

@@ -1,4 +1,4 @@
-"""The bodies of `vchat-train run | where | report`: read RUN.toml, then hand over.
+"""The bodies of `vchat-train run | where | report | export`: read RUN.toml, then hand over.
 
 A run that we ship is found by its name alone: `vchat-train run tiny.toml`.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from vchat.shards.command import WrongUse
+from vchat.train.checkpoint import open_checkpoint
 from vchat.train.config import read_run
 
 RUN_FILE = click.argument("run_file", metavar="RUN.toml", type=click.Path(path_type=Path))
@@ -46,9 +48,10 @@ def run(run_file: Path, overrides: tuple[str, ...]) -> None:
 @RUN_FILE
 @SETTINGS
 @click.option("--step", type=int, help="List the samples of this optimizer step.")
-@click.option("--key", help="List the steps that read the sample of this key.")
+@click.option("--key", help="List the steps that read the sample or record of this key.")
 @click.option("--processes", default=1, show_default=True, help="How many the run has.")
 @click.option("--rank", type=int, help="With --step: of this process only.")
+@click.option("--row", type=int, help="With --step: of this row of the epoch only.")
 def where(
     run_file: Path,
     overrides: tuple[str, ...],
@@ -56,6 +59,7 @@ def where(
     key: str | None,
     processes: int,
     rank: int | None,
+    row: int | None,
 ) -> None:
     """Print which samples a step reads, with their records, or which steps read a sample."""
     if (step is None) == (key is None):
@@ -69,7 +73,7 @@ def where(
     if key is not None:
         print_sample(config, key=key)
     elif step is not None:
-        print_step(config, step=step, num_processes=processes, rank=rank)
+        print_step(config, step=step, num_processes=processes, rank=rank, row=row)
 
 
 @click.command("report")
@@ -87,3 +91,37 @@ def shipped_or_own(run_file: Path) -> Path:
     shipped = Path(__file__).parent / "runs" / run_file.name
     bare = run_file.name == str(run_file)
     return shipped if bare and not run_file.exists() and shipped.is_file() else run_file
+
+
+@click.command("export")
+@click.option(
+    "--checkpoint",
+    "path",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A step folder, or a run's folder: then its newest checkpoint.",
+)
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="A folder that does not exist."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    help="Of the weights; by default as saved.",
+)
+def export(path: Path, out: Path, precision: str | None) -> None:
+    """Write a checkpoint as a plain Hugging Face folder, with LoRA merged.
+
+    It loads with VisualChat.from_pretrained (package vchat.model) where neither vchat.train nor
+    DeepSpeed is installed, and serves vchat-chat, eval and model.start_from like a checkpoint.
+    """
+    if out.exists():
+        raise WrongUse(f"{out}: exists already, want a new folder")
+    checkpoint = open_checkpoint(path)
+    from vchat.train.export import export as write_export
+    from vchat.train.processes import prepare_environment
+
+    prepare_environment()
+    write_export(checkpoint, out, precision=precision)
+    size = sum(file.stat().st_size for file in out.iterdir())
+    click.echo(f"{out}: {size / 1e6:,.1f} MB, of step {checkpoint.step}")

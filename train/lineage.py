@@ -7,14 +7,18 @@ are enough, before, during or after the run.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
+from vchat.shards.codec import RecordOrigin, Sample
 from vchat.shards.epoch import EpochPlan, dealt
 from vchat.shards.loader import Loader
+from vchat.shards.manifest import ShardSet
+from vchat.shards.progress import progress
 from vchat.train.config import RunConfig
 from vchat.train.data import total_steps
 from vchat.train.forecast import planned
@@ -84,16 +88,8 @@ def place_of_step(loader: Loader, config: RunConfig, *, step: int) -> tuple[int,
     return epoch, before
 
 
-def steps_of_sample(loader: Loader, config: RunConfig, *, key: str) -> list[int]:
-    """Return the steps of the run in which a sample is read, ascending.
-
-    Raises:
-        ValueError: if the split has no sample of that key.
-    """
-    keys = loader.index.keys
-    number = next((i for i in range(len(keys)) if keys[i] == key), None)
-    if number is None:
-        raise ValueError(f"{key}: no sample of split {config.data.split} has this key")
+def steps_of_sample(loader: Loader, config: RunConfig, *, number: int) -> list[int]:
+    """Return the steps of the run in which the sample of this number is read, ascending."""
     last, first, epoch = total_steps(loader, config), 1, 0
     found: set[int] = set()
     while first <= last:
@@ -112,27 +108,98 @@ def steps_in_plan(plan: EpochPlan, config: RunConfig, *, number: int) -> list[in
     return [step for step in steps if step < plan.num_steps(rows_per_step)]
 
 
-def print_step(config: RunConfig, *, step: int, num_processes: int, rank: int | None) -> None:
-    """Print the samples of a step with the records they were made of, as a table on stdout."""
+def print_step(
+    config: RunConfig,
+    *,
+    step: int,
+    num_processes: int,
+    rank: int | None = None,
+    row: int | None = None,
+) -> None:
+    """Print the samples of a step with the records they were made of on stdout.
+
+    A table in a terminal, else one line per record with tabs between its fields.
+
+    Raises:
+        ValueError: the run has no such step, or the step has no such rank or row.
+    """
     shard_sets, _, data = planned(config, num_processes=num_processes)
-    tables = [shard_set.index(config.data.split) for shard_set in shard_sets]
-    first_of_set = np.cumsum([0, *(table.num_rows for table in tables)])
-    shown = Table("rank", "micro-batch", "row", "sample", "record", "file")
     places = samples_of_step(data.loader, config, step=step, num_processes=num_processes)
-    for place in places:
-        if rank is not None and place.rank != rank:
-            continue
-        of = int(np.searchsorted(first_of_set, place.number, side="right")) - 1
-        row = tables[of].slice(place.number - int(first_of_set[of]), 1).to_pylist()[0]
-        sample = shard_sets[of].read_sample(row)
-        for record in sample.records:
-            where = (str(place.rank), str(place.micro_batch), str(place.row), place.key)
-            shown.add_row(*where, record.record_id, record.file)
-    Console(file=sys.stdout).print(shown)
+    asked = [p for p in places if rank in (None, p.rank) and row in (None, p.row)]
+    if not asked:
+        of = "".join(f" {name} {n}" for name, n in (("rank", rank), ("row", row)) if n is not None)
+        raise ValueError(f"step {step} has no sample of{of} on {num_processes} processes")
+    stored = StoredSamples(shard_sets, split=config.data.split)
+    lines = [
+        (str(place.rank), str(place.micro_batch), str(place.row), place.key, *_named(record))
+        for place in asked
+        for record in stored.sample(place.number).records
+    ]
+    _print_lines(("rank", "micro-batch", "row", "sample", "record", "id", "file"), lines)
 
 
 def print_sample(config: RunConfig, *, key: str) -> None:
-    """Print the steps that read a sample, one per line on stdout."""
-    _, _, data = planned(config, num_processes=1)
-    for step in steps_of_sample(data.loader, config, key=key):
-        sys.stdout.write(f"{step}\n")
+    """Print the steps that read a sample or a record, one per line on stdout.
+
+    Raises:
+        ValueError: neither a sample nor a record of the split has this key.
+    """
+    shard_sets, _, data = planned(config, num_processes=1)
+    stored = StoredSamples(shard_sets, split=config.data.split)
+    keys = data.loader.index.keys
+    numbers = [i for i in range(len(keys)) if keys[i] == key] or stored.with_record(key)
+    if not numbers:
+        raise ValueError(f"{key}: no sample or record of split {config.data.split} has this key")
+    for number in numbers:
+        if keys[number] != key:
+            sys.stderr.write(f"record {key} is in sample {keys[number]}\n")
+        for step in steps_of_sample(data.loader, config, number=number):
+            sys.stdout.write(f"{step}\n")
+
+
+class StoredSamples:
+    """The samples of one split over several shard sets, by their number in the plan."""
+
+    def __init__(self, shard_sets: Sequence[ShardSet], *, split: str) -> None:
+        """Read the indexes."""
+        self._sets = shard_sets
+        self._tables = [shard_set.index(split) for shard_set in shard_sets]
+        self._first = np.cumsum([0, *(table.num_rows for table in self._tables)])
+
+    def sample(self, number: int) -> Sample:
+        """Read one sample, checked against its checksums."""
+        of = int(np.searchsorted(self._first, number, side="right")) - 1
+        row = self._tables[of].slice(number - int(self._first[of]), 1).to_pylist()[0]
+        return self._sets[of].read_sample(row)
+
+    def with_record(self, key: str) -> list[int]:
+        """Numbers of the samples that a record was joined into; reads all joined samples."""
+        joined = [
+            int(self._first[of]) + int(place)
+            for of, table in enumerate(self._tables)
+            for place in np.flatnonzero(table["num_records"].to_numpy() > 1)
+        ]
+        found = []
+        with progress(f"looking for {key}", total=len(joined), unit="samples") as done:
+            for number in joined:
+                if any(record.key == key for record in self.sample(number).records):
+                    found.append(number)
+                done(1)
+        return found
+
+
+def _named(record: RecordOrigin) -> tuple[str, str, str]:
+    return record.key, record.record_id, record.file
+
+
+def _print_lines(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    if not sys.stdout.isatty():
+        for line in (titles, *lines):
+            sys.stdout.write("\t".join(line) + "\n")
+        return
+    table = Table(box=box.SIMPLE)
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    for line in lines:
+        table.add_row(*line)
+    Console(file=sys.stdout).print(table)

@@ -1,12 +1,18 @@
 """Which samples a step read, and which steps read a sample, agree with what the loader delivers."""
 
+from dataclasses import replace
+
 import pytest
+import toy
+from toy import toy_tokenizer
 from training_runs import toy_shards, write_run
 from vchat.shards.loader import Loader
-from vchat.shards.manifest import open_shards
+from vchat.shards.manifest import finished_shard, open_shards, publish
+from vchat.shards.tokens import TextTokenizer
+from vchat.shards.writer import write_shard
 from vchat.train.config import read_run
 from vchat.train.data import ModelSizes, plan_arguments
-from vchat.train.lineage import samples_of_step, steps_of_sample
+from vchat.train.lineage import print_sample, print_step, samples_of_step, steps_of_sample
 
 PROCESSES = 2
 
@@ -60,7 +66,9 @@ def test_the_steps_of_a_sample_are_those_that_hold_it(opened):
         for step in range(1, 13)
         if any(p.key == key for p in samples_of_step(loader, config, step=step, num_processes=1))
     ]
-    assert steps_of_sample(loader, config, key=key) == holding
+    keys = loader.index.keys
+    number = next(i for i in range(len(keys)) if keys[i] == key)
+    assert steps_of_sample(loader, config, number=number) == holding
     assert len(holding) >= 2
 
 
@@ -69,5 +77,39 @@ def test_a_step_or_a_sample_that_does_not_exist_is_named(opened):
     loader = loader_of(config, shard_set, rank=0)
     with pytest.raises(ValueError, match="step 13: the run has steps 1 to 12"):
         list(samples_of_step(loader, config, step=13, num_processes=1))
-    with pytest.raises(ValueError, match="toy/none: no sample of split train has this key"):
-        steps_of_sample(loader, config, key="toy/none")
+    with pytest.raises(ValueError, match="toy/none: no sample or record of split train has this"):
+        print_sample(config, key="toy/none")
+    with pytest.raises(ValueError, match="step 1 has no sample of rank 7 on 2 processes"):
+        print_step(config, step=1, num_processes=2, rank=7)
+
+
+def test_a_row_of_a_rank_is_printed_with_records_and_files(opened, capsys):
+    config, shard_set = opened
+    loader = loader_of(config, shard_set, rank=0)
+    places = list(samples_of_step(loader, config, step=2, num_processes=PROCESSES))
+    asked = next(place for place in places if place.rank == 1)
+    print_step(config, step=2, num_processes=PROCESSES, rank=1, row=asked.row)
+    title, *lines = (line.split("\t") for line in capsys.readouterr().out.splitlines())
+    assert title == ["rank", "micro-batch", "row", "sample", "record", "id", "file"]
+    wanted = [p.key for p in places if (p.rank, p.row) == (1, asked.row)]
+    assert [line[3] for line in lines] == wanted
+    assert all(line[0] == "1" and line[3] == line[4] and line[6] == "toy.json" for line in lines)
+
+
+def test_a_record_joined_into_a_dialogue_is_found_in_it(tmp_path, capsys):
+    tokenizer = TextTokenizer.load(toy_tokenizer(tmp_path / "tokenizer"))
+    first, second = (
+        toy.toy_sample(n, tokenizer, num_images=1, image_size=(32, 32)) for n in (1, 2)
+    )
+    later = replace(second.records[0], first_round=1)
+    rounds = (*first.rounds, replace(first.rounds[0], images=()))
+    joined = replace(first, records=(*first.records, later), rounds=rounds)
+    folder = tmp_path / "shards"
+    rows = write_shard(folder / "train-000000.tar", [joined], first_number=0)
+    shard = finished_shard(folder / "train-000000.tar", split="train", rows=rows)
+    publish(folder, manifest_without_shards=toy.toy_manifest(), shards=[shard], tokenizer=tokenizer)
+    config = read_run(write_run(tmp_path, shards=folder), overrides=["run.steps=2"])
+    print_sample(config, key="toy/2")
+    printed = capsys.readouterr()
+    assert printed.out.split() == ["1", "2"]
+    assert "record toy/2 is in sample toy/1" in printed.err

@@ -1,0 +1,110 @@
+"""`vchat-train export`: a checkpoint as a plain Hugging Face folder.
+
+In: a checkpoint of any ZeRO stage (its `model/` is whole). Out, in one folder:
+
+    config.json, model*.safetensors    `VisualChat.from_pretrained` reads them; LoRA is merged
+    generation_config.json             its end token stops `generate`
+    tokenizer.json, ...                `PreTrainedTokenizerFast.from_pretrained` reads them
+    preprocessor_config.json           size, mean and deviation of images, as CLIP processors say
+    visual_chat.json                   template, fingerprint, digests: what `vchat-chat` reads
+    README.md                          how to load it
+
+Loading needs the package `vchat.model`, transformers and torch; neither `vchat.train` nor
+DeepSpeed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+import transformers
+from vchat.model.visual_chat import VisualChat
+from vchat.train.checkpoint import EXPORT_FACTS, Checkpoint, verify, write_json
+from vchat.train.starting_model import load_model
+
+TORCH_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+FROM_CHECKPOINT = ("model/", "tokenizer/", "shards.json")
+"""What of a checkpoint is read, and compared with its digest first."""
+
+README = """# A VisualChat model
+
+Exported from step {step} of a `vchat-train` run.
+
+```python
+from transformers import PreTrainedTokenizerFast
+from vchat.model.visual_chat import VisualChat
+
+model = VisualChat.from_pretrained("{name}")
+tokenizer = PreTrainedTokenizerFast.from_pretrained("{name}")
+```
+
+`model.generate(input_ids, pixel_values)` wants {positions} times the id {slot} (`<image>`) where an
+image stands, and uint8 pixels [images, 3, {side}, {side}] in that order. `visual_chat.json` has the
+prompt template that the model was trained with; `vchat-chat --checkpoint {name}` applies it.
+"""
+
+
+def export(checkpoint: Checkpoint, out: Path, *, precision: str | None) -> None:
+    """Write the folder `out`, which is absent until everything is in it.
+
+    Args:
+        precision: a key of `TORCH_NAMES`; None keeps that of the saved weights.
+
+    Raises:
+        ValueError: a file of the checkpoint changed since it was saved.
+    """
+    verify(checkpoint, [name for name in checkpoint.files if name.startswith(FROM_CHECKPOINT)])
+    saved = json.loads((checkpoint.model_folder / "config.json").read_text(encoding="utf-8"))
+    dtype = getattr(torch, TORCH_NAMES[precision] if precision else saved["dtype"])
+    transformers.utils.logging.disable_progress_bar()
+    model = load_model(checkpoint.folder).to(dtype)
+    aside = out.with_name(f".{out.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    tokenizer, template = checkpoint.tokenizer, checkpoint.template
+    model.generation_config.eos_token_id = tokenizer.id_of(template.end)
+    model.save_pretrained(aside)
+    tokenizer.save(aside)
+    write_json(aside / "preprocessor_config.json", preprocessing(model))
+    write_json(aside / EXPORT_FACTS, facts(checkpoint))
+    text = README.format(
+        step=checkpoint.step,
+        name=out.name,
+        positions=model.config.positions_per_image,
+        slot=tokenizer.image_id,
+        side=model.config.image_size,
+    )
+    (aside / "README.md").write_text(text, encoding="utf-8")
+    for file in aside.iterdir():
+        file.chmod(0o644)  # safetensors makes files that only their owner reads
+    aside.rename(out)
+
+
+def preprocessing(model: VisualChat) -> dict[str, object]:
+    """What Hugging Face's CLIP image processor must do to images of any size."""
+    side = model.config.image_size
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": side},
+        "resample": 3,  # bicubic
+        "do_center_crop": True,
+        "crop_size": {"height": side, "width": side},
+        "do_rescale": True,
+        "do_normalize": True,
+        "image_mean": list(model.config.image_mean),
+        "image_std": list(model.config.image_std),
+        "do_convert_rgb": True,
+    }
+
+
+def facts(checkpoint: Checkpoint) -> dict[str, object]:
+    """What chat and evaluation need beside model and tokenizer, and where the model came from."""
+    return {
+        "format_version": checkpoint.state["format_version"],
+        "step": checkpoint.step,
+        "shards": checkpoint.shards,
+        "versions": checkpoint.state.get("versions", {}),
+    }
