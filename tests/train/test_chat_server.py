@@ -132,6 +132,15 @@ def test_a_stream_carries_the_same_answer_in_pieces(address):
     assert chunks[-1]["usage"] == whole["usage"]
 
 
+def test_an_image_of_another_dialogue_does_not_go_through_the_tower_again(chat_model, address):
+    complete(address, user("What?", 5))
+    counts = []
+    hook = chat_model.model.tower.register_forward_hook(lambda *_: counts.append(1))
+    complete(address, user("Where?"), assistant("There."), user("And here?", 5))
+    hook.remove()
+    assert counts == []
+
+
 def test_a_dialogue_that_goes_on_feeds_only_its_new_round(chat_model, monkeypatch):
     service = ChatService(chat_model)
 

@@ -16,6 +16,8 @@ from transformers import (
     LlamaConfig,
     PreTrainedTokenizerFast,
 )
+from vchat.model.import_qwen_vl import save_tower
+from vchat.model.qwen_vl_tower import QwenVLVisual, QwenVLVisualConfig
 from vchat.model.towers import normalised
 from vchat.model.visual_chat import VisualChat
 from vchat.shards.named_template import template_named
@@ -280,6 +282,20 @@ def test_a_file_without_the_published_projection_is_an_error(parts, trained, tmp
     state = {key: value for key, value in trained.items() if "projection" not in key}
     with pytest.raises(ValueError, match="no projection of the published code"):
         import_state(state, parts, tmp_path)
+
+
+def test_a_model_with_the_qwen_vl_tower_is_imported_with_its_tower(parts, trained, tmp_path):
+    sizes = {"patch_width": 24, "intermediate_size": 40, "num_hidden_layers": 1}
+    grid = {"image_size": 16, "patch_size": 4, "num_table_positions": 4, "num_queries": 9}
+    heads = {"num_attention_heads": 3, "hidden_size": 32, "resampler_head_width": 32}
+    tower = QwenVLVisual(QwenVLVisualConfig(**sizes, **grid, **heads))
+    save_tower(tower, tmp_path / "qwen")
+    state = {k: v for k, v in under_zero_3(trained).items() if "vis_encoder" not in k}
+    state |= {f"vis_encoder.{key}": value + 1 for key, value in tower.state_dict().items()}
+    model, _ = import_state(state, (parts[0], tmp_path / "qwen"), tmp_path)
+    for key, value in tower.state_dict().items():
+        torch.testing.assert_close(model.tower.model.state_dict()[key], value + 1)
+    assert model.config.positions_per_image == 9
 
 
 def test_weights_that_lora_was_not_added_to_are_an_error_unless_told(parts, trained, tmp_path):
