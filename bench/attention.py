@@ -83,7 +83,8 @@ def compare(forms: list[str], length: int, dtype: str, arguments: argparse.Names
         medians = {form: statistics.median(times) for form, times in seconds.items()}
         cells = [f"{f} {s:.4f} s ({s / medians[forms[0]]:.2f}x)" for f, s in medians.items()]
         cells += [f"{f} {peak:.0f} MB" for f, peak in peaks.items() if backward]
-        print(f"{dtype} {length:5d} {'fwd+bwd' if backward else 'fwd':7s} ", "  ".join(cells))
+        direction = "fwd+bwd" if backward else "fwd"
+        print(f"{dtype} {length:5d} {direction:7s} ", "  ".join(cells), flush=True)
 
 
 def job_of(form: str, length: int, dtype: str, device: str) -> Callable[[bool], None]:
