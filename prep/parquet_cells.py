@@ -47,6 +47,13 @@ def picture_column(path: DataPath) -> str:
     return next((name for name in PICTURE_COLUMNS if name in names), "")
 
 
+def has_pictures(schema: pa.Schema, column: str) -> bool:
+    """Tell whether a column holds pictures as the hub stores them, `{"bytes": .., "path": ..}`."""
+    kind = schema.field(column).type if column in schema.names else None
+    fields = {field.name for field in kind} if kind and pa.types.is_struct(kind) else set()
+    return {"bytes", "path"} <= fields
+
+
 def picture_ids(path: DataPath) -> Iterator[str]:
     """Yield the id of every row, in order.
 

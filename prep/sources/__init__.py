@@ -13,6 +13,7 @@ from vchat.prep.sources import (
     coco_caption,
     llava,
     llava_dial,
+    llava_mixtures,
     llava_otter_blend,
     minigpt4,
     ocr_vqa,
@@ -49,9 +50,13 @@ SOURCES: Mapping[str, Source] = {
 """Name -> source of ours, in alphabetical order."""
 
 
+RELATIVES: Mapping[str, Source] = {source.name: source for source in llava_mixtures.SOURCES}
+"""Larger packagings of data that is in `SOURCES` for a part: never use both."""
+
+
 def source_names() -> list[str]:
     """Return the names of our data sets, then those that installed packages add."""
-    return list(dict.fromkeys((*SOURCES, *added_sources())))
+    return list(dict.fromkeys((*SOURCES, *RELATIVES, *added_sources())))
 
 
 def source_named(name: str) -> Source:
@@ -62,10 +67,11 @@ def source_named(name: str) -> Source:
         ValueError: if a package adds a name of ours, or its source cannot be loaded.
     """
     added = added_sources()
-    if name in SOURCES:
+    ours = {**SOURCES, **RELATIVES}
+    if name in ours:
         if name in added:
             raise ValueError(f"{added[name].value} adds {name!r}, the name of a data set of ours")
-        return SOURCES[name]
+        return ours[name]
     if name in added:
         return loaded(added[name])
     near = difflib.get_close_matches(name, source_names(), n=1, cutoff=0.0)

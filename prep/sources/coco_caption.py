@@ -21,21 +21,24 @@ from vchat.prep.sources.source import Converted, KnownCount, Need, Row, Source
 from vchat.prep.sources.texts import as_sentence, filled_text
 from vchat.shards.dialogue import ImageRef, Record, Round
 
-FILE = "coco_caption/dataset.json"
+FILES = ("coco_caption/dataset.json", "coco_caption/dataset_coco.json")
+"""Two names of the same content; the first that is there is read."""
+
 TRAIN = ("train", "restval")
 
 
 def rows(data: DataPath) -> Iterator[Row]:
     """Yield every caption, in file order; a photograph without captions is a row too."""
-    for number, photo in enumerate(items(data / FILE, "images.item")):
+    file = next((name for name in FILES if (data / name).is_file()), FILES[0])
+    for number, photo in enumerate(items(data / file, "images.item")):
         captions = _captions(photo)
         for position, caption in enumerate(captions or [None]):
             row_id = _caption_id(caption, f"{number}.{position}")
-            convert = partial(to_record, photo, caption, row_id, data=data)
+            convert = partial(to_record, photo, caption, row_id, data=data, file=file)
             yield Row(id=row_id, num_pairs=len(captions[position : position + 1]), convert=convert)
 
 
-def to_record(photo: Any, caption: Any, row_id: str, *, data: DataPath) -> Converted:
+def to_record(photo: Any, caption: Any, row_id: str, *, data: DataPath, file: str) -> Converted:
     """Turn one caption into a record.
 
     Raises:
@@ -59,7 +62,7 @@ def to_record(photo: Any, caption: Any, row_id: str, *, data: DataPath) -> Conve
             ),
         ),
         licence=SOURCE.licence,
-        file=FILE,
+        file=file,
         record_id=row_id,
     )
     return Converted(record=record)
@@ -99,7 +102,7 @@ SOURCE = Source(
     about="five or more captions of each COCO photograph, Karpathy split (567 k captions)",
     needs=(
         Need(
-            paths=(FILE,),
+            paths=FILES,
             how="download coco.zip from https://cs.stanford.edu/people/karpathy/deepimagesent/"
             " and put its dataset.json (elsewhere dataset_coco.json) in coco_caption/ of the data"
             " folder",

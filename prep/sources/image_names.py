@@ -13,6 +13,7 @@ from vchat.prep.sources import coco
 _KNOWN = (
     (re.compile(r"(?:^|/)ocr_vqa/images/([^/]+)\.\w+$", re.IGNORECASE), "ocr_vqa:"),
     (re.compile(r"(?:^|/)vg/VG_100K(?:_2)?/(\d+)\.jpg$"), "vg:"),
+    (re.compile(r"(?:^|/)gqa/images/(\d+)\.jpg$"), "vg:"),  # GQA asks about Visual Genome's
 )
 
 

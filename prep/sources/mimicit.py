@@ -2,7 +2,8 @@
 
 An instruction file is one object, `{"meta": .., "data": {id: {instruction, answer, image_ids,
 rel_ins_ids}}}`, or Parquet with these as columns; at most some 200 MB, so its texts are held in
-memory (the images never are). Instructions that name each other and show equal images are one
+memory (the images never are). `X_train.json`, an object of lists of ids, gives the relations where
+the entries do not. Instructions that name each other and show equal images are one
 conversation: relations may be one-sided, name ids that do not exist, or cross to other images, so a
 group is a connected component over the relations between equal image lists.
 """
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from vchat.prep.data_path import DataPath, for_arrow, matching, path_below
 from vchat.prep.json_stream import members
@@ -55,7 +57,11 @@ def instructions_need(name: str) -> Need:
     """Return the need for the instructions of the set `CGD`, `SD` .. in any packaging."""
     folder = f"MIMIC-IT/{name}"
     return Need(
-        paths=(f"{folder}/{name}_instructions.json", f"{folder}/**/*.parquet"),
+        paths=(
+            f"{folder}/{name}_instructions.json",
+            f"{folder}/**/*.parquet",
+            f"{folder}/{name}_train.json",
+        ),
         how=f"download {name}_instructions.json from {HOME} (access on request), or the Parquet"
         f" files of {name}_Instructions, and put them in {folder}/ of the data folder",
     )
@@ -76,28 +82,54 @@ def instructions(data: DataPath, name: str) -> Iterator[Instruction]:
         found = ((key, value, json_file) for key, value in members(json_file, "data"))
     else:
         found = _parquet_instructions(folder)
+    context = _context(folder / f"{name}_train.json")
     count = 0
     for key, value, file in found:
         count += 1
-        relative = path_below(file, data)
-        yield _instruction(key, value if isinstance(value, Mapping) else {}, file=relative)
+        entry = value if isinstance(value, Mapping) else {}
+        yield _instruction(key, entry, context=context.get(key), file=path_below(file, data))
     if not count:
         raise ValueError(f"{folder}: holds no instructions: want {json_file.name}")
+
+
+def _context(file: DataPath) -> Mapping[str, Any]:
+    """Return instruction id -> ids to be used as its context, nothing if there is no such file."""
+    return dict(members(file)) if file.is_file() else {}
 
 
 def _parquet_instructions(folder: DataPath) -> Iterator[tuple[str, Any, DataPath]]:
     for file in matching(folder, "**/*.parquet"):
         columns = [name for name in column_names(file) if name in _COLUMNS]
         if {"id", "instruction", "answer"} <= set(columns):
+            _refuse_joined(file)
             with pq.ParquetFile(for_arrow(file)) as parquet:
                 for batch in parquet.iter_batches(columns=columns):
                     yield from ((str(row["id"]), row, file) for row in batch.to_pylist())
 
 
-def _instruction(key: str, value: Mapping[str, Any], *, file: str) -> Instruction:
-    """Return an entry of either packaging; their fields have different names."""
+def _refuse_joined(file: DataPath) -> None:
+    """Refuse the hub's third configuration, whose `images` are pictures without their ids.
+
+    Raises:
+        ValueError: naming what to download instead.
+    """
+    schema = pq.read_schema(for_arrow(file))
+    kind = schema.field("images").type if "images" in schema.names else None
+    if kind is not None and pa.types.is_list(kind) and pa.types.is_struct(kind.value_type):
+        raise ValueError(
+            f"{file}: its `images` are pictures without ids, each repeated for every instruction;"
+            " download the configurations .._Images and .._Instructions instead"
+        )
+
+
+def _instruction(key: str, value: Mapping[str, Any], *, context: Any, file: str) -> Instruction:
+    """Return an entry of either packaging; their fields have different names.
+
+    Args:
+        context: related ids that another file gives, used where the entry gives none.
+    """
     images = value.get("image_ids", value.get("images"))
-    related = next((value[name] for name in _RELATED if value.get(name) is not None), None)
+    related = next((value[name] for name in _RELATED if value.get(name)), context)
     return Instruction(
         id=key,
         question=value.get("instruction"),

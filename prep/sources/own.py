@@ -2,9 +2,9 @@
 
 Input: any file that `--datasets NAME=FILE` names; its packaging and the form of each row are told
 by content. Images are named by `image` or `images`, or by `image_url` parts inside a message; a
-path is looked up beside the file first, then in the data folder. Output: one record per row. Ids
-may be missing or repeat (in LLaVA's larger mixtures they do): a repeated id with new content gets
-`~2`.
+path is looked up beside the file first, then in the data folder; a Parquet column `image` may hold
+the pictures themselves. Output: one record per row. Ids may be missing or repeat (in LLaVA's larger
+mixtures they do): a repeated id with new content gets `~2`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import xxhash
 from vchat.prep.data_path import DataPath, for_arrow
 from vchat.prep.json_stream import first_character, items, lines
+from vchat.prep.parquet_cells import has_pictures
 from vchat.prep.rejected import Rejected
 from vchat.prep.sources import image_names
 from vchat.prep.sources.llava_turns import num_answers, rounds_of
@@ -28,6 +30,17 @@ from vchat.shards.dialogue import ImageRef, Record, Round
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 PARQUET_ROWS = 256
 """Rows of a Parquet file that are held in memory at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A picture in the row of a Parquet file that tells about it."""
+
+    member: str
+    """Row and column, as `parquet_cells.read_cell` wants them."""
+
+    path: str | None
+    """The name that the picture once had, if the file says it."""
 
 
 def own_source(name: str, file: DataPath) -> Source:
@@ -49,7 +62,7 @@ def own_source(name: str, file: DataPath) -> Source:
 
 def rows(name: str, file: DataPath) -> Iterator[Row]:
     """Yield the rows of one file, in file order."""
-    unique = _unique_keys()
+    unique = unique_keys()
     for number, row in values(file):
         row_id = str(row.get("id", number)) if isinstance(row, Mapping) else str(number)
         convert = partial(to_record, row, row_id, name=name, file=file, unique=unique)
@@ -72,8 +85,16 @@ def _parquet_rows(file: DataPath) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(for_arrow(file)) as parquet:
-        for batch in parquet.iter_batches(batch_size=PARQUET_ROWS):
-            yield from batch.to_pylist()
+        holds_pictures = has_pictures(parquet.schema_arrow, "image")
+        columns = [
+            "image.path" if name == "image" and holds_pictures else name
+            for name in parquet.schema_arrow.names
+        ]
+        batches = parquet.iter_batches(batch_size=PARQUET_ROWS, columns=columns)
+        for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
+            if holds_pictures and row["image"] is not None:
+                row["image"] = Cell(member=f"{number}/image", path=row["image"]["path"])
+            yield row
 
 
 def to_record(
@@ -87,7 +108,7 @@ def to_record(
     """
     if not isinstance(row, Mapping):
         raise Rejected("bad_row", f"the row is {type(row).__name__}, not an object")
-    rounds = _rounds(row, name=name)
+    rounds = _rounds(row, name=name, file=file.name)
     key = unique(f"{name}/{row_id}", repr(rounds))
     record = Record(
         key=key,
@@ -106,10 +127,11 @@ def _num_answers(row: Any) -> int:
     return num_answers(row)
 
 
-def _rounds(row: Mapping[str, Any], *, name: str) -> tuple[Round, ...]:
-    images = [_image(path, name=name) for path in _paths(row)]
+def _rounds(row: Mapping[str, Any], *, name: str, file: str) -> tuple[Round, ...]:
+    images = [_image(path, name=name, file=file) for path in _paths(row)]
     if "messages" in row:
-        return rounds_of_messages(row["messages"], images, image=partial(_image, name=name))
+        image = partial(_image, name=name, file=file)
+        return rounds_of_messages(row["messages"], images, image=image)
     if "conversations" in row:
         return rounds_of(row, images)
     raise Rejected("bad_row", f"neither `messages` nor `conversations` in {sorted(row)[:8]}")
@@ -125,12 +147,15 @@ def _paths(row: Mapping[str, Any]) -> list[Any]:
     return [image for image in images if image not in (None, "")]
 
 
-def _image(path: Any, *, name: str) -> ImageRef:
-    """Return the place of an image named by a path or a `file:` URL.
+def _image(path: Any, *, name: str, file: str) -> ImageRef:
+    """Return the place of an image named by a path or a `file:` URL, or brought by its row.
 
     Raises:
         Rejected: `bad_row` if it is no text, `missing_image` for an address that is not a file's.
     """
+    if isinstance(path, Cell):
+        key = image_names.key_of_path(path.path or f"{file}:{path.member}", otherwise=name)
+        return ImageRef(key=key, file=file, member=path.member)
     if isinstance(path, Mapping):
         path = path.get("path")
     if not isinstance(path, str):
@@ -141,7 +166,7 @@ def _image(path: Any, *, name: str) -> ImageRef:
     return ImageRef(key=image_names.key_of_path(path, otherwise=name), file=path)
 
 
-def _unique_keys() -> Callable[[str, str], str]:
+def unique_keys() -> Callable[[str, str], str]:
     """Return a function that numbers repeated keys and rejects repeated content.
 
     It holds 16 bytes of each row's content, and each key.

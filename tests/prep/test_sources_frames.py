@@ -219,3 +219,27 @@ def test_parquet_without_pictures_or_instructions_is_an_error(tmp_path):
     (folder / "c.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(ValueError, match=r"c\.parquet: damaged Parquet file"):
         converted(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")
+
+
+def test_a_train_file_says_what_belongs_together_where_the_entries_do_not(tmp_path):
+    images = {sd(number, side): picture() for number in (1, 2) for side in (1, 2)}
+    pair, other = (sd(1, 1), sd(1, 2)), (sd(2, 1), sd(2, 2))
+    entries = {f"SD_INS_{number}": entry(*pair, answer=f"{number}.") for number in (1, 2, 3)}
+    entries["SD_INS_4"] = entry(*other)
+    write_set(tmp_path, "SD", entries, images)
+    context = {"SD_INS_1": ["SD_INS_2", "SD_INS_4"], "SD_INS_9": [], "SD_INS_3": "none"}
+    write_json(tmp_path / "MIMIC-IT/SD/SD_train.json", context)
+    records, tally = converted(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")
+    expect(tally, records=3, rows={})
+    assert [len(record.rounds) for record in records] == [2, 1, 1]
+
+
+def test_the_joined_packaging_is_refused_with_what_to_download(tmp_path):
+    folder = tmp_path / "MIMIC-IT/SD"
+    folder.mkdir(parents=True)
+    shown = [[{"bytes": IMAGES["good"](1), "path": None}] * 2]
+    table = {"id": ["SD_INS_1"], "instruction": ["Q?"], "answer": ["A."], "images": shown}
+    pq.write_table(pa.table(table), folder / "SD-00000-of-00001.parquet")
+    pq.write_table(pa.table({"id": [sd(1, 1)], "base64": [picture()]}), folder / "images.parquet")
+    with pytest.raises(ValueError, match=r"pictures without ids.*_Images and \.\._Instructions"):
+        converted(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")

@@ -1,0 +1,141 @@
+"""LLaVA's larger files, each a data set of its own: 150k, 80k, LLaVA-1.5's mix of 665k, LLaVA-NeXT.
+
+Input: one JSON file in `llava/`, or the Parquet files in `llava_next/`. Images: a bare COCO name is
+in `coco/train2017/`, another path is below the data folder (`coco/`, `gqa/`, `ocr_vqa/`,
+`textvqa/`, `vg/`), a Parquet row brings its picture. Output: one record per row; a row may be text
+alone. Ids repeat here: a repeated id with new content gets `~2`.
+
+These files repeat what `llava` and `llava_dial` read: use either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from vchat.prep.data_path import DataPath, matching, path_below
+from vchat.prep.rejected import Rejected
+from vchat.prep.sources import coco, image_names
+from vchat.prep.sources.llava import LICENCE, file_need
+from vchat.prep.sources.llava_turns import num_answers, rounds_of
+from vchat.prep.sources.own import Cell, unique_keys, values
+from vchat.prep.sources.source import Converted, KnownCount, Need, Row, Source
+from vchat.shards.dialogue import ImageRef, Record
+
+FOLDERS = (
+    "coco/train2017/",
+    "gqa/images/",
+    "ocr_vqa/images/",
+    "textvqa/train_images/",
+    "vg/VG_100K/",
+    "vg/VG_100K_2/",
+)
+"""Of LLaVA-1.5's mix, as its README lays them out."""
+
+
+def rows(data: DataPath, *, name: str, pattern: str) -> Iterator[Row]:
+    """Yield the rows of the files that match, in order of their names."""
+    unique = unique_keys()
+    for file in matching(data, pattern):
+        below = path_below(file, data)
+        for number, row in values(file):
+            row_id = str(row.get("id", number)) if isinstance(row, Mapping) else str(number)
+            convert = partial(to_record, row, row_id, name=name, file=below, unique=unique)
+            yield Row(id=row_id, num_pairs=num_answers(row), convert=convert)
+
+
+def to_record(
+    row: Any, row_id: str, *, name: str, file: str, unique: Callable[[str, str], str]
+) -> Converted:
+    """Turn one row into a record.
+
+    Raises:
+        Rejected: `bad_row`, `duplicate` for an earlier row's content, and those of `rounds_of`.
+    """
+    if not isinstance(row, Mapping):
+        raise Rejected("bad_row", f"the row is {type(row).__name__}, not an object")
+    image = row.get("image")
+    images = [] if image in (None, "") else [_image(image, row_id, name=name, file=file)]
+    rounds = rounds_of(row, images)
+    record = Record(
+        key=unique(f"{name}/{row_id}", repr(rounds)),
+        source=name,
+        rounds=rounds,
+        licence=LICENCE,
+        file=file,
+        record_id=row_id,
+    )
+    return Converted(record=record)
+
+
+def _image(image: Any, row_id: str, *, name: str, file: str) -> ImageRef:
+    """Return the place of a row's image.
+
+    Raises:
+        Rejected: `bad_row` if it is neither a path nor a picture.
+    """
+    if isinstance(image, Cell):
+        known = image.path or row_id
+        key = image_names.key_of_path(known, otherwise=f"{name}:{file}")
+        return ImageRef(key=key, file=file, member=image.member)
+    if not isinstance(image, str):
+        raise Rejected("bad_row", f"`image` is {type(image).__name__}, not a path")
+    if "/" not in image:
+        return coco.train_2017(coco.number_of_file(image))
+    return ImageRef(key=image_names.key_of_path(image, otherwise=name), file=image)
+
+
+def _source(
+    name: str, *, file: str, about: str, number: int, images: tuple[str, ...] = ()
+) -> Source:
+    need = coco.TRAIN_2017
+    if images:
+        how = "lay the images out as the README of LLaVA says, in the data folder"
+        need = Need(paths=images, how=how)
+    return Source(
+        name=name,
+        about=about,
+        needs=(file_need(file), need),
+        licence=LICENCE,
+        rows=partial(rows, name=name, pattern=f"llava/{file}"),
+        known=KnownCount(number=number, of="rows"),
+    )
+
+
+SOURCES = (
+    _source(
+        "llava_instruct_150k",
+        file="llava_instruct_150k.json",
+        about="LLaVA's three files mixed (158 k; repeats llava and llava_dial)",
+        number=157_712,
+    ),
+    _source(
+        "llava_instruct_80k",
+        file="llava_instruct_80k.json",
+        about="one dialogue for each of 80 k COCO photographs (repeats llava and llava_dial)",
+        number=80_000,
+    ),
+    _source(
+        "llava_v1_5_mix665k",
+        file="llava_v1_5_mix665k.json",
+        about="LLaVA-1.5's mix: COCO, GQA, OCR-VQA, TextVQA, Visual Genome, text alone (665 k)",
+        number=665_298,
+        images=FOLDERS,
+    ),
+    Source(
+        name="llava_next",
+        about="LLaVA-NeXT's mix with its pictures, in Parquet (779 k)",
+        needs=(
+            Need(
+                paths=("llava_next/**/*.parquet",),
+                how="download the Parquet files of"
+                " https://huggingface.co/datasets/lmms-lab/LLaVA-NeXT-Data (92 GB) and put them in"
+                " llava_next/ of the data folder",
+            ),
+        ),
+        licence=LICENCE,
+        rows=partial(rows, name="llava_next", pattern="llava_next/**/*.parquet"),
+        known=KnownCount(number=779_289, of="rows"),
+    ),
+)
