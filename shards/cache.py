@@ -72,7 +72,8 @@ class ShardCache:
             try:
                 if not self.holds(digest) and self._reserve(file, size, name=unfinished.name):
                     write_checked(file, parts, digest=digest)
-                    unfinished.rename(self.folder / digest)
+                    with folder_locked(self.folder):  # who makes room counts each entry once
+                        unfinished.rename(self.folder / digest)
             finally:
                 unfinished.unlink(missing_ok=True)
         return self.holds(digest)

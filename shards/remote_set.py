@@ -28,7 +28,7 @@ def open_remote(
     """Open the shard set under a URL.
 
     Args:
-        copies: Folder for copies of small files, by default `~/.cache/vchat/sets`.
+        copies: Folder for copies of small files, by default in the cache, or `~/.cache/vchat/sets`.
         storage: How it is reached, and whether whole shards are kept on the local disk.
 
     Raises:
@@ -45,7 +45,7 @@ def open_remote(
     except ValueError as err:
         raise ValueError(f"{url}/manifest.json is not JSON: {err}") from err
     check_manifest(manifest, f"{url}/manifest.json")
-    kept = copies or Path.home() / ".cache" / "vchat" / "sets"
+    kept = copies or (storage.cache or Path.home() / ".cache" / "vchat") / "sets"
     folder = kept / hashlib.sha256(data).hexdigest()
     for part in manifest["index"]:
         copy_small(store, f"index/{part['name']}", folder=folder, sha256=part["sha256"])

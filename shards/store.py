@@ -17,16 +17,20 @@ class ShardError(ValueError):
 
     Attributes:
         problem: What is wrong, without the place.
-        shard: Name of the file in the shard set.
+        shard: Name of the file in the shard set; empty, and the place part of the problem, if the
+            error comes out of a worker process of torch's DataLoader, which keeps only its text.
         offset: First byte asked for.
         key: Key of the sample wanted, or empty.
         source: Source of the sample wanted, or empty.
     """
 
-    def __init__(self, problem: str, *, shard: str, offset: int, key: str = "", source: str = ""):
+    def __init__(
+        self, problem: str, *, shard: str = "", offset: int = 0, key: str = "", source: str = ""
+    ):
         of_source = f" of source {source}" if source else ""
         wanted_by = f" (sample {key}{of_source})" if key else ""
-        super().__init__(f"{shard} at byte {offset}{wanted_by}: {problem}")
+        place = f"{shard} at byte {offset}{wanted_by}: " if shard else ""
+        super().__init__(f"{place}{problem}")
         self.problem = problem
         self.shard = shard
         self.offset = offset

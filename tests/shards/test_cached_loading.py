@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from range_server import Served, serving
 from toy import toy_shards
+from vchat.shards.cache import folder_locked, size_of
 from vchat.shards.cached_store import CachedStore
 from vchat.shards.epoch import EpochPlan
 from vchat.shards.held_shards import ShardUse, shard_use, shards_to_hold
@@ -119,8 +120,8 @@ def test_a_small_cache_stays_within_its_bound_over_the_epoch(
     for batch in itertools.islice(loader(shards, read_ahead_rows=1), steps):
         keys += [key for row in batch.keys for key in row]
         time.sleep(0.05)
-        sizes = [path.stat().st_size for path in (tmp_path / "cache").glob("*")]
-        most = max(most, sum(sizes))
+        with folder_locked(tmp_path / "cache"):
+            most = max(most, sum(size_of(path) for path in (tmp_path / "cache").glob("*")))
     assert sorted(keys) == sorted(shard_set.index("train")["key"].to_pylist())
     assert 0 < most <= limit
 

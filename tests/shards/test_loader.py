@@ -310,6 +310,13 @@ def test_a_wrong_byte_is_an_error_that_says_where(damaged: ShardSet, member: str
     assert (e.value.shard, e.value.key) == ("train-000000.tar", "toy2/3")
 
 
+def test_an_error_in_a_worker_process_keeps_its_type_and_says_where(damaged: ShardSet) -> None:
+    spoil(damaged, sample=3, member="mask.npy")
+    workers = DataLoader(loader(damaged), batch_size=None, num_workers=1)
+    with pytest.raises(ShardError, match=r"train-000000.tar at byte \d+ \(sample toy2/3 of"):
+        list(itertools.islice(workers, 20))
+
+
 def test_a_truncated_and_a_deleted_shard_are_errors(damaged: ShardSet) -> None:
     path = damaged.folder / "train-000000.tar"
     path.chmod(0o644)
