@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import tarfile
+import threading
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -41,13 +42,22 @@ class Member:
     """Of a zip member: 0 stored, 8 deflated; None in a tar."""
 
 
-@lru_cache(maxsize=64)
+_INDEXING = threading.Lock()
+"""Held while an archive is indexed, so that only one of several threads does it."""
+
+
 def members_of(path: DataPath) -> Mapping[str, Member]:
     """Return the files of an archive by name.
 
     Raises:
         ValueError: if the archive is damaged, naming it.
     """
+    with _INDEXING:
+        return _members_of(path)
+
+
+@lru_cache(maxsize=64)
+def _members_of(path: DataPath) -> Mapping[str, Member]:
     try:
         return _zip_members(path) if path.suffix == ".zip" else _tar_members(path)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError) as err:

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
+from vchat.prep.ahead import announced
 from vchat.prep.data_path import DataPath, RemotePath
 from vchat.prep.image_files import ImageFiles
 from vchat.prep.rejected import Rejected, Tally
-from vchat.prep.sources.source import Row, Source, annotation_files, image_places
+from vchat.prep.sources.source import Converted, Row, Source, annotation_files, image_places
 from vchat.prep.staged import staged_row, write_staged
-from vchat.shards.dialogue import Record
+from vchat.shards.dialogue import ImageRef, Record
 from vchat.shards.files import written_whole
 
 STAGED_VERSION = 4
@@ -141,13 +142,18 @@ def _records(
     rows: Iterator[Row], *, tally: Tally, images: ImageFiles, most: int | None
 ) -> Iterator[dict[str, Any]]:
     """Yield staged rows of the usable records; count everything in `tally`."""
-    seen: set[bytes] = set()
-    for row in rows:
+    outcomes = announced(
+        _converted(rows, most=most),
+        lambda one: images.expect_headers(one.images),
+        ahead=4 * images.ahead,
+    )
+    for one in outcomes:
+        row, converted = one.row, one.converted
         tally.rows += 1
         tally.pairs += row.num_pairs
         try:
-            converted = row.convert()
-            _check_key(converted.record, seen)
+            if isinstance(converted, Rejected):
+                raise converted
             record = fitting(converted.record, most=most)
             found = _with_headers(record, images)
         except Rejected as rejected:
@@ -159,6 +165,30 @@ def _records(
         tally.repairs.update(converted.repairs)
         tally.marks.update(record.marks)
         yield found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Outcome:
+    """A row, and what its annotation alone makes of it."""
+
+    row: Row
+    converted: Converted | Rejected
+    images: tuple[ImageRef, ...] = ()
+    """Those whose headers will be wanted."""
+
+
+def _converted(rows: Iterator[Row], *, most: int | None) -> Iterator[_Outcome]:
+    """Yield the outcome of every row, in order."""
+    seen: set[bytes] = set()
+    for row in rows:
+        try:
+            converted = row.convert()
+            _check_key(converted.record, seen)
+        except Rejected as rejected:
+            yield _Outcome(row=row, converted=rejected)
+        else:
+            images = fitting(converted.record, most=most).images
+            yield _Outcome(row=row, converted=converted, images=images)
 
 
 def fitting(record: Record, *, most: int | None) -> Record:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -95,7 +96,13 @@ class _Bucket:
         self.url = url
         self.store = RemoteStore(url, storage=storage)
         self.can_list = not url.startswith("http")
-        self.listed = lru_cache(maxsize=FOLDERS_KEPT)(self._listed)
+        self._lock = threading.Lock()
+        self._cached = lru_cache(maxsize=FOLDERS_KEPT)(self._listed)
+
+    def listed(self, folder: str) -> tuple[NDArray[np.uint64], bool]:
+        """Return what `_listed` does, found out once however many threads ask."""
+        with self._lock:
+            return self._cached(folder)
 
     def _listed(self, folder: str) -> tuple[NDArray[np.uint64], bool]:
         """Return sorted hashes of the names of a folder's files, and whether it holds anything."""

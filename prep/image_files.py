@@ -18,6 +18,7 @@ import os
 import re
 import stat
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -29,9 +30,13 @@ from vchat.prep.images import MAX_BYTES, Header, read_header
 from vchat.prep.parquet_cells import read_cell
 from vchat.prep.rejected import Rejected
 from vchat.shards.dialogue import ImageRef
+from vchat.shards.remote_store import RemoteStore
 
 _UNSAFE = re.compile("[\0\ud800-\udfff]")
 """Characters that no file name can hold."""
+
+AHEAD = 16
+"""Images of so many dialogues are on their way at a time: some MB."""
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR)
 
@@ -47,6 +52,34 @@ class ImageFiles:
         self._folders = tuple(folder.rstrip("/") + "/" for folder in folders)
         self.header = lru_cache(maxsize=65536)(self._header)
         """`header(ref)` returns the checked `Header` or raises `Rejected`; recent ones are kept."""
+
+        self.ahead = 0
+        """How many dialogues or records ahead of their turn images are worth being expected."""
+
+        self._coming: dict[ImageRef, Future[bytes]] = {}
+        if any(isinstance(root, RemotePath) for root in self._roots):
+            self.ahead = AHEAD
+            self._threads = ThreadPoolExecutor(RemoteStore.readers)
+
+    def expect(self, refs: Sequence[ImageRef]) -> None:
+        """Begin to read images in object storage, for `read` to return; costs nothing elsewhere."""
+        for ref in refs if self.ahead else ():
+            if ref not in self._coming:
+                self._coming[ref] = self._threads.submit(self._read, ref)
+
+    def forget(self, refs: Sequence[ImageRef]) -> None:
+        """Give up what was expected and not read."""
+        for ref in refs:
+            if (coming := self._coming.pop(ref, None)) is not None:
+                coming.cancel()
+
+    def expect_headers(self, refs: Sequence[ImageRef]) -> None:
+        """Begin to read headers in object storage, for `header` to return."""
+        for ref in refs if self.ahead else ():
+            self._threads.submit(self._located_header, ref)
+
+    def _located_header(self, ref: ImageRef) -> Header:
+        return self.header(self.located(ref))
 
     def located(self, ref: ImageRef) -> ImageRef:
         """Return the reference, pointing into an archive where one stands in for its folder.
@@ -85,6 +118,11 @@ class ImageFiles:
             return read_header(file, num_bytes=num_bytes, name=ref.file)
 
     def read(self, ref: ImageRef) -> bytes:
+        """Return the bytes of an image, expected or not; raises as `_read`."""
+        coming = self._coming.pop(ref, None)
+        return self._read(ref) if coming is None else coming.result()
+
+    def _read(self, ref: ImageRef) -> bytes:
         """Return the bytes of an image.
 
         Raises:

@@ -7,6 +7,7 @@ order of the file, dear in any other order.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -21,6 +22,8 @@ from vchat.prep.rejected import Rejected
 PICTURE_COLUMNS = ("image", "base64")
 ID_COLUMNS = ("id", "__index_level_0__", "index")
 GROUPS_KEPT = 4
+_DECODING = threading.Lock()
+"""Held while a row group is decoded, so that only one of several threads does it."""
 
 
 def is_parquet(path: DataPath) -> bool:
@@ -76,9 +79,10 @@ def read_cell(path: DataPath, cell: str) -> bytes:
         Rejected: `undecodable_image` if the cell holds no picture.
     """
     row, _, column = cell.partition("/")
-    starts = _group_starts(path)
-    group = int(np.searchsorted(starts, int(row), side="right")) - 1
-    value = _group(path, group, column)[int(row) - int(starts[group])].as_py()
+    with _DECODING:
+        starts = _group_starts(path)
+        group = int(np.searchsorted(starts, int(row), side="right")) - 1
+        value = _group(path, group, column)[int(row) - int(starts[group])].as_py()
     return _picture(value, name=f"{path.name}:{cell}")
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from vchat.prep.ahead import announced
 from vchat.prep.assemble import Assembler, PreparedRecord
 from vchat.prep.data_path import data_path
 from vchat.prep.encoded_images import EncodedImages
@@ -120,6 +121,9 @@ class _OpenJob:
     plan: BuildPlan
     assembler: Assembler
     records: dict[str, RecordFile]
+    readers: dict[str, ImageFiles]
+    """By source."""
+
     image: Callable[[str, ImageRef], Encoded]
 
 
@@ -153,6 +157,7 @@ def _open_job(work: Path, made_ns: int) -> _OpenJob:
             positions_per_image=job.positions_per_image,
         ),
         records={name: RecordFile(Path(one.records)) for name, one in job.sources.items()},
+        readers=readers,
         image=image,
     )
 
@@ -179,11 +184,21 @@ def run_task(work: Path, number: int, *, on_dialogue: Callable[[], None]) -> Non
 def _samples(
     opened: _OpenJob, shard: PlannedShard, *, result: ShardResult, on_dialogue: Callable[[], None]
 ) -> Iterator[Sample]:
-    for row in opened.plan.table.slice(shard.start, shard.end - shard.start).to_pylist():
-        source = row["source"]
-        records = [opened.records[source].record(number) for number in row["rows"]]
+    rows = opened.plan.table.slice(shard.start, shard.end - shard.start).to_pylist()
+    dialogues = (
+        [opened.records[row["source"]].record(number) for number in row["rows"]] for row in rows
+    )
+    ahead = max(reader.ahead for reader in opened.readers.values())
+    for records in announced(dialogues, partial(_expect, opened), ahead=ahead):
         yield from _dialogue(opened, records, split=shard.split, result=result)
+        for record in records:
+            opened.readers[record.source].forget(record.images)
         on_dialogue()
+
+
+def _expect(opened: _OpenJob, records: Sequence[Record]) -> None:
+    for record in records:
+        opened.readers[record.source].expect(record.images)
 
 
 def _dialogue(
