@@ -33,7 +33,7 @@ def run_tasks(
     Raises:
         OSError: from a task, or if a worker process died.
     """
-    if workers == 1 or len(numbers) == 1:
+    if workers == 1 or len(numbers) < 2:
         for number in numbers:
             run_task(work, number, on_dialogue=lambda: on_dialogues(1))
         return

@@ -231,3 +231,16 @@ def test_finished_shards_are_not_written_again(built, tmp_path):
     assert len(stamps) == 2
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
     assert files(out) == files(folder / "out")
+
+
+def test_a_build_that_was_killed_before_it_published_is_finished_by_several_workers(
+    built, tmp_path
+):
+    folder, _, _ = built
+    half = recipe(folder, names=("llava", "llava_dial"), out=str(tmp_path / "out"), workers=2)
+    prepared = prepare(half, work=tmp_path / "out/.work")
+    begin(prepared, output_of(half))
+    numbers = range(len(prepared.plan.shards))
+    run_tasks(tmp_path / "out/.work", numbers, workers=1, on_dialogues=lambda count: None)
+    build(half)
+    assert files(tmp_path / "out") == files(folder / "out")
