@@ -6,7 +6,7 @@ nothing beside the model folder.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
@@ -51,7 +51,10 @@ class VisualChatConfig(PreTrainedConfig):  # type: ignore[misc]
     """Per channel, of pixel values between 0 and 1; CLIP's unless stated otherwise."""
 
     positions_per_image: int = 257
-    """How many positions of a decoder row one image takes."""
+    """How many positions of a decoder row one image takes, or one tile of an image."""
+
+    max_tiles: int = 0
+    """The most tiles an image is cut into; 0: images are not cut. See `shards/positions.py`."""
 
     image_order: str = "in_order"
     """Which slots the images of a dialogue fill: one of `IMAGE_ORDERS`. The published code puts the
@@ -60,6 +63,13 @@ class VisualChatConfig(PreTrainedConfig):  # type: ignore[misc]
     prompt_table: bool = False
     """Whether prompts are read by an embedding table of their own, and the decoder's reads only
     what the model generates. So it is in models that the published code trained."""
+
+    four_bit_decoder: bool = False
+    """Whether the decoder's linear layers but its head hold 4-bit weights, see `four_bit.py`."""
+
+    adapters: dict[str, Any] | None = None
+    """Adapters on linear layers: what `adapters.add_adapters` takes, but for `decoder_targets` and
+    `tower_targets` in place of `targets`; None leaves that part without. See `VisualChat.adapt`."""
 
     def __post_init__(self, **kwargs: object) -> None:
         """Fill in the parts' configurations and check the names.

@@ -13,15 +13,18 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.generation import LogitsProcessorList, SuppressTokensLogitsProcessor
 from transformers.utils import ModelOutput
+from vchat.model.adapters import add_adapters, merge_adapters, target_names
 from vchat.model.config import VisualChatConfig
 from vchat.model.decoders import cover_ids, use_attention
 from vchat.model.decoding import Rows, hidden_of_all, hidden_of_newest, hidden_of_predictors
+from vchat.model.four_bit import use_four_bits
 from vchat.model.image_states import (
     ImageStates,
     Turning,
@@ -97,6 +100,67 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         if self._drops_rows:
             drop_rows_before_last_layer(self.decoder.get_decoder())
         self.post_init()
+        if config.four_bit_decoder:
+            use_four_bits(self.decoder, target_names(self.decoder, ()))
+        if config.adapters is not None:
+            self._add_adapters(config.adapters)
+
+    def _add_adapters(self, adapters: dict[str, Any]) -> None:
+        """Give decoder and tower the adapters that the configuration names."""
+        settings = {k: v for k, v in adapters.items() if not k.endswith("_targets")}
+        for part, targets in (
+            (self.decoder, adapters["decoder_targets"]),
+            (self.tower.model, adapters["tower_targets"]),
+        ):
+            if targets is not None:
+                add_adapters(part, targets=targets, **settings)
+
+    def adapt(
+        self,
+        *,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        dora: bool = False,
+        four_bit: bool = False,
+        decoder_targets: Sequence[str] | None = (),
+        tower_targets: Sequence[str] | None = None,
+    ) -> None:
+        """Add fresh adapters, which change no output yet.
+
+        Args:
+            rank, alpha: an adapter's share of the output is scaled by alpha / rank.
+            dropout: of an adapter's input, in training.
+            dora: rescale the adapted weights row by row as well.
+            four_bit: quantise the decoder's linear layers first (QLoRA). This changes outputs.
+            decoder_targets: last parts of layer names; none of them means all linear layers but the
+                head, None no adapters there.
+            tower_targets: likewise.
+
+        Raises:
+            ValueError: the model has adapters already, or a target is no linear layer.
+        """
+        if self.config.adapters is not None:
+            raise ValueError("the model has adapters already: merge them first")
+        if four_bit:
+            use_four_bits(self.decoder, target_names(self.decoder, ()))
+            self.config.four_bit_decoder = True
+        adapters = {
+            "rank": rank,
+            "alpha": alpha,
+            "dropout": dropout,
+            "dora": dora,
+            "decoder_targets": None if decoder_targets is None else list(decoder_targets),
+            "tower_targets": None if tower_targets is None else list(tower_targets),
+        }
+        self._add_adapters(adapters)
+        self.config.adapters = adapters
+
+    def merge(self) -> None:
+        """Make adapters and 4-bit weights plain weights: the model computes the same without."""
+        for part in (self.decoder, self.tower.model):
+            merge_adapters(part)
+        self.config.adapters, self.config.four_bit_decoder = None, False
 
     @classmethod
     def from_parts(

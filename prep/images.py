@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps, features
 from PIL import __version__ as pillow_version
 from vchat.prep.rejected import Rejected
+from vchat.shards.positions import stored_size
 
 MAX_BYTES = 100 * 2**20
 MAX_SIDE = 30_000
@@ -190,18 +191,6 @@ def _eight_bits(image: Image.Image) -> np.ndarray[tuple[int, int], np.dtype[np.u
     if image.mode != "F":
         values = values / 257
     return np.clip(np.rint(np.nan_to_num(values)), 0, 255).astype(np.uint8)
-
-
-def stored_size(size: tuple[int, int], *, shorter_side: int) -> tuple[int, int]:
-    """Return width and height after resizing the shorter side, never enlarged, at least 1 pixel."""
-    width, height = size
-    short = min(size)
-    if short <= shorter_side:
-        return size
-    return (
-        max(1, (2 * width * shorter_side + short) // (2 * short)),
-        max(1, (2 * height * shorter_side + short) // (2 * short)),
-    )
 
 
 def _encoded(image: Image.Image, policy: ImagePolicy) -> tuple[bytes, str]:

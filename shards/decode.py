@@ -20,6 +20,7 @@ import simplejpeg
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from vchat.shards.positions import Tiling, tile_grids
 
 Pixels = NDArray[np.uint8]
 
@@ -61,6 +62,35 @@ def decode_into(pixels: Pixels, data: bytes | memoryview, *, shorter_side: int) 
     if rgb is not pixels:
         top, left = (height - crop) // 2, (width - crop) // 2
         np.copyto(pixels, rgb[top : top + crop, left : left + crop])
+
+
+def decode_tiles_into(
+    pixels: Pixels, data: bytes | memoryview, *, size: tuple[int, int], tiling: Tiling
+) -> None:
+    """Fill uint8[inputs, side, side, 3]: an image squeezed into a square, then its tiles by rows.
+
+    The tiles are those of the image squeezed into their grid. An image that is not cut is decoded
+    as `decode_into` does it.
+
+    Args:
+        size: width and height that the positions were counted for.
+
+    Raises:
+        ValueError: as `decode_into`; or the image is of another size.
+    """
+    side = tiling.side
+    columns, rows = tile_grids(np.array([size]), tiling=tiling)[0].tolist()
+    if columns * rows == 1:
+        decode_into(pixels[0], data, shorter_side=side)
+        return
+    rgb = rgb_of(data, out=pixels[0])
+    if rgb.shape[1::-1] != size:
+        found, wanted = ("x".join(map(str, one)) for one in (rgb.shape[1::-1], size))
+        raise ValueError(f"an image of {found} pixels, the index says {wanted}")
+    pixels[0] = resized(rgb, size=(side, side))
+    grid = resized(rgb, size=(columns * side, rows * side))
+    tiles = grid.reshape(rows, side, columns, side, 3).swapaxes(1, 2)
+    pixels[1:] = tiles.reshape(rows * columns, side, side, 3)
 
 
 def rgb_of(data: bytes | memoryview, *, out: Pixels) -> Pixels:

@@ -130,9 +130,15 @@ class Loader(IterableDataset[Batch]):
         self._samples = SampleLoader(
             sets,
             positions_per_image=arguments.positions_per_image,
+            tiling=arguments.tiling,
             image_size=image_size,
             metrics=self._metrics,
         )
+        self._inputs = sets.index.image_inputs(tiling=arguments.tiling)
+        if arguments.tiling is not None and arguments.tiling.side != self.crop:
+            raise ValueError(
+                f"tiles of {arguments.tiling.side} pixels do not go with images of {self.crop}"
+            )
         self._delivered: tuple[int, int] | None = None
         self.num_skipped: Counter[int] = Counter()
         """Samples delivered empty under `on_fault = "skip"`, by epoch."""
@@ -248,7 +254,7 @@ class Loader(IterableDataset[Batch]):
         """Let the pool read the rows of a place, each into its part of one batch's memory."""
         rows = [np.zeros(0, np.int32) if row is None else place.plan.row(row) for row in place.rows]
         room = BatchRoom(
-            [int(self.index.num_images[row].sum()) for row in rows],
+            [int(self._inputs[row].sum()) for row in rows],
             tokens_per_row=self.cursor.arguments.tokens_per_row,
             side=self.crop,
             pinned=self.pinned,
@@ -265,7 +271,7 @@ class Loader(IterableDataset[Batch]):
         self, numbers: NDArray[np.int32], room: RowRoom, readings: Mapping[int, Reading]
     ) -> list[LoadedSample]:
         """Load the samples of a row and lay them out in its room."""
-        parts = np.split(room.pixels, np.cumsum(self.index.num_images[numbers])[:-1])
+        parts = np.split(room.pixels, np.cumsum(self._inputs[numbers])[:-1])
         samples = [
             self._samples.load_or_blank(number, pixels=part, reading=readings.get(number))
             for number, part in zip(numbers.tolist(), parts, strict=False)

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
+from vchat.shards.positions import Tiling
+
 PLAN_VERSION = 1
 
 
@@ -73,6 +75,9 @@ class PlanArguments:
     tail: Literal["pad", "drop"] = "pad"
     """`pad` fills the last step with zero-weight rows, `drop` leaves its rows out."""
 
+    tiling: Tiling | None = None
+    """How larger images are cut; each tile counts as an image of `images_per_row`."""
+
     positions_per_sample: int | None = None
     """The decoder's longest sequence, if it is shorter than a row."""
 
@@ -102,7 +107,10 @@ class PlanArguments:
         excluded = f"{len(set(self.exclude))} keys, sha256 " + (
             hashlib.sha256(listed.encode()).hexdigest()
         )
-        return asdict(self) | {
+        described = asdict(self)
+        if self.tiling is None:  # plans without keep the digests that they had before there was any
+            del described["tiling"]
+        return described | {
             "mix": [asdict(share) for share in self.mix],
             "set_weights": list(self.set_weights),
             "exclude": excluded if self.exclude else "",

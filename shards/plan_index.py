@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from vchat.shards.ordering import TextColumn
-from vchat.shards.positions import num_positions
+from vchat.shards.positions import Tiling, num_inputs, num_positions
 
 Ints = NDArray[np.int64]
 
@@ -76,18 +77,30 @@ class PlanIndex:
         """How many shard sets the samples are of."""
         return int(self.set_of_shard.max(initial=0)) + 1
 
-    def image_positions(self, *, per_image: int) -> NDArray[np.int32]:
+    def image_positions(self, *, per_image: int, tiling: Tiling | None = None) -> NDArray[np.int32]:
         """Return int32[N]: how many positions the images of each sample take together."""
-        positions = np.empty(len(self), np.int32)
+        return self._per_sample(lambda s: num_positions(s, per_image=per_image, tiling=tiling))
+
+    def image_inputs(self, *, tiling: Tiling | None) -> NDArray[np.int32]:
+        """Return int32[N]: how many inputs of the tower the images of each sample are."""
+        if tiling is None:
+            return self.num_images
+        return self._per_sample(lambda s: num_inputs(s, tiling=tiling))
+
+    def _per_sample(
+        self, of_images: Callable[[NDArray[np.integer]], NDArray[np.int64]]
+    ) -> NDArray[np.int32]:
+        """Return int32[N]: a number per image, added up over the images of each sample."""
+        totals = np.empty(len(self), np.int32)
         first = 0
         for start in range(0, len(self), SAMPLES_AT_ONCE):
             counts = self.num_images[start : start + SAMPLES_AT_ONCE]
             ends = np.cumsum(counts, dtype=np.int64)
             sizes = self.image_sizes[first : first + int(ends[-1])]
-            so_far = np.concatenate([[0], np.cumsum(num_positions(sizes, per_image=per_image))])
-            positions[start : start + SAMPLES_AT_ONCE] = so_far[ends] - so_far[ends - counts]
+            so_far = np.concatenate([[0], np.cumsum(of_images(sizes))])
+            totals[start : start + SAMPLES_AT_ONCE] = so_far[ends] - so_far[ends - counts]
             first += int(ends[-1])
-        return positions
+        return totals
 
 
 def text_column(strings: pa.ChunkedArray) -> TextColumn:

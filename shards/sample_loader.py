@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from vchat.shards.collate import LoadedSample, with_slots_repeated
-from vchat.shards.decode import Pixels, decode_into
+from vchat.shards.decode import Pixels, decode_into, decode_tiles_into
 from vchat.shards.fetch import Fetched, SampleFetcher
 from vchat.shards.joined_sets import JoinedSets
 from vchat.shards.metrics import Metrics
-from vchat.shards.positions import num_positions
+from vchat.shards.positions import Tiling, num_inputs, num_positions
 from vchat.shards.ranges import Reading
 from vchat.shards.store import ShardError, UnreachableError
 
@@ -25,6 +25,7 @@ class SampleLoader:
         sets: JoinedSets,
         *,
         positions_per_image: int,
+        tiling: Tiling | None,
         image_size: int,
         metrics: Metrics,
     ):
@@ -34,7 +35,7 @@ class SampleLoader:
         self._index, self._image_id = sets.index, sets.image_id
         self._pad_id = sets.pad_id
         self._image_ends = np.cumsum(sets.index.num_images, dtype=np.int64)
-        self._positions_per_image = positions_per_image
+        self._positions_per_image, self._tiling = positions_per_image, tiling
         self._image_size = image_size
 
     def load_or_blank(
@@ -43,7 +44,7 @@ class SampleLoader:
         """Return one sample, or a blank with its fault if it cannot be had.
 
         Args:
-            pixels: uint8[images, crop, crop, 3], which the sample's images are decoded into.
+            pixels: uint8[inputs, crop, crop, 3], which the sample's images are decoded into.
             reading: has the sample's bytes, or is about to; without, they are read now.
         """
         try:
@@ -78,11 +79,23 @@ class SampleLoader:
                 positions=self._image_positions(number),
             )
             with self._metrics.timed("decode_s"):
-                for data, place in zip(fetched.images, pixels, strict=True):
-                    decode_into(place, data, shorter_side=self._image_size)
+                self._decode(fetched, pixels, number=number)
         except ValueError as err:
             raise self.fetcher.undecodable(number, err) from err
         return LoadedSample(key=self._index.keys[number], ids=ids, supervised=supervised)
+
+    def _decode(self, fetched: Fetched, pixels: Pixels, *, number: int) -> None:
+        """Fill uint8[inputs, crop, crop, 3] with the images of a sample, one after the other."""
+        if self._tiling is None:
+            for data, place in zip(fetched.images, pixels, strict=True):
+                decode_into(place, data, shorter_side=self._image_size)
+            return
+        sizes = self._image_sizes(number)
+        ends = np.cumsum(num_inputs(sizes, tiling=self._tiling))
+        for data, size, places in zip(
+            fetched.images, sizes.tolist(), np.split(pixels, ends[:-1]), strict=True
+        ):
+            decode_tiles_into(places, data, size=(size[0], size[1]), tiling=self._tiling)
 
     def _blank(self, number: int, *, fault: ShardError, pixels: Pixels) -> LoadedSample:
         """Return a sample of the planned length with the planned images, all black, no labels."""
@@ -116,6 +129,10 @@ class SampleLoader:
 
     def _image_positions(self, number: int) -> NDArray[np.int64]:
         """Return int64[images], the positions of each image of a sample."""
+        sizes = self._image_sizes(number)
+        return num_positions(sizes, per_image=self._positions_per_image, tiling=self._tiling)
+
+    def _image_sizes(self, number: int) -> NDArray[np.integer]:
+        """Return int[images, 2], the stored width and height of each image of a sample."""
         end = self._image_ends[number]
-        sizes = self._index.image_sizes[end - self._index.num_images[number] : end]
-        return num_positions(sizes, per_image=self._positions_per_image)
+        return self._index.image_sizes[end - self._index.num_images[number] : end]

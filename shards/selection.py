@@ -121,7 +121,8 @@ def over_a_budget(
 ) -> Mask:
     """Return bool[N]: which samples no row can hold."""
     longest = longest_sample(arguments)
-    return (positions > longest) | (index.num_images > arguments.images_per_row)
+    inputs = index.image_inputs(tiling=arguments.tiling)
+    return (positions > longest) | (inputs > arguments.images_per_row)
 
 
 def longest_sample(arguments: PlanArguments) -> int:
@@ -135,10 +136,11 @@ def too_long_message(
 ) -> str:
     """Say how many samples fit no row, and which is the first."""
     first = int(np.flatnonzero(too_long)[0])
+    inputs = index.image_inputs(tiling=arguments.tiling)
     return (
         f"{too_long.sum()} of {len(index)} samples fit no row of {longest_sample(arguments)} "
         f"positions and {arguments.images_per_row} images; the first is {index.keys[first]} with "
-        f"{positions[first]} positions and {index.num_images[first]} images "
+        f"{positions[first]} positions and {inputs[first]} images "
         '(on_too_long = "exclude" leaves them out and lists them)'
     )
 

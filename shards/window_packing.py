@@ -58,6 +58,7 @@ def packed_windows(
     """
     lane, window = places_of_shards(index, arguments)
     selection, starts = by_shard(selection, index)
+    inputs = index.image_inputs(tiling=arguments.tiling)
     samples = np.empty(len(selection.samples), np.int32)
     sizes, hashes, costs = [np.zeros(1, np.int64)], [np.zeros(0, np.uint64)], []
     lanes, windows = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
@@ -66,7 +67,7 @@ def packed_windows(
         draws, draw_hashes = shuffled(selection, index, arguments, shards=shards, starts=starts)
         if len(draws) == 0:
             continue
-        images = index.num_images[draws]
+        images = inputs[draws]
         row_offsets, order = pack(
             positions[draws].astype(np.int64),
             images.astype(np.int64),

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
-from vchat.train.chat.chat_model import ChatModel
+from vchat.train.chat.chat_model import ChatModel, inputs_of
 from vchat.train.generation import Sampling, next_ids
 from vchat.train.questions import Question
 from vchat.train.scoring import Answered
+
+T = TypeVar("T")
 
 GREY = 128
 """The value of every pixel of a blank image."""
@@ -60,7 +63,7 @@ def answers(
         generated = greedy(
             chat_model,
             [prompts[i] for i in members],
-            pixels=torch.stack(images) if images else None,
+            pixels=torch.cat([inputs_of(image) for image in images]) if images else None,
             max_new_tokens=max_new_tokens,
         )
         for i, ids in zip(members, generated, strict=True):
@@ -113,20 +116,33 @@ def greedy(
 
 
 def _blank(chat_model: ChatModel, question: Question) -> list[Tensor]:
-    """Return as many grey images as the question has images."""
+    """Return as many grey images as the question has images, cut as those are."""
     side = chat_model.image_size
-    return [torch.full((3, side, side), GREY, dtype=torch.uint8) for _ in question.images]
+    return [
+        torch.full((inputs, 3, side, side), GREY, dtype=torch.uint8)
+        for inputs in _inputs(chat_model, question)
+    ]
 
 
 def _as_is(chat_model: ChatModel, question: Question) -> list[Tensor]:
     """Decode the question's images; ValueError names a file that is none."""
-    pixels = []
+    return _of_images(question, chat_model.picture)
+
+
+def _inputs(chat_model: ChatModel, question: Question) -> list[int]:
+    """Return how many inputs of the tower each of the question's images is."""
+    return _of_images(question, chat_model.num_inputs)
+
+
+def _of_images(question: Question, value: Callable[[bytes], T]) -> list[T]:
+    """Return a value of each image file's bytes; ValueError names a file that has none."""
+    values = []
     for path in question.images:
         try:
-            pixels.append(chat_model.picture(path.read_bytes()))
+            values.append(value(path.read_bytes()))
         except ValueError as err:
             raise ValueError(f"question {question.id!r}: {path}: {err}") from err
-    return pixels
+    return values
 
 
 def _prompt(chat_model: ChatModel, question: Question, *, max_new_tokens: int) -> list[int]:
@@ -134,7 +150,7 @@ def _prompt(chat_model: ChatModel, question: Question, *, max_new_tokens: int) -
     template = chat_model.template
     parts = template.opening()
     parts += template.round(question.question, None, num_images=num_images, first_image=1)
-    ids = chat_model.prompt_ids(parts, num_images=num_images)
+    ids = chat_model.prompt_ids(parts, inputs=_inputs(chat_model, question))
     needed, most = len(ids) + max_new_tokens, chat_model.max_positions
     if needed > most:
         raise ValueError(

@@ -1,6 +1,6 @@
 """A checkpoint folder: complete or absent. Opening one needs neither torch nor DeepSpeed.
 
-    OUT/step-000100/model/           VisualChat.save_pretrained: all weights, loads by itself
+    OUT/step-000100/model/           VisualChat.save_pretrained; of the frozen weights, a reference
                     tokenizer/       as used
                     run.toml         the configuration, overrides applied
                     shards.json      template, tokenizer fingerprint, digests of the shard set
@@ -8,6 +8,7 @@
                     deepspeed/       optimizer state and trained weights, one file per rank
                     rng/             random state of every rank
                     files.json       name -> size and SHA-256 of each file above; written last
+    OUT/frozen/SHA256.safetensors    weights that the run does not train, see `frozen.py`
     OUT/latest                       name of the newest one
 
 All ranks write into `OUT/.step-000100.part`; the rename to its name is the last thing that

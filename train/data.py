@@ -19,6 +19,7 @@ from vchat.shards.loader import Loader
 from vchat.shards.manifest import ShardSet, open_shards
 from vchat.shards.plan_arguments import PlanArguments
 from vchat.shards.plan_store import usual_folder
+from vchat.shards.positions import Tiling
 from vchat.train.config import RunConfig
 
 
@@ -30,7 +31,10 @@ class ModelSizes:
     """Side of the square the tower reads, in pixels."""
 
     positions_per_image: int
-    """Decoder positions one image takes."""
+    """Decoder positions one image takes, or one of its tiles."""
+
+    tiling: Tiling | None = None
+    """How images are cut, if they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +165,7 @@ def plan_arguments(config: RunConfig, sizes: ModelSizes) -> PlanArguments:
         tokens_per_row=data.tokens_per_row,
         images_per_row=data.images_per_row,
         positions_per_image=sizes.positions_per_image,
+        tiling=sizes.tiling,
         shuffle_window_shards=data.shuffle_window_shards,
         lanes=data.lanes,
         balanced_rows=data.balanced_rows,

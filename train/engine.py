@@ -34,6 +34,7 @@ def start_engine(
     Args:
         load_universal: whether it will load a universal checkpoint, see `universal.py`.
     """
+    model.train()  # a loaded model comes without dropout
     train_only(model, config.train.parts)
     if config.train.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -101,18 +102,28 @@ def set_learning_rate(engine: deepspeed.DeepSpeedEngine, rate: float) -> None:
 
 
 def whole_weights(engine: deepspeed.DeepSpeedEngine) -> dict[str, torch.Tensor]:
-    """Return all weights on the CPU of rank 0, an empty dictionary elsewhere. All ranks call it.
+    """Return all weights on the CPU of rank 0, an empty dictionary elsewhere. All ranks call it."""
+    trained, frozen = (gathered_weights(engine, trained=which) for which in (True, False))
+    return trained | frozen
 
-    Under ZeRO-3 one parameter at a time is gathered. Tied weights stay one tensor.
+
+def gathered_weights(
+    engine: deepspeed.DeepSpeedEngine, *, trained: bool
+) -> dict[str, torch.Tensor]:
+    """Return the trained weights, or all others and the buffers, on the CPU of rank 0.
+
+    All ranks call it; elsewhere the dictionary is empty. Under ZeRO-3 one parameter at a time is
+    gathered. Of tied weights, the first name stands for all.
     """
     keep = torch.distributed.get_rank() == 0
-    copies: dict[int, torch.Tensor] = {}
     weights: dict[str, torch.Tensor] = {}
-    for name, parameter in engine.module.named_parameters(remove_duplicate=False):
-        if id(parameter) not in copies:
+    for name, parameter in engine.module.named_parameters():
+        if parameter.requires_grad == trained:
             with deepspeed.zero.GatheredParameters([parameter]):
                 whole = parameter.detach()
-                copies[id(parameter)] = whole.to("cpu", copy=True) if keep else whole.new_empty(0)
-        weights[name] = copies[id(parameter)]
-    buffers = {n: b.cpu() for n, b in engine.module.state_dict().items() if n not in weights}
-    return weights | buffers if keep else {}
+                weights[name] = whole.to("cpu", copy=True) if keep else whole.new_empty(0)
+    if not trained:
+        parameters = {name for name, _ in engine.module.named_parameters(remove_duplicate=False)}
+        state = engine.module.state_dict()
+        weights |= {name: value.cpu() for name, value in state.items() if name not in parameters}
+    return weights if keep else {}

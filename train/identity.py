@@ -37,6 +37,7 @@ def identity_of(config: RunConfig, shard_sets: Sequence[ShardSet]) -> Identity:
             "tokenizer_fingerprint": shard_sets[0].tokenizer().fingerprint,
             "template": manifests[0]["template"],
             "max_tokens": max(found["max_tokens"] for found in manifests),
+            "stored_image_size": manifests[0].get("image", {}).get("size"),
         },
     )
 

@@ -6,15 +6,27 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import nn
+from vchat.model.adapters import is_adapter
 from vchat.model.visual_chat import VisualChat
 from vchat.train.config import OptimizerConfig, Part
 
 
 def train_only(model: VisualChat, parts: Sequence[Part]) -> None:
-    """Freeze everything but the named parts."""
+    """Freeze everything but the named parts and all adapters.
+
+    Raises:
+        ValueError: a part is named that has adapters, which are there to leave it frozen.
+    """
+    adapters = {id(p) for name, p in model.named_parameters() if is_adapter(name)}
     model.requires_grad_(False)
     for part in parts:
-        for parameter in part_parameters(model, part):
+        parameters = list(part_parameters(model, part))
+        if any(id(parameter) in adapters for parameter in parameters):
+            raise ValueError(f"model.lora adapts the {part}: leave it out of train.parts")
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+    for parameter in model.parameters():
+        if id(parameter) in adapters:
             parameter.requires_grad_(True)
 
 

@@ -16,7 +16,8 @@ from vchat.shards.tokens import TextTokenizer
 from vchat.train import checkpoint as folder_of
 from vchat.train.checkpoint import FORMAT_VERSION, Checkpoint, verify, write_json
 from vchat.train.config import RunConfig
-from vchat.train.engine import whole_weights
+from vchat.train.engine import gathered_weights, whole_weights
+from vchat.train.frozen import frozen_facts, frozen_file, save_trained
 from vchat.train.identity import Identity
 from vchat.train.universal import converted
 
@@ -44,15 +45,21 @@ def save_checkpoint(
     part = folder_of.part_folder(out, step=step)
     engine.save_checkpoint(str(part), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
     _save_random_state(part, rank)
-    weights = whole_weights(engine)
+    frozen = frozen_file(engine, out)
+    weights = whole_weights(engine) if frozen is None else gathered_weights(engine, trained=True)
     if rank == 0:
-        engine.module.save_pretrained(part / "model", state_dict=weights)
+        if frozen is None:
+            engine.module.save_pretrained(part / "model", state_dict=weights)
+        else:
+            save_trained(engine, part / "model", weights=weights, frozen=frozen)
         tokenizer.save(part / "tokenizer")
         (part / "run.toml").write_text(to_toml(config), encoding="utf-8")
         write_json(part / "shards.json", _shards(engine, identity))
         write_json(part / "state.json", _state(config, step, loader_state, identity))
     dist.barrier()
     facts = _facts_from_all_ranks(part, rank)
+    if frozen is not None:
+        facts |= frozen_facts(frozen)
     if rank == 0:
         folder_of.finish(out, step=step, facts=facts, keep_last=config.run.keep_last)
     dist.barrier()

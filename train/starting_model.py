@@ -12,7 +12,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from vchat.model.open_clip_tower import FOLDER_CONFIG, OpenClipVision, from_folder
 from vchat.model.towers import register_towers
 from vchat.model.visual_chat import VisualChat
-from vchat.train.config import ModelConfig
+from vchat.shards.positions import Tiling
+from vchat.train.config import LoraConfig, ModelConfig
 from vchat.train.data import ModelSizes
 
 
@@ -23,6 +24,29 @@ def build_model(config: ModelConfig, *, image_token_id: int, num_ids: int, seed:
         ValueError: if a folder does not hold such a model, or a table does not describe one.
     """
     torch.manual_seed(seed)
+    model = _without_adapters(config, image_token_id=image_token_id, num_ids=num_ids)
+    if config.max_tiles:
+        model.config.max_tiles = config.max_tiles
+    if config.lora is not None:
+        adapt(model, config.lora)
+    return model
+
+
+def adapt(model: VisualChat, lora: LoraConfig) -> None:
+    """Add the adapters of a run to its fresh model."""
+    model.adapt(
+        rank=lora.rank,
+        alpha=2.0 * lora.rank if lora.alpha is None else lora.alpha,
+        dropout=lora.dropout,
+        dora=lora.dora,
+        four_bit=lora.four_bit,
+        decoder_targets=lora.targets,
+        tower_targets=lora.tower_targets if lora.tower else None,
+    )
+
+
+def _without_adapters(config: ModelConfig, *, image_token_id: int, num_ids: int) -> VisualChat:
+    """The model before `[model.lora]` is applied."""
     if config.start_from is not None:
         return load_model(config.start_from)
     assert config.decoder is not None  # ModelConfig checks both
@@ -53,8 +77,18 @@ def load_model(folder: Path) -> VisualChat:
 def sizes_of(model: VisualChat) -> ModelSizes:
     """What the data must know of the model."""
     return ModelSizes(
-        image_size=model.config.image_size, positions_per_image=model.config.positions_per_image
+        image_size=model.config.image_size,
+        positions_per_image=model.config.positions_per_image,
+        tiling=tiling_of(model),
     )
+
+
+def tiling_of(model: VisualChat) -> Tiling | None:
+    """How the model's images are cut, None if they are not."""
+    config = model.config
+    if not config.max_tiles:
+        return None
+    return Tiling(max_tiles=config.max_tiles, side=config.image_size)
 
 
 def tower_from(source: str | dict[str, Any]) -> PreTrainedModel:

@@ -39,7 +39,7 @@ def say_these(monkeypatch, chat_model, answers):
 
 def training_ids(chat_model, rounds):
     parts = chat_model.template.dialogue(rounds)
-    return chat_model.prompt_ids(parts, num_images=sum(one.num_images for one in rounds))
+    return chat_model.prompt_ids(parts, inputs=[1] * sum(one.num_images for one in rounds))
 
 
 SHAPES = (None, "llama_3", "qwen_2_5", "mistral")
@@ -228,8 +228,8 @@ def test_clearing_makes_a_session_like_new(chat_model):
 def test_images_and_their_order_matter(chat_model):
     def logits(*numbers):
         session = session_of(chat_model)
-        ids = session._prompt("Which?", None, num_images=len(numbers))
-        return session._extend(ids, [toy_picture(i) for i in numbers])
+        images = [toy_picture(i) for i in numbers]
+        return session._extend(session._prompt("Which?", None, images=images), images)
 
     assert not torch.allclose(logits(0, 1), logits(1, 0), atol=1e-3)
     torch.testing.assert_close(logits(0, 1), logits(0, 1))

@@ -20,12 +20,12 @@ from vchat.model.image_states import ImageStates
 from vchat.model.layout import DialogueCache
 from vchat.model.visual_chat import VisualChat
 from vchat.shards.collate import with_slots_repeated
-from vchat.shards.positions import num_positions
 from vchat.shards.template import Part, Template
 from vchat.shards.tokens import TextTokenizer
 from vchat.train.chat.image_memory import ImageMemory
-from vchat.train.chat.pictures import picture
+from vchat.train.chat.pictures import cut_picture, num_inputs_of, picture
 from vchat.train.checkpoint import Checkpoint, open_checkpoint
+from vchat.train.starting_model import tiling_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +35,10 @@ class ChatModel:
     model: VisualChat
     tokenizer: TextTokenizer
     template: Template
+    stored_side: int | None = None
+    """To which shorter side the shards' images were made smaller, if that is known: larger pictures
+    are before they are cut."""
+
     images: ImageMemory = field(default_factory=ImageMemory)
     """What the decoder computed for the images shown last, in whichever dialogue."""
 
@@ -57,11 +61,14 @@ class ChatModel:
         """Id of the token that ends an answer."""
         return self.tokenizer.id_of(self.template.end)
 
-    def prompt_ids(self, parts: Sequence[Part], *, num_images: int) -> list[int]:
-        """Encode parts as the shards do and repeat each slot for its image's positions."""
+    def prompt_ids(self, parts: Sequence[Part], *, inputs: Sequence[int]) -> list[int]:
+        """Encode parts as the shards do and repeat each slot for its image's positions.
+
+        Args:
+            inputs: how many inputs of the tower each image is, 1 if images are not cut.
+        """
         encoded = self.tokenizer.encode(parts)
-        sizes = np.full((num_images, 2), self.image_size)
-        positions = num_positions(sizes, per_image=self.model.config.positions_per_image)
+        positions = np.array(inputs, np.int64) * int(self.model.config.positions_per_image)
         ids, _ = with_slots_repeated(
             encoded.ids,
             encoded.supervised,
@@ -73,7 +80,7 @@ class ChatModel:
     def extend(
         self, cache: DialogueCache | None, ids: Sequence[int], images: Sequence[Tensor]
     ) -> tuple[Tensor, DialogueCache]:
-        """Feed one row of ids and the images of their slots, each uint8[3, H, W].
+        """Feed one row of ids and the images of their slots, each as `picture` gives it.
 
         An image that is in `images` of this model costs no pass through tower and decoder.
 
@@ -83,9 +90,9 @@ class ChatModel:
         model = self.model
         fed = torch.tensor([list(ids)], device=model.device)
         if images and self.images.max_bytes > 0 and model.reuses_images:
-            known = [self._states(image) for image in images]
+            known = [self._states(one) for image in images for one in inputs_of(image)]
             return model.extend(cache, fed, images=known)
-        pixels = torch.stack(list(images)).to(model.device) if images else None
+        pixels = torch.cat([inputs_of(one) for one in images]).to(model.device) if images else None
         return model.extend(cache, fed, pixels)
 
     def _states(self, image: Tensor) -> ImageStates:
@@ -93,8 +100,31 @@ class ChatModel:
         return self.images.states(self.model, image, num_positions=num)
 
     def picture(self, data: bytes) -> Tensor:
-        """Decode an image file's bytes, uint8[3, H, W]; ValueError if they are none."""
-        return picture(data, side=self.image_size)
+        """Decode an image file's bytes; ValueError if they are none.
+
+        Returns:
+            uint8[3, H, W], or uint8[inputs, 3, H, W] if the model's images are cut.
+        """
+        tiling = tiling_of(self.model)
+        if tiling is None:
+            return picture(data, side=self.image_size)
+        return cut_picture(data, tiling=tiling, stored_side=self.stored_side)
+
+    def num_inputs(self, data: bytes) -> int:
+        """Return how many inputs of the tower `picture` makes of a file; reads its header only.
+
+        Raises:
+            ValueError: the bytes are no image.
+        """
+        tiling = tiling_of(self.model)
+        if tiling is None:
+            return 1
+        return num_inputs_of(data, tiling=tiling, stored_side=self.stored_side)
+
+
+def inputs_of(image: Tensor) -> Tensor:
+    """Return an image as inputs of the tower, uint8[inputs, 3, H, W]."""
+    return image if image.ndim == 4 else image[None]
 
 
 def load_chat_model(
@@ -115,7 +145,10 @@ def load_chat_model(
     model = _load_weights(checkpoint.model_folder)
     _check_ids(model, tokenizer, folder=checkpoint.folder)
     chat_model = ChatModel(
-        model=model.to(place).eval(), tokenizer=tokenizer, template=checkpoint.template
+        model=model.to(place).eval(),
+        tokenizer=tokenizer,
+        template=checkpoint.template,
+        stored_side=checkpoint.shards.get("stored_image_size"),
     )
     return chat_model if system is None else chat_model.with_system(system), checkpoint
 

@@ -9,10 +9,19 @@ from __future__ import annotations
 import io
 import warnings
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from vchat.shards.decode import FORMATS, check_header, decoded
+from vchat.shards.decode import (
+    FORMATS,
+    check_header,
+    decode_tiles_into,
+    decoded,
+    resized,
+    rgb_by_pillow,
+)
+from vchat.shards.positions import Tiling, num_inputs, stored_size
 
 ORIENTATION = 0x0112
 """The EXIF tag that says how a camera was held; 1 is upright."""
@@ -24,13 +33,55 @@ def picture(data: bytes, *, side: int) -> Tensor:
     Raises:
         ValueError: not such an image, damaged, or larger than what the shards' decoder takes.
     """
+    data, _ = plain(data)
+    return torch.from_numpy(decoded(data, shorter_side=side, crop=side))
+
+
+def cut_picture(data: bytes, *, tiling: Tiling, stored_side: int | None) -> Tensor:
+    """Decode a picture into uint8[inputs, 3, side, side]: itself, or a small view and its tiles.
+
+    Args:
+        stored_side: to which shorter side the shards' images were made smaller, if they were: a
+            larger picture is first made as small, so that it is cut as they are.
+
+    Raises:
+        ValueError: as `picture`.
+    """
+    data, full = plain(data)
+    size = full if stored_side is None else stored_size(full, shorter_side=stored_side)
+    if size != full:
+        data = _png_bytes(Image.fromarray(resized(rgb_by_pillow(data), size=size)))
+    (inputs,) = num_inputs(np.array([size]), tiling=tiling)
+    pixels = np.empty((inputs, tiling.side, tiling.side, 3), np.uint8)
+    decode_tiles_into(pixels, data, size=size, tiling=tiling)
+    return torch.from_numpy(pixels.transpose(0, 3, 1, 2))
+
+
+def num_inputs_of(data: bytes, *, tiling: Tiling, stored_side: int | None) -> int:
+    """Return how many inputs `cut_picture` makes of a picture.
+
+    Raises:
+        ValueError: as `picture`.
+    """
+    _, full = plain(data)
+    size = full if stored_side is None else stored_size(full, shorter_side=stored_side)
+    return int(num_inputs(np.array([size]), tiling=tiling)[0])
+
+
+def plain(data: bytes) -> tuple[bytes, tuple[int, int]]:
+    """Return a picture's bytes as the shards' decoder takes them, upright and opaque, and its size.
+
+    Raises:
+        ValueError: as `picture`.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
         check_header(image.size)
         if not _is_plain(image):
-            data = _png_bytes(_on_white(ImageOps.exif_transpose(image)))
+            upright = _on_white(ImageOps.exif_transpose(image))
+            return _png_bytes(upright), upright.size
     except (
         OSError,
         SyntaxError,
@@ -38,7 +89,7 @@ def picture(data: bytes, *, side: int) -> Tensor:
         Image.DecompressionBombWarning,
     ) as err:
         raise ValueError(f"no readable {'/'.join(FORMATS)} image in {len(data)} bytes") from err
-    return torch.from_numpy(decoded(data, shorter_side=side, crop=side))
+    return data, image.size
 
 
 def _is_plain(image: Image.Image) -> bool:

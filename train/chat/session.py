@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from vchat.model.layout import DialogueCache
 from vchat.shards.tokens import TextTokenizer
-from vchat.train.chat.chat_model import ChatModel
+from vchat.train.chat.chat_model import ChatModel, inputs_of
 from vchat.train.generation import Sampling, next_ids
 
 
@@ -86,8 +86,8 @@ class ChatSession:
 
     def recall(self, question: str, answer: str, *, images: Sequence[Tensor] = ()) -> None:
         """Add a round whose answer is known; it is fed together with the next question."""
-        prompt = self._prompt(question.strip(), None, num_images=len(images))
-        whole = self._prompt(question.strip(), answer, num_images=len(images))
+        prompt = self._prompt(question.strip(), None, images=images)
+        whole = self._prompt(question.strip(), answer, images=images)
         self.unfed += whole
         self._unfed_pixels += images
         self.rounds.append(
@@ -108,13 +108,13 @@ class ChatSession:
 
         Args:
             question: running text, stripped as the shards' texts are.
-            images: each uint8[3, H, W] from `ChatModel.picture`, shown before the question.
+            images: from `ChatModel.picture`, shown before the question.
 
         Raises:
             ValueError: at once, if the model has too few positions left; nothing has changed.
         """
         question = question.strip()
-        prompt = self.unfed + self._prompt(question, None, num_images=len(images))
+        prompt = self.unfed + self._prompt(question, None, images=images)
         most = self.chat_model.max_positions
         if len(self.ids) + len(prompt) + 1 > most:
             raise ValueError(
@@ -124,14 +124,14 @@ class ChatSession:
             )
         return self._answer(question, prompt=prompt, images=list(images))
 
-    def _prompt(self, question: str, answer: str | None, *, num_images: int) -> list[int]:
+    def _prompt(self, question: str, answer: str | None, *, images: Sequence[Tensor]) -> list[int]:
         """Return the ids from the end of the last round to the answer, or to its end if given."""
         template = self.chat_model.template
         parts = template.between() if self.rounds else template.opening()
         parts += template.round(
-            question, answer, num_images=num_images, first_image=self.num_images + 1
+            question, answer, num_images=len(images), first_image=self.num_images + 1
         )
-        return self.chat_model.prompt_ids(parts, num_images=num_images)
+        return self.chat_model.prompt_ids(parts, inputs=[len(inputs_of(image)) for image in images])
 
     def _answer(self, question: str, *, prompt: list[int], images: list[Tensor]) -> Generator[str]:
         if not self.chat_model.model.config.keeps_rounds:

@@ -1,0 +1,107 @@
+"""Linear layers whose frozen weights take 4 bits each (QLoRA), quantised by bitsandbytes.
+
+The weight is kept as integers only, the scales of its blocks as the bits of their floats: so a cast
+of the model to another dtype leaves them alone, and they are saved and loaded like any buffer.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+BLOCK = 64
+"""So many neighbouring weights share a scale."""
+
+
+class FourBitLinear(nn.Linear):
+    """A linear layer that reads its weight from 4-bit codes; only its bias could be trained."""
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool) -> None:
+        """Make room for codes and scales; `quantise` or a checkpoint fills it."""
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = in_features, out_features
+        size = in_features * out_features
+        self.register_buffer("codes", torch.zeros(math.ceil(size / 2), 1, dtype=torch.uint8))
+        self.register_buffer("scale_bits", torch.zeros(math.ceil(size / BLOCK), dtype=torch.int32))
+        if bias:
+            self.bias = nn.Parameter(torch.zeros(out_features))
+        else:
+            self.register_parameter("bias", None)
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """float32[out, in], made anew at each reading."""
+        from bitsandbytes import functional as four_bit
+
+        codes: Any = self.codes
+        if codes.is_meta:
+            return torch.empty(self.out_features, self.in_features, device="meta")
+        state = four_bit.QuantState(
+            absmax=self.scale_bits.view(torch.float32),  # type: ignore[operator]
+            shape=torch.Size((self.out_features, self.in_features)),
+            code=four_bit.get_4bit_type("nf4", device=codes.device),
+            blocksize=BLOCK,
+            quant_type="nf4",
+            dtype=torch.float32,
+        )
+        weight: Tensor = four_bit.dequantize_4bit(codes, state)
+        return weight
+
+    def quantise(self, weight: Tensor) -> None:
+        """Take over float[out, in]."""
+        from bitsandbytes import functional as four_bit
+
+        codes, state = four_bit.quantize_4bit(
+            weight.detach().float().contiguous(), blocksize=BLOCK, quant_type="nf4"
+        )
+        self.codes, self.scale_bits = codes, state.absmax.view(torch.int32)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map float[..., in] to float[..., out]."""
+        mapped: Tensor = _Matmul.apply(input, self)
+        return mapped if self.bias is None else mapped + self.bias
+
+
+class _Matmul(torch.autograd.Function):
+    """Keeps the codes for the backward pass, not the weight they stand for."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, layer: FourBitLinear) -> Tensor:
+        ctx.layer = layer
+        return functional.linear(input, layer.weight.to(input.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient @ ctx.layer.weight.to(gradient.dtype), None
+
+
+def use_four_bits(module: nn.Module, names: list[str]) -> None:
+    """Replace linear layers by 4-bit ones of the same weights; on meta, without weights."""
+    for name in names:
+        plain = module.get_submodule(name)
+        assert isinstance(plain, nn.Linear)
+        with torch.device(plain.weight.device):
+            layer = FourBitLinear(
+                plain.in_features, plain.out_features, bias=plain.bias is not None
+            )
+        if not plain.weight.is_meta:
+            layer.quantise(plain.weight)
+        layer.bias = plain.bias
+        parent, _, last = name.rpartition(".")
+        setattr(module.get_submodule(parent), last, layer)
+
+
+def plain_linear(layer: FourBitLinear) -> nn.Linear:
+    """Return an ordinary layer that computes the same."""
+    plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+    dtype = plain.weight.dtype if layer.bias is None else layer.bias.dtype
+    plain.weight = nn.Parameter(layer.weight.to(dtype))
+    if layer.bias is not None:
+        plain.bias = layer.bias
+    return plain
