@@ -13,6 +13,7 @@ from vchat.shards.epoch import EpochPlan, dealt, plan_epoch
 from vchat.shards.plan_arguments import PlanArguments, SourceShare
 from vchat.shards.plan_index import PlanIndex
 from vchat.shards.plan_summary import summarized
+from vchat.shards.positions import Tiling
 from vchat.shards.row_order import places_of_shards
 
 GOLDEN_DIGEST = "3662de58ed52817c55bbf7b2fa37cf12996d99ad35047d8e2afeff0b077e0864"
@@ -86,6 +87,7 @@ def test_every_argument_changes_the_digest() -> None:
         "mix": (SourceShare(source="odd", weight=1.0),),
         "set_weights": (1.0,),
         "exclude": ("no such key",),
+        "tiling": Tiling(max_tiles=4, side=1000),
     }
     assert {*changes, "plan_version"} == {field.name for field in fields(PlanArguments)}
     digests = [plan_epoch(index, arguments(**{k: v})).digest for k, v in changes.items()]
