@@ -116,39 +116,44 @@ def encoded(decoder: PreTrainedModel, embeddings: Tensor, *, start: int = 0) -> 
 def extend_with_images(
     decoder: PreTrainedModel,
     turning: Turning,
-    rows: Rows,
+    embeddings: Tensor,
+    slots: Tensor,
     cache: DialogueCache,
     images: Sequence[ImageStates],
 ) -> Tensor:
     """Extend a cache by one row whose images are known; return the hidden states of its text.
 
     Args:
-        rows: one row without padding; the embeddings at its image positions are not read.
+        embeddings: float[1, S, D], of a row without padding; those at its slots are not read.
+        slots: bool[1, S], where the images stand; the last is text.
         images: in the order of their slots.
 
     Raises:
-        ValueError: the images' positions are not as many as the slots.
+        ValueError: more than one row, a row that ends in an image, or images whose positions are
+            not as many as the slots.
     """
-    is_image = rows.kinds[0] == IMAGE
+    if len(slots) != 1 or bool(slots[0, -1]):
+        raise ValueError("known images extend one row that ends in text")
+    is_image = slots[0]
     num_slots, num_known = int(is_image.sum()), sum(one.num_positions for one in images)
     if num_slots != num_known:
         raise ValueError(
             f"the token ids have {num_slots} image positions, but the {len(images)} images that"
             f" are given take {num_known}"
         )
+    ones = torch.ones_like(slots, dtype=torch.int64)
     is_first = cache.get_seq_length() == 0
+    layout = flat_layout(torch.where(slots, IMAGE, TEXT), ones) if is_first else None
     places = torch.arange(len(is_image), device=is_image.device) + cache.get_seq_length()
     _add_images(cache, turning, images, places=places[is_image])
-    text = places[~is_image]
-    ones = torch.ones_like(text)[None]
-    known = Rows(
-        embeddings=rows.embeddings[:, ~is_image],
-        kinds=ones * TEXT,
-        segments=ones,
-        position_ids=text[None],
+    text = places[None, ~is_image]
+    rows = Rows(
+        embeddings=embeddings[:, ~is_image],
+        kinds=torch.full_like(text, TEXT),
+        segments=torch.ones_like(text),
+        position_ids=text,
     )
-    layout = flat_layout(rows.kinds, rows.segments) if is_first else None
-    return hidden_of_newest(decoder, known, cache, published=False, places=text[None], known=layout)
+    return hidden_of_newest(decoder, rows, cache, published=False, places=text, known=layout)
 
 
 def _add_images(

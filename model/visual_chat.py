@@ -388,18 +388,12 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         """Extend the cache of one row whose images are known, see `extend`."""
         assert self._turning is not None
         slots = input_ids == self.config.image_token_id
-        if len(input_ids) != 1 or bool(slots[0, -1]):
-            raise ValueError("known images extend one row that ends in text")
         cache = DialogueCache() if cache is None else cache
-        ones = torch.ones_like(input_ids)
         with torch.no_grad():
-            rows = Rows(
-                embeddings=self.get_input_embeddings()(input_ids),
-                kinds=kinds_of(slots, ones, mixed=True),
-                segments=ones,
-                position_ids=None,
+            embeddings = self.get_input_embeddings()(input_ids)
+            hidden = extend_with_images(
+                self.decoder, self._turning, embeddings, slots, cache, images
             )
-            hidden = extend_with_images(self.decoder, self._turning, rows, cache, images)
             return self.get_output_embeddings()(hidden[:, -1]), cache
 
     def generate(  # type: ignore[override]
