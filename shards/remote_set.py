@@ -35,6 +35,8 @@ def open_remote(
         ValueError: There is no manifest, it is malformed, or a small file is not the one it lists.
     """
     storage = storage or StorageConfig()
+    if storage.cache is not None and storage.cache.exists() and not storage.cache.is_dir():
+        raise ValueError(f"storage.cache = {storage.cache} is a file, wanted a folder")
     store = RemoteStore(url, storage=storage)
     try:
         data = store.read_all("manifest.json")

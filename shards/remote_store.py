@@ -244,7 +244,12 @@ class RemoteStore:
 
     def _connect(self) -> None:
         self._process = os.getpid()
-        self._client: Any = from_url(self.url, **client_settings(self.url, self._storage))
+        try:
+            self._client: Any = from_url(self.url, **client_settings(self.url, self._storage))
+        except BaseError as err:
+            raise ValueError(
+                f"{self.url}: {one_line(err)}; wanted s3://, gs://, az://, http:// or https://"
+            ) from err
 
     def _part(self, name: str, start: int, end: int) -> bytes:
         data, size = self._tried(lambda: self._once(name, start, end), name=name, offset=start)

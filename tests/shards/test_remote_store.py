@@ -120,6 +120,18 @@ def test_pauses_double_up_to_ten_seconds_and_add_up_to_what_was_allowed() -> Non
     assert sum(pauses(500.0)) == pytest.approx(500.0)
 
 
+@pytest.mark.parametrize("url", ["ftp://host/set", "s4://bucket/set", "s3://"])
+def test_a_url_that_no_client_knows_is_an_error_that_names_it(url: str) -> None:
+    with pytest.raises(ValueError, match=rf"{url}: .*; wanted s3://, gs://, az://"):
+        open_shards(url)
+
+
+def test_a_cache_that_is_a_file_is_an_error(served: Served, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"storage.cache = .*file is a file, wanted a folder"):
+        open_shards(served.url, storage=StorageConfig(cache=tmp_path / "file"))
+
+
 @pytest.mark.parametrize(
     "url", ["https://user:secret@host/set", "https://host/set?sig=secret", "s3://a:secret@b/set"]
 )
