@@ -14,12 +14,10 @@ import logging
 import mmap
 import os
 import random
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,14 +27,18 @@ from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
     NotFoundError,
-    PermissionDeniedError,
-    PreconditionError,
-    UnauthenticatedError,
 )
 from obstore.store import from_url
 from vchat.shards.credentials import FileCredentials
 from vchat.shards.files import sha256_of
 from vchat.shards.metrics import Metrics
+from vchat.shards.request_failures import (
+    REFUSALS_ALLOWED,
+    ShortBodyError,
+    kind_of,
+    one_line,
+    pauses,
+)
 from vchat.shards.storage import StorageConfig, refuse_secrets
 from vchat.shards.store import MissingError, UnreachableError
 from vchat.shards.store_file import opened
@@ -50,13 +52,7 @@ log = logging.getLogger(__name__)
 
 PART_BYTES = 8 << 20
 PARTS_IN_FLIGHT = 4
-FIRST_PAUSE_S = 0.2
-LONGEST_PAUSE_S = 10.0
-REFUSALS_ALLOWED = 3
-"""Answers in a row that refuse the request; more attempts would not change them."""
 
-PASSING_STATUS = ("408", "429")
-"""Answers to the client that ask it to come again: time-out, too many requests."""
 
 SLOWEST_UPLOAD = 2**20
 """Bytes per second below which an upload is taken for hung."""
@@ -327,41 +323,6 @@ def _mapped(path: Path) -> memoryview:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
-class ShortBodyError(Exception):
-    """A body had fewer bytes than were asked for, and no other sign of it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailureKind:
-    """What a failed request means for the next one."""
-
-    is_final: bool = False
-    """Asking again gives the same answer."""
-
-    is_refusal: bool = False
-    """The service does not accept who asks, or how; new credentials may help."""
-
-
-def kind_of(error: Exception) -> FailureKind:
-    """Return what to do after an error of the client."""
-    if isinstance(error, PreconditionError):
-        return FailureKind(is_final=True)
-    status = re.search(r"status code: (\d+)", str(error))
-    refused = status is not None and status[1].startswith("4") and status[1] not in PASSING_STATUS
-    return FailureKind(
-        is_refusal=refused or isinstance(error, PermissionDeniedError | UnauthenticatedError)
-    )
-
-
-def pauses(retry_for_s: float) -> Iterator[float]:
-    """Yield pauses in seconds, each twice the one before up to 10, that add up to `retry_for_s`."""
-    pause, left_s = FIRST_PAUSE_S, retry_for_s
-    while left_s > 0:
-        yield min(pause, left_s)
-        left_s -= pause
-        pause = min(2 * pause, LONGEST_PAUSE_S)
-
-
 def client_settings(url: str, storage: StorageConfig) -> dict[str, Any]:
     """Return the arguments of obstore's `from_url` after the URL.
 
@@ -388,10 +349,3 @@ def client_settings(url: str, storage: StorageConfig) -> dict[str, Any]:
             raise ValueError(f"{url}: storage.credentials_file is for s3:// URLs")
         settings["credential_provider"] = FileCredentials(storage.credentials_file)
     return settings
-
-
-def one_line(error: Exception) -> str:
-    """Return what a client's error says, without its debugging appendix."""
-    if isinstance(error, PreconditionError):
-        return "the object was replaced since it was first read"
-    return str(error).split("\n", 1)[0].strip()

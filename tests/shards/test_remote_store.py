@@ -14,7 +14,8 @@ from vchat.shards.loader import Loader
 from vchat.shards.manifest import ShardSet, open_shards, own_digest
 from vchat.shards.plan_arguments import PlanArguments
 from vchat.shards.remote_set import open_remote
-from vchat.shards.remote_store import RemoteStore, pauses
+from vchat.shards.remote_store import RemoteStore
+from vchat.shards.request_failures import pauses
 from vchat.shards.storage import StorageConfig
 from vchat.shards.store import ShardError
 
