@@ -14,6 +14,7 @@ group = LazyGroup(
         "plan": ("vchat.train.plan_command:plan", "Print what a run will do and need."),
         "eval": ("vchat.train.evaluate:command", "Answer an evaluation file and score it."),
         "report": ("vchat.train.commands:report", "Draw the curves of a run as one page."),
+        "heldout": ("vchat.train.heldout_command:command", "Measure the held-out loss by source."),
         "export": ("vchat.train.commands:export", "Write a checkpoint as a Hugging Face folder."),
         "where": ("vchat.train.commands:where", "Name the samples of a step, or reverse."),
         "import-checkpoint": (

@@ -54,9 +54,10 @@ def start_engine(
     return engine
 
 
-def batch_loss(engine: deepspeed.DeepSpeedEngine, batch: Batch) -> BatchLoss:
+def batch_loss(engine: deepspeed.DeepSpeedEngine | VisualChat, batch: Batch) -> BatchLoss:
     """Return the cross entropy of a micro-batch, in sum and of each supervised token."""
-    config = engine.module.config
+    model: VisualChat = getattr(engine, "module", engine)
+    config = model.config
     if len(batch.pixels) == 0:
         batch = with_blank_image(
             batch, slot_id=config.image_token_id, num_slots=config.positions_per_image

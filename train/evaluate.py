@@ -1,7 +1,8 @@
 """`vchat-train eval`: answer an evaluation file, score the answers, show what the images are worth.
 
-In: a checkpoint and a JSON file of questions (`questions.py`). Out: a table of exact match per kind
-with its 95 % interval and chance, and `answers.json` and `answers.csv` with every answer.
+In: a checkpoint and a JSON file of questions (`questions.py`) or of dialogues
+(`dialogue_questions.py`, the published format). Out: a table of exact match per kind with its 95 %
+interval and chance, and `answers.json`, `answers.csv` and `answers.html` with every answer.
 An answer is right if it equals the wanted one after stripping blanks, ignoring case and dropping
 one final full stop.
 """
@@ -18,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
+from vchat.shards.command import WrongUse
 from vchat.shards.files import sha256_file, written_whole
 from vchat.shards.progress import progress
+from vchat.train.dialogue_questions import AskedDialogue, holds_dialogues, read_dialogues
 from vchat.train.questions import Question, read_questions, swapped
 from vchat.train.scoring import Answered, Score, scores, table
 
@@ -44,7 +47,20 @@ CSV_COLUMNS = ("images", "id", "kind", "num_images", "question", "wanted", "answ
     "questions_file",
     required=True,
     type=click.Path(path_type=Path),
-    help='JSON array of {"id", "kind", "images", "question", "answer", "chance"}.',
+    help='JSON array of {"id", "kind", "images", "question", "answer", "chance"}, or object'
+    ' {NAME: [[QUESTION, "IMAGE PATHS"], ...]} of dialogues.',
+)
+@click.option(
+    "--image-root",
+    type=click.Path(path_type=Path),
+    help="What image paths are relative to  [default: the folder of the questions]",
+)
+@click.option(
+    "--metric",
+    "metrics",
+    type=click.Choice(["exact", "vqa", "rouge-l"]),
+    multiple=True,
+    help="Further scores beside exact match; may be repeated.",
 )
 @click.option(
     "--out",
@@ -71,6 +87,8 @@ CSV_COLUMNS = ("images", "id", "kind", "num_images", "question", "wanted", "answ
 def command(
     checkpoint: Path,
     questions_file: Path,
+    image_root: Path | None,
+    metrics: tuple[str, ...],
     out: Path | None,
     images: str,
     ablations: bool,
@@ -84,7 +102,23 @@ def command(
     dropping one final full stop. With --ablations the accuracy with blank and swapped images must
     fall to chance (or below: a swapped image shows another answer), or the questions leak theirs.
     """
-    questions = read_questions(questions_file)
+    if not questions_file.is_file():
+        raise WrongUse(f"{questions_file}: no such file, wanted evaluation questions as JSON")
+    if holds_dialogues(questions_file):
+        if ablations or images != "as-is":
+            raise WrongUse("dialogues are asked with their own images: leave --images as it is")
+        dialogues = read_dialogues(questions_file, image_root=image_root)
+        answer_dialogues(
+            dialogues,
+            checkpoint=checkpoint,
+            questions_file=questions_file,
+            out=out,
+            max_new_tokens=max_new_tokens,
+            metrics=("exact", *metrics),
+            device=device,
+        )
+        return
+    questions = read_questions(questions_file, image_root=image_root)
     shown = IMAGES if ablations else (images,)
     asked = {name: swapped(questions) if name == "swapped" else questions for name in shown}
 
@@ -94,12 +128,83 @@ def command(
     batching = Batching(rows=batch_size)
     chat_model, opened = load_chat_model(checkpoint, device=device)
     answered = _answer_runs(chat_model, asked, max_new_tokens=max_new_tokens, batching=batching)
-    scored = {name: scores(run) for name, run in answered.items()}
-    folder = out or opened.folder.parent / "evaluation" / opened.folder.name
+    scored = {name: scores(run, metrics=metrics) for name, run in answered.items()}
+    folder = out or default_folder(opened)
     write_answers(folder, answered, scored, facts=_facts(opened, questions_file, max_new_tokens))
     title = f"{opened.folder} on {questions_file}"
     Console().print(table(scored, title=title))
-    click.echo(f"answers: {folder / 'answers.json'} and answers.csv")
+    write_page(folder, answered, scored, title=title)
+    click.echo(f"answers: {folder / 'answers.html'}, answers.json and answers.csv")
+
+
+def answer_dialogues(
+    dialogues: Sequence[AskedDialogue],
+    *,
+    checkpoint: Path,
+    questions_file: Path,
+    out: Path | None,
+    max_new_tokens: int,
+    metrics: Sequence[str],
+    device: str | None,
+) -> None:
+    """Answer dialogues, write the answers, and print how many there were and their scores."""
+    from vchat.train.chat.chat_model import load_chat_model
+    from vchat.train.dialogue_answers import (
+        dialogue_answers,
+        mean_scores,
+        write_dialogue_answers,
+    )
+
+    chat_model, opened = load_chat_model(checkpoint, device=device)
+    total = sum(len(dialogue.rounds) for dialogue in dialogues)
+    with progress("answering", total=total, unit="rounds") as done:
+        answered = dialogue_answers(
+            chat_model,
+            dialogues,
+            max_new_tokens=max_new_tokens,
+            metrics=tuple(dict.fromkeys(metrics)),
+            on_answered=done,
+        )
+    folder = out or default_folder(opened)
+    facts = _facts(opened, questions_file, max_new_tokens)
+    title = f"{opened.folder} on {questions_file}"
+    write_dialogue_answers(folder, answered, facts=facts, title=title)
+    click.echo(f"{total} rounds of {len(dialogues)} dialogues answered")
+    for name, score in mean_scores(answered).items():
+        click.echo(f"{name}: {100 * score['mean']:.1f} over {score['rounds']:.0f} rounds")
+    click.echo(f"answers: {folder / 'answers.html'}, answers.json and answers.csv")
+
+
+def default_folder(opened: Checkpoint) -> Path:
+    """Where answers go unless told: beside the step folders of the run."""
+    return opened.folder.parent / "evaluation" / opened.folder.name
+
+
+def write_page(
+    folder: Path,
+    answered: Mapping[str, Sequence[Answered]],
+    scored: Mapping[str, Sequence[Score]],
+    *,
+    title: str,
+) -> None:
+    """Write `answers.html`: the scores, and every answer of the first way of showing images."""
+    from vchat.train.evaluation_page import ShownRound, evaluation_page
+
+    name, run = next(iter(answered.items()))
+    shown = [
+        ShownRound(
+            group=one.question.kind,
+            images=one.question.images if name != "blank" else (),
+            question=one.question.question,
+            wanted=one.question.answer,
+            answer=one.answer,
+            right=one.right,
+        )
+        for one in sorted(run, key=lambda one: one.question.kind)
+    ]
+    lines = [(one.group, f"{100 * one.accuracy:.1f} %") for one in scored[name]]
+    with written_whole(folder / "answers.html") as file:
+        file.write(evaluation_page(shown, title=title, scores=lines).encode())
 
 
 def _answer_runs(

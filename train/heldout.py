@@ -8,6 +8,7 @@ from typing import Any
 import deepspeed
 import torch
 import torch.distributed as dist
+from vchat.model.visual_chat import VisualChat
 from vchat.train.data import RunData
 from vchat.train.engine import batch_loss
 from vchat.train.source_losses import SourceLosses
@@ -32,7 +33,7 @@ class HeldOut:
 
 
 @torch.no_grad()
-def heldout_loss(engine: deepspeed.DeepSpeedEngine, data: RunData) -> HeldOut:
+def heldout_loss(engine: deepspeed.DeepSpeedEngine | VisualChat, data: RunData) -> HeldOut:
     """Return the mean cross entropy over the supervised tokens of the eval split, and by source.
 
     The same for any world size and micro-batch: zero-weight rows fill the last step. All ranks

@@ -1,7 +1,8 @@
 """Evaluation questions: read from one JSON file, with the images that each shows.
 
-Input: a JSON array of `{"id", "kind", "images", "question", "answer", "chance"}`; image paths are
-relative to the file's folder and may not leave it. Output: `Question` values in file order.
+Input: a JSON array of `{"id", "kind", "images", "question", "answer", "chance"}`, and `"answers"`
+if several people answered; image paths are relative to the file's folder and may not leave it.
+Output: `Question` values in file order.
 Everything is checked before a model is loaded, and an error names the file and the entry.
 `swapped` gives every question the images of another one, which tells whether images are used.
 """
@@ -44,15 +45,26 @@ class Question:
     chance: float
     """Expected accuracy of guessing without the images, 0 to 1."""
 
+    answers: tuple[str, ...] = ()
+    """What several people answered, for VQA accuracy; empty if there is only `answer`."""
 
-def read_questions(path: Path) -> list[Question]:
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """All answers that count, for metrics that know several."""
+        return self.answers or (self.answer,)
+
+
+def read_questions(path: Path, *, image_root: Path | None = None) -> list[Question]:
     """Read an evaluation file; every image named in it exists when this returns.
+
+    Args:
+        image_root: what image paths are relative to; by default the file's folder.
 
     Raises:
         ValueError: naming the file, the entry, what was found and what is wanted.
     """
     entries = _read_array(path)
-    root = path.parent.resolve()
+    root = (image_root or path.parent).resolve()
     questions: list[Question] = []
     numbers: dict[str, int] = {}
     for number, entry in enumerate(entries):
@@ -113,7 +125,7 @@ def _read_array(path: Path) -> list[Any]:
     except (ValueError, RecursionError) as err:
         raise ValueError(f"{path}: not readable as JSON: {err}") from err
     if not isinstance(entries, list) or not entries:
-        found = "an empty array" if entries == [] else _shown(entries)
+        found = "an empty array" if entries == [] else shown(entries)
         raise ValueError(f"{path}: found {found}, wanted a JSON array of at least one question")
     return entries
 
@@ -122,7 +134,7 @@ def _question(entry: Any, *, where: str, root: Path) -> Question:
     """Check one entry's keys, types and images. `where` opens every error message."""
     if not isinstance(entry, dict):
         raise ValueError(
-            f"{where}: found {_shown(entry)}, wanted an object with {', '.join(WANTED)}"
+            f"{where}: found {shown(entry)}, wanted an object with {', '.join(WANTED)}"
         )
     if isinstance(entry.get("id"), str):
         where = f"{where} (id {entry['id']!r})"
@@ -131,22 +143,31 @@ def _question(entry: Any, *, where: str, root: Path) -> Question:
             raise ValueError(f"{where}: key {key!r} is missing, wanted {', '.join(WANTED)}")
         if not isinstance(entry[key], types) or isinstance(entry[key], bool):
             wanted = " or ".join(one.__name__ for one in types)
-            raise ValueError(f"{where}: {key!r} is {_shown(entry[key])}, wanted {wanted}")
+            raise ValueError(f"{where}: {key!r} is {shown(entry[key])}, wanted {wanted}")
     if not 0 <= entry["chance"] <= 1:
         raise ValueError(f"{where}: 'chance' is {entry['chance']}, wanted 0 to 1")
     return Question(
         id=entry["id"],
         kind=entry["kind"],
-        images=tuple(_image(name, where=where, root=root) for name in entry["images"]),
+        images=tuple(image_below(root, name, where=where) for name in entry["images"]),
         question=entry["question"].strip(),
         answer=entry["answer"].strip(),
+        answers=_answers(entry, where=where),
         chance=float(entry["chance"]),
     )
 
 
-def _image(name: Any, *, where: str, root: Path) -> Path:
+def _answers(entry: dict[str, Any], *, where: str) -> tuple[str, ...]:
+    answers = entry.get("answers", [])
+    if not isinstance(answers, list) or not all(isinstance(a, str) for a in answers):
+        raise ValueError(f"{where}: 'answers' is {shown(answers)}, wanted a list of texts")
+    return tuple(answer.strip() for answer in answers)
+
+
+def image_below(root: Path, name: Any, *, where: str) -> Path:
+    """Return an existing file below `root`. Raises ValueError, which `where` opens."""
     if not isinstance(name, str):
-        raise ValueError(f"{where}: image {_shown(name)}, wanted a path relative to {root}")
+        raise ValueError(f"{where}: image {shown(name)}, wanted a path relative to {root}")
     path = (root / name).resolve()
     if not path.is_relative_to(root):
         raise ValueError(f"{where}: image {name!r} lies outside {root}, wanted a path inside it")
@@ -155,7 +176,7 @@ def _image(name: Any, *, where: str, root: Path) -> Path:
     return path
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """Type and value, cut short enough for one line of an error."""
     text = json.dumps(value, ensure_ascii=True)
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"

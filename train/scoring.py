@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from rich import box
 from rich.table import Table
+from vchat.train.metrics import METRICS, normalised
 from vchat.train.questions import Question
 
 Z_95 = 1.959963984540054
@@ -51,6 +52,9 @@ class Score:
     chance: float
     """Mean of the questions' own chance."""
 
+    means: dict[str, float]
+    """Mean of each further metric that was asked for, 0 to 1."""
+
     @property
     def accuracy(self) -> float:
         """Share of right answers, 0 to 1."""
@@ -60,11 +64,6 @@ class Score:
     def interval(self) -> tuple[float, float]:
         """95 % Wilson interval of the accuracy."""
         return wilson_interval(self.num_right, num_trials=self.num_questions)
-
-
-def normalised(text: str) -> str:
-    """Strip blanks, ignore case, drop one final full stop: nothing else is forgiven."""
-    return text.strip().casefold().removesuffix(".").rstrip()
 
 
 def wilson_interval(num_right: int, *, num_trials: int) -> tuple[float, float]:
@@ -83,15 +82,18 @@ def wilson_interval(num_right: int, *, num_trials: int) -> tuple[float, float]:
     return low, high
 
 
-def scores(answered: Sequence[Answered]) -> list[Score]:
-    """Score each kind (in order of first appearance), then each number of images, then all."""
+def scores(answered: Sequence[Answered], *, metrics: Sequence[str] = ()) -> list[Score]:
+    """Score each kind (in order of first appearance), then each number of images, then all.
+
+    Exact match is always there; `metrics` are further ones of `METRICS`.
+    """
     by_kind = _grouped(answered, lambda one: one.question.kind)
     by_images = _grouped(answered, lambda one: _image_group(len(one.question.images)))
     by_images = dict(sorted(by_images.items(), key=lambda item: len(item[1][0].question.images)))
     totals = [*by_images.items(), ("all", list(answered))]
     return [
-        *(_score(name, members, is_total=False) for name, members in by_kind.items()),
-        *(_score(name, members, is_total=True) for name, members in totals),
+        *(_score(name, one, metrics, is_total=False) for name, one in by_kind.items()),
+        *(_score(name, one, metrics, is_total=True) for name, one in totals),
     ]
 
 
@@ -110,7 +112,9 @@ def table(runs: Mapping[str, Sequence[Score]], *, title: str) -> Table:
         pad_edge=False,
     )
     result.add_column("questions", overflow="fold")
-    for name in ("asked", "chance", *runs):
+    metrics = [(name, metric) for name, run in runs.items() for metric in run[0].means]
+    further = [metric if len(runs) == 1 else f"{metric}, {name}" for name, metric in metrics]
+    for name in ("asked", "chance", *runs, *further):
         result.add_column(name, justify="right", no_wrap=True)
     lines = list(zip(*runs.values(), strict=True))
     num_kinds = sum(not line[0].is_total for line in lines)
@@ -121,6 +125,7 @@ def table(runs: Mapping[str, Sequence[Score]], *, title: str) -> Table:
             str(first.num_questions),
             f"{100 * first.chance:.1f}",
             *(_shown(score) for score in line),
+            *(f"{100 * mean:.1f}" for score in line for mean in score.means.values()),
             end_section=i == num_kinds - 1,
         )
     return result
@@ -139,13 +144,20 @@ def _image_group(num_images: int) -> str:
     return {0: "no image", 1: "single-image", 2: "two-image"}.get(num_images, f"{num_images}-image")
 
 
-def _score(group: str, members: Sequence[Answered], *, is_total: bool) -> Score:
+def _score(
+    group: str, members: Sequence[Answered], metrics: Sequence[str], *, is_total: bool
+) -> Score:
     return Score(
         group=group,
         is_total=is_total,
         num_questions=len(members),
         num_right=sum(one.right for one in members),
         chance=math.fsum(one.question.chance for one in members) / len(members),
+        means={
+            name: math.fsum(METRICS[name](one.answer, one.question.wanted) for one in members)
+            / len(members)
+            for name in metrics
+        },
     )
 
 

@@ -11,8 +11,8 @@ from vchat.train.chat.chat_model import load_chat_model
 from vchat.train.chat.session import ChatSession
 from vchat.train.cli import group
 from vchat.train.generation import Sampling
+from vchat.train.metrics import normalised
 from vchat.train.questions import read_questions
-from vchat.train.scoring import normalised
 
 TEXTS = ("What color?", "How many circles are there?", "What is this?", "Left or right?")
 
@@ -178,7 +178,8 @@ def test_without_out_the_answers_lie_beside_the_step(
     code, _, err = run_eval(monkeypatch, capsys, *flags)
     assert code == 0, err
     folder = checkpoint.parent / "evaluation" / checkpoint.name
-    assert sorted(p.name for p in folder.iterdir()) == ["answers.csv", "answers.json"]
+    written = sorted(p.name for p in folder.iterdir())
+    assert written == ["answers.csv", "answers.html", "answers.json"]
 
 
 def test_right_answers_are_counted_as_right(

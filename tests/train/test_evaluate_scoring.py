@@ -2,8 +2,9 @@ import io
 
 import pytest
 from rich.console import Console
+from vchat.train.metrics import normalised
 from vchat.train.questions import Question
-from vchat.train.scoring import Answered, normalised, scores, table, wilson_interval
+from vchat.train.scoring import Answered, scores, table, wilson_interval
 
 
 def answered(kind, num_images, *, right, chance=0.5):

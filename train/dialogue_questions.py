@@ -1,0 +1,105 @@
+"""Evaluation dialogues: several rounds each, with images in any round, answered in order.
+
+Input: the published format, one JSON object `{name: [[question, "image paths"], ...], ...}`: a
+round is a question, with its images' paths in one text, blanks between them; a round without images
+leaves the second text out. In place of a list a round may be an object `{"question", "images",
+"answer"}` whose images are a list and whose answer, if there is one, is what the model's is
+scored against. Paths are relative to the image root, by default the file's folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vchat.train.questions import MAX_FILE_BYTES, image_below, shown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedRound:
+    """One question of a dialogue."""
+
+    question: str
+    images: tuple[Path, ...]
+    paths: str
+    """The images as the file names them, blanks between."""
+
+    answer: str | None
+    """What counts as right, if the file says it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedDialogue:
+    """Questions that are asked one after the other, each with the answers before it in view."""
+
+    name: str
+    rounds: tuple[AskedRound, ...]
+
+
+def holds_dialogues(path: Path) -> bool:
+    """Whether a file of evaluation questions is a JSON object: dialogues, not single questions."""
+    with path.open(encoding="utf-8") as file:
+        while (character := file.read(1)).isspace():
+            pass
+    return character == "{"
+
+
+def read_dialogues(path: Path, *, image_root: Path | None = None) -> list[AskedDialogue]:
+    """Read a file of dialogues; every image named in it exists when this returns.
+
+    Raises:
+        ValueError: naming the file, the dialogue and round, what was found and what is wanted.
+    """
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise ValueError(f"{path}: {path.stat().st_size} bytes, wanted at most {MAX_FILE_BYTES}")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as err:
+        raise ValueError(f"{path}: not readable as JSON: {err}") from err
+    if not isinstance(found, dict) or not found:
+        raise ValueError(f"{path}: found {shown(found)}, wanted an object of dialogues by name")
+    root = (image_root or path.parent).resolve()
+    dialogues = []
+    for name, rounds in found.items():
+        where = f"{path}: dialogue {name!r}"
+        if not isinstance(rounds, list) or not rounds:
+            raise ValueError(f"{where}: found {shown(rounds)}, wanted a list of rounds")
+        asked = (
+            _round(one, where=f"{where}, round {number}", root=root)
+            for number, one in enumerate(rounds, start=1)
+        )
+        dialogues.append(AskedDialogue(name=name, rounds=tuple(asked)))
+    return dialogues
+
+
+def _round(found: Any, *, where: str, root: Path) -> AskedRound:
+    entry = _as_object(found)
+    if entry is None:
+        raise ValueError(
+            f'{where}: found {shown(found)}, wanted [question], [question, "image paths"] or an'
+            ' object {"question", "images", "answer"}'
+        )
+    images = [image_below(root, name, where=where) for name in entry["images"]]
+    return AskedRound(
+        question=entry["question"].strip(),
+        images=tuple(images),
+        paths=" ".join(entry["images"]),
+        answer=entry["answer"],
+    )
+
+
+def _as_object(found: Any) -> dict[str, Any] | None:
+    """Bring the two forms of a round into one; None if it is neither."""
+    if isinstance(found, list) and 1 <= len(found) <= 2:
+        if not all(isinstance(text, str) for text in found):
+            return None
+        images = found[1].split() if len(found) == 2 else []
+        return {"question": found[0], "images": images, "answer": None}
+    if not isinstance(found, Mapping) or set(found) - {"question", "images", "answer"}:
+        return None
+    entry = {"images": [], "answer": None, **found}
+    sound = isinstance(entry.get("question"), str) and isinstance(entry["images"], list)
+    return entry if sound and isinstance(entry["answer"], str | None) else None

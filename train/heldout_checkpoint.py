@@ -1,0 +1,49 @@
+"""The held-out loss of a saved checkpoint, outside of a run: a plain model, any number of ranks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from deepspeed.accelerator import get_accelerator
+from vchat.train.checkpoint import open_checkpoint
+from vchat.train.config import read_run
+from vchat.train.data import RunData, Share, open_sets
+from vchat.train.engine import DTYPES
+from vchat.train.heldout import HeldOut, heldout_loss
+from vchat.train.identity import identity_of
+from vchat.train.processes import ranks_per_node, start_processes
+from vchat.train.starting_model import load_model, sizes_of
+
+
+def heldout_of_checkpoint(path: Path, *, shards: str | None, split: str | None) -> HeldOut | None:
+    """Measure a checkpoint with the settings of its run; None on ranks other than 0.
+
+    Args:
+        shards: another shard set than the run's.
+        split: another split than the run's `data.eval_split`.
+
+    Raises:
+        ValueError: the shards have another tokenizer or template than the checkpoint.
+    """
+    checkpoint = open_checkpoint(path)
+    if checkpoint.is_exported:
+        raise ValueError(f"{path}: an exported model has no run.toml; want a run or step folder")
+    settings = [] if shards is None else [f"data.shards={json.dumps(shards)}"]
+    settings += [] if split is None else [f"data.eval_split={json.dumps(split)}"]
+    config = read_run(checkpoint.folder / "run.toml", overrides=settings)
+    rank, world_size = start_processes()
+    shard_sets = open_sets(config)
+    for name in ("tokenizer_fingerprint", "template"):
+        found, wanted = identity_of(config, shard_sets).shards[name], checkpoint.shards[name]
+        if found != wanted:
+            raise ValueError(
+                f"{config.data.sets[0].path}: {name} {found}, but the checkpoint was trained with"
+                f" {wanted}"
+            )
+    model = load_model(checkpoint.folder).to(DTYPES[config.train.precision])
+    model.to(get_accelerator().current_device_name())
+    share = Share(rank=rank, world_size=world_size, ranks_per_node=ranks_per_node())
+    data = RunData(shard_sets, config, sizes=sizes_of(model), share=share)
+    found = heldout_loss(model, data)
+    return found if rank == 0 else None

@@ -1,0 +1,76 @@
+"""`vchat-train heldout`: the loss of a checkpoint over a split, by source, on all ranks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from vchat.train.heldout import HeldOut
+
+
+@click.command("heldout")
+@click.option(
+    "--checkpoint",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A step folder, or a run's folder: then its newest checkpoint.",
+)
+@click.option("--shards", help="Another shard set of the same tokenizer and template.")
+@click.option("--split", help="Another split than the run's data.eval_split.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def command(checkpoint: Path, shards: str | None, split: str | None, as_json: bool) -> None:
+    """Measure the held-out loss of a checkpoint, in all and by source: each sample exactly once.
+
+    Alone this is one process; under torchrun or deepspeed the samples are shared out.
+    """
+    from vchat.train.processes import end_processes, prepare_environment
+
+    prepare_environment()
+    from vchat.train.heldout_checkpoint import heldout_of_checkpoint
+
+    found = heldout_of_checkpoint(checkpoint, shards=shards, split=split)
+    if found is not None and as_json:
+        click.echo(json.dumps(as_facts(found), indent=1))
+    elif found is not None:
+        print_table(found, title=str(checkpoint))
+    end_processes()
+
+
+def as_facts(found: HeldOut) -> dict[str, object]:
+    """What was measured, as JSON values."""
+    tokens = found.of_sources.tokens()
+    return {
+        "samples": found.samples,
+        "supervised_tokens": sum(tokens.values()),
+        "loss": found.loss,
+        "sources": {
+            name: {"supervised_tokens": tokens[name], "loss": loss}
+            for name, loss in found.of_sources.means().items()
+        },
+    }
+
+
+def print_table(found: HeldOut, *, title: str) -> None:
+    """Print the loss by source and in all, with its perplexity."""
+    import math
+
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+    table.add_column("source")
+    for name in ("supervised tokens", "loss", "perplexity"):
+        table.add_column(name, justify="right")
+    tokens, means = found.of_sources.tokens(), found.of_sources.means()
+    lines = [(name, tokens[name], means[name]) for name in sorted(means)]
+    for i, (name, count, loss) in enumerate([*lines, ("all", sum(tokens.values()), found.loss)]):
+        last = i == len(lines) - 1
+        table.add_row(name, f"{count:,}", f"{loss:.4f}", f"{math.exp(loss):.3f}", end_section=last)
+    Console(file=sys.stdout).print(table)
+    click.echo(f"{found.samples:,} samples, each once")

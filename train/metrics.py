@@ -1,0 +1,56 @@
+"""Scores of one answer, from 0 to 1: exact match, VQA accuracy, ROUGE-L."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from vchat.shards.command import WrongUse
+
+
+def normalised(text: str) -> str:
+    """Strip blanks, ignore case, drop one final full stop: nothing else is forgiven."""
+    return text.strip().casefold().removesuffix(".").rstrip()
+
+
+def exact(answer: str, wanted: Sequence[str]) -> float:
+    """1 if the answer is the first wanted one after `normalised`."""
+    return float(normalised(answer) == normalised(wanted[0]))
+
+
+def vqa(answer: str, wanted: Sequence[str]) -> float:
+    """VQA accuracy: a third for each person who answered so, 1 at most, mean over leaving one out.
+
+    With one wanted answer it is the exact match. Texts are compared after `normalised`; the
+    official evaluation also rewrites numerals, articles and contractions.
+    """
+    if len(wanted) == 1:
+        return exact(answer, wanted)
+    same = [normalised(answer) == normalised(one) for one in wanted]
+    return sum(min(1.0, (sum(same) - one) / 3) for one in same) / len(wanted)
+
+
+def rouge_l(answer: str, wanted: Sequence[str]) -> float:
+    """F measure of the longest common subsequence of words, by the package rouge-score; the best
+    over the wanted answers."""
+    scorer = _rouge_scorer()
+    return max(float(scorer.score(one, answer)["rougeL"].fmeasure) for one in wanted)
+
+
+@functools.cache
+def _rouge_scorer() -> Any:
+    try:
+        from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
+    except ImportError as err:
+        raise WrongUse(
+            "--metric rouge-l: rouge-score is not installed; pip install 'vchat[eval]'"
+        ) from err
+    return RougeScorer(["rougeL"], use_stemmer=True)
+
+
+METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {
+    "exact": exact,
+    "vqa": vqa,
+    "rouge-l": rouge_l,
+}
