@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import deepspeed
 import torch
@@ -56,7 +56,7 @@ def start_engine(
 
 def batch_loss(engine: deepspeed.DeepSpeedEngine | VisualChat, batch: Batch) -> BatchLoss:
     """Return the cross entropy of a micro-batch, in sum and of each supervised token."""
-    model: VisualChat = getattr(engine, "module", engine)
+    model: Any = getattr(engine, "module", engine)
     config = model.config
     if len(batch.pixels) == 0:
         batch = with_blank_image(
