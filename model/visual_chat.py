@@ -158,6 +158,8 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
 
     def merge(self) -> None:
         """Make adapters and 4-bit weights plain weights: the model computes the same without."""
+        if self.config.adapters is None and not self.config.four_bit_decoder:
+            return
         for part in (self.decoder, self.tower.model):
             merge_adapters(part)
         self.config.adapters, self.config.four_bit_decoder = None, False

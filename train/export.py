@@ -1,6 +1,6 @@
 """`vchat-train export`: a checkpoint as a plain Hugging Face folder.
 
-In: a checkpoint of any ZeRO stage (its `model/` is whole). Out, in one folder:
+In: a checkpoint of any ZeRO stage. Out, in one folder:
 
     config.json, model*.safetensors    `VisualChat.from_pretrained` reads them; LoRA is merged
     generation_config.json             its end token stops `generate`
@@ -26,7 +26,7 @@ from vchat.train.checkpoint import EXPORT_FACTS, Checkpoint, verify, write_json
 from vchat.train.starting_model import load_model
 
 TORCH_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-FROM_CHECKPOINT = ("model/", "tokenizer/", "shards.json")
+FROM_CHECKPOINT = ("model/", "../frozen/", "tokenizer/", "shards.json")
 """What of a checkpoint is read, and compared with its digest first."""
 
 README = """# A VisualChat model
@@ -60,7 +60,9 @@ def export(checkpoint: Checkpoint, out: Path, *, precision: str | None) -> None:
     saved = json.loads((checkpoint.model_folder / "config.json").read_text(encoding="utf-8"))
     dtype = getattr(torch, TORCH_NAMES[precision] if precision else saved["dtype"])
     transformers.utils.logging.disable_progress_bar()
-    model = load_model(checkpoint.folder).to(dtype)
+    model = load_model(checkpoint.folder)
+    model.merge()
+    model = model.to(dtype)
     aside = out.with_name(f".{out.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     tokenizer, template = checkpoint.tokenizer, checkpoint.template

@@ -51,7 +51,7 @@ def test_a_fresh_process_without_the_trainer_loads_it_and_generates_the_same(exp
     chat_model, _ = load_chat_model(exported / "out", device="cpu")
     parts = chat_model.template.opening()
     parts += chat_model.template.round("What color?", None, num_images=1, first_image=1)
-    ids = chat_model.prompt_ids(parts, num_images=1)
+    ids = chat_model.prompt_ids(parts, inputs=[1])
     pixels = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     (wanted,) = greedy(chat_model, [ids], pixels=pixels, max_new_tokens=6)
     command = [sys.executable, "-c", FRESH, str(exported / "plain"), " ".join(map(str, ids))]

@@ -69,6 +69,22 @@ def test_chat_answers_with_a_checkpoint_of_adapters(adapted_out):
     assert "".join(merged.ask("What color?")) == answer
 
 
+def test_an_export_has_the_adapters_merged_and_computes_the_same(adapted_out, tmp_path):
+    prepared()
+    import torch
+    from vchat.train.checkpoint import open_checkpoint
+    from vchat.train.export import export
+    from vchat.train.starting_model import load_model
+
+    export(open_checkpoint(adapted_out), tmp_path / "plain", precision=None)
+    plain, adapted = load_model(tmp_path / "plain"), load_model(adapted_out / "step-000004")
+    assert (plain.config.adapters, (tmp_path / "plain" / "frozen").exists()) == (None, False)
+    assert not [name for name, _ in plain.named_parameters() if "lora" in name or "base" in name]
+    ids = torch.arange(20)[None]
+    expected = adapted.eval()(ids).logits
+    torch.testing.assert_close(plain.eval()(ids).logits, expected, atol=2e-5, rtol=1e-4)
+
+
 def test_a_checkpoint_without_its_frozen_weights_is_an_error_that_names_them(adapted_out, tmp_path):
     prepared()
     from vchat.train.checkpoint import open_checkpoint
