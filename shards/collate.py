@@ -74,6 +74,11 @@ class Batch:
     supervised_of_step: int = 0
     """Planned supervised tokens of the step over all ranks: what its loss is divided by."""
 
+    @property
+    def ends_step(self) -> bool:
+        """Whether this is the last micro-batch of its step."""
+        return self.micro_batch == self.micro_batches - 1
+
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with its tensors on a device; from pinned memory without waiting."""
         return replace(

@@ -7,7 +7,7 @@ from the position in its state on. Any loop can use it:
                     rank=rank, world_size=world_size, image_size=224)
     for batch in loader:
         ...                                     # backward
-        if batch.micro_batch == batch.micro_batches - 1:
+        if batch.ends_step:
             ...                                 # optimizer step
             loader.step_done()
 

@@ -1,0 +1,106 @@
+"""The samples of a plan as raw WebDataset dictionaries, for trainers with a pipeline of their own.
+
+Out: `{"__key__": "000000042", "__url__": "train-000000.tar", "json": b"...", "tokens.npy": b"...",
+"mask.npy": b"...", "0.jpg": b"..."}`, every member checked, in the order of the plan, row after
+row. Nothing is decoded or packed; padding does not exist here, so ranks may differ by a row.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import IterableDataset, get_worker_info
+from vchat.shards.joined_sets import joined
+from vchat.shards.manifest import ShardSet
+from vchat.shards.plan_arguments import PlanArguments
+from vchat.shards.plan_cursor import PlanCursor
+
+RawSample = dict[str, Any]
+
+
+class RawSamples(IterableDataset[RawSample]):
+    """One rank's raw samples: each iteration ends with the epoch, the next one begins the next.
+
+    In worker processes of torch's DataLoader each worker reads every n-th row of the rank; then
+    call `set_epoch` before each epoch, and keep the state with torchdata's `StatefulDataLoader`.
+    """
+
+    def __init__(
+        self,
+        shard_sets: ShardSet | Sequence[ShardSet],
+        arguments: PlanArguments,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        kept_plans: Path | None = None,
+    ):
+        """Plan nothing yet; `tokens_per_row` bounds a sample's length, as in training."""
+        self._shard_sets = [shard_sets] if isinstance(shard_sets, ShardSet) else list(shard_sets)
+        self._tables = [shard_set.index(arguments.split) for shard_set in self._shard_sets]
+        self._first_of_set = np.cumsum([0, *(table.num_rows for table in self._tables)])
+        self._cursor = PlanCursor(
+            joined(self._shard_sets, split=arguments.split).index,
+            arguments,
+            rows_per_step=1,
+            rows_per_micro_batch=1,
+            rank=rank,
+            world_size=world_size,
+            kept_plans=kept_plans,
+        )
+        self._samples_done = 0
+        """Of those that this process reads of the epoch."""
+
+    def __iter__(self) -> Iterator[RawSample]:
+        """Yield the samples of the epoch that have not been delivered."""
+        cursor = self._cursor
+        plan = cursor.plan(cursor.epoch)
+        worker = get_worker_info()
+        share, shares = (worker.id, worker.num_workers) if worker else (0, 1)
+        first = cursor.rank + share * cursor.world_size
+        rows = range(first, plan.num_rows, cursor.world_size * shares)
+        numbers = itertools.chain.from_iterable(plan.row(row).tolist() for row in rows)
+        for number in itertools.islice(numbers, self._samples_done, None):
+            self._samples_done += 1
+            yield self._read(number)
+        cursor.epoch, self._samples_done = cursor.epoch + 1, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the plan and how many samples of the epoch were delivered here."""
+        return self._cursor.state_dict() | {
+            "samples_done": self._samples_done,
+            "rank": self._cursor.rank,
+            "world_size": self._cursor.world_size,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after the last delivered sample.
+
+        Raises:
+            ValueError: in mid-epoch, the plan or the rank is another one.
+        """
+        cursor = self._cursor
+        if state["samples_done"]:
+            for name in ("rank", "world_size"):
+                if state[name] != getattr(cursor, name):
+                    raise ValueError(
+                        f"cannot go on in epoch {state['epoch']} after {state['samples_done']} "
+                        f"samples: {name} was {state[name]}, is {getattr(cursor, name)}"
+                    )
+            cursor.check(state)
+        cursor.load_state_dict(state)
+        self._samples_done = state["samples_done"]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin an epoch: worker processes cannot tell the main process that one has ended."""
+        self._cursor.epoch, self._samples_done = epoch, 0
+
+    def _read(self, number: int) -> RawSample:
+        of = int(np.searchsorted(self._first_of_set, number, side="right")) - 1
+        shard_set, table = self._shard_sets[of], self._tables[of]
+        row = table.slice(number - int(self._first_of_set[of]), 1).to_pylist()[0]
+        members = shard_set.read_members(row)
+        return {"__key__": row["stem"], "__url__": shard_set.shard_name(row), **members}
