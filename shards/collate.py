@@ -22,7 +22,7 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedSample:
-    """The ids of one sample, with its slots already repeated; its pixels lie in the batch."""
+    """The ids of one sample, with its slots already repeated; its pixels go into the batch."""
 
     key: str
     ids: NDArray[np.int32]
@@ -30,6 +30,9 @@ class LoadedSample:
 
     supervised: NDArray[np.bool_]
     """bool[T]."""
+
+    images: tuple[memoryview, ...] = ()
+    """Encoded, in the order of their slots."""
 
     fault: ShardError | None = None
     """Why it is blank, if it is."""
@@ -154,7 +157,7 @@ class BatchRoom:
         """Return the part of one row."""
         return RowRoom(self.pixels.numpy()[self._images[number]], *self.tokens.numpy()[:, number])
 
-    def batch(self, keys: list[list[str]]) -> Batch:
+    def batch(self, keys: list[list[str]], *, num_supervised: int) -> Batch:
         """Return what the rows were filled with, without copying."""
         token_ids, labels, position_ids, segment_ids = self.tokens
         return Batch(
@@ -164,7 +167,7 @@ class BatchRoom:
             position_ids=position_ids,
             segment_ids=segment_ids,
             keys=keys,
-            num_supervised=int((labels != IGNORED).sum()),
+            num_supervised=num_supervised,
         )
 
 

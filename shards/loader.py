@@ -40,10 +40,39 @@ from vchat.shards.plan_index import PlanIndex
 from vchat.shards.ranges import Reading
 from vchat.shards.read_ahead import ReadAhead
 from vchat.shards.sample_loader import SampleLoader
+from vchat.shards.store import ShardError
 
 LOGGED_FAULTS = 10
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Threads:
+    """What an iteration works with; reading never waits for decoding, nor the reverse."""
+
+    reading: ThreadPoolExecutor
+    """One thread: reads, checks and lays out."""
+
+    decoding: ThreadPoolExecutor
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRow:
+    """What is left to know of a row whose samples lie in the memory of its batch."""
+
+    keys: list[str]
+    num_supervised: int
+    faults: list[ShardError]
+
+    @classmethod
+    def of(cls, samples: Sequence[LoadedSample]) -> LoadedRow:
+        """Sum up the samples of a row."""
+        return cls(
+            keys=[sample.key for sample in samples],
+            num_supervised=sum(int(np.count_nonzero(sample.supervised)) for sample in samples),
+            faults=[sample.fault for sample in samples if sample.fault is not None],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +81,9 @@ class Underway:
 
     place: Place
     room: BatchRoom
-    rows: list[Future[list[LoadedSample]]]
+    rows: list[Future[Future[LoadedRow]]]
+    """Read when the outer future is done, decoded when the inner one is."""
+
     num_bytes: int
     """Of pixels and of what is read for them."""
 
@@ -95,7 +126,7 @@ class Loader(IterableDataset[Batch]):
             ranks_per_node: how many ranks share a machine, and with it the cache of shards.
             image_size: shorter side that images are resized to, in pixels.
             crop: side of the centre square that is kept; the shorter side if not given.
-            threads: how many check and decode; what lies far away is read by others.
+            threads: how many decode; others read and check.
             read_ahead_rows: the most rows that are read or wait to be collated.
             read_ahead_bytes: the most bytes, read and decoded, they may have together; one
                 micro-batch always may. Whole shards on the way into a cache are not among them.
@@ -206,7 +237,10 @@ class Loader(IterableDataset[Batch]):
         In a worker process of torch's DataLoader, only its share: every n-th micro-batch.
         """
         self._delivered = (self.cursor.epoch, self.cursor.position)
-        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="vchat-loader")
+        threads = Threads(
+            reading=ThreadPoolExecutor(1, thread_name_prefix="vchat-reading"),
+            decoding=ThreadPoolExecutor(self.threads, thread_name_prefix="vchat-decoding"),
+        )
         reader = ReadAhead(
             self._samples.fetcher,
             rank=self.cursor.rank,
@@ -214,17 +248,18 @@ class Loader(IterableDataset[Batch]):
             ranks_per_node=self.ranks_per_node,
         )
         try:
-            for underway in self._read_ahead(pool, reader, after=after):
+            for underway in self._read_ahead(threads, reader, after=after):
                 with self._metrics.timed("waiting_s"):
-                    rows = [row.result() for row in underway.rows]
+                    rows = [row.result().result() for row in underway.rows]
                 place = underway.place
                 if place.ends_step:
                     self._delivered = (place.epoch, place.step_rows.stop)
                 yield place, self._batch(place, rows, room=underway.room)
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            threads.reading.shutdown(wait=False, cancel_futures=True)
             reader.close()
-            pool.shutdown(wait=True)
+            threads.reading.shutdown(wait=True)
+            threads.decoding.shutdown(wait=True, cancel_futures=True)
 
     def _places_here(self, *, after: Delivered | None) -> Iterator[Place]:
         """Yield the micro-batches that this process reads: all of them, or a worker's share."""
@@ -237,21 +272,21 @@ class Loader(IterableDataset[Batch]):
         return itertools.islice(begun, after.micro_batch + every, None, every)
 
     def _read_ahead(
-        self, pool: ThreadPoolExecutor, reader: ReadAhead, *, after: Delivered | None
+        self, threads: Threads, reader: ReadAhead, *, after: Delivered | None
     ) -> Iterator[Underway]:
         """Yield micro-batches in order, their rows being read; a bounded number ahead."""
         ahead: deque[Underway] = deque()
         for place in self._places_here(after=after):
             reader.reached(place.plan, place.step_rows.start)
-            ahead.append(self._begun(place, pool, reader))
+            ahead.append(self._begun(place, threads, reader))
             while (
                 len(ahead) * self.cursor.rows_per_micro_batch >= self.read_ahead_rows
                 or sum(underway.num_bytes for underway in ahead) >= self.read_ahead_bytes
             ):
                 yield ahead.popleft()
 
-    def _begun(self, place: Place, pool: ThreadPoolExecutor, reader: ReadAhead) -> Underway:
-        """Let the pool read the rows of a place, each into its part of one batch's memory."""
+    def _begun(self, place: Place, threads: Threads, reader: ReadAhead) -> Underway:
+        """Let threads read the rows of a place, each into its part of one batch's memory."""
         rows = [np.zeros(0, np.int32) if row is None else place.plan.row(row) for row in place.rows]
         room = BatchRoom(
             [int(self._inputs[row].sum()) for row in rows],
@@ -262,29 +297,51 @@ class Loader(IterableDataset[Batch]):
         numbers = np.concatenate(rows)
         readings = reader.begin(numbers)
         loading = [
-            pool.submit(self._load_row, row, room.row(n), readings) for n, row in enumerate(rows)
+            threads.reading.submit(self._read_row, row, room.row(n), readings, threads.decoding)
+            for n, row in enumerate(rows)
         ]
         num_bytes = room.nbytes + self._samples.fetcher.num_bytes(numbers)
         return Underway(place, room, loading, num_bytes)
 
-    def _load_row(
-        self, numbers: NDArray[np.int32], room: RowRoom, readings: Mapping[int, Reading]
-    ) -> list[LoadedSample]:
-        """Load the samples of a row and lay them out in its room."""
-        parts = np.split(room.pixels, np.cumsum(self._inputs[numbers])[:-1])
+    def _read_row(
+        self,
+        numbers: NDArray[np.int32],
+        room: RowRoom,
+        readings: Mapping[int, Reading],
+        decoding: ThreadPoolExecutor,
+    ) -> Future[LoadedRow]:
+        """Read the samples of a row, lay them out in its room, and hand their images on."""
         samples = [
-            self._samples.load_or_blank(number, pixels=part, reading=readings.get(number))
-            for number, part in zip(numbers.tolist(), parts, strict=False)
+            self._samples.read(number, reading=readings.get(number)) for number in numbers.tolist()
         ]
         lay_out(samples, room, pad_id=self._pad_id)
-        return samples
+        return decoding.submit(self._decode_row, numbers, samples, room)
 
-    def _batch(self, place: Place, rows: list[list[LoadedSample]], *, room: BatchRoom) -> Batch:
+    def _decode_row(
+        self, numbers: NDArray[np.int32], samples: list[LoadedSample], room: RowRoom
+    ) -> LoadedRow:
+        """Decode the images of a row; lay it out anew if a sample turns out to be another."""
+        ends = self._inputs[numbers].cumsum().tolist()
+        with self._metrics.timed("decode_s"):
+            decoded = [
+                self._samples.decode(sample, number=number, pixels=room.pixels[start:end])
+                for sample, number, start, end in zip(
+                    samples, numbers.tolist(), [0, *ends], ends, strict=False
+                )
+            ]
+        if any(new is not old for new, old in zip(decoded, samples, strict=True)):
+            lay_out(decoded, room, pad_id=self._pad_id)
+        return LoadedRow.of(decoded)
+
+    def _batch(self, place: Place, rows: list[LoadedRow], *, room: BatchRoom) -> Batch:
         """Return the rows of a place as a batch that says where in the plan they stand."""
         for row in rows:
             self._check_faults(row, epoch=place.epoch)
+        batch = room.batch(
+            [row.keys for row in rows], num_supervised=sum(row.num_supervised for row in rows)
+        )
         return replace(
-            room.batch([[sample.key for sample in row] for row in rows]),
+            batch,
             epoch=place.epoch,
             step=place.step_rows.start // self.rows_per_step,
             micro_batch=place.micro_batch,
@@ -292,9 +349,9 @@ class Loader(IterableDataset[Batch]):
             supervised_of_step=place.plan.supervised_of(place.step_rows),
         )
 
-    def _check_faults(self, row: list[LoadedSample], *, epoch: int) -> None:
+    def _check_faults(self, row: LoadedRow, *, epoch: int) -> None:
         """Count the blanks among the samples of a row, or raise if there may be none."""
-        for fault in [sample.fault for sample in row if sample.fault is not None]:
+        for fault in row.faults:
             if self.on_fault == "raise":
                 raise fault
             self.num_skipped[epoch] += 1

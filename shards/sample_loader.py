@@ -1,6 +1,11 @@
-"""One sample by its number: fetch, decode, repeat its slots; or a blank of the planned size."""
+"""One sample by its number: read and check, then decode; or a blank of the planned size.
+
+The two halves run in different threads: what decodes does nothing else.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,68 +43,78 @@ class SampleLoader:
         self._positions_per_image, self._tiling = positions_per_image, tiling
         self._image_size = image_size
 
-    def load_or_blank(
-        self, number: int, *, pixels: Pixels, reading: Reading | None = None
-    ) -> LoadedSample:
-        """Return one sample, or a blank with its fault if it cannot be had.
+    def read(self, number: int, *, reading: Reading | None = None) -> LoadedSample:
+        """Return one sample with its images still encoded, or a blank if it cannot be had.
+
+        Bytes that are wrong are read anew.
 
         Args:
-            pixels: uint8[inputs, crop, crop, 3], which the sample's images are decoded into.
             reading: has the sample's bytes, or is about to; without, they are read now.
         """
-        try:
-            return self.load(number, pixels=pixels, reading=reading)
-        except ShardError as fault:
-            return self._blank(number, fault=fault, pixels=pixels)
-
-    def load(self, number: int, *, pixels: Pixels, reading: Reading | None = None) -> LoadedSample:
-        """Return one sample, read anew if its bytes are wrong.
-
-        Raises:
-            ShardError: unreadable, or not what the index says.
-        """
-        for _ in range(ATTEMPTS - 1):
+        for attempt in range(1, ATTEMPTS + 1):
             try:
-                return self._load_once(number, pixels=pixels, reading=reading)
-            except UnreachableError:
-                raise
-            except ShardError:
-                reading = None
-                self._metrics.count("retries")
-        return self._load_once(number, pixels=pixels, reading=None)
+                return self._read_once(number, reading=reading if attempt == 1 else None)
+            except ShardError as fault:
+                if attempt == ATTEMPTS or isinstance(fault, UnreachableError):
+                    return self._blank(number, fault=fault)
+            self._metrics.count("retries")
+        raise AssertionError("the last attempt returns")
 
-    def _load_once(self, number: int, *, pixels: Pixels, reading: Reading | None) -> LoadedSample:
+    def decode(self, sample: LoadedSample, *, number: int, pixels: Pixels) -> LoadedSample:
+        """Decode a sample's images; return it, or what takes its place if they cannot be.
+
+        That is another reading of it, or a blank.
+
+        Args:
+            pixels: uint8[inputs, crop, crop, 3], black for a blank.
+        """
+        for attempt in range(1, ATTEMPTS + 1):
+            if sample.fault is not None:
+                break
+            try:
+                self._decode(sample.images, pixels, number=number)
+            except ValueError as err:
+                if attempt == ATTEMPTS:
+                    sample = self._blank(number, fault=self.fetcher.undecodable(number, err))
+                else:
+                    self._metrics.count("retries")
+                    sample = self.read(number)
+            else:
+                return sample
+        pixels.fill(0)
+        return sample
+
+    def _read_once(self, number: int, *, reading: Reading | None) -> LoadedSample:
         fetched = self.fetcher.fetch(number, reading=reading)
         try:
-            self._check_counts(fetched, number=number)
             ids, supervised = with_slots_repeated(
                 fetched.ids,
                 fetched.supervised,
                 image_id=self._image_id,
                 positions=self._image_positions(number),
             )
-            with self._metrics.timed("decode_s"):
-                self._decode(fetched, pixels, number=number)
+            self._check_counts(fetched, number=number)
         except ValueError as err:
             raise self.fetcher.undecodable(number, err) from err
-        return LoadedSample(key=self._index.keys[number], ids=ids, supervised=supervised)
+        return LoadedSample(
+            key=self._index.keys[number], ids=ids, supervised=supervised, images=fetched.images
+        )
 
-    def _decode(self, fetched: Fetched, pixels: Pixels, *, number: int) -> None:
+    def _decode(self, images: Sequence[memoryview], pixels: Pixels, *, number: int) -> None:
         """Fill uint8[inputs, crop, crop, 3] with the images of a sample, one after the other."""
         if self._tiling is None:
-            for data, place in zip(fetched.images, pixels, strict=True):
+            for data, place in zip(images, pixels, strict=True):
                 decode_into(place, data, shorter_side=self._image_size)
             return
         sizes = self._image_sizes(number)
         ends = np.cumsum(num_inputs(sizes, tiling=self._tiling))
         for data, size, places in zip(
-            fetched.images, sizes.tolist(), np.split(pixels, ends[:-1]), strict=True
+            images, sizes.tolist(), np.split(pixels, ends[:-1]), strict=True
         ):
             decode_tiles_into(places, data, size=(size[0], size[1]), tiling=self._tiling)
 
-    def _blank(self, number: int, *, fault: ShardError, pixels: Pixels) -> LoadedSample:
-        """Return a sample of the planned length with the planned images, all black, no labels."""
-        pixels.fill(0)
+    def _blank(self, number: int, *, fault: ShardError) -> LoadedSample:
+        """Return a sample of the planned length with the planned slots and no labels."""
         num_slots = int(self._image_positions(number).sum())
         ids = np.full(num_slots + int(self._index.text_tokens[number]), self._pad_id, np.int32)
         ids[:num_slots] = self._image_id
@@ -111,9 +126,9 @@ class SampleLoader:
         )
 
     def _check_counts(self, fetched: Fetched, *, number: int) -> None:
-        """Compare what was read with what the plan counted on."""
+        """Compare what was read, as many slots as planned, with what the plan counted on."""
         found = (
-            len(fetched.ids) - int(np.count_nonzero(fetched.ids == self._image_id)),
+            len(fetched.ids) - int(self._index.num_images[number]),
             int(np.count_nonzero(fetched.supervised)),
             len(fetched.images),
         )

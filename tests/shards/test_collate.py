@@ -43,7 +43,7 @@ def test_a_pinned_batch_is_page_locked_from_the_start(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch, "empty", noting)
     for pinned in (False, True):
         room = BatchRoom([2], tokens_per_row=6, side=4, pinned=pinned)
-        batch = room.batch([["a"]])
+        batch = room.batch([["a"]], num_supervised=0)
         assert asked == [pinned] * 2
         asked.clear()
         assert batch.pixels.data_ptr() == room.pixels.data_ptr()
@@ -68,7 +68,7 @@ def test_rows_hold_their_samples_one_after_the_other() -> None:
         lay_out(samples, room.row(number), pad_id=2)
     room.row(0).pixels[:] = pixels[:1]
     room.row(2).pixels[:] = pixels[1:]
-    batch = room.batch([["a", "b"], [], ["c"]])
+    batch = room.batch([["a", "b"], [], ["c"]], num_supervised=2)
     assert batch.token_ids.tolist() == [
         [5, 99, 6, 7, 8, 2],
         [2, 2, 2, 2, 2, 2],
