@@ -47,7 +47,9 @@ class EncodedImages:
 
     def __init__(self, work: Path):
         """Use the folder that `write_repeated` wrote to."""
-        self._repeated: NDArray[np.uint64] = np.load(work / "repeated.npy", mmap_mode="r")
+        self._repeated: NDArray[np.uint64] = np.asarray(
+            np.load(work / "repeated.npy", mmap_mode="r")
+        )
         self._folder = work / FOLDER
         self._folder.mkdir(exist_ok=True)
 

@@ -53,6 +53,8 @@ class ImageFiles:
         self.header = lru_cache(maxsize=65536)(self._header)
         """`header(ref)` returns the checked `Header` or raises `Rejected`; recent ones are kept."""
 
+        self._find = lru_cache(maxsize=256)(self._found_in)
+
         self.ahead = 0
         """How many dialogues or records ahead of their turn images are worth being expected."""
 
@@ -145,18 +147,20 @@ class ImageFiles:
         Raises:
             Rejected: `missing_image` or `unsafe_path`.
         """
-        check_path(ref.file)
+        return self._find(ref.file)
+
+    def _found_in(self, file: str) -> DataPath:
+        check_path(file)
         for root in self._roots:
-            path = root / ref.file
+            path = root / file
             if isinstance(path, RemotePath):
                 if path.is_file():
                     return path
-            elif _is_file(path):
-                assert isinstance(root, Path)
-                if not _lies_in(path, root / self._folder(ref.file)):
-                    raise Rejected("unsafe_path", f"{ref.file!r} leads out of its folder")
+            elif _is_file(str(path)):
+                if not _lies_in(str(path), f"{root}/{self._folder(file)}"):
+                    raise Rejected("unsafe_path", f"{file!r} leads out of its folder")
                 return path
-        raise Rejected("missing_image", f"{ref.file} is not there")
+        raise Rejected("missing_image", f"{file} is not there")
 
     def _folder(self, path: str) -> str:
         """Return the part of a path that is trusted: a folder of the source's, or the first."""
@@ -195,20 +199,20 @@ def check_path(path: str) -> None:
         raise Rejected("unsafe_path", f"{path[:80]!r} is not a path below the data folder")
 
 
-def _is_file(path: Path) -> bool:
+def _is_file(path: str) -> bool:
     try:
-        return stat.S_ISREG(path.stat().st_mode)
+        return stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 (once per image: a str is faster)
     except OSError as err:
         if err.errno in _ABSENT:
             return False
         raise
 
 
-def _lies_in(path: Path, folder: Path) -> bool:
+def _lies_in(path: str, folder: str) -> bool:
     """Tell whether a file lies below a folder, links of both resolved."""
-    inside, holder = _real(str(folder)), _real(str(path.parent))
-    if path.is_symlink():
-        holder = os.path.dirname(os.path.realpath(path))  # noqa: PTH120 (a str, as from _real)
+    inside, holder = _real(folder), _real(os.path.dirname(path))  # noqa: PTH120
+    if os.path.islink(path):  # noqa: PTH114
+        holder = os.path.dirname(os.path.realpath(path))  # noqa: PTH120
     return holder == inside or holder.startswith(inside + os.sep)
 
 

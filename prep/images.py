@@ -3,7 +3,11 @@
 In: the bytes of a file of unknown type. Out: upright, opaque RGB, its shorter side at most the
 wanted length, encoded again. The type is told by the leading bytes, never by a name, and limits are
 checked on the header before anything is decoded. All functions are pure: equal bytes in, equal
-bytes out, for one version of the image library.
+bytes out, on any machine that has the same versions of the libraries (`library_versions`).
+
+JPEG is decoded and encoded by simplejpeg, to the same pixels as by Pillow, which reads everything
+else; torch resizes, within one grey level of Pillow's bicubic filter and in integers, so that a CPU
+without its fast instructions gives equal bytes. `bench/prep.py` has the comparison.
 """
 
 from __future__ import annotations
@@ -12,13 +16,18 @@ import io
 import struct
 import zlib
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import IO, Literal
 
 import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, features
 from PIL import __version__ as pillow_version
 from vchat.prep.rejected import Rejected
 from vchat.shards.positions import stored_size
+
+Pixels = NDArray[np.uint8]
 
 MAX_BYTES = 100 * 2**20
 MAX_SIDE = 30_000
@@ -42,6 +51,11 @@ DAMAGE = (*_BROKEN, *_BROKEN_TOO)
 _ORIENTATION = 0x0112
 """EXIF tag that says how a picture is turned; 1 is upright."""
 
+_TURNED = (b"Exif\0\0", b"tiff:Orientation")
+"""What stands in a JPEG that may say how it is turned."""
+
+_PLAIN_COLORS = ("YCbCr", "Gray", "RGB")
+_HEAD_BYTES = 64 * 2**10
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 
 
@@ -88,6 +102,18 @@ class Encoded:
     """Width and height of the source, upright, in pixels."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Upright:
+    """A decoded image."""
+
+    format: str
+    rgb: Pixels
+    """uint8[H, W, 3], upright and opaque."""
+
+    untouched: bool
+    """Whether these are the pixels as the file has them."""
+
+
 def sniff(head: bytes) -> str | None:
     """Return the image format that the leading bytes (at least 12) announce, or None."""
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
@@ -103,9 +129,24 @@ def read_header(file: IO[bytes], *, num_bytes: int, name: str) -> Header:
     """
     if num_bytes > MAX_BYTES:
         raise Rejected("huge_image", f"{name}: {num_bytes} bytes, more than {MAX_BYTES}")
+    head = file.read(_HEAD_BYTES)
+    size = _jpeg_size(head) if head.startswith(_MAGIC[0][0]) else None
+    if size is not None:
+        check_size(size, name=name)
+        return Header(format="JPEG", size=size, num_bytes=num_bytes)
+    file.seek(0)
     with _opened(file, name=name) as image:
         assert image.format is not None
         return Header(format=image.format, size=image.size, num_bytes=num_bytes)
+
+
+def _jpeg_size(head: bytes) -> tuple[int, int] | None:
+    """Return width and height by the first bytes of a JPEG, or None if they do not say."""
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(head)
+    except ValueError:
+        return None
+    return width, height
 
 
 def _opened(file: IO[bytes], *, name: str) -> Image.Image:
@@ -146,30 +187,54 @@ def encode_for_shard(data: bytes, policy: ImagePolicy, *, name: str) -> Encoded:
     Raises:
         Rejected: as `read_header`, and `undecodable_image` if the pixels are damaged.
     """
-    with _opened(io.BytesIO(data), name=name) as opened:
-        found = str(opened.format)
-        pixels, original_size, untouched = _upright_rgb(opened, name=name)
+    upright = _plain_jpeg(data, name=name) or _opened_upright(data, name=name)
+    height, width = upright.rgb.shape[:2]
+    original_size = (width, height)
     target = stored_size(original_size, shorter_side=policy.size)
-    if policy.format == "keep" and untouched and target == original_size and found in _EXTENSIONS:
-        extension = _EXTENSIONS[found]
+    unchanged = upright.untouched and target == original_size
+    if policy.format == "keep" and unchanged and upright.format in _EXTENSIONS:
+        extension = _EXTENSIONS[upright.format]
         return Encoded(data=data, extension=extension, size=target, original_size=original_size)
-    if target != original_size:
-        pixels = pixels.resize(target, Image.Resampling.BICUBIC)
+    pixels = upright.rgb if target == original_size else _resized(upright.rgb, target)
     encoded, extension = _encoded(pixels, policy)
     return Encoded(data=encoded, extension=extension, size=target, original_size=original_size)
 
 
-def _upright_rgb(image: Image.Image, *, name: str) -> tuple[Image.Image, tuple[int, int], bool]:
-    """Return first-frame pixels as upright RGB, their size, and whether they are as stored."""
+def _plain_jpeg(data: bytes, *, name: str) -> _Upright | None:
+    """Decode a JPEG that is upright and in a common colour space; None leaves it to Pillow.
+
+    Pillow alone also decides about damage: where this decoder so much as warns, it gives up.
+    """
+    if not data.startswith(_MAGIC[0][0]) or any(mark in data for mark in _TURNED):
+        return None
     try:
-        image.load()
-        rotated = image.getexif().get(_ORIENTATION, 1) != 1
-        upright = ImageOps.exif_transpose(image) if rotated else image
-        rgb = flatten(upright)
-    except DAMAGE as err:
-        problem = f"{name}: {image.format} data is damaged: {type(err).__name__}"
-        raise Rejected("undecodable_image", problem) from err
-    return rgb, rgb.size, rgb is image
+        height, width, color, _ = simplejpeg.decode_jpeg_header(data)
+        check_size((width, height), name=name)
+        if color not in _PLAIN_COLORS:
+            return None
+        rgb = simplejpeg.decode_jpeg(data)
+    except ValueError:
+        return None
+    return _Upright(format="JPEG", rgb=rgb, untouched=color != "Gray")
+
+
+def _opened_upright(data: bytes, *, name: str) -> _Upright:
+    """Decode the first frame of an image of any known kind."""
+    with _opened(io.BytesIO(data), name=name) as image:
+        try:
+            image.load()
+            rotated = image.getexif().get(_ORIENTATION, 1) != 1
+            rgb = flatten(ImageOps.exif_transpose(image) if rotated else image)
+        except DAMAGE as err:
+            problem = f"{name}: {image.format} data is damaged: {type(err).__name__}"
+            raise Rejected("undecodable_image", problem) from err
+        return _Upright(format=str(image.format), rgb=np.asarray(rgb), untouched=rgb is image)
+
+
+def _resized(rgb: Pixels, size: tuple[int, int]) -> Pixels:
+    from vchat.shards.decode import resized  # imports torch: 480 MB that few builds can do without
+
+    return resized(rgb, size=size)
 
 
 def flatten(image: Image.Image) -> Image.Image:
@@ -185,7 +250,7 @@ def flatten(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _eight_bits(image: Image.Image) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+def _eight_bits(image: Image.Image) -> Pixels:
     """Scale 16-bit grey values to 8 bits; float values are taken as 0 to 255."""
     values = np.asarray(image, dtype=np.float64)
     if image.mode != "F":
@@ -193,20 +258,18 @@ def _eight_bits(image: Image.Image) -> np.ndarray[tuple[int, int], np.dtype[np.u
     return np.clip(np.rint(np.nan_to_num(values)), 0, 255).astype(np.uint8)
 
 
-def _encoded(image: Image.Image, policy: ImagePolicy) -> tuple[bytes, str]:
-    file = io.BytesIO()
-    if policy.format == "png":
-        image.save(file, "PNG")
-        return file.getvalue(), "png"
-    if policy.format == "webp":
-        image.save(file, "WEBP", quality=policy.quality)
-        return file.getvalue(), "webp"
-    image.save(file, "JPEG", quality=policy.quality)
-    return file.getvalue(), "jpg"
+def _encoded(rgb: Pixels, policy: ImagePolicy) -> tuple[bytes, str]:
+    if policy.format in ("png", "webp"):
+        file = io.BytesIO()
+        Image.fromarray(rgb).save(file, policy.format.upper(), quality=policy.quality)
+        return file.getvalue(), policy.format
+    pixels = np.ascontiguousarray(rgb)
+    return simplejpeg.encode_jpeg(pixels, quality=policy.quality, colorsubsampling="420"), "jpg"
 
 
 def library_versions() -> dict[str, str]:
     """Return the versions of the libraries that shape an encoded image's bytes."""
     names = ("libjpeg_turbo", "jpg", "zlib", "webp", "libtiff")
     found = {name: features.version(name) for name in names}
-    return {"pillow": pillow_version} | {name: str(v) for name, v in found.items() if v}
+    others = {"pillow": pillow_version} | {name: version(name) for name in ("simplejpeg", "torch")}
+    return others | {name: str(v) for name, v in found.items() if v}

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 
 from vchat.prep.images import library_versions
 
 
+@cache
 def libraries() -> dict[str, str]:
     """Return name -> version."""
-    names = ("numpy", "tokenizers", "webdataset")
+    names = ("numpy", "tokenizers")
     return {name: version(name) for name in names} | library_versions()
 
 

@@ -164,7 +164,7 @@ def _digest(wanted: NewTokens, opened: _Opened) -> str:
 
 
 def _libraries() -> dict[str, str]:
-    return {name: version(name) for name in ("numpy", "tokenizers", "webdataset")}
+    return {name: version(name) for name in ("numpy", "tokenizers")}
 
 
 def _complete(output: Output, digest: str) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -130,9 +131,13 @@ def image_member(sample: Sample, position: int) -> str:
 
 def _origin(record: RecordOrigin) -> dict[str, Any]:
     """Return a record's origin as JSON; `marks` is left out if there are none."""
-    described = asdict(record)
+    described = {name: getattr(record, name) for name in RecordOrigin.__slots__}
     marks = described.pop("marks")
     return described | ({"marks": list(marks)} if marks else {})
+
+
+def _round(stored: StoredRound) -> dict[str, Any]:
+    return {"images": stored.images, "question": stored.question, "answer": stored.answer}
 
 
 def sample_from_members(found: Mapping[str, bytes], *, name: str) -> Sample:
@@ -174,7 +179,7 @@ def _description(sample: Sample) -> bytes:
         "source": sample.source,
         "split": sample.split,
         "records": [_origin(record) for record in sample.records],
-        "rounds": [asdict(stored) for stored in sample.rounds],
+        "rounds": [_round(stored) for stored in sample.rounds],
         "images": images,
     }
     try:
@@ -220,9 +225,15 @@ def _size(pair: list[int]) -> tuple[int, int]:
 
 def _npy(array: NDArray[Any], dtype: str) -> bytes:
     """Return an array as an npy file of format version 1.0, little-endian."""
+    return _npy_header(dtype, array.shape) + np.ascontiguousarray(array, dtype=dtype).tobytes()
+
+
+@lru_cache(maxsize=8192)
+def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """Return what stands before an array's bytes; a shard's samples have few different lengths."""
     file = io.BytesIO()
-    little_endian = np.ascontiguousarray(array, dtype=dtype)
-    np.lib.format.write_array(file, little_endian, version=(1, 0), allow_pickle=False)
+    described = {"descr": dtype, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, described)
     return file.getvalue()
 
 

@@ -127,7 +127,9 @@ def rgb_by_pillow(data: bytes | memoryview) -> Pixels:
 def resized(rgb: Pixels, *, size: tuple[int, int]) -> Pixels:
     """Return uint8[size[1], size[0], 3], bicubic with antialiasing."""
     writable = torch.from_numpy(np.require(rgb, requirements="W"))
-    planes = writable.permute(2, 0, 1)[None]  # in memory still channels last: torch's fast path
+    # The new axis comes first, so that torch sees its channels-last layout: its fast path, and the
+    # result is whole in memory.
+    planes = writable[None].permute(0, 3, 1, 2)
     width, height = size
     smaller = torch.nn.functional.interpolate(
         planes, size=(height, width), mode="bicubic", antialias=True

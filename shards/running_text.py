@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -37,6 +38,9 @@ class TextEncoder:
         self._opening = _text_tokenizer(spec)
         self._later = self._opening if later == spec else _text_tokenizer(later)
         self._continuing = self._later if continuing == later else _text_tokenizer(continuing)
+        self._tokens = lru_cache(maxsize=64)(self._tokenized)
+        """A dialogue begins as most do, and its prompt is asked for with and without its answer."""
+
         self._controls = {
             token["id"]: token["content"] for token in spec["added_tokens"] if _is_control(token)
         }
@@ -62,7 +66,7 @@ class TextEncoder:
             yield whole[0][len(ids) :], supervised
             text, ids = text + added, whole[0]
 
-    def _tokens(self, tokenizer: Tokenizer, text: str) -> Tokens:
+    def _tokenized(self, tokenizer: Tokenizer, text: str) -> Tokens:
         """Tokenize text; where its model alone would make a control token, cut the spelling."""
         try:
             encoding = tokenizer.encode(text, add_special_tokens=False)

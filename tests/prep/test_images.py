@@ -114,3 +114,42 @@ def test_damage_anywhere_is_a_rejection_and_nothing_else():
 def test_a_policy_outside_its_range_is_refused(bad):
     with pytest.raises(ValueError, match="want"):
         ImagePolicy(**bad)
+
+
+def drawn_noisy(mode: str = "RGB") -> Image.Image:
+    """Return a picture that every step of a JPEG coder changes."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8))
+    return coarse.resize((320, 240)).convert(mode)
+
+
+PLAIN = {
+    "baseline": encoded(drawn_noisy(), quality=90),
+    "progressive": encoded(drawn_noisy(), quality=80, progressive=True),
+    "unsubsampled": encoded(drawn_noisy(), quality=95, subsampling=0),
+    "grey": encoded(drawn_noisy("L")),
+    "cmyk": encoded(drawn_noisy("CMYK")),
+    "with bytes after its end": encoded(drawn_noisy()) + b"more",
+    "with bytes before a marker": encoded(drawn_noisy())[:-2] + b"\x00\x17\xff\xd9",
+}
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_a_jpeg_has_the_pixels_that_pillow_reads(kind):
+    stored = encode_for_shard(PLAIN[kind], ImagePolicy(size=240, format="png"), name="a")
+    wanted = np.asarray(Image.open(io.BytesIO(PLAIN[kind])).convert("RGB"))
+    assert (pixels(stored.data) == wanted).all()
+
+
+def test_a_smaller_image_is_within_one_grey_level_of_pillows():
+    stored = encode_for_shard(PLAIN["baseline"], ImagePolicy(size=100, format="png"), name="a")
+    whole = Image.open(io.BytesIO(PLAIN["baseline"]))
+    wanted = np.asarray(whole.resize(stored.size, Image.Resampling.BICUBIC), dtype=int)
+    assert np.abs(pixels(stored.data) - wanted).max() == 1
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_a_header_says_the_same_with_and_without_the_rest(kind):
+    data = PLAIN[kind]
+    header = read_header(io.BytesIO(data[:1000]), num_bytes=len(data), name="a")
+    assert (header.format, header.size, header.num_bytes) == ("JPEG", (320, 240), len(data))

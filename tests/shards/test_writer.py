@@ -12,7 +12,7 @@ from toy import toy_image, toy_sample, toy_tokenizer
 from vchat.shards.codec import RecordOrigin, Sample, StoredRound, members
 from vchat.shards.index_rows import ROW_SCHEMA
 from vchat.shards.tokens import TextTokenizer
-from vchat.shards.writer import write_shard
+from vchat.shards.writer import header, write_shard
 
 GOLDEN = "117273c8f6ca968265f5e44af779e54bdf9d1d99e22c94f5dc6ac51cf7cdc977"
 """SHA-256 of `literal_sample` in a shard. If it must change, so must FORMAT.md's version."""
@@ -139,3 +139,10 @@ def test_a_shard_that_fails_leaves_the_older_one(tmp_path, samples):
     with pytest.raises(ValueError, match="extension 'exe'"):
         write_shard(path, [samples[1], spoilt], first_number=0)
     assert path.read_bytes() == before
+
+
+def test_headers_are_those_of_tarfile():
+    for name, size in (("000000007.json", 0), ("123456789.tokens.npy", 511), ("0.jpg", 8**11 - 1)):
+        info = tarfile.TarInfo(name)
+        info.size, info.mode, info.uname, info.gname = size, 0o444, "vchat", "vchat"
+        assert header(name, size) == info.tobuf(tarfile.USTAR_FORMAT)
