@@ -107,12 +107,26 @@ def decoded(text: bytes, *, name: str) -> bytes:
     Raises:
         Rejected: `undecodable_image` for any other character.
     """
-    for escape, plain in _ESCAPES:
-        text = text.replace(escape, plain)
-    if text.startswith(b"data:"):
-        text = text.partition(b",")[2]
-    text = text.translate(bytes.maketrans(b"-_", b"+/")).rstrip(b"=")
+    text = _plain(text)
     try:
         return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
     except binascii.Error as err:
         raise Rejected("undecodable_image", f"{name}: not base64: {err}") from err
+
+
+def decoded_head(text: bytes) -> bytes:
+    """Return what the beginning of a base64 text holds; nothing if it is not base64."""
+    text = _plain(text.rstrip(b"\\"))
+    try:
+        return base64.b64decode(text[: len(text) // 4 * 4], validate=True)
+    except binascii.Error:
+        return b""
+
+
+def _plain(text: bytes) -> bytes:
+    """Return base64 of the standard alphabet, without escapes, line breaks and padding."""
+    for escape, plain in _ESCAPES:
+        text = text.replace(escape, plain)
+    if text.startswith(b"data:"):
+        text = text.partition(b",")[2]
+    return text.translate(bytes.maketrans(b"-_", b"+/")).rstrip(b"=")

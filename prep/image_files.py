@@ -24,9 +24,9 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from vchat.prep.archives import archive_of, member_name, members_of, read_member
-from vchat.prep.base64_json import decoded
+from vchat.prep.base64_json import decoded, decoded_head
 from vchat.prep.data_path import DataPath, RemotePath, path_below, read_range
-from vchat.prep.images import MAX_BYTES, Header, read_header
+from vchat.prep.images import MAX_BYTES, Header, read_header, sniff
 from vchat.prep.parquet_cells import read_cell
 from vchat.prep.rejected import Rejected
 from vchat.shards.dialogue import ImageRef
@@ -38,6 +38,7 @@ _UNSAFE = re.compile("[\0\ud800-\udfff]")
 AHEAD = 16
 """Images of so many dialogues are on their way at a time: some MB."""
 
+_HEAD_CHARACTERS = 8 * 2**10
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR)
 
 
@@ -111,6 +112,12 @@ class ImageFiles:
         return None
 
     def _header(self, ref: ImageRef) -> Header:
+        if (
+            ref.offset >= 0
+            and not ref.member
+            and (header := self._base64_header(ref)) is not None
+        ):
+            return header
         if ref.member or ref.offset >= 0:
             data = self.read(ref)
             return read_header(io.BytesIO(data), num_bytes=len(data), name=ref.key)
@@ -118,6 +125,22 @@ class ImageFiles:
             num_bytes = file.seek(0, io.SEEK_END)
             file.seek(0)
             return read_header(file, num_bytes=num_bytes, name=ref.file)
+
+    def _base64_header(self, ref: ImageRef) -> Header | None:
+        """Return the header by the first bytes of a base64 value, or None if they do not do.
+
+        Whether the rest is base64 at all shows when the picture is decoded.
+        """
+        size = min(ref.size_bytes, _HEAD_CHARACTERS)
+        head = decoded_head(read_range(self.find(ref), ref.offset, ref.offset + size))
+        if sniff(head) is None:
+            return None
+        try:
+            return read_header(io.BytesIO(head), num_bytes=ref.size_bytes * 3 // 4, name=ref.key)
+        except Rejected as rejected:
+            if rejected.reason == "undecodable_image":
+                return None
+            raise
 
     def read(self, ref: ImageRef) -> bytes:
         """Return the bytes of an image, expected or not; raises as `_read`."""
