@@ -1,10 +1,10 @@
 """A base64 JSON of 2 GB, converted: peak memory and MB/s, beside plain ijson and the raw read.
 
-Run: `python bench/base64_json.py [GB]` (2 by default, in a temporary folder). The data is MIMIC-IT's
-SD: pairs of 224 by 224 pictures as PNG in base64, in one flat JSON object, and a question about
-each pair. Exits with 1 if the peak of ours is above 600 MB. Each form is a process of its own; its peak is the largest sum of resident
-memory over it and its children, shared pages counted in each, looked at 50 times a second. The file
-is in the page cache for all of them.
+Run: `python bench/base64_json.py [GB]` (2 by default, in a temporary folder). The data is that of
+MIMIC-IT's SD: pairs of 224 by 224 pictures as PNG in base64 in one flat JSON object, and a question
+about each pair. Each form is a process of its own; its peak is the largest sum of resident memory
+over it and its children, shared pages counted in each, looked at 50 times a second. The file is in
+the page cache for all of them. Exits with 1 if the peak of ours is above 600 MB.
 
     read      the file in blocks of 4 MB, nothing done with them
     ijson     `ijson.kvitems`, which streams a name and a value at a time; nothing kept

@@ -10,6 +10,7 @@ Letters in shapes: N records of a source, M images of all of them, D dialogues.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -202,36 +203,39 @@ def _dialogues(
     columns: RecordColumns, status: NDArray[np.int8], is_eval: Bools, *, most: int
 ) -> Blend:
     """Join the used records of each side into dialogues of 1 to `most` records."""
-    rows: list[int] = []
-    starts, sides = [0], []
-    for side in (False, True):
-        for group in _groups(columns, (status == USED) & (is_eval == side), most=most):
-            rows += group
-            starts.append(len(rows))
-            sides.append(side)
+    parts = [
+        _groups(columns, (status == USED) & (is_eval == side), most=most) for side in (False, True)
+    ]
     return Blend(
         source=columns.source,
         status=status,
-        is_eval=np.array(sides, dtype=np.bool_),
-        rows=np.array(rows, dtype=np.int64),
-        starts=np.array(starts, dtype=np.int64),
+        is_eval=np.repeat([False, True], [len(sizes) for _, sizes in parts]),
+        rows=np.concatenate([rows for rows, _ in parts]),
+        starts=_starts(np.concatenate([sizes for _, sizes in parts])),
     )
 
 
-def _groups(columns: RecordColumns, chosen: Bools, *, most: int) -> Iterable[list[int]]:
-    """Yield lists of rows that together hold every chosen record once.
+def _groups(columns: RecordColumns, chosen: Bools, *, most: int) -> tuple[Counts, Counts]:
+    """Return every chosen record once, group by group, and int64[groups] with the groups' sizes.
 
     Single-image records are taken in hash order, 1 to `most` at a time, each number equally often
     (the last group holds what is left); any other record is a dialogue of its own.
     """
     single = columns.num_images == 1
     alone = np.flatnonzero(chosen & ~single)
-    yield from ([row] for row in alone.tolist())
     joined = np.flatnonzero(chosen & single)
     joined = joined[np.lexsort((joined, columns.order[joined]))]
-    sizes = (columns.group[joined] % np.uint64(most)).astype(np.int64) + 1
-    start = 0
-    while start < len(joined):
-        end = start + int(sizes[start])
-        yield joined[start:end].tolist()
-        start = end
+    wanted = (columns.group[joined] % np.uint64(most)).astype(np.int64) + 1
+    sizes = wanted if most == 1 else _sizes_in_turn(wanted)
+    rows = np.concatenate((alone, joined))
+    return rows, np.concatenate((np.ones(len(alone), dtype=np.int64), sizes))
+
+
+def _sizes_in_turn(wanted: Counts) -> Counts:
+    """Return the sizes of groups, each as wanted by the record that it starts with."""
+    sizes, start, end = array("q"), 0, len(wanted)
+    while start < end:
+        size = min(int(wanted[start]), end - start)
+        sizes.append(size)
+        start += size
+    return np.frombuffer(sizes, dtype=np.int64) if sizes else np.zeros(0, dtype=np.int64)

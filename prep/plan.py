@@ -27,6 +27,7 @@ from vchat.shards.files import written_whole
 PLAN_VERSION = 1
 """Raised whenever equal inputs would give another plan."""
 
+_ROWS_AT_ONCE = 100_000
 SPLITS = ("train", "eval")
 SCHEMA = pa.schema(
     [("source", pa.dictionary(pa.int8(), pa.string())), ("rows", pa.list_(pa.int64()))]
@@ -163,16 +164,19 @@ def _sums(values: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.in
 
 
 def _table(blends: Sequence[Blend], dialogues: _Dialogues) -> pa.Table:
-    rows = [
-        blends[source].rows[blends[source].starts[number] : blends[source].starts[number + 1]]
-        for source, number in zip(dialogues.source, dialogues.number, strict=True)
-    ]
-    offsets = np.concatenate(([0], np.cumsum([len(some) for some in rows]))).astype(np.int32)
-    flat = np.concatenate(rows).astype(np.int64)
+    before = np.cumsum([0, *(len(one.rows) for one in blends)])
+    starts = np.zeros(len(dialogues.source), dtype=np.int64)
+    for number, one in enumerate(blends):
+        mine = dialogues.source == number
+        starts[mine] = before[number] + one.starts[dialogues.number[mine]]
+    offsets = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(dialogues.records)))
+    places = np.repeat(starts - offsets[:-1], dialogues.records) + np.arange(offsets[-1])
+    flat = np.concatenate([one.rows for one in blends])[places]
     names = pa.array([one.source for one in blends])
     source = pa.DictionaryArray.from_arrays(pa.array(dialogues.source.astype(np.int8)), names)
     return pa.Table.from_arrays(
-        [source, pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))], schema=SCHEMA
+        [source, pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(flat))],
+        schema=SCHEMA,
     )
 
 
@@ -220,7 +224,9 @@ def _digest(table: pa.Table, shards: Sequence[PlannedShard], settings: Mapping[s
         "settings": settings,
     }
     hasher = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
-    hasher.update(",".join(table["source"].cast(pa.string()).to_pylist()).encode())
+    for start in range(0, table.num_rows, _ROWS_AT_ONCE):
+        names = table["source"].slice(start, _ROWS_AT_ONCE).cast(pa.string()).to_pylist()
+        hasher.update(("," * bool(start) + ",".join(names)).encode())
     lists = table["rows"].combine_chunks()
     hasher.update(np.asarray(lists.offsets).tobytes())
     hasher.update(np.asarray(lists.values).tobytes())
