@@ -53,7 +53,7 @@ def run_tasks(
 def process_pool(workers: int) -> ProcessPoolExecutor:
     """Return a pool of fresh processes that end when this one is gone."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vchat.prep.task"])
+    context.set_forkserver_preload(["vchat.prep.task", "vchat.shards.decode"])
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
 
 
