@@ -112,11 +112,7 @@ class ImageFiles:
         return None
 
     def _header(self, ref: ImageRef) -> Header:
-        if (
-            ref.offset >= 0
-            and not ref.member
-            and (header := self._base64_header(ref)) is not None
-        ):
+        if ref.offset >= 0 and not ref.member and (header := self._base64_header(ref)) is not None:
             return header
         if ref.member or ref.offset >= 0:
             data = self.read(ref)
@@ -132,7 +128,7 @@ class ImageFiles:
         Whether the rest is base64 at all shows when the picture is decoded.
         """
         size = min(ref.size_bytes, _HEAD_CHARACTERS)
-        head = decoded_head(read_range(self.find(ref), ref.offset, ref.offset + size))
+        head = decoded_head(read_range(self.find(ref), ref.offset, size))
         if sniff(head) is None:
             return None
         try:
