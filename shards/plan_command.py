@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vchat.shards.joined_sets import JoinedSets
     from vchat.shards.manifest import ShardSet
     from vchat.shards.plan_arguments import PlanArguments, SourceShare
+    from vchat.shards.positions import Tiling
 
 POSITIVE = click.IntRange(min=1)
 
@@ -25,6 +26,8 @@ POSITIVE = click.IntRange(min=1)
 @click.option(
     "--positions-per-image", type=POSITIVE, help="Default: what the shards were made for."
 )
+@click.option("--max-tiles", type=click.IntRange(min=2), help="Cut larger images into tiles.")
+@click.option("--tile-side", type=POSITIVE, help="In pixels, with --max-tiles: the tower's side.")
 @click.option("--rows-per-micro-batch", type=POSITIVE, default=1, show_default=True)
 @click.option("--ranks", type=POSITIVE, default=1, show_default=True)
 @click.option("--split", default="train", show_default=True)
@@ -75,6 +78,7 @@ def plan_arguments(opened: list[ShardSet], options: dict[str, Any]) -> PlanArgum
         if options["images_per_row"] is None
         else options["images_per_row"],
         positions_per_image=per_image,
+        tiling=tiling(options),
         shuffle_window_shards=options["window"],
         lanes=options["lanes"],
         balanced_rows=options["balanced_rows"],
@@ -84,6 +88,16 @@ def plan_arguments(opened: list[ShardSet], options: dict[str, Any]) -> PlanArgum
         on_too_long=options["on_too_long"],
         tail=options["tail"],
     )
+
+
+def tiling(options: dict[str, Any]) -> Tiling | None:
+    """Read `--max-tiles` and `--tile-side`, which go together."""
+    from vchat.shards.positions import Tiling
+
+    max_tiles, side = options["max_tiles"], options["tile_side"]
+    if (max_tiles is None) != (side is None):
+        raise click.UsageError("--max-tiles and --tile-side go together")
+    return None if max_tiles is None else Tiling(max_tiles=max_tiles, side=side)
 
 
 def source_share(text: str) -> SourceShare:

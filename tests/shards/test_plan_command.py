@@ -111,3 +111,13 @@ def test_keys_come_from_lines_or_from_parquet(tmp_path: Path) -> None:
     assert read_keys(tmp_path / "a.parquet") == ("a", "b")
     with pytest.raises(ValueError, match="has columns why, wanted one called key"):
         read_keys(tmp_path / "b.parquet")
+
+
+def test_tiles_are_counted_as_a_run_with_them_counts(shard_set: ShardSet) -> None:
+    tiles = ["--max-tiles", "4", "--tile-side", "16"]  # 40 x 32 pixels: 2 x 2 tiles and the whole
+    plain = json.loads(run(shard_set, "--json").stdout)
+    tiled = json.loads(run(shard_set, *tiles, "--json").stdout)
+    assert tiled["image_positions"] == 5 * plain["image_positions"]
+    alone = run(shard_set, *tiles[:2])
+    assert alone.exit_code == 2
+    assert "--max-tiles and --tile-side go together" in alone.output
