@@ -41,18 +41,24 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--out", type=Path, default=Path("build/learning-try"))
+    parser.add_argument("--finished", action="store_true", help="of runs in OUT; make none")
     parser.add_argument("--docs", type=Path, help="folder of learning.md and learning.png")
     parser.add_argument("--one", choices=ATTENTIONS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         train_one(arguments.out, arguments.one, steps=arguments.steps, seed=arguments.seeds[0])
         return
-    prepare_world(arguments.out, images=arguments.images)
-    for seed in arguments.seeds:
-        for attention in ATTENTIONS:
-            run_one(arguments.out, attention, steps=arguments.steps, seed=seed)
+    if not arguments.finished:
+        prepare_world(arguments.out, images=arguments.images)
+        for seed in arguments.seeds:
+            for attention in ATTENTIONS:
+                run_one(arguments.out, attention, steps=arguments.steps, seed=seed)
     results = {
-        attention: [read_result(arguments.out, attention, seed) for seed in arguments.seeds]
+        attention: {
+            seed: read_result(arguments.out, attention, seed)
+            for seed in arguments.seeds
+            if (arguments.out / f"{attention}-{seed}" / "answers" / "answers.json").is_file()
+        }
         for attention in ATTENTIONS
     }
     lines = table(results)
@@ -200,9 +206,9 @@ def read_result(out: Path, attention: str, seed: int) -> Result:
     )
 
 
-def table(results: dict[str, list[Result]]) -> list[str]:
+def table(results: dict[str, dict[int, Result]]) -> list[str]:
     """Return a Markdown table: one row per measure, mean and range over seeds."""
-    seconds = min(result.cpu_s[-1] for runs in results.values() for result in runs)
+    seconds = min(result.cpu_s[-1] for runs in results.values() for result in runs.values())
     rows: list[tuple[str, Any]] = [
         ("held-out loss after all steps", lambda r: r.losses[-1]),
         (f"held-out loss after {seconds:.0f} CPU s", lambda r: loss_at(r, seconds)),
@@ -212,7 +218,7 @@ def table(results: dict[str, list[Result]]) -> list[str]:
     ]
     lines = ["| | " + " | ".join(results) + " |", "|---|" + "---|" * len(results)]
     for name, measure in rows:
-        cells = [spread([measure(result) for result in runs]) for runs in results.values()]
+        cells = [spread([measure(result) for result in runs.values()]) for runs in results.values()]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
 
@@ -230,7 +236,7 @@ def spread(values: Sequence[float]) -> str:
 def write_document(
     folder: Path,
     lines: list[str],
-    results: dict[str, list[Result]],
+    results: dict[str, dict[int, Result]],
     arguments: argparse.Namespace,
 ) -> None:
     """Write the plot, and the table between its marks in the document."""
@@ -239,12 +245,13 @@ def write_document(
     page = folder / "learning.md"
     head, _, rest = page.read_text(encoding="utf-8").partition("<!-- table -->\n")
     _, _, tail = rest.partition("<!-- end of table -->")
-    made = f"{arguments.steps} steps, seeds {', '.join(map(str, arguments.seeds))}, mean (range):"
-    text = "\n".join([made, "", *lines, ""])
+    seeds = "; ".join(f"{name} {', '.join(map(str, runs))}" for name, runs in results.items())
+    made = f"{arguments.steps} steps; mean (range) over the seeds of {seeds}:"
+    text = "\n".join([made, "", *lines, "", ""])
     page.write_text(f"{head}<!-- table -->\n{text}<!-- end of table -->{tail}", encoding="utf-8")
 
 
-def draw(path: Path, results: dict[str, list[Result]]) -> None:
+def draw(path: Path, results: dict[str, dict[int, Result]]) -> None:
     """Draw held-out loss against steps and against CPU time, one line per seed."""
     import matplotlib
 
@@ -253,7 +260,7 @@ def draw(path: Path, results: dict[str, list[Result]]) -> None:
 
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.5), sharey=True, layout="constrained")
     for attention, runs in results.items():
-        for number, result in enumerate(runs):
+        for number, result in enumerate(runs.values()):
             label = attention if number == 0 else None
             style = {"color": COLORS[attention], "alpha": 0.8, "linewidth": 1.2, "label": label}
             axes[0].plot(result.steps, result.losses, **style)
@@ -261,6 +268,8 @@ def draw(path: Path, results: dict[str, list[Result]]) -> None:
     for axis, name in zip(axes, ("optimizer steps", "CPU seconds of training"), strict=True):
         axis.set_xlabel(name)
         axis.set_yscale("log")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("held-out loss")
     axes[0].legend()
