@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from vchat.model.attention import register
+from vchat.model.shares import whole
 
 
 def use_attention(decoder: PreTrainedModel, name: str) -> None:
@@ -48,12 +49,11 @@ def cover_ids(decoder: PreTrainedModel, *, num_ids: int, image_token_id: int) ->
         )
     num_known = min(decoder.get_input_embeddings().num_embeddings, num_ids)
     if num_known < num_ids:
-        decoder.resize_token_embeddings(num_ids, mean_resizing=False)
+        with torch.random.fork_rng(devices=[]):  # the library draws rows that are replaced below
+            decoder.resize_token_embeddings(num_ids, mean_resizing=False)
     fresh = sorted({image_token_id, *range(num_known, num_ids)})
     known = torch.tensor([i for i in range(num_known) if i != image_token_id])
     for module in (decoder.get_input_embeddings(), decoder.get_output_embeddings()):
-        for name in ("weight", "bias"):
-            rows = getattr(module, name, None)
-            if rows is not None:
-                with torch.no_grad():
-                    rows[fresh] = rows[known].float().mean(dim=0).to(rows.dtype)
+        for rows in module.parameters(recurse=False):
+            with torch.no_grad(), whole([rows], changed_by_rank_0=True):
+                rows[fresh] = rows[known].float().mean(dim=0).to(rows.dtype)

@@ -114,8 +114,9 @@ class PerceiverProjection(nn.Module):
         if self.has_class_position:
             features = features[:, 1:]
         values = self.ln_kv(self.kv_proj(features))
-        keys = values + resized_grid(self.pos_embed, num_positions=values.shape[1])
-        queries = (self.ln_q(self.query) + self.pos_embed).expand(len(features), -1, -1)
+        grid = self.pos_embed.to(values.dtype)  # a buffer stays float32 in a bf16 run
+        keys = values + resized_grid(grid, num_positions=values.shape[1])
+        queries = (self.ln_q(self.query) + grid).expand(len(features), -1, -1)
         gathered, _ = self.attn(queries, keys, values, need_weights=False)
         projected: Tensor = self.projection(gathered)
         return projected

@@ -172,8 +172,9 @@ class Resampler(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """Map float[N, P, patch width] to float[N, queries, width]; P must be a square."""
         values = self.ln_kv(self.kv_proj(hidden))
-        keys = values + resized_grid(self.pos_embed, num_positions=values.shape[1])
-        queries = (self.ln_q(self.query) + self.pos_embed).expand(len(hidden), -1, -1)
+        grid = self.pos_embed.to(values.dtype)  # a buffer stays float32 in a bf16 run
+        keys = values + resized_grid(grid, num_positions=values.shape[1])
+        queries = (self.ln_q(self.query) + grid).expand(len(hidden), -1, -1)
         gathered: Tensor
         gathered, _ = self.attn(queries, keys, values, need_weights=False)
         return gathered

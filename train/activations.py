@@ -232,7 +232,7 @@ def twin_of(model: VisualChat, config: RunConfig, *, factor: int, depth: int) ->
     decoder.pad_token_id = decoder.bos_token_id = decoder.eos_token_id = None
     decoder.num_hidden_layers = depth
     if getattr(decoder, "layer_types", None):
-        decoder.layer_types = decoder.layer_types[:depth]
+        decoder.layer_types = (decoder.layer_types * depth)[:depth]  # of a model of one, too
     if not is_trained(model.tower):
         tower.num_hidden_layers = min(2, tower.num_hidden_layers)
     own, made.tower_config = made.tower_config, tower

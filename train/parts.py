@@ -9,6 +9,7 @@ from torch import nn
 from vchat.model.adapters import is_adapter
 from vchat.model.visual_chat import VisualChat
 from vchat.train.config import OptimizerConfig, Part
+from vchat.train.flops import shape_of
 
 
 def train_only(model: VisualChat, parts: Sequence[Part]) -> None:
@@ -62,7 +63,7 @@ def parameter_groups(model: VisualChat, optimizer: OptimizerConfig) -> list[dict
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            decay = optimizer.weight_decay if parameter.dim() >= 2 else 0.0
+            decay = optimizer.weight_decay if len(shape_of(parameter)) >= 2 else 0.0
             rate_factor = factor if id(parameter) in embeddings else 1.0
             groups.setdefault((decay, rate_factor), []).append(parameter)
     if not groups:

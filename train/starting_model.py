@@ -9,16 +9,22 @@ from typing import Any
 import torch
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
+from vchat.model.config import VisualChatConfig
 from vchat.model.open_clip_tower import FOLDER_CONFIG, OpenClipVision, from_folder
 from vchat.model.towers import register_towers
 from vchat.model.visual_chat import VisualChat
 from vchat.shards.positions import Tiling
 from vchat.train.config import LoraConfig, ModelConfig
 from vchat.train.data import ModelSizes
+from vchat.train.loading import WHOLE, Loading
 
 
-def build_model(config: ModelConfig, *, image_token_id: int, num_ids: int, seed: int) -> VisualChat:
-    """Make the model a run starts from, in fp32 on the CPU; equal seeds give equal weights.
+def build_model(
+    config: ModelConfig, *, image_token_id: int, num_ids: int, seed: int, loading: Loading = WHOLE
+) -> VisualChat:
+    """Make the model a run starts from, on the CPU; equal seeds give equal weights.
+
+    Only what may be big is loaded as `loading` says; a tower and new weights are whole, in float32.
 
     Raises:
         ValueError: if a folder does not hold such a model, or a table does not describe one.
@@ -48,29 +54,35 @@ def adapt(model: VisualChat, lora: LoraConfig) -> None:
 def _without_adapters(config: ModelConfig, *, image_token_id: int, num_ids: int) -> VisualChat:
     """The model before `[model.lora]` is applied."""
     if config.start_from is not None:
-        return load_model(config.start_from)
+        return load_model(config.start_from, loading=loading)
     assert config.decoder is not None  # ModelConfig checks both
     assert config.tower is not None
-    return VisualChat.from_parts(
-        tower=tower_from(config.tower),
-        decoder=decoder_from(config.decoder, num_ids=num_ids),
-        image_token_id=image_token_id,
-        num_ids=num_ids,
-        attention=config.attention,
-        projection=config.projection,
-        image_size=config.image_size,
-        image_mean=stated(config.tower, "image_mean"),
-        image_std=stated(config.tower, "image_std"),
-    )
+    tower = tower_from(config.tower)
+    decoder = decoder_from(config.decoder, num_ids=num_ids, loading=loading)
+    with loading.under_way():  # the embedding table may grow
+        return VisualChat.from_parts(
+            tower=tower,
+            decoder=decoder,
+            image_token_id=image_token_id,
+            num_ids=num_ids,
+            attention=config.attention,
+            projection=config.projection,
+            image_size=config.image_size,
+            image_mean=stated(config.tower, "image_mean"),
+            image_std=stated(config.tower, "image_std"),
+        )
 
 
-def load_model(folder: Path) -> VisualChat:
-    """Load a VisualChat folder, or the model of a step folder, in fp32."""
+def load_model(folder: Path, *, loading: Loading = WHOLE) -> VisualChat:
+    """Load a VisualChat folder, or the model of a step folder."""
     inside = folder / "model"
     place = inside if inside.is_dir() else folder
     if not (place / "config.json").is_file():
         raise ValueError(f"{folder}: no model there (config.json is missing)")
-    model: VisualChat = VisualChat.from_pretrained(place, dtype=torch.float32)
+    if torch.get_default_device().type == "meta":  # only sizes are wanted
+        return VisualChat(VisualChatConfig.from_pretrained(place))
+    with loading.under_way():
+        model: VisualChat = VisualChat.from_pretrained(place, dtype=loading.dtype)
     return model
 
 
@@ -113,12 +125,16 @@ def tower_from(source: str | dict[str, Any]) -> PreTrainedModel:
     return _module(source, transformers.AutoModel, num_ids=None)
 
 
-def decoder_from(source: str | dict[str, Any], *, num_ids: int | None) -> PreTrainedModel:
+def decoder_from(
+    source: str | dict[str, Any], *, num_ids: int | None, loading: Loading = WHOLE
+) -> PreTrainedModel:
     """A causal language model from its folder, or a new one, of so many ids, from a table."""
-    return _module(source, transformers.AutoModelForCausalLM, num_ids=num_ids)
+    return _module(source, transformers.AutoModelForCausalLM, num_ids=num_ids, loading=loading)
 
 
-def _module(source: str | dict[str, Any], auto: Any, *, num_ids: int | None) -> PreTrainedModel:
+def _module(
+    source: str | dict[str, Any], auto: Any, *, num_ids: int | None, loading: Loading = WHOLE
+) -> PreTrainedModel:
     """A pretrained module from its folder, or a new one from a table of its configuration."""
     module: PreTrainedModel
     if isinstance(source, dict):
@@ -130,7 +146,11 @@ def _module(source: str | dict[str, Any], auto: Any, *, num_ids: int | None) -> 
     config = transformers.AutoConfig.from_pretrained(folder)
     if auto is transformers.AutoModel:  # of a CLIP model with both halves, the vision half
         config = getattr(config, "vision_config", config)
-    module = auto.from_pretrained(folder, config=config, dtype=torch.float32)
+    if torch.get_default_device().type == "meta":  # only sizes are wanted
+        module = auto.from_config(config)
+        return module
+    with loading.under_way():
+        module = auto.from_pretrained(folder, config=config, dtype=loading.dtype)
     return module
 
 

@@ -1,0 +1,146 @@
+"""Pretrained parts from folders: under ZeRO-3 no rank holds a model whole; losses are the same."""
+
+import json
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from training_runs import (
+    BIN,
+    environment,
+    free_port,
+    losses,
+    prepared,
+    run_here,
+    run_together,
+    toy_shards,
+    write_run,
+)
+
+DECODER = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "vocab_size": 300,  # fewer than the tokenizer has: the table grows
+}
+BIG = DECODER | {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8}
+TOWER = {
+    "image_size": 32,
+    "patch_size": 16,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+
+
+def saved_parts(folder: Path, *, decoder: dict[str, int]) -> list[str]:
+    """Write a decoder and a tower as Hugging Face folders; returns the settings that name them."""
+    prepared()
+    import torch
+    from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(5)
+    LlamaForCausalLM(LlamaConfig(**decoder)).save_pretrained(folder / "decoder")
+    CLIPVisionModel(CLIPVisionConfig(**TOWER)).save_pretrained(folder / "tower")
+    return [f"model.decoder={folder / 'decoder'}", f"model.tower={folder / 'tower'}"]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return toy_shards(tmp_path_factory.mktemp("shards"))
+
+
+def test_a_run_from_folders_is_the_same_in_shares_and_whole(shards, tmp_path):
+    settings = [*saved_parts(tmp_path, decoder=DECODER), "run.steps=4"]
+    in_shares = write_run(tmp_path / "in_shares", shards=shards)
+    run_together([(in_shares, [*settings, "deepspeed.zero_stage=3"])], processes=2)
+    whole = write_run(tmp_path / "whole", shards=shards)
+    run_here(whole, *settings)
+    assert losses(in_shares.parent / "out") == pytest.approx(losses(whole.parent / "out"), abs=1e-5)
+
+
+def test_no_rank_holds_a_big_decoder_whole(shards, tmp_path):
+    run_file = write_run(tmp_path, shards=shards)
+    shared = ["deepspeed.zero_stage=3", 'train.parts=["projection"]']
+    first = saved_parts(tmp_path / "small", decoder=DECODER)
+    second = saved_parts(tmp_path / "big", decoder=BIG)
+    start = ["--nproc-per-node", "2", "--master-port", free_port()]
+    jobs = [json.dumps([*shared, *settings]) for settings in (first, second)]
+    command = [BIN / "torchrun", *start, __file__, run_file, *jobs]
+    surroundings = environment() | {
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "MALLOC_MMAP_THRESHOLD_": "65536",  # what is freed leaves the process, as with big tensors
+    }
+    done = subprocess.run(command, capture_output=True, text=True, env=surroundings, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    measured = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2)]
+    whole = measured[0]["whole_bytes"]
+    assert whole > 100e6
+    for rank in measured:
+        assert 0.45 < rank["share_bytes"] / whole < 0.55
+        assert rank["peak_bytes"] < 0.75 * whole, measured
+
+
+class AnonymousMemory:
+    """The most memory of this process, files mapped from disk apart, while the block lasts."""
+
+    def __enter__(self) -> "AnonymousMemory":
+        self.before = self.peak = self._now()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.is_set():
+            self.peak = max(self.peak, self._now())
+            time.sleep(0.002)
+
+    @staticmethod
+    def _now() -> int:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("RssAnon"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError("no RssAnon")
+
+
+def measure(run_file: Path, *jobs: list[str]) -> None:
+    """Open runs one after the other as one of two ranks; write down what the last one held.
+
+    The ones before it load the libraries, which take memory too.
+    """
+    prepared()
+    from vchat.train.background import Background
+    from vchat.train.config import read_run
+    from vchat.train.data import Share
+    from vchat.train.launch import opened
+    from vchat.train.processes import start_processes
+
+    rank, world_size = start_processes()
+    for settings in jobs:
+        config = read_run(run_file, overrides=settings)
+        with AnonymousMemory() as memory:
+            share = Share(rank=rank, world_size=world_size)
+            run = opened(config, share, background=Background())
+    parameters = list(run.engine.module.parameters())
+    facts = {
+        "whole_bytes": sum(p.ds_numel * p.element_size() for p in parameters),
+        "share_bytes": sum(p.ds_tensor.numel() * p.element_size() for p in parameters),
+        "peak_bytes": memory.peak - memory.before,
+    }
+    (run_file.parent / f"rank-{rank}.json").write_text(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    import sys
+
+    measure(Path(sys.argv[1]), *[json.loads(job) for job in sys.argv[2:]])
