@@ -65,7 +65,7 @@ def run(command: click.Command) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         if os.environ.get("VCHAT_TRACEBACK") == "1":
             raise
         click.echo(f"error: {error}", err=True)

@@ -7,6 +7,9 @@ step under every ZeRO stage; the step's loss is still divided by the planned num
 from __future__ import annotations
 
 import math
+import statistics
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import replace
 
 import deepspeed
@@ -18,10 +21,42 @@ from vchat.train.engine import BatchLoss, batch_loss
 from vchat.train.tally import Tally
 
 NAMED_SAMPLES = 20
+RECENT_STEPS = 50
+FEWEST_STEPS = 10
+
+
+class LossLimit:
+    """What a mean loss per token may be; with `spike_factor` it follows the latest steps.
+
+    The losses it remembers are saved, so a resumed run judges as if it had not stopped.
+    """
+
+    def __init__(self, settings: OptimizerConfig, *, recent: Iterable[float] = ()):
+        """`recent`: the losses of the latest steps, oldest first."""
+        self.skips = settings.on_bad_loss == "skip"
+        self._settings = settings
+        self.recent: deque[float] = deque(recent, maxlen=RECENT_STEPS)
+
+    @property
+    def highest(self) -> float:
+        """The highest loss that is not bad; infinite if nothing limits it."""
+        highest = math.inf if self._settings.max_loss is None else self._settings.max_loss
+        factor = self._settings.spike_factor
+        if factor is not None and len(self.recent) >= FEWEST_STEPS:
+            highest = min(highest, factor * statistics.median(self.recent))
+        return highest
+
+    def is_bad(self, mean_loss: float) -> bool:
+        """Whether a mean loss per token is not finite, or above the limit."""
+        return not math.isfinite(mean_loss) or mean_loss > self.highest
+
+    def remember(self, loss: float) -> None:
+        """Count the loss of a whole step among the latest."""
+        self.recent.append(loss)
 
 
 def checked_loss(
-    engine: deepspeed.DeepSpeedEngine, batch: Batch, *, limits: OptimizerConfig, tally: Tally
+    engine: deepspeed.DeepSpeedEngine, batch: Batch, *, limit: LossLimit, tally: Tally
 ) -> BatchLoss:
     """Return the loss of a micro-batch, or of an empty one in its place if it is skipped.
 
@@ -29,37 +64,32 @@ def checked_loss(
     per micro-batch.
     """
     loss = batch_loss(engine, batch)
-    if limits.on_bad_loss == "skip":
-        bad = is_bad(float(loss.summed.detach()) / max(1, batch.num_supervised), limits)
+    if limit.skips:
+        bad = limit.is_bad(float(loss.summed.detach()) / max(1, batch.num_supervised))
         if any_rank(bad, engine.device):
             tally.skip(batch, named=bad)
             loss = batch_loss(engine, emptied(batch))
     return loss
 
 
-def stop_if_bad(loss: float, step: int, *, limits: OptimizerConfig, tally: Tally) -> None:
+def stop_if_bad(loss: float, step: int, *, limit: LossLimit, tally: Tally) -> None:
     """Raise on all ranks if the loss of a step is bad, naming the samples that made it so.
 
     Raises:
         ValueError: with the keys of the micro-batches whose own loss is bad.
     """
-    if not is_bad(loss, limits):
+    if not limit.is_bad(loss):
         return
-    mine = [key for keys, mean in tally.mean_losses() if is_bad(mean, limits) for key in keys]
+    mine = [key for keys, mean in tally.mean_losses() if limit.is_bad(mean) for key in keys]
     gathered: list[list[str]] = [[] for _ in range(dist.get_world_size())]
     dist.all_gather_object(gathered, mine)
     keys = [key for of_rank in gathered for key in of_rank]
+    above = f", above the limit {limit.highest:.4g}" if math.isfinite(loss) else ""
     raise ValueError(
-        f"step {step}: the loss is {loss}, nothing is saved since the last checkpoint; "
+        f"step {step}: the loss is {loss}{above}, nothing is saved since the last checkpoint; "
         f"{len(keys)} samples in the micro-batches concerned: {', '.join(keys[:NAMED_SAMPLES])} "
         '(optimizer.on_bad_loss = "skip" goes on without such micro-batches)'
     )
-
-
-def is_bad(mean_loss: float, limits: OptimizerConfig) -> bool:
-    """Whether a mean loss per token is not finite, or above the limit if there is one."""
-    too_high = limits.max_loss is not None and mean_loss > limits.max_loss
-    return not math.isfinite(mean_loss) or too_high
 
 
 def any_rank(claim: bool, device: torch.device) -> bool:

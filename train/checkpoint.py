@@ -10,9 +10,10 @@
                     files.json       name -> size and SHA-256 of each file above; written last
     OUT/frozen/SHA256.safetensors    weights that the run does not train, see `frozen.py`
     OUT/latest                       name of the newest one
+    OUT/finished                     there once the run has made its last step
 
-All ranks write into `OUT/.step-000100.part`; the rename to its name is the last thing that
-happens, so a folder with the name `step-...` is whole.
+All ranks write into `OUT/.step-000100.part` and say beside it what they wrote; the rename to its
+name is the last thing that happens, so a folder with the name `step-...` is whole.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,8 +146,14 @@ def step_folders(out: Path) -> list[int]:
     """Steps that have a folder in `out`, whatever its state, ascending."""
     if not out.is_dir():
         return []
-    names = (_STEP.fullmatch(entry.name) for entry in out.iterdir() if entry.is_dir())
-    return sorted(int(match[1]) for match in names if match)
+    steps = (step_of(entry.name) for entry in out.iterdir() if entry.is_dir())
+    return sorted(step for step in steps if step is not None)
+
+
+def step_of(name: str) -> int | None:
+    """The step that a folder's name says, or None."""
+    match = _STEP.fullmatch(name.rstrip("/"))
+    return int(match[1]) if match else None
 
 
 def step_name(step: int) -> str:
@@ -178,15 +186,58 @@ def verify(checkpoint: Checkpoint, names: Iterable[str]) -> None:
 
 def begin(out: Path, *, step: int) -> Path:
     """Make the empty folder that all ranks write into. One process calls it."""
-    part = part_folder(out, step=step)
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    part, written = part_folder(out, step=step), _written_folder(out, step=step)
+    for folder in (part, written):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    (part / "rng").mkdir()
     return part
 
 
 def part_folder(out: Path, *, step: int) -> Path:
     """Where the checkpoint of a step lies until it is whole."""
     return out / f".{step_name(step)}.part"
+
+
+def say_written(out: Path, names: Iterable[str], *, step: int, rank: int) -> None:
+    """Tell rank 0 that these files of the checkpoint are whole, and what is in them."""
+    facts = facts_of(part_folder(out, step=step), names)
+    write_json(_written_folder(out, step=step) / f"rank-{rank:05d}.json", facts)
+
+
+def finish_when_all_have_written(
+    out: Path,
+    *,
+    step: int,
+    num_ranks: int,
+    keep_last: int,
+    beside: Mapping[str, dict[str, Any]],
+    given_up: threading.Event,
+) -> Path | None:
+    """Wait for all other ranks, then `finish`; all files they do not speak of are rank 0's.
+
+    Args:
+        beside: facts of files outside the folder that it refers to.
+
+    Returns:
+        The complete folder, or None if `given_up` was set before: another rank may be gone.
+    """
+    part, written = part_folder(out, step=step), _written_folder(out, step=step)
+    files = [written / f"rank-{rank:05d}.json" for rank in range(1, num_ranks)]
+    facts = dict(beside)
+    for file in files:
+        while not file.is_file():
+            if given_up.wait(0.02):
+                return None
+        facts |= _read_json(file)
+    facts |= facts_of(part, [name for name in file_names(part) if name not in facts])
+    finish(out, step=step, facts=facts, keep_last=keep_last)
+    return out / step_name(step)
+
+
+def _written_folder(out: Path, *, step: int) -> Path:
+    """Where the ranks say what they have written, one file each."""
+    return out / f".{step_name(step)}.written"
 
 
 def facts_of(part: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -206,14 +257,21 @@ def finish(out: Path, *, step: int, facts: Mapping[str, dict[str, Any]], keep_la
     """Give the written folder its name, point `latest` at it, remove old ones. One process."""
     part, final = part_folder(out, step=step), out / step_name(step)
     write_json(part / "files.json", dict(sorted(facts.items())))
-    if final.exists():  # incomplete, or this run would have continued from it
-        _remove(final)
-    part.rename(final)
+    place(part, final)
+    shutil.rmtree(_written_folder(out, step=step))
     with written_whole(out / "latest") as file:
         file.write(f"{final.name}\n".encode())
     if keep_last:
         for old in [s for s in step_folders(out) if s <= step][:-keep_last]:
             _remove(out / step_name(old))
+
+
+def place(part: Path, final: Path) -> Path:
+    """Give a whole folder its name, in place of an incomplete one that has it."""
+    if final.exists():
+        _remove(final)
+    part.rename(final)
+    return final
 
 
 def write_json(path: Path, value: object) -> None:

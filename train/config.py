@@ -252,15 +252,20 @@ class OptimizerConfig:
     """Gradients are scaled down to this global norm; 0 leaves them."""
 
     on_bad_loss: Literal["stop", "skip"] = "stop"
-    """What to do if a loss is not a number, infinite or above `max_loss`: end the run, naming the
-    samples, or leave out the micro-batch and log them."""
+    """What to do if a loss is not a number, infinite, above `max_loss` or a spike: end the run,
+    naming the samples, or leave out the micro-batch and log them."""
 
     max_loss: float | None = None
     """Mean loss per token above which a micro-batch counts as bad; none is no limit."""
 
+    spike_factor: float | None = None
+    """The same limit as a multiple of the median loss of the latest 50 steps (10 at least)."""
+
     def __post_init__(self) -> None:
         if len(self.betas) != 2:
             raise ValueError(f"betas wants two numbers, got {list(self.betas)}")
+        if self.spike_factor is not None and self.spike_factor <= 1:
+            raise ValueError(f"spike_factor must be above 1, got {self.spike_factor}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,17 +275,24 @@ class DeepSpeedConfig:
     zero_stage: Literal[0, 1, 2, 3] = 0
     """0 copies all to each rank; 1 splits optimizer state, 2 also gradients, 3 also weights."""
 
-    offload_optimizer: Literal["none", "cpu"] = "none"
-    """Where optimizer state lives (stage 1 and up)."""
+    offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
+    """Where optimizer state lives: `cpu` at stage 1 and up, `nvme` at stage 3."""
 
-    offload_parameters: Literal["none", "cpu"] = "none"
+    offload_parameters: Literal["none", "cpu", "nvme"] = "none"
     """Where weights live when not in use (stage 3)."""
+
+    nvme_folder: Path | None = None
+    """Folder on a fast local disk, the same path on every host; needed by `nvme`."""
 
     def __post_init__(self) -> None:
         if self.offload_optimizer != "none" and self.zero_stage < 1:
             raise ValueError(f"offload_optimizer needs zero_stage 1 to 3, got {self.zero_stage}")
         if self.offload_parameters != "none" and self.zero_stage < 3:
             raise ValueError(f"offload_parameters needs zero_stage 3, got {self.zero_stage}")
+        if self.offload_optimizer == "nvme" and self.zero_stage < 3:
+            raise ValueError(f"offload_optimizer = nvme needs zero_stage 3, got {self.zero_stage}")
+        if "nvme" in (self.offload_optimizer, self.offload_parameters) and not self.nvme_folder:
+            raise ValueError("offloading to nvme needs deepspeed.nvme_folder")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,6 +301,10 @@ class OutputConfig:
 
     out: Path
     """Folder of checkpoints and the log. If it holds a checkpoint of this run, the run goes on."""
+
+    mirror: str | None = None
+    """URL (`s3://bucket/run`) that every complete checkpoint is copied to, the log too. A run whose
+    `out` lacks the newest one fetches it from there."""
 
     steps: int | None = None
     """Optimizer steps in all. Give this or `epochs`."""
@@ -301,6 +317,9 @@ class OutputConfig:
 
     save_every: int = 500
     """Steps between checkpoints; one is always written at the end."""
+
+    save_in_background: bool = True
+    """Train on while a checkpoint is written; costs the memory of a copy of what a rank saves."""
 
     keep_last: int = 2
     """Older checkpoints are removed; 0 keeps all."""
@@ -362,8 +381,11 @@ FREE_TO_CHANGE = (
     "train.gradient_checkpointing",
     "deepspeed.offload_optimizer",
     "deepspeed.offload_parameters",
+    "deepspeed.nvme_folder",
     "run.out",
+    "run.mirror",
     "run.save_every",
+    "run.save_in_background",
     "run.keep_last",
     "run.eval_every",
     "run.log_every",
@@ -373,6 +395,7 @@ FREE_TO_CHANGE = (
     "run.hang_timeout_s",
     "optimizer.on_bad_loss",
     "optimizer.max_loss",
+    "optimizer.spike_factor",
     *(f"storage.{each.name}" for each in fields(StorageConfig)),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from vchat.train.config import RunConfig
@@ -37,7 +38,11 @@ def _zero(config: RunConfig) -> dict[str, Any]:
     sharding = config.deepspeed
     zero: dict[str, Any] = {"stage": sharding.zero_stage}
     if sharding.offload_optimizer != "none":
-        zero["offload_optimizer"] = {"device": sharding.offload_optimizer}
+        zero["offload_optimizer"] = _place(sharding.offload_optimizer, sharding.nvme_folder)
     if sharding.offload_parameters != "none":
-        zero["offload_param"] = {"device": sharding.offload_parameters}
+        zero["offload_param"] = _place(sharding.offload_parameters, sharding.nvme_folder)
     return zero
+
+
+def _place(device: str, nvme_folder: Path | None) -> dict[str, Any]:
+    return {"device": device} | ({"nvme_path": str(nvme_folder)} if device == "nvme" else {})

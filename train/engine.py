@@ -11,6 +11,7 @@ from vchat.model.visual_chat import VisualChat
 from vchat.shards.collate import IGNORED, Batch
 from vchat.train.config import RunConfig
 from vchat.train.deepspeed_config import deepspeed_dictionary
+from vchat.train.loading import Loading
 from vchat.train.parts import parameter_groups, train_only
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -26,10 +27,38 @@ class BatchLoss(NamedTuple):
     """float32[T], of each of them, row by row, without gradients."""
 
 
+def loading_for(config: RunConfig, *, world_size: int) -> Loading:
+    """How a run loads its weights: in its own arithmetic, and in shares under ZeRO-3.
+
+    A model with adapters is whole: they are made beside whole layers.
+    """
+    in_shares = config.deepspeed.zero_stage == 3 and config.model.lora is None
+    return Loading(
+        dtype=DTYPES[config.train.precision],
+        shares=deepspeed_dictionary(config, world_size=world_size) if in_shares else None,
+    )
+
+
+def check_nvme(config: RunConfig) -> None:
+    """Raise ValueError if the run offloads to NVMe and what DeepSpeed needs for it is not here."""
+    sharding = config.deepspeed
+    if "nvme" not in (sharding.offload_optimizer, sharding.offload_parameters):
+        return
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    if not AsyncIOBuilder().is_compatible(verbose=False):
+        raise ValueError(
+            "offloading to nvme needs the library libaio with its headers (Debian: libaio-dev) and "
+            "g++: DeepSpeed compiles its reader at the first start, which takes minutes"
+        )
+
+
 def start_engine(
     model: VisualChat, config: RunConfig, *, world_size: int, load_universal: bool = False
 ) -> deepspeed.DeepSpeedEngine:
     """Hand model and optimizer to DeepSpeed; from here on it owns the weights.
+
+    Parameters get the run's precision. Buffers (rotary frequencies) stay as they are.
 
     Args:
         load_universal: whether it will load a universal checkpoint, see `universal.py`.
@@ -38,7 +67,9 @@ def start_engine(
     train_only(model, config.train.parts)
     if config.train.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    model.to(DTYPES[config.train.precision])
+    for parameter in model.parameters():  # and no buffer
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(DTYPES[config.train.precision])
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config.optimizer),
         lr=config.optimizer.lr,
@@ -126,5 +157,9 @@ def gathered_weights(
     if not trained:
         parameters = {name for name, _ in engine.module.named_parameters(remove_duplicate=False)}
         state = engine.module.state_dict()
-        weights |= {name: value.cpu() for name, value in state.items() if name not in parameters}
+        weights |= {
+            name: value.to("cpu", copy=True)
+            for name, value in state.items()
+            if name not in parameters
+        }
     return weights if keep else {}

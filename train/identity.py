@@ -65,5 +65,5 @@ def _check_settings(old: Mapping[str, Any], new: Mapping[str, Any], *, folder: s
         raise ValueError(
             f"{folder}: made with {changed} = {old.get(changed)!r}, this run has "
             f"{new.get(changed)!r} (settings {digest(old)} there, {digest(new)} here); "
-            "choose another run.out"
+            f'choose another run.out; model.start_from = "{folder}" begins a run with its weights'
         )

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,19 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from vchat.model.visual_chat import VisualChat
+from vchat.shards.files import written_whole
 from vchat.shards.manifest import ShardSet
+from vchat.train.background import Background
+from vchat.train.bad_loss import LossLimit
 from vchat.train.checkpoint import Checkpoint, newest_complete, open_checkpoint
 from vchat.train.config import RunConfig
 from vchat.train.data import RunData, Share, open_sets
-from vchat.train.engine import start_engine
+from vchat.train.engine import check_nvme, loading_for, start_engine
 from vchat.train.identity import Identity, check_same_run, identity_of
+from vchat.train.loading import Loading
 from vchat.train.log import TrainingLog
 from vchat.train.loop import train
+from vchat.train.mirror import Mirror, fetch_if_newer
 from vchat.train.processes import (
     StopRequest,
     lost_ranks_in_one_line,
@@ -35,6 +41,7 @@ from vchat.train.trackers import open_trackers
 from vchat.train.universal import needs_conversion
 
 LOCK_WAIT_S = 15.0
+SHARED_WAIT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +53,8 @@ class OpenRun:
     identity: Identity
     engine: deepspeed.DeepSpeedEngine
     data: RunData
+    limit: LossLimit
+    background: Background
 
     def save(self, step: int) -> None:
         """Write the checkpoint of a step; all ranks call it."""
@@ -54,8 +63,10 @@ class OpenRun:
             self.config,
             step=step,
             loader_state=self.data.state(),
+            recent_losses=list(self.limit.recent),
             identity=self.identity,
             tokenizer=self.shard_sets[0].tokenizer(),
+            background=self.background,
         )
 
 
@@ -70,10 +81,10 @@ def run_training(config: RunConfig) -> None:
     out = config.run.out
     with StopRequest() as stop, lost_ranks_in_one_line():
         rank, world_size = start_processes()
-        with only_run_in(out, rank=rank):
-            run = opened(
-                config, Share(rank=rank, world_size=world_size, ranks_per_node=ranks_per_node())
-            )
+        with only_run_in(out, rank=rank), Background() as background:
+            nodes = ranks_per_node()
+            share = Share(rank=rank, world_size=world_size, ranks_per_node=nodes)
+            run = opened(config, share, background=background)
             data = run.data
             begun = f"going on after step {data.steps_done}" if data.steps_done else "starting"
             say(f"{out}: {begun}, {data.total_steps} steps in all", rank=rank)
@@ -89,6 +100,7 @@ def run_training(config: RunConfig) -> None:
                     data,
                     config=config,
                     log=log,
+                    limit=run.limit,
                     stop=stop,
                     speed=speed_of(
                         run.engine.module,
@@ -98,17 +110,24 @@ def run_training(config: RunConfig) -> None:
                     ),
                     save=run.save,
                 )
+            background.wait()
+            dist.barrier()
+            if rank == 0 and last == data.total_steps:
+                with written_whole(out / "finished") as file:
+                    file.write(f"step {last}\n".encode())
             say(f"done: step {last} of {data.total_steps}, saved in {out}", rank=rank)
 
 
-def opened(config: RunConfig, share: Share) -> OpenRun:
+def opened(config: RunConfig, share: Share, *, background: Background) -> OpenRun:
     """Make model, data and engine, and put them where the newest checkpoint left them."""
+    check_nvme(config)
     shard_sets = open_sets(config)
     identity = identity_of(config, shard_sets)
-    checkpoint = agreed_checkpoint(config.run.out)
+    checkpoint = agreed_checkpoint(config)
     if checkpoint is not None:
         check_same_run(identity, checkpoint)
-    model = starting_model(config, shard_sets[0], checkpoint=checkpoint)
+    loading = loading_for(config, world_size=share.world_size)
+    model = starting_model(config, shard_sets[0], checkpoint=checkpoint, loading=loading)
     data = RunData(shard_sets, config, sizes=sizes_of(model), share=share)
     engine = start_engine(
         model,
@@ -120,32 +139,46 @@ def opened(config: RunConfig, share: Share) -> OpenRun:
         ),
     )
     torch.manual_seed(config.run.seed + share.rank)  # dropout differs between ranks
+    limit = LossLimit(config.optimizer)
     if checkpoint is not None:
         load_checkpoint(engine, checkpoint)
         data.resume(checkpoint.state["loader"], steps_done=checkpoint.step)
+        limit = LossLimit(config.optimizer, recent=checkpoint.state["recent_losses"])
     return OpenRun(
-        config=config, shard_sets=shard_sets, identity=identity, engine=engine, data=data
+        config=config,
+        shard_sets=shard_sets,
+        identity=identity,
+        engine=engine,
+        data=data,
+        limit=limit,
+        background=background,
     )
 
 
 def starting_model(
-    config: RunConfig, shard_set: ShardSet, *, checkpoint: Checkpoint | None
+    config: RunConfig, shard_set: ShardSet, *, checkpoint: Checkpoint | None, loading: Loading
 ) -> VisualChat:
     """The model of the checkpoint, or the one the configuration describes."""
     if checkpoint is not None:
-        return load_model(checkpoint.folder)
+        return load_model(checkpoint.folder, loading=loading)
     tokenizer = shard_set.tokenizer()
     return build_model(
         config.model,
         image_token_id=tokenizer.image_id,
         num_ids=tokenizer.num_ids,
         seed=config.run.seed,
+        loading=loading,
     )
 
 
-def agreed_checkpoint(out: Path) -> Checkpoint | None:
+def agreed_checkpoint(config: RunConfig) -> Checkpoint | None:
     """The newest complete checkpoint as rank 0 sees it; the same on all ranks, or None."""
-    found = [str(newest_complete(out) or "") if dist.get_rank() == 0 else ""]
+    found = [""]
+    if dist.get_rank() == 0:
+        out, mirror = config.run.out, config.run.mirror
+        if mirror is not None:
+            fetch_if_newer(Mirror(mirror, storage=config.storage), out)
+        found = [str(newest_complete(out) or "")]
     dist.broadcast_object_list(found, src=0)
     return open_checkpoint(Path(found[0])) if found[0] else None
 
@@ -158,14 +191,43 @@ def only_run_in(out: Path, *, rank: int) -> Iterator[None]:
     need a moment for that, so a held lock is waited for.
 
     Raises:
-        ValueError: on all ranks, if another process still holds it after `LOCK_WAIT_S`.
+        ValueError: on all ranks, if another process still holds it after `LOCK_WAIT_S`, or if not
+            all hosts see one folder there.
     """
     with contextlib.ExitStack() as held:
-        free = [rank != 0 or _locked(out, held)]
-        dist.broadcast_object_list(free, src=0)
-        if not free[0]:
+        token = [_token(out) if rank == 0 and _locked(out, held) else ""]
+        dist.broadcast_object_list(token, src=0)
+        if not token[0]:
             raise ValueError(f"{out}: another run is writing there")
+        seen = [False] * dist.get_world_size()
+        dist.all_gather_object(seen, sees_token(out, token[0], wait_s=SHARED_WAIT_S))
+        if not all(seen):
+            blind = [str(rank) for rank, sees in enumerate(seen) if not sees]
+            raise ValueError(
+                f"{out}: ranks {', '.join(blind)} see another folder there than rank 0; run.out "
+                "must be one folder that all hosts share"
+            )
         yield
+
+
+def _token(out: Path) -> str:
+    """Write down a word that no other folder holds, and return it."""
+    token = uuid.uuid4().hex
+    with written_whole(out / ".token") as file:
+        file.write(token.encode())
+    return token
+
+
+def sees_token(out: Path, token: str, *, wait_s: float) -> bool:
+    """Whether the folder holds that word; network folders may show it a little later."""
+    last = time.monotonic() + wait_s
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            if (out / ".token").read_text() == token:
+                return True
+        if time.monotonic() > last:
+            return False
+        time.sleep(0.2)
 
 
 def _locked(out: Path, held: contextlib.ExitStack) -> bool:

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import deepspeed
-from vchat.train.bad_loss import checked_loss, stop_if_bad
+from vchat.train.bad_loss import LossLimit, checked_loss, stop_if_bad
 from vchat.train.config import RunConfig
 from vchat.train.data import RunData
 from vchat.train.engine import set_learning_rate
 from vchat.train.heldout import heldout_loss
 from vchat.train.log import TrainingLog, in_one_line
+from vchat.train.out_of_memory import naming_rows
 from vchat.train.processes import StopRequest
 from vchat.train.schedule import learning_rate
 from vchat.train.speed import Speed
@@ -29,6 +30,7 @@ def train(
     *,
     config: RunConfig,
     log: TrainingLog,
+    limit: LossLimit,
     stop: StopRequest,
     speed: Speed,
     save: Callable[[int], None],
@@ -50,13 +52,15 @@ def train(
             set_learning_rate(engine, rate)
             tally = Tally(data.sources)
             for batch in tally.timed(data.step()):
-                loss = checked_loss(engine, batch, limits=config.optimizer, tally=tally)
-                engine.backward(loss.summed * loss_weight(engine, batch.supervised_of_step))
+                with naming_rows(batch, step=step):
+                    loss = checked_loss(engine, batch, limit=limit, tally=tally)
+                    engine.backward(loss.summed * loss_weight(engine, batch.supervised_of_step))
                 engine.step()  # DeepSpeed updates the weights on the last micro-batch only
                 tally.add(batch, loss.summed, loss.of_targets)
             data.step_done()
             totals = tally.over_all_ranks(engine.device, stop=stop.requested)
-            stop_if_bad(totals.loss, step, limits=config.optimizer, tally=tally)
+            stop_if_bad(totals.loss, step, limit=limit, tally=tally)
+            limit.remember(totals.loss)
 
             values = totals.values() | speed.of_step(totals) | {"lr": rate}
             if is_due(step, run.eval_every, last=last) and not totals.stop:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ from safetensors.torch import load_file, save_file
 from vchat.shards.strict_toml import to_toml
 from vchat.shards.tokens import TextTokenizer
 from vchat.train import checkpoint as folder_of
+from vchat.train.background import Background
 from vchat.train.checkpoint import FORMAT_VERSION, Checkpoint, verify, write_json
 from vchat.train.config import RunConfig
 from vchat.train.engine import gathered_weights, whole_weights
 from vchat.train.frozen import frozen_facts, frozen_file, save_trained
 from vchat.train.identity import Identity
+from vchat.train.mirror import Mirror
+from vchat.train.snapshot import engine_state
 from vchat.train.universal import converted
 
 TAG = "deepspeed"
@@ -30,39 +34,60 @@ def save_checkpoint(
     *,
     step: int,
     loader_state: dict[str, Any],
+    recent_losses: list[float],
     identity: Identity,
     tokenizer: TextTokenizer,
+    background: Background,
 ) -> None:
     """Write `OUT/step-...` whole. A crash at any moment leaves the earlier checkpoints as they are.
 
-    Every rank writes its optimizer state and random state; rank 0 the rest. Each rank reads back
-    and hashes its share of the files; rank 0 renames when all are done.
+    All ranks copy what they hold, then train on while it is written (but the first time for the
+    frozen weights). Every rank writes its optimizer state and random state; rank 0 the rest. Each reads back and hashes what it wrote;
+    rank 0 gives the folder its name when all are done.
     """
     out, rank = config.run.out, dist.get_rank()
+    background.wait()
+    dist.barrier()
     if rank == 0:
         folder_of.begin(out, step=step)
     dist.barrier()
     part = folder_of.part_folder(out, step=step)
-    engine.save_checkpoint(str(part), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
-    _save_random_state(part, rank)
+    state, random_state = engine_state(engine, part, tag=TAG), _random_state()
     frozen = frozen_file(engine, out)
     weights = whole_weights(engine) if frozen is None else gathered_weights(engine, trained=True)
-    if rank == 0:
-        if frozen is None:
-            engine.module.save_pretrained(part / "model", state_dict=weights)
+    facts = _state(config, step, loader_state, identity) | {"recent_losses": recent_losses}
+
+    def write(given_up: threading.Event) -> None:
+        names = [str(path.relative_to(part)) for path in state.states]
+        state.write()
+        save_file(random_state, part / _rng_file(rank))
+        if rank == 0:
+            if frozen is None:
+                engine.module.save_pretrained(part / "model", state_dict=weights)
+            else:
+                save_trained(engine, part / "model", weights=weights, frozen=frozen)
+            tokenizer.save(part / "tokenizer")
+            (part / "run.toml").write_text(to_toml(config), encoding="utf-8")
+            write_json(part / "shards.json", _shards(engine, identity))
+            write_json(part / "state.json", facts)
+            complete = folder_of.finish_when_all_have_written(
+                out,
+                step=step,
+                num_ranks=facts["world_size"],
+                keep_last=config.run.keep_last,
+                beside={} if frozen is None else frozen_facts(frozen),
+                given_up=given_up,
+            )
+            if complete and config.run.mirror:
+                mirror = Mirror(config.run.mirror, storage=config.storage)
+                mirror.store(complete, log=out / "log.jsonl", keep_last=config.run.keep_last)
         else:
-            save_trained(engine, part / "model", weights=weights, frozen=frozen)
-        tokenizer.save(part / "tokenizer")
-        (part / "run.toml").write_text(to_toml(config), encoding="utf-8")
-        write_json(part / "shards.json", _shards(engine, identity))
-        write_json(part / "state.json", _state(config, step, loader_state, identity))
-    dist.barrier()
-    facts = _facts_from_all_ranks(part, rank)
-    if frozen is not None:
-        facts |= frozen_facts(frozen)
-    if rank == 0:
-        folder_of.finish(out, step=step, facts=facts, keep_last=config.run.keep_last)
-    dist.barrier()
+            folder_of.say_written(out, [*names, _rng_file(rank)], step=step, rank=rank)
+
+    background.start(write)
+    if not config.run.save_in_background:
+        background.wait()
+        dist.barrier()
 
 
 def load_checkpoint(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint) -> None:
@@ -122,26 +147,16 @@ def _state(
     }
 
 
-def _facts_from_all_ranks(part: Path, rank: int) -> dict[str, dict[str, Any]]:
-    world_size = dist.get_world_size()
-    mine = folder_of.facts_of(part, folder_of.file_names(part)[rank::world_size])
-    gathered: list[dict[str, dict[str, Any]]] = [{} for _ in range(world_size)]
-    dist.all_gather_object(gathered, mine)
-    return {name: fact for facts in gathered for name, fact in facts.items()}
-
-
 def _rng_file(rank: int) -> str:
     return f"rng/rank-{rank:05d}.safetensors"
 
 
-def _save_random_state(part: Path, rank: int) -> None:
-    """Keep the generators dropout draws from; our own code uses no global random state."""
+def _random_state() -> dict[str, torch.Tensor]:
+    """The generators dropout draws from; our own code uses no global random state."""
     states = {"cpu": torch.get_rng_state()}
     if torch.accelerator.is_available():
         states["device"] = torch.get_device_module().get_rng_state()
-    file = part / _rng_file(rank)
-    file.parent.mkdir(exist_ok=True)
-    save_file(states, file)
+    return states
 
 
 def _load_random_state(checkpoint: Checkpoint, rank: int) -> None:

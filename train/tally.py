@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import xxhash
 from vchat.shards.collate import Batch
 from vchat.train.source_losses import SourceLosses
 
@@ -24,6 +25,9 @@ class Totals:
 
     positions: float
     images: float
+    samples: int
+    """Names the samples of the step, in any order and on any number of ranks: a sum of hashes."""
+
     supervised: int
     """Supervised tokens of the step, as planned."""
 
@@ -58,6 +62,7 @@ class Totals:
             "loss_by_source": self.of_sources.means(),
             "supervised_tokens": self.supervised,
             "images": round(self.images),
+            "sample_sum": f"{self.samples:013x}",
             "tokens_per_s": round(self.tokens / self.seconds, 1),
             "data_wait_share": round(self.wait_share, 4),
             "padding_share": round(1 - self.tokens / max(1.0, self.positions), 4),
@@ -77,7 +82,7 @@ class Tally:
         self._batches: list[tuple[list[str], int]] = []
         self._skipped = 0
         self._bad_keys: list[str] = []
-        self._counts = [0, 0, 0]
+        self._counts = [0, 0, 0, 0]
         self._supervised = 0
 
     def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -101,6 +106,7 @@ class Tally:
             int((batch.segment_ids > 0).sum()),
             batch.segment_ids.numel(),
             len(batch.pixels),
+            sum(hash_of(key) for key in sample_keys(batch)),
         )
         self._counts = [old + new for old, new in zip(self._counts, counts, strict=True)]
 
@@ -120,13 +126,14 @@ class Tally:
         by_source = self._of_sources.sums(device)
         sums = torch.cat([torch.stack(self._loss_sums).sum()[None], mine, by_source])
         dist.all_reduce(sums)
-        loss_sum, tokens, positions, images, stops, *of_sources = sums.tolist()
+        loss_sum, tokens, positions, images, samples, stops, *of_sources = sums.tolist()
         seconds = time.perf_counter() - self._started_at
         return Totals(
             loss_sum=loss_sum,
             tokens=tokens,
             positions=positions,
             images=images,
+            samples=int(samples),
             supervised=self._supervised,
             stop=stops > 0,
             of_sources=self._of_sources.added_up(of_sources),
@@ -140,6 +147,11 @@ class Tally:
 def sample_keys(batch: Batch) -> list[str]:
     """Keys of all samples of a micro-batch."""
     return [key for row in batch.keys for key in row]
+
+
+def hash_of(key: str) -> int:
+    """A number of 40 bits: sums of thousands are exact in float64, in which ranks add them up."""
+    return xxhash.xxh3_64_intdigest(key.encode()) >> 24
 
 
 def _from_all_ranks(keys: list[str]) -> list[str]:

@@ -45,3 +45,47 @@ def test_a_skipped_micro_batch_is_logged_and_the_rest_of_the_step_counts(run_fil
 def test_a_loss_above_the_limit_counts_as_bad(run_file):
     with pytest.raises(ValueError, match="step 1: the loss is 6"):
         run_here(run_file, "optimizer.max_loss=5")
+
+
+def test_a_spike_counts_as_bad_only_against_the_latest_steps():
+    from training_runs import prepared
+
+    prepared()
+    from vchat.train.bad_loss import FEWEST_STEPS, LossLimit
+    from vchat.train.config import OptimizerConfig
+
+    limit = LossLimit(OptimizerConfig(lr=1e-3, spike_factor=2.0))
+    for _ in range(FEWEST_STEPS):
+        assert not limit.is_bad(100.0)
+        limit.remember(1.5)
+    assert limit.is_bad(3.1)
+    assert not limit.is_bad(2.9)
+    assert limit.is_bad(math.inf)
+
+
+def test_a_resumed_run_knows_the_losses_before_it(run_file):
+    from vchat.train.checkpoint import open_checkpoint
+
+    run_here(run_file, "optimizer.on_bad_loss=skip", "run.steps=3")
+    out = run_file.parent / "out"
+    state = open_checkpoint(out).state
+    assert state["recent_losses"] == [line["loss"] for line in log_of(out)]
+
+
+def test_a_spike_stops_the_run_and_names_the_samples(tmp_path, monkeypatch):
+    from training_runs import prepared
+
+    prepared()
+    from vchat.train import bad_loss
+
+    sound, calls = bad_loss.batch_loss, []
+
+    def spiking(engine, batch):
+        calls.append(batch)
+        loss = sound(engine, batch)
+        return loss._replace(summed=loss.summed * (50 if len(calls) > 55 else 1))
+
+    monkeypatch.setattr(bad_loss, "batch_loss", spiking)
+    run_file = write_run(tmp_path, shards=toy_shards(tmp_path / "shards"))
+    with pytest.raises(ValueError, match=r"step 12: the loss is .*, above the limit .* samples"):
+        run_here(run_file, "optimizer.spike_factor=3.0")

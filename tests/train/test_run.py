@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,12 @@ def test_a_run_killed_in_the_middle_ends_with_exactly_the_same_losses(
     undisturbed, shards, tmp_path
 ):
     run_file, out = write_run(tmp_path, shards=shards), tmp_path / "out"
-    interrupted(run_file, "deepspeed.zero_stage=2", signal_number=signal.SIGKILL, after_step=5)
+    interrupted(
+        run_file,
+        "deepspeed.zero_stage=2",
+        signal_number=signal.SIGKILL,
+        when=lambda: newest_complete(out) is not None,
+    )
     saved = newest_complete(out)
     assert saved is not None
     assert saved.name != "step-000012"
@@ -120,7 +126,9 @@ def test_sigterm_saves_the_step_and_exits_with_zero_and_nothing_is_lost(
     undisturbed, shards, tmp_path
 ):
     run_file, out = write_run(tmp_path, shards=shards), tmp_path / "out"
-    code = interrupted(run_file, signal_number=signal.SIGTERM, after_step=2, processes=1)
+    code = interrupted(
+        run_file, signal_number=signal.SIGTERM, when=lambda: num_lines(out) >= 2, processes=1
+    )
     assert code == 0
     stopped_at = open_checkpoint(out).step
     assert stopped_at == log_of(out)[-1]["step"] < STEPS
@@ -151,6 +159,31 @@ def test_a_changed_optimizer_file_is_never_unpickled(undisturbed, shards, tmp_pa
     file.write_bytes(data)
     with pytest.raises(ValueError, match=f"{file.name}: SHA-256"):
         run_here(run_file)
+
+
+def test_a_checkpoint_written_late_holds_what_was_there_when_it_was_asked_for(
+    shards, tmp_path, monkeypatch
+):
+    from vchat.train.snapshot import Capture
+
+    write, written_at = Capture.write, []
+
+    def late(capture):
+        deadline = time.monotonic() + 30
+        while len(losses(out)) < 6 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        written_at.append(len(losses(out)))
+        write(capture)
+
+    monkeypatch.setattr(Capture, "write", late)
+    run_file, out = write_run(tmp_path, shards=shards), tmp_path / "out"
+    settings = ["run.steps=6", "run.save_every=3", "run.eval_every=0"]
+    run_here(run_file, *settings)
+    whole = losses(out)
+    assert written_at == [6, 6]  # the checkpoint of step 3 too
+    shutil.rmtree(out / "step-000006")
+    run_here(run_file, *settings)
+    assert losses(out) == whole
 
 
 def test_a_finished_run_started_again_changes_nothing(undisturbed, shards, tmp_path):
@@ -193,9 +226,13 @@ def test_two_processes_stay_in_step_when_all_micro_batches_are_skipped(folders):
 
 
 def interrupted(
-    run_file: Path, *settings: str, signal_number: int, after_step: int, processes: int = 2
+    run_file: Path,
+    *settings: str,
+    signal_number: int,
+    when: Callable[[], bool],
+    processes: int = 2,
 ) -> int:
-    """Start a run, send a signal to all its processes after a step, return the exit code."""
+    """Start a run, send a signal to all its processes at some point, return the exit code."""
     launcher = "alone" if processes == 1 else "deepspeed"
     command = command_line(run_file, *settings, processes=processes, launcher=launcher)
     with subprocess.Popen(
@@ -205,20 +242,18 @@ def interrupted(
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     ) as process:
-        log = run_file.parent / "out" / "log.jsonl"
-        wait_for_step(log, after_step, process)
+        deadline = time.monotonic() + 300
+        while not when():
+            assert process.poll() is None, "the run ended before it could be interrupted"
+            assert time.monotonic() < deadline, "the run did not get far enough"
+            time.sleep(0.005)
         os.killpg(process.pid, signal_number)
         return process.wait(timeout=60)
 
 
-def wait_for_step(log: Path, step: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if log.exists() and len(log.read_text().splitlines()) >= step:
-            return
-        assert process.poll() is None, "the run ended before it could be interrupted"
-        time.sleep(0.005)
-    raise AssertionError(f"step {step} was not reached")
+def num_lines(out: Path) -> int:
+    log = out / "log.jsonl"
+    return len(log.read_bytes().splitlines()) if log.exists() else 0
 
 
 def half_written(folder: Path) -> None:

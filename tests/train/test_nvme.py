@@ -1,0 +1,48 @@
+"""Optimizer state and weights on a local disk: the run trains, and goes on exactly.
+
+Long, because DeepSpeed compiles its reader first: `make soak`.
+"""
+
+import shutil
+
+import pytest
+from training_runs import losses, prepared, run_here, toy_shards, write_run
+
+SETTINGS = ["deepspeed.zero_stage=3", "run.steps=4", "run.save_every=2", "run.eval_every=0"]
+
+
+def can_compile() -> bool:
+    prepared()
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    return AsyncIOBuilder().is_compatible(verbose=False)
+
+
+def test_a_machine_that_lacks_the_library_is_told_so(tmp_path, monkeypatch):
+    prepared()
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    monkeypatch.setattr(AsyncIOBuilder, "is_compatible", lambda builder, verbose=False: False)
+    run_file = write_run(tmp_path, shards=toy_shards(tmp_path / "shards"))
+    settings = ["deepspeed.offload_optimizer=nvme", f"deepspeed.nvme_folder={tmp_path}"]
+    with pytest.raises(ValueError, match="offloading to nvme needs the library libaio"):
+        run_here(run_file, *SETTINGS, *settings)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("what", ["offload_optimizer", "offload_parameters"])
+def test_a_run_on_nvme_is_the_same_and_goes_on_exactly(tmp_path, what):
+    if not can_compile():
+        pytest.skip("libaio and its headers are not installed")
+    shards = toy_shards(tmp_path / "shards")
+    plain = write_run(tmp_path / "plain", shards=shards)
+    run_here(plain, *SETTINGS)
+    run_file, out = write_run(tmp_path / "nvme", shards=shards), tmp_path / "nvme" / "out"
+    settings = [*SETTINGS, f"deepspeed.{what}=nvme", f"deepspeed.nvme_folder={tmp_path / 'disk'}"]
+    run_here(run_file, *settings)
+    first = losses(out)
+    assert first == pytest.approx(losses(plain.parent / "out"), abs=1e-5)
+    assert any((tmp_path / "disk").rglob("*"))
+    shutil.rmtree(out / "step-000004")
+    run_here(run_file, *settings)
+    assert losses(out) == first

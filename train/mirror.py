@@ -1,0 +1,163 @@
+"""Copies of a run's checkpoints in object storage: complete or absent there too.
+
+    URL/step-000100/...             the files of the folder; files.json comes last
+    URL/log.jsonl                   the log up to the newest one
+
+A host that has lost its disk, or never had the run, fetches the newest complete copy. Endpoint and
+credentials are those by which shards are read, see `[storage]`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import obstore
+from obstore.exceptions import BaseError, NotFoundError
+from obstore.store import from_url
+from vchat.shards.files import sha256_file, written_whole
+from vchat.shards.remote_store import client_settings, one_line
+from vchat.shards.storage import StorageConfig, refuse_secrets
+from vchat.train.checkpoint import newest_complete, place, step_name, step_of
+
+AT_ONCE = 4
+RETRIES = 8
+LONGEST_REQUEST = timedelta(hours=1)
+"""For one object on its way here; it may be as large as a checkpoint."""
+
+LISTING = "files.json"
+
+
+class Mirror:
+    """The copies of one run. Errors of the storage are `OSError`s that name the object."""
+
+    def __init__(self, url: str, *, storage: StorageConfig):
+        """Connect; nothing is read yet.
+
+        Raises:
+            ValueError: the URL carries a secret, or needs other settings.
+        """
+        refuse_secrets(url)
+        self.url = url.rstrip("/")
+        settings = client_settings(self.url, storage)
+        settings["client_options"]["timeout"] = LONGEST_REQUEST
+        settings["retry_config"] = {
+            "max_retries": RETRIES,
+            "retry_timeout": timedelta(seconds=storage.retry_for_s),
+        }
+        self._client: Any = from_url(self.url, **settings)
+
+    def newest(self) -> int | None:
+        """The highest step that has a complete copy, or None."""
+        return max(self._steps(complete=True), default=None)
+
+    def store(self, folder: Path, *, log: Path, keep_last: int) -> None:
+        """Copy a complete step folder and the log; then remove old copies, and halves of any."""
+        name = folder.name
+        self._remove(name)
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        names = [path.relative_to(folder).as_posix() for path in files]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            jobs = [
+                pool.submit(self._put, f"{name}/{one}", path)
+                for one, path in zip(names, files, strict=True)
+                if one != LISTING
+            ]
+            for job in jobs:
+                job.result()
+        if log.is_file():
+            self._put("log.jsonl", log)
+        self._put(f"{name}/{LISTING}", folder / LISTING)
+        complete = sorted(self._steps(complete=True))
+        kept = complete[-keep_last:] if keep_last else complete
+        for step in self._steps(complete=False):
+            if step not in kept:
+                self._remove(step_name(step))
+
+    def fetch(self, step: int, out: Path) -> Path:
+        """Copy a step folder from here into `out`, where it appears whole and checked.
+
+        Raises:
+            ValueError: a file is not the one that was saved.
+        """
+        name = step_name(step)
+        listing = json.loads(self._get(f"{name}/{LISTING}"))
+        part = out / f".{name}.fetched"
+        shutil.rmtree(part, ignore_errors=True)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            jobs = [
+                pool.submit(self._fetch_file, f"{name}/{one}", part / one, sha256=facts["sha256"])
+                for one, facts in listing.items()
+            ]
+            for job in jobs:
+                job.result()
+        with written_whole(part / LISTING) as file:
+            file.write(self._get(f"{name}/{LISTING}"))
+        log = out / "log.jsonl"
+        if not log.exists():
+            with written_whole(log) as file:
+                file.write(self._get("log.jsonl"))
+        return place(part, out / name)
+
+    def _fetch_file(self, name: str, path: Path, *, sha256: str) -> None:
+        """Stream one object into a file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with path.open("wb") as file:
+                for chunk in obstore.get(self._client, name).stream():
+                    file.write(chunk)
+        except (BaseError, OSError) as err:
+            raise OSError(f"{self.url}/{name}: {one_line(err)}") from err
+        found = sha256_file(path)
+        if found != sha256:
+            raise ValueError(f"{self.url}/{name}: SHA-256 {found}, want {sha256}")
+
+    def _put(self, name: str, path: Path) -> None:
+        try:
+            obstore.put(self._client, name, path)
+        except (BaseError, OSError) as err:
+            raise OSError(f"cannot store {self.url}/{name}: {one_line(err)}") from err
+
+    def _get(self, name: str) -> bytes:
+        try:
+            return bytes(obstore.get(self._client, name).bytes())
+        except (BaseError, OSError) as err:
+            raise OSError(f"{self.url}/{name}: {one_line(err)}") from err
+
+    def _steps(self, *, complete: bool) -> list[int]:
+        """Steps that have objects here, or those whose copy is complete."""
+        try:
+            prefixes = obstore.list_with_delimiter(self._client)["common_prefixes"]
+        except (BaseError, OSError) as err:
+            raise OSError(f"{self.url}: {one_line(err)}") from err
+        steps = [step for step in map(step_of, prefixes) if step is not None]
+        return [step for step in steps if not complete or self._has(f"{step_name(step)}/{LISTING}")]
+
+    def _has(self, name: str) -> bool:
+        try:
+            obstore.head(self._client, name)
+        except (FileNotFoundError, NotFoundError):
+            return False
+        except (BaseError, OSError) as err:
+            raise OSError(f"{self.url}/{name}: {one_line(err)}") from err
+        return True
+
+    def _remove(self, folder: str) -> None:
+        """Delete a copy; its listing first, so that half of one is never found."""
+        listed = obstore.list(self._client, prefix=f"{folder}/")
+        names = [entry["path"] for page in listed for entry in page]
+        names.sort(key=lambda name: not name.endswith(f"/{LISTING}"))
+        for name in names:
+            obstore.delete(self._client, name)
+
+
+def fetch_if_newer(mirror: Mirror, out: Path) -> Path | None:
+    """Fetch the newest copy if `out` has no complete folder of so high a step; returns it then."""
+    newest, here = mirror.newest(), newest_complete(out)
+    if newest is None or (here is not None and newest <= (step_of(here.name) or 0)):
+        return None
+    return mirror.fetch(newest, out)

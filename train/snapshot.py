@@ -1,0 +1,68 @@
+"""What one rank saves, copied to memory at one moment, so that training may go on at once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+
+
+class Capture(TorchCheckpointEngine):  # type: ignore[misc]
+    """Keeps copies of what DeepSpeed would write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.states: dict[Path, Any] = {}
+        """Path of each file -> a copy of what goes into it."""
+
+    def save(self, state_dict: Any, path: str) -> None:
+        """Copy a state in place of writing it."""
+        self.states[Path(path)] = copied(state_dict)
+
+    def write(self) -> None:
+        """Write all files, as DeepSpeed would have, and forget what they hold."""
+        while self.states:
+            path, state = self.states.popitem()
+            torch.save(state, path)
+
+
+def engine_state(engine: deepspeed.DeepSpeedEngine, folder: Path, *, tag: str) -> Capture:
+    """Copy this rank's optimizer state and trained weights; all ranks call it.
+
+    The folder must be there. Costs the memory of one copy of what this rank saves.
+    """
+    with _capturing(engine) as capture:
+        engine.save_checkpoint(
+            str(folder), tag=tag, save_latest=False, exclude_frozen_parameters=True
+        )
+    return capture
+
+
+@contextmanager
+def _capturing(engine: deepspeed.DeepSpeedEngine) -> Iterator[Capture]:
+    writing, capture = engine.checkpoint_engine, Capture()
+    engine.checkpoint_engine = capture
+    try:
+        yield capture
+    finally:
+        engine.checkpoint_engine = writing
+
+
+def copied(value: Any) -> Any:
+    """Copy a state: tensors to memory of their own on the CPU, the rest as it is nested."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        twin = copy.copy(value)  # of the same type, with its attributes
+        for key, inner in value.items():
+            twin[key] = copied(inner)
+        return twin
+    if type(value) in (list, tuple):
+        return type(value)(copied(inner) for inner in value)
+    return copy.deepcopy(value)
