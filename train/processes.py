@@ -43,20 +43,49 @@ def end_with_launcher() -> None:
     """End this process within a second or so if the launcher that started it is killed.
 
     Otherwise the ranks of a killed run go on alone and keep the next run out of its folder. Under
-    `deepspeed` the launcher is two processes, one the parent of the other.
+    `deepspeed` the launcher is two processes, one the parent of the other. It may be gone already:
+    a rank takes seconds to come here.
     """
-    parent = os.getppid()
-    launchers = {parent: os.getpid()}
-    if b"deepspeed.launcher.launch" in Path(f"/proc/{parent}/cmdline").read_bytes():
-        launchers[_parent_of(parent)] = parent
+    launchers = launchers_of(os.getpid(), by_deepspeed=_started_by_deepspeed())
 
     def watch() -> None:
-        while all(_parent_of(child) == launcher for launcher, child in launchers.items()):
+        while launchers and all(_parent_of(child) == parent for parent, child in launchers.items()):
             time.sleep(1.0)
         sys.stderr.write("the launcher is gone; this process ends\n")
         os._exit(1)
 
     threading.Thread(target=watch, name="launcher-watch", daemon=True).start()
+
+
+def launchers_of(process: int, *, by_deepspeed: bool) -> dict[int, int]:
+    """The launcher's processes -> their child each; empty if one of them is gone.
+
+    A process without a parent belongs to process 1. So does, in a container, what the launcher
+    itself may be; then its name tells.
+    """
+    parent = _parent_of(process)
+    launchers = {parent: process}
+    if by_deepspeed:
+        if b"deepspeed.launcher.launch" not in _command_of(parent):
+            return {}
+        grandparent = _parent_of(parent)
+        if grandparent == 1 and b"deepspeed" not in _command_of(grandparent):
+            return {}
+        launchers[grandparent] = parent
+    return launchers
+
+
+def _started_by_deepspeed() -> bool:
+    """Its launcher adds this argument; torchrun does not, and its ranks cannot start without it."""
+    return any(word.startswith("--local_rank") for word in sys.argv)
+
+
+def _command_of(process: int) -> bytes:
+    """The command line of a process, empty if there is no such process."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def _parent_of(process: int) -> int:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import psutil
@@ -54,3 +55,31 @@ def test_the_ranks_of_a_killed_launcher_end(tmp_path):
     assert alive == []
     with contextlib.suppress(psutil.NoSuchProcess):
         started[0].kill()
+
+
+ORPHAN = """
+import os, sys, time
+while os.getppid() == int(sys.argv[1]):
+    time.sleep(0.05)
+from vchat.train.processes import end_with_launcher
+end_with_launcher()
+time.sleep(60)
+"""
+"""Comes to the point where a rank looks for its launcher only after that is gone."""
+
+
+def test_a_rank_whose_launcher_was_gone_before_it_could_look_ends_too():
+    script = f"import os, subprocess, sys; subprocess.Popen([sys.executable, '-c', {ORPHAN!r}, "
+    script += "str(os.getpid()), '--local_rank=0'])"
+    started = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, timeout=50)
+    assert started.stderr == b"the launcher is gone; this process ends\n"
+
+
+def test_a_folder_that_not_all_hosts_share_is_told_by_its_token(tmp_path):
+    prepared()
+    from vchat.train.launch import sees_token
+
+    (tmp_path / ".token").write_text("mine")
+    assert sees_token(tmp_path, "mine", wait_s=0)
+    assert not sees_token(tmp_path, "yours", wait_s=0)
+    assert not sees_token(tmp_path / "absent", "mine", wait_s=0)
