@@ -11,7 +11,7 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends \
-      ca-certificates g++ git make numactl openssh-client python3 python3-dev python3-venv \
+      ca-certificates g++ git make numactl openssh-client procps python3 python3-dev python3-venv \
  && rm -rf /var/lib/apt/lists/*
 
 RUN useradd --create-home --uid 10001 vchat

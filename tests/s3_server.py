@@ -31,6 +31,7 @@ from obstore.store import S3Store
 
 ACCESS_KEY, SECRET_KEY = "vchat-test", "loopback-only-secret"
 START_S = 60.0
+LOOPBACK = "127.0.0.1"
 BUCKET = "tests"
 """One for all tests: the server reserves room for each bucket."""
 
@@ -83,6 +84,10 @@ class Bucket:
         """Return an object."""
         return bytes(obstore.get(self.store, name).bytes())
 
+    def delete(self, name: str) -> None:
+        """Remove an object."""
+        obstore.delete(self.store, name)
+
     def names(self, prefix: str = "") -> list[str]:
         """Return the names of all objects, sorted."""
         listed = obstore.list(self.store, prefix=prefix or None)
@@ -105,11 +110,14 @@ def new_bucket(endpoint: str) -> Bucket:
 
 
 @contextlib.contextmanager
-def serving_s3(folder: Path, *, ports: Sequence[int] | None = None) -> Iterator[str]:
+def serving_s3(
+    folder: Path, *, address: str = LOOPBACK, ports: Sequence[int] | None = None
+) -> Iterator[str]:
     """Run a server that keeps its data in a folder; yields its endpoint. The end is a kill.
 
     Args:
         ports: of `free_ports(5)`, to start again under the endpoint of a server before.
+        address: loopback, or one of a network namespace that the test has made.
 
     Raises:
         RuntimeError: it did not start; with what it said.
@@ -120,14 +128,14 @@ def serving_s3(folder: Path, *, ports: Sequence[int] | None = None) -> Iterator[
     config.write_text(json.dumps(_identities()))
     with said.open("wb") as log:
         process = subprocess.Popen(
-            _command(folder, config=config, ports=ports),
+            _command(folder, address=address, config=config, ports=ports),
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
             cwd=folder,
         )
-    endpoint = f"http://127.0.0.1:{ports[-1]}"
+    endpoint = f"http://{address}:{ports[-1]}"
     try:
         _wait_until_it_answers(endpoint, process, said=said)
         yield endpoint
@@ -138,12 +146,12 @@ def serving_s3(folder: Path, *, ports: Sequence[int] | None = None) -> Iterator[
         _remove_sockets(ports)
 
 
-def _command(folder: Path, *, config: Path, ports: Sequence[int]) -> list[str]:
-    """Return the command line: loopback only, telemetry off; the server ends with its parent."""
+def _command(folder: Path, *, address: str, config: Path, ports: Sequence[int]) -> list[str]:
+    """Return the command line: one address only, telemetry off; it ends with its parent."""
     master, volume, filer, filer_grpc, s3 = ports
     options = {
-        "ip": "127.0.0.1",
-        "ip.bind": "127.0.0.1",
+        "ip": address,
+        "ip.bind": address,
         "dir": folder,
         "master.port": master,
         "master.telemetry": "false",
@@ -208,7 +216,8 @@ def _wait_until_it_answers(endpoint: str, process: subprocess.Popen[bytes], *, s
         if process.poll() is not None:
             raise RuntimeError(f"weed ended with {process.returncode}: {said.read_text()[-2000:]}")
         try:
-            with socket.create_connection(("127.0.0.1", int(endpoint.rpartition(":")[2])), 1):
+            address, _, port = endpoint.removeprefix("http://").partition(":")
+            with socket.create_connection((address, int(port)), 1):
                 bucket.put("started", b"yes")
         except (OSError, BaseError):
             time.sleep(0.2)

@@ -1,0 +1,119 @@
+"""A run on two hosts, one of which dies and comes back: two torchrun agents in network namespaces,
+shards in an S3 server on the switch between them, run.out in a folder that both see.
+
+The run goes on alone on the host that is left, and on both when the other is back. It ends with the
+samples of an undisturbed run in every step, and its losses within rounding.
+
+Long: `make soak`.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hosts import SWITCH, Host, in_own_network, make_switch
+from s3_server import new_bucket, serving_s3
+from training_runs import BIN, environment, log_of, losses, run_here, toy_shards, write_run
+
+pytestmark = pytest.mark.soak
+
+STEPS = 150
+SETTINGS = [f"run.steps={STEPS}", "run.save_every=5", "run.eval_every=0", "run.keep_last=0"]
+
+
+@pytest.fixture
+def can_make_networks() -> None:
+    tried = in_own_network(Path(os.devnull))
+    if shutil.which("ip") is None or subprocess.run(tried, capture_output=True).returncode:
+        pytest.skip("network namespaces cannot be made here")
+
+
+def test_a_host_that_dies_and_comes_back_changes_neither_data_nor_losses(
+    tmp_path, can_make_networks
+):
+    shards = toy_shards(tmp_path / "shards")
+    run_here(write_run(tmp_path / "undisturbed", shards=shards), *SETTINGS)
+    command = in_own_network(Path(__file__), str(tmp_path))
+    surroundings = environment() | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, env=surroundings, timeout=1500)
+    said = "".join(log.read_text()[-3000:] for log in sorted(tmp_path.glob("agent-*.log")))
+    assert done.returncode == 0, done.stderr[-3000:] + said
+    found, wanted = tmp_path / "disturbed" / "out", tmp_path / "undisturbed" / "out"
+    assert [line["step"] for line in log_of(found)] == list(range(1, STEPS + 1))
+    assert [line["sample_sum"] for line in log_of(found)] == [
+        line["sample_sum"] for line in log_of(wanted)
+    ]
+    assert losses(found) == pytest.approx(losses(wanted), abs=1e-3)
+    sizes = [world_size(found, step) for step in saved_steps(found)]
+    assert sizes[0] == 2
+    assert 1 in sizes
+    assert sizes[-1] == 2
+
+
+def saved_steps(out: Path) -> list[int]:
+    return sorted(int(folder.name[5:]) for folder in out.glob("step-*"))
+
+
+def world_size(out: Path, step: int) -> int:
+    state = json.loads((out / f"step-{step:06d}" / "state.json").read_text())
+    return int(state["world_size"])
+
+
+def agent(host: Host, run_file: Path, *settings: str, folder: Path, bucket: dict[str, str]):
+    """Start torchrun on a host: it trains with whoever is there."""
+    words = ["--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=20", "--rdzv-id=two-hosts"]
+    words += ["--rdzv-backend=c10d", "--rdzv-endpoint=10.77.0.1:29400"]
+    words += ["--rdzv-conf=last_call_timeout=5,keep_alive_interval=1,keep_alive_max_attempt=5"]
+    words += [f"--local-addr={host.address}", "-m", "vchat.train", "run", str(run_file)]
+    return host.start(
+        [str(BIN / "torchrun"), *words, *[w for s in settings for w in ("--set", s)]],
+        environment=environment() | bucket | {"GLOO_SOCKET_IFNAME": "eth0"},
+        log=folder / f"agent-{host.number}.log",
+    )
+
+
+def wait_for_world(out: Path, size: int, *, after: int) -> int:
+    """Wait for a checkpoint behind step `after` that so many processes made; returns its step."""
+    deadline = time.monotonic() + 400
+    while time.monotonic() < deadline:
+        for step in saved_steps(out):
+            if step > after and world_size(out, step) == size:
+                return step
+        time.sleep(0.1)
+    raise AssertionError(f"{size} processes have saved nothing behind step {after}")
+
+
+def play(folder: Path) -> None:
+    """Two hosts start, the second dies, comes back, and both end with 0."""
+    make_switch()
+    (folder / "s3").mkdir()
+    with serving_s3(folder / "s3", address=SWITCH) as endpoint:
+        bucket = new_bucket(endpoint)
+        bucket.put_folder(folder / "shards", "set")
+        run_file, out = write_run(folder / "disturbed", shards=Path("unused")), folder / "disturbed"
+        settings = [f"data.shards={bucket.url}/set", "run.hang_timeout_s=20", *SETTINGS]
+
+        def start(number: int) -> tuple[Host, "subprocess.Popen[bytes]"]:
+            host = Host(number)
+            facts = bucket.environment
+            return host, agent(host, run_file, *settings, folder=folder, bucket=facts)
+
+        first, leader = start(1)
+        second, _ = start(2)
+        step = wait_for_world(out / "out", 2, after=0)
+        second.die()
+        step = wait_for_world(out / "out", 1, after=step)
+        second, follower = start(2)
+        wait_for_world(out / "out", 2, after=step)
+        assert (leader.wait(600), follower.wait(600)) == (0, 0)
+        for host in (first, second):
+            host.die()
+
+
+if __name__ == "__main__":
+    play(Path(sys.argv[1]))
