@@ -1,0 +1,132 @@
+"""Loss and gradients of a step do not depend on who computes them: world size, micro-batch,
+accumulation, ZeRO stage and packing. The yardstick is a plain sum without DeepSpeed.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from training_runs import BIN, environment, free_port, prepared, toy_shards, write_run
+
+ROWS = ["data.tokens_per_row=288", "batch.rows_per_step=8"]
+WIDE = ["data.tokens_per_row=576", "data.images_per_row=7", "batch.rows_per_step=8"]
+"""Other packing: the samples of the one step stand in other rows."""
+
+WAYS = {
+    "1x4 plain": (1, [*ROWS, "batch.rows_per_micro_batch=2"]),
+    "1x8": (1, [*ROWS, "deepspeed.zero_stage=2"]),
+    "1x3 wide": (1, [*WIDE, "batch.rows_per_micro_batch=3"]),
+    "2x2": (2, [*ROWS, "batch.rows_per_micro_batch=2"]),
+    "2x2 stage 2": (2, [*ROWS, "batch.rows_per_micro_batch=2", "deepspeed.zero_stage=2"]),
+    "2x4 stage 3 wide": (2, [*WIDE, "deepspeed.zero_stage=3"]),
+    "4x1": (4, [*ROWS, "batch.rows_per_micro_batch=2"]),
+    "4x2 stage 1 wide": (4, [*WIDE, "deepspeed.zero_stage=1"]),
+}
+
+
+@pytest.fixture(scope="module")
+def run_file(tmp_path_factory) -> Path:
+    """A run whose training split is one step, some of whose rows carry no weight."""
+    folder = tmp_path_factory.mktemp("invariance")
+    return write_run(folder, shards=toy_shards(folder / "shards", num_train=6))
+
+
+@pytest.fixture(scope="module")
+def measured(run_file) -> dict[str, dict[str, torch.Tensor]]:
+    """Way of computing it -> the gradients of the step by parameter, and its loss."""
+    for num_processes in (1, 2, 4):
+        jobs = {way: settings for way, (num, settings) in WAYS.items() if num == num_processes}
+        start = ["--nproc-per-node", str(num_processes), "--master-port", free_port()]
+        command = [BIN / "torchrun", *start, __file__, run_file, json.dumps(jobs)]
+        surroundings = environment() | {"PYTHONPATH": str(Path(__file__).parents[1])}
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=surroundings, timeout=500
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    return {way: load_file(run_file.with_name(f"{way}.safetensors")) for way in WAYS}
+
+
+@pytest.fixture(scope="module")
+def plain(run_file) -> dict[str, torch.Tensor]:
+    """The same by one loop over one row at a time, without DeepSpeed."""
+    prepared()
+    from vchat.train.config import read_run
+    from vchat.train.data import RunData, Share, open_sets
+    from vchat.train.launch import starting_model
+    from vchat.train.loading import WHOLE
+    from vchat.train.starting_model import sizes_of
+
+    config = read_run(run_file, overrides=ROWS)
+    sets = open_sets(config)
+    model = starting_model(config, sets[0], checkpoint=None, loading=WHOLE)
+    share = Share(rank=0, world_size=1)
+    data = RunData(sets, config, sizes=sizes_of(model), share=share)
+    total = torch.zeros(())
+    for batch in data.step():
+        output = model(
+            batch.token_ids,
+            batch.pixels,
+            position_ids=batch.position_ids,
+            segment_ids=batch.segment_ids,
+            labels=batch.labels,
+        )
+        total = total + output.loss / batch.supervised_of_step
+    total.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return gradients | {"loss": total.detach()}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_loss_and_every_gradient_of_a_step_are_the_same(measured, plain, way):
+    found = measured[way]
+    assert found.keys() == plain.keys()
+    assert found["loss"].item() == pytest.approx(plain["loss"].item(), abs=1e-5)
+    largest = max(gradient.abs().max().item() for name, gradient in plain.items() if name != "loss")
+    for name, gradient in plain.items():
+        assert (found[name] - gradient).abs().max() < 1e-5 * max(1.0, largest), name
+
+
+def measure(run_file: Path, jobs: dict[str, list[str]]) -> None:
+    """Compute the step in each way with this many processes; rank 0 writes the gradients down."""
+    prepared()
+    import deepspeed
+    from vchat.train.background import Background
+    from vchat.train.config import read_run
+    from vchat.train.data import Share
+    from vchat.train.engine import batch_loss
+    from vchat.train.launch import opened
+    from vchat.train.loop import loss_weight
+    from vchat.train.processes import start_processes
+
+    rank, world_size = start_processes()
+    for way, settings in jobs.items():
+        config = read_run(run_file, overrides=settings)
+        share = Share(rank=rank, world_size=world_size)
+        run = opened(config, share, background=Background())
+        total = torch.zeros(())
+        for batch in run.data.step():
+            loss = batch_loss(run.engine, batch).summed
+            run.engine.backward(loss * loss_weight(run.engine, batch.supervised_of_step))
+            total += loss.detach() / batch.supervised_of_step
+            if batch.micro_batch < batch.micro_batches - 1:
+                run.engine.step()
+        torch.distributed.all_reduce(total)
+        gradients = {"loss": total}
+        for name, parameter in run.engine.module.named_parameters():
+            gradient = deepspeed.utils.safe_get_full_grad(parameter)
+            gradients[name] = (
+                gradient.detach().clone().reshape(parameter.ds_shape)
+                if hasattr(parameter, "ds_shape")
+                else gradient.detach().clone()
+            )
+        if rank == 0:
+            save_file(gradients, run_file.with_name(f"{way}.safetensors"))
+        torch.distributed.barrier()
+
+
+if __name__ == "__main__":
+    measure(Path(sys.argv[1]), json.loads(sys.argv[2]))
