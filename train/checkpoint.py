@@ -19,6 +19,7 @@ name is the last thing that happens, so a folder with the name `step-...` is who
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import threading
@@ -241,11 +242,16 @@ def _written_folder(out: Path, *, step: int) -> Path:
 
 
 def facts_of(part: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of the named files, read back from disk."""
-    return {
-        name: {"size_bytes": (part / name).stat().st_size, "sha256": sha256_file(part / name)}
-        for name in names
-    }
+    """Size and SHA-256 of the named files, read back once they are safe on disk."""
+    facts = {}
+    for name in names:
+        with (part / name).open("rb") as file:
+            os.fsync(file.fileno())
+        facts[name] = {
+            "size_bytes": (part / name).stat().st_size,
+            "sha256": sha256_file(part / name),
+        }
+    return facts
 
 
 def file_names(folder: Path) -> list[str]:

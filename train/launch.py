@@ -143,7 +143,7 @@ def opened(config: RunConfig, share: Share, *, background: Background) -> OpenRu
     if checkpoint is not None:
         load_checkpoint(engine, checkpoint)
         data.resume(checkpoint.state["loader"], steps_done=checkpoint.step)
-        limit = LossLimit(config.optimizer, recent=checkpoint.state["recent_losses"])
+        limit = LossLimit(config.optimizer, recent=checkpoint.state.get("recent_losses", []))
     return OpenRun(
         config=config,
         shard_sets=shard_sets,
