@@ -1,6 +1,7 @@
 """Copies of a run's checkpoints in object storage: complete or absent there too.
 
     URL/step-000100/...             the files of the folder; files.json comes last
+    URL/frozen/...                  weights that the run does not train, which the folders refer to
     URL/log.jsonl                   the log up to the newest one
 
 A host that has lost its disk, or never had the run, fetches the newest complete copy. Endpoint and
@@ -10,6 +11,7 @@ credentials are those by which shards are read, see `[storage]`.
 from __future__ import annotations
 
 import json
+import posixpath
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -20,7 +22,8 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import from_url
 from vchat.shards.files import sha256_file, written_whole
-from vchat.shards.remote_store import client_settings, one_line
+from vchat.shards.remote_store import client_settings
+from vchat.shards.request_failures import one_line
 from vchat.shards.storage import StorageConfig, refuse_secrets
 from vchat.train.checkpoint import newest_complete, place, step_name, step_of
 
@@ -59,13 +62,13 @@ class Mirror:
         """Copy a complete step folder and the log; then remove old copies, and halves of any."""
         name = folder.name
         self._remove(name)
-        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-        names = [path.relative_to(folder).as_posix() for path in files]
+        listing = json.loads((folder / LISTING).read_text(encoding="utf-8"))
+        wanted = {_object(name, file): folder / file for file in listing}
         with ThreadPoolExecutor(AT_ONCE) as pool:
             jobs = [
-                pool.submit(self._put, f"{name}/{one}", path)
-                for one, path in zip(names, files, strict=True)
-                if one != LISTING
+                pool.submit(self._put, place, path)
+                for place, path in wanted.items()
+                if place.startswith(f"{name}/") or not self._has(place)
             ]
             for job in jobs:
                 job.result()
@@ -88,10 +91,13 @@ class Mirror:
         listing = json.loads(self._get(f"{name}/{LISTING}"))
         part = out / f".{name}.fetched"
         shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
         with ThreadPoolExecutor(AT_ONCE) as pool:
             jobs = [
-                pool.submit(self._fetch_file, f"{name}/{one}", part / one, sha256=facts["sha256"])
-                for one, facts in listing.items()
+                pool.submit(
+                    self._fetch_file, _object(name, file), part / file, sha256=facts["sha256"]
+                )
+                for file, facts in listing.items()
             ]
             for job in jobs:
                 job.result()
@@ -104,7 +110,9 @@ class Mirror:
         return place(part, out / name)
 
     def _fetch_file(self, name: str, path: Path, *, sha256: str) -> None:
-        """Stream one object into a file."""
+        """Stream one object into a file, unless it is there."""
+        if path.exists() and sha256_file(path) == sha256:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with path.open("wb") as file:
@@ -153,6 +161,18 @@ class Mirror:
         names.sort(key=lambda name: not name.endswith(f"/{LISTING}"))
         for name in names:
             obstore.delete(self._client, name)
+
+
+def _object(folder: str, file: str) -> str:
+    """The object of a file that a folder lists, which may stand beside the folder.
+
+    Raises:
+        ValueError: if the name leads anywhere else.
+    """
+    name = posixpath.normpath(f"{folder}/{file}")
+    if not name.startswith((f"{folder}/", "frozen/")):
+        raise ValueError(f"{folder}/{LISTING} lists {file!r}, which is not a file of the run")
+    return name
 
 
 def fetch_if_newer(mirror: Mirror, out: Path) -> Path | None:

@@ -41,9 +41,9 @@ def save_checkpoint(
 ) -> None:
     """Write `OUT/step-...` whole. A crash at any moment leaves the earlier checkpoints as they are.
 
-    All ranks copy what they hold, then train on while it is written (but the first time for the
-    frozen weights). Every rank writes its optimizer state and random state; rank 0 the rest. Each reads back and hashes what it wrote;
-    rank 0 gives the folder its name when all are done.
+    All ranks copy what they hold, then train on while it is written; only frozen weights, once in a
+    run, are waited for. Every rank writes its optimizer state and random state; rank 0 the rest.
+    Each reads back and hashes what it wrote; rank 0 gives the folder its name when all are done.
     """
     out, rank = config.run.out, dist.get_rank()
     background.wait()

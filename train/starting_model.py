@@ -30,7 +30,9 @@ def build_model(
         ValueError: if a folder does not hold such a model, or a table does not describe one.
     """
     torch.manual_seed(seed)
-    model = _without_adapters(config, image_token_id=image_token_id, num_ids=num_ids)
+    model = _without_adapters(
+        config, image_token_id=image_token_id, num_ids=num_ids, loading=loading
+    )
     if config.max_tiles:
         model.config.max_tiles = config.max_tiles
     if config.lora is not None:
@@ -51,7 +53,9 @@ def adapt(model: VisualChat, lora: LoraConfig) -> None:
     )
 
 
-def _without_adapters(config: ModelConfig, *, image_token_id: int, num_ids: int) -> VisualChat:
+def _without_adapters(
+    config: ModelConfig, *, image_token_id: int, num_ids: int, loading: Loading
+) -> VisualChat:
     """The model before `[model.lora]` is applied."""
     if config.start_from is not None:
         return load_model(config.start_from, loading=loading)
