@@ -13,6 +13,7 @@ from vchat.train.checkpoint import open_checkpoint
 TRAINED = {
     "full": ['train.parts=["embeddings", "head", "decoder", "projection", "tower"]'],
     "embeddings and projection": ['train.parts=["embeddings", "projection"]'],
+    "LoRA": ["model.lora.rank=4", 'train.parts=["embeddings", "projection"]'],
 }
 TOLERANCE = {"fp32": 1e-5, "bf16": 0.02}
 CELLS = list(itertools.product(TRAINED, TOLERANCE, range(4)))
@@ -21,6 +22,8 @@ MATTER = [
     ("full", "bf16", 3),
     ("embeddings and projection", "bf16", 1),
     ("embeddings and projection", "bf16", 3),
+    ("LoRA", "bf16", 2),
+    ("LoRA", "bf16", 3),
 ]
 
 
