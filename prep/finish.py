@@ -76,7 +76,9 @@ def finish(output: Output) -> Built:
     results, finished = _results(plan.shards, output=output)
     if not finished:
         raise ValueError("every record was rejected when it was decoded or tokenized")
-    found = report.account(publication.staged, plan, results, finished)
+    found = report.account(
+        publication.staged, plan, results, finished, manifest=publication.manifest
+    )
     report.check(found)
     remove_half_written(output)
     report.write(found, output.folder)

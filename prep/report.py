@@ -7,12 +7,14 @@ once + rejected later. Question/answer pairs are tallied beside both.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 from vchat.prep.convert import Staged
 from vchat.prep.plan import BuildPlan
 from vchat.prep.rejected import REASONS, Reasons
@@ -21,14 +23,22 @@ from vchat.prep.task import ShardResult
 from vchat.shards.files import written_whole
 from vchat.shards.manifest import FinishedShard
 
+_MAX_SIDE = 2**31 - 1
+
 
 def account(
     staged: Sequence[Staged],
     plan: BuildPlan,
     results: Sequence[ShardResult],
     shards: Sequence[FinishedShard],
+    *,
+    manifest: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the report: per source what was read, used and rejected; and the shards' totals."""
+    """Return the report: per source what was read, used and rejected; and what the shards hold.
+
+    Args:
+        manifest: of the set, for its recipe and licences.
+    """
     rows = pa.concat_tables([shard.rows for shard in shards])
     return {
         "plan": plan.digest,
@@ -38,14 +48,51 @@ def account(
             "samples": rows.num_rows,
             "bytes": sum(shard.size_bytes for shard in shards),
             "split_dialogues": sum(result.split_dialogues for result in results),
-            "rounds": sum(rows["num_rounds"].to_pylist()),
+            "rounds": pc.sum(rows["num_rounds"]).as_py(),
             **_repeated_images(rows),
         },
-        "histograms": {
-            "rounds per sample": _histogram(rows["num_rounds"].to_pylist()),
-            "images per sample": _histogram(rows["num_images"].to_pylist()),
-        },
+        "blend": _blend(rows, choices=manifest["recipe"]["source"]),
+        "histograms": _histograms(rows),
+        "licences": dict(manifest["licences"]),
     }
+
+
+def _histograms(rows: pa.Table) -> dict[str, dict[str, int]]:
+    sides = pc.list_flatten(rows["image_original_sizes"]).to_numpy().reshape(-1, 2)
+    return {
+        "rounds per sample": _histogram(rows["num_rounds"].to_numpy()),
+        "images per sample": _histogram(rows["num_images"].to_numpy()),
+        "records per sample": _histogram(rows["num_records"].to_numpy()),
+        "text tokens per sample": _doubling(rows["text_tokens"].to_numpy()),
+        "supervised tokens per sample": _doubling(rows["supervised_tokens"].to_numpy()),
+        "shorter side of an original, pixels": _doubling(sides.min(axis=1, initial=_MAX_SIDE)),
+    }
+
+
+def _blend(rows: pa.Table, *, choices: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return one line per source and split: what of it is in the shards, and how it was joined."""
+    named = {choice["name"]: choice for choice in choices}
+    keys = ["source", "split"]
+    flat = rows.set_column(
+        rows.column_names.index("source"), "source", rows["source"].cast(pa.string())
+    )
+    columns = ("num_records", "num_rounds", "num_images", "text_tokens", "supervised_tokens")
+    sums = [(name, "sum") for name in columns]
+    table = flat.group_by(keys).aggregate([("key", "count"), *sums])
+    lines = []
+    for line in table.sort_by([("source", "ascending"), ("split", "descending")]).to_pylist():
+        choice = named.get(line["source"], {})
+        lines.append(
+            {
+                "source": line["source"],
+                "split": line["split"],
+                "concatenate": choice.get("concatenate", 1),
+                "limit": choice.get("limit"),
+                "samples": line["key_count"],
+                **{name.removeprefix("num_"): line[f"{name}_sum"] for name in columns},
+            }
+        )
+    return lines
 
 
 def _of_source(staged: Staged, plan: BuildPlan, results: Sequence[ShardResult]) -> dict[str, Any]:
@@ -65,19 +112,28 @@ def _of_source(staged: Staged, plan: BuildPlan, results: Sequence[ShardResult]) 
 
 def _repeated_images(rows: pa.Table) -> dict[str, int]:
     """Return how many images are stored, and the bytes of those that are stored again."""
-    images = repeated_bytes = 0
-    seen: set[int] = set()
-    for members in rows["members"].to_pylist():
-        for member in members:
-            if member["name"][0].isdigit():
-                images += 1
-                repeated_bytes += member["size"] if member["xxh3"] in seen else 0
-                seen.add(member["xxh3"])
-    return {"images": images, "repeated_image_bytes": repeated_bytes}
+    members = pc.list_flatten(rows["members"]).combine_chunks()
+    images = members.filter(pc.match_substring_regex(pc.struct_field(members, "name"), "^[0-9]"))
+    sizes = pc.struct_field(images, "size").to_numpy(zero_copy_only=False)
+    _, first = np.unique(
+        pc.struct_field(images, "xxh3").to_numpy(zero_copy_only=False), return_index=True
+    )
+    repeated_bytes = int(sizes.sum()) - int(sizes[first].sum())
+    return {"images": len(images), "repeated_image_bytes": repeated_bytes}
 
 
-def _histogram(values: Sequence[int]) -> dict[str, int]:
-    return {str(value): count for value, count in sorted(Counter(values).items())}
+def _histogram(values: NDArray[Any]) -> dict[str, int]:
+    found, counts = np.unique(values, return_counts=True)
+    return {str(value): int(count) for value, count in zip(found, counts, strict=True)}
+
+
+def _doubling(values: NDArray[Any]) -> dict[str, int]:
+    """Return counts between powers of two, `128-255`, from the least to the most that there is."""
+    exponents = np.frexp(values.astype(np.float64))[1] - 1
+    found, counts = np.unique(np.maximum(exponents, 0), return_counts=True)
+    of = dict(zip(found.tolist(), counts.tolist(), strict=True))
+    span = range(min(of), max(of) + 1) if of else range(0)
+    return {f"{2**n}-{2 ** (n + 1) - 1}": of.get(n, 0) for n in span}
 
 
 def check(found: Mapping[str, Any]) -> None:

@@ -244,3 +244,45 @@ def test_a_build_that_was_killed_before_it_published_is_finished_by_several_work
     run_tasks(tmp_path / "out/.work", numbers, workers=1, on_dialogues=lambda count: None)
     build(half)
     assert files(tmp_path / "out") == files(folder / "out")
+
+
+def test_the_report_counts_what_the_index_says_by_source_and_split(built):
+    folder, _, done = built
+    rows = open_shards(folder / "out").index().to_pylist()
+    lines = {(line["source"], line["split"]): line for line in done.report["blend"]}
+    assert lines.keys() == {(row["source"], row["split"]) for row in rows}
+    for (source, split), line in lines.items():
+        mine = [row for row in rows if (row["source"], row["split"]) == (source, split)]
+        assert line["samples"] == len(mine)
+        assert line["concatenate"] == 2
+        for name in ("records", "rounds", "images"):
+            assert line[name] == sum(row[f"num_{name}"] for row in mine)
+        for name in ("text_tokens", "supervised_tokens"):
+            assert line[name] == sum(row[name] for row in mine)
+
+
+def test_the_reports_histograms_count_every_sample_and_image_once(built):
+    folder, _, done = built
+    rows = open_shards(folder / "out").index().to_pylist()
+    histograms = done.report["histograms"]
+    sides = [min(pair) for row in rows for pair in pairs(row["image_original_sizes"])]
+    assert histograms["records per sample"] == {
+        str(n): sum(row["num_records"] == n for row in rows) for n in (1, 2)
+    }
+    assert histograms["shorter side of an original, pixels"] == {"32-63": len(sides)}
+    assert set(sides) == {36}
+    for low_high, count in histograms["text tokens per sample"].items():
+        low, high = map(int, low_high.split("-"))
+        assert count == sum(low <= row["text_tokens"] <= high for row in rows)
+
+
+def pairs(flat):
+    return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+def test_the_report_page_leads_from_a_count_to_its_reasons_and_names_licences(built):
+    page = (built[0] / "out/report.html").read_text()
+    assert 'href="#record-llava_dial"' in page
+    assert 'id="record-llava_dial"' in page
+    for licence in built[2].report["licences"].values():
+        assert licence.split(";")[0] in page

@@ -149,7 +149,7 @@ def test_another_set_in_the_folder_is_refused_and_the_same_one_is_found_complete
     assert retokenize(wanted(built, tmp_path / "new"), workers=1) == first
     with pytest.raises(ValueError, match=r"new holds another build: its plan is .{16}, the one"):
         retokenize(wanted(built, tmp_path / "new", max_tokens=100), workers=1)
-    with pytest.raises(ValueError, match=r"set holds another set"):
+    with pytest.raises(ValueError, match=r"set holds another build"):
         retokenize(wanted(built, built / "set"), workers=1)
 
 
