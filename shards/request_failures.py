@@ -53,8 +53,15 @@ def pauses(retry_for_s: float) -> Iterator[float]:
         pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
+KEY_SERVICE = "169.254.169.254"
+"""The machine's own service for keys, which the client asks where nothing else gives them."""
+
+
 def one_line(error: Exception) -> str:
     """Return what a client's error says, without its debugging appendix."""
     if isinstance(error, PreconditionError):
         return "the object was replaced since it was first read"
-    return str(error).split("\n", 1)[0].strip()
+    said = str(error).split("\n", 1)[0].strip()
+    if KEY_SERVICE in said:
+        return f"no keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY ({said})"
+    return said

@@ -21,7 +21,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,7 @@ class Bucket:
             "AWS_ALLOW_HTTP": "true",
         }
 
-    @property
+    @cached_property
     def store(self) -> S3Store:
         """A client that is not the one under test; names are below the prefix."""
         return S3Store(
@@ -95,9 +97,10 @@ class Bucket:
 
     def put_folder(self, folder: Path, prefix: str) -> None:
         """Store all files below a folder, work folders left out."""
-        for path in sorted(folder.rglob("*")):
-            if path.is_file() and ".work" not in path.parts:
-                self.put(f"{prefix}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+        paths = [path for path in folder.rglob("*") if path.is_file() and ".work" not in path.parts]
+        names = [f"{prefix}/{path.relative_to(folder).as_posix()}" for path in paths]
+        with ThreadPoolExecutor(16) as threads:
+            list(threads.map(self.put, names, (path.read_bytes() for path in paths)))
 
     def contents(self, prefix: str) -> dict[str, bytes]:
         """Return all objects below a prefix, by the rest of their names."""

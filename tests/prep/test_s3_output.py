@@ -225,6 +225,15 @@ def test_a_refused_key_is_one_line_without_the_key(folder, s3, monkeypatch):
     assert "guessed-secret" not in str(error.value)
 
 
+def test_missing_keys_are_named(folder, s3, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9/169.254.169.254")
+    storage = StorageConfig(retry_for_s=0)
+    with pytest.raises(ValueError, match="no keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACC"):
+        build(recipe(folder, out=f"{s3.url}/mix", storage=storage))
+
+
 @pytest.mark.parametrize(
     "out, message",
     [
