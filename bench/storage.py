@@ -1,0 +1,108 @@
+"""The loader from a real S3 server on loopback against the loader from the local disk.
+
+Run: `python bench/storage.py [SAMPLES]` (3,000 by default), the samples of `bench/loader.py`. In
+each of three rounds an epoch is read from the folder, from the bucket by range, through a cache
+that is empty, and through one that is full; the ratios are of the medians. The server works on the
+same cores, so what it needs is taken from us. There is no latency on loopback: by range, a far
+server is slower by its round trips, whole shards are not.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from loader import ROWS_PER_MICRO_BATCH, SHARDS, SIDE, written_set
+from vchat.shards.loader import Loader
+from vchat.shards.manifest import ShardSet, open_shards
+from vchat.shards.plan_arguments import PlanArguments
+from vchat.shards.storage import StorageConfig
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from s3_server import new_bucket, serving_s3
+
+ROUNDS = 3
+
+
+def rate(shard_set: ShardSet, what: str, *, threads: int) -> float:
+    """Read one epoch, print what it cost, and return the samples per second."""
+    arguments = PlanArguments(
+        split="train",
+        seed=1,
+        epoch=0,
+        tokens_per_row=4096,
+        images_per_row=16,
+        positions_per_image=257,
+        shuffle_window_shards=SHARDS,
+    )
+    loader = Loader(
+        shard_set,
+        arguments,
+        rows_per_step=ROWS_PER_MICRO_BATCH,
+        rows_per_micro_batch=ROWS_PER_MICRO_BATCH,
+        image_size=SIDE,
+        threads=threads,
+    )
+    num_batches = loader.plan(0).num_steps(ROWS_PER_MICRO_BATCH)
+    before = loader.measured()
+    wall, cpu = time.perf_counter(), time.process_time()
+    batches = itertools.islice(loader, num_batches)
+    num_samples = sum(len(row) for batch in batches for row in batch.keys)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    cost = {name: total - before[name] for name, total in loader.measured().items()}
+    print(
+        f"{what:<28} {num_samples / wall:8.0f} samples/s {1e3 * cpu / num_samples:7.3f} CPU ms each"
+        f" {cost['requests']:6.0f} requests {cost['network_bytes'] / 1e6:6.0f} MB over the network"
+    )
+    return num_samples / wall
+
+
+def one_round(folder: ShardSet, url: str, cache: Path, *, threads: int) -> list[float]:
+    """Return the rates from the folder, by range, through an empty and through a full cache."""
+    cached = StorageConfig(cache=cache)
+    opened = [
+        ("local folder", folder),
+        ("S3, by range", open_shards(url)),
+        ("S3, empty cache", open_shards(url, storage=cached)),
+        ("S3, full cache", open_shards(url, storage=cached)),
+    ]
+    return [rate(shards, f"{what}, {threads} threads", threads=threads) for what, shards in opened]
+
+
+def main() -> None:
+    """Print a row per reading, then the ratios to the local folder."""
+    torch.set_num_threads(1)
+    num_samples = int(sys.argv[1]) if len(sys.argv) > 1 else 3_000
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shard_set = written_set(folder, num_samples=num_samples)
+        (folder / "s3").mkdir()
+        with serving_s3(folder / "s3") as endpoint:
+            bucket = new_bucket(endpoint)
+            os.environ |= bucket.environment
+            bucket.put_folder(shard_set.folder, "set")
+            for threads in (1, 2):
+                rates = [
+                    one_round(
+                        shard_set,
+                        f"{bucket.url}/set",
+                        folder / f"cache-{threads}-{number}",
+                        threads=threads,
+                    )
+                    for number in range(ROUNDS)
+                ]
+                local, *others = (statistics.median(column) for column in zip(*rates, strict=True))
+                for what, other in zip(
+                    ("by range", "empty cache", "full cache"), others, strict=True
+                ):
+                    print(f"S3 {what} / local, {threads} threads: {other / local:.2f}")
+
+
+if __name__ == "__main__":
+    main()
