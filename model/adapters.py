@@ -8,14 +8,70 @@ nothing. The model keeps its classes: only linear layers are replaced.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from transformers import PreTrainedModel
-from vchat.model.four_bit import FourBitLinear, plain_linear
+from vchat.model.four_bit import FourBitLinear, plain_linear, use_four_bits
+
+if TYPE_CHECKING:
+    from vchat.model.visual_chat import VisualChat
 
 ADAPTER_KEYS = ("lora_A", "lora_B", "lora_magnitude_vector")
 """A parameter of an adapter has one of these in its name."""
+
+
+def adapt(
+    model: VisualChat,
+    *,
+    rank: int,
+    alpha: float,
+    dropout: float = 0.0,
+    dora: bool = False,
+    four_bit: bool = False,
+    decoder_targets: Sequence[str] | None = (),
+    tower_targets: Sequence[str] | None = None,
+) -> None:
+    """Add fresh adapters to a model, which change no output yet.
+
+    Args:
+        rank, alpha: an adapter's share of the output is scaled by alpha / rank.
+        dropout: of an adapter's input, in training.
+        dora: rescale the adapted weights row by row as well.
+        four_bit: quantise the decoder's linear layers first (QLoRA). This changes outputs.
+        decoder_targets: last parts of layer names; none of them means all linear layers but the
+            head, None no adapters there.
+        tower_targets: likewise.
+
+    Raises:
+        ValueError: the model has adapters already, or a target is no linear layer.
+    """
+    if model.config.adapters is not None:
+        raise ValueError("the model has adapters already: merge them first")
+    if four_bit:
+        use_four_bits(model.decoder, target_names(model.decoder, ()))
+        model.config.four_bit_decoder = True
+    adapters = {
+        "rank": rank,
+        "alpha": alpha,
+        "dropout": dropout,
+        "dora": dora,
+        "decoder_targets": None if decoder_targets is None else list(decoder_targets),
+        "tower_targets": None if tower_targets is None else list(tower_targets),
+    }
+    add_configured(model, adapters)
+    model.config.adapters = adapters
+
+
+def add_configured(model: VisualChat, adapters: dict[str, Any]) -> None:
+    """Give decoder and tower the adapters that a configuration names."""
+    settings = {k: v for k, v in adapters.items() if not k.endswith("_targets")}
+    for part, targets in (
+        (model.decoder, adapters["decoder_targets"]),
+        (model.tower.model, adapters["tower_targets"]),
+    ):
+        if targets is not None:
+            add_adapters(part, targets=targets, **settings)
 
 
 def add_adapters(

@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.generation import LogitsProcessorList, SuppressTokensLogitsProcessor
-from transformers.utils import ModelOutput
-from vchat.model.adapters import add_adapters, merge_adapters, target_names
+from vchat.model.adapters import add_configured, merge_adapters, target_names
 from vchat.model.config import VisualChatConfig
 from vchat.model.decoders import cover_ids, use_attention
 from vchat.model.decoding import Rows, hidden_of_all, hidden_of_newest, hidden_of_predictors
@@ -35,26 +32,10 @@ from vchat.model.image_states import (
 from vchat.model.last_layer import can_drop_rows, drop_rows_before_last_layer
 from vchat.model.layout import DialogueCache, kinds_of
 from vchat.model.loss import SummedCrossEntropy
+from vchat.model.output import VisualChatOutput
 from vchat.model.projection import positions_after, projection_named
 from vchat.model.splice import reversed_in_dialogues, splice, times_zero
 from vchat.model.towers import HuggingFaceTower, kind_of, positions_of, vision_half
-
-
-@dataclass
-class VisualChatOutput(ModelOutput):  # type: ignore[misc]
-    """What one forward pass gives."""
-
-    loss: Tensor | None = None
-    """float32[], the sum over the supervised positions; only with labels."""
-
-    target_losses: Tensor | None = None
-    """float32[T], of each supervised position, row by row, without gradients; only with labels."""
-
-    logits: Tensor | None = None
-    """float[B, S, V], or the last `logits_to_keep` positions; only without labels."""
-
-    past_key_values: DialogueCache | None = None
-    """The cache, the given positions included; only with `use_cache`."""
 
 
 class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
@@ -103,58 +84,7 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         if config.four_bit_decoder:
             use_four_bits(self.decoder, target_names(self.decoder, ()))
         if config.adapters is not None:
-            self._add_adapters(config.adapters)
-
-    def _add_adapters(self, adapters: dict[str, Any]) -> None:
-        """Give decoder and tower the adapters that the configuration names."""
-        settings = {k: v for k, v in adapters.items() if not k.endswith("_targets")}
-        for part, targets in (
-            (self.decoder, adapters["decoder_targets"]),
-            (self.tower.model, adapters["tower_targets"]),
-        ):
-            if targets is not None:
-                add_adapters(part, targets=targets, **settings)
-
-    def adapt(
-        self,
-        *,
-        rank: int,
-        alpha: float,
-        dropout: float = 0.0,
-        dora: bool = False,
-        four_bit: bool = False,
-        decoder_targets: Sequence[str] | None = (),
-        tower_targets: Sequence[str] | None = None,
-    ) -> None:
-        """Add fresh adapters, which change no output yet.
-
-        Args:
-            rank, alpha: an adapter's share of the output is scaled by alpha / rank.
-            dropout: of an adapter's input, in training.
-            dora: rescale the adapted weights row by row as well.
-            four_bit: quantise the decoder's linear layers first (QLoRA). This changes outputs.
-            decoder_targets: last parts of layer names; none of them means all linear layers but the
-                head, None no adapters there.
-            tower_targets: likewise.
-
-        Raises:
-            ValueError: the model has adapters already, or a target is no linear layer.
-        """
-        if self.config.adapters is not None:
-            raise ValueError("the model has adapters already: merge them first")
-        if four_bit:
-            use_four_bits(self.decoder, target_names(self.decoder, ()))
-            self.config.four_bit_decoder = True
-        adapters = {
-            "rank": rank,
-            "alpha": alpha,
-            "dropout": dropout,
-            "dora": dora,
-            "decoder_targets": None if decoder_targets is None else list(decoder_targets),
-            "tower_targets": None if tower_targets is None else list(tower_targets),
-        }
-        self._add_adapters(adapters)
-        self.config.adapters = adapters
+            add_configured(self, config.adapters)
 
     def merge(self) -> None:
         """Make adapters and 4-bit weights plain weights: the model computes the same without."""

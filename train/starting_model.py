@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
+from vchat.model.adapters import adapt
 from vchat.model.config import VisualChatConfig
 from vchat.model.open_clip_tower import FOLDER_CONFIG, OpenClipVision, from_folder
 from vchat.model.towers import register_towers
@@ -36,13 +37,14 @@ def build_model(
     if config.max_tiles:
         model.config.max_tiles = config.max_tiles
     if config.lora is not None:
-        adapt(model, config.lora)
+        adapt_as_configured(model, config.lora)
     return model
 
 
-def adapt(model: VisualChat, lora: LoraConfig) -> None:
+def adapt_as_configured(model: VisualChat, lora: LoraConfig) -> None:
     """Add the adapters of a run to its fresh model."""
-    model.adapt(
+    adapt(
+        model,
         rank=lora.rank,
         alpha=2.0 * lora.rank if lora.alpha is None else lora.alpha,
         dropout=lora.dropout,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from vchat.model.adapters import add_adapters, is_adapter, merge_adapters
+from vchat.model.adapters import adapt, add_adapters, is_adapter, merge_adapters
 from vchat.model.four_bit import FourBitLinear
 from vchat.model.visual_chat import VisualChat
 
@@ -23,7 +23,7 @@ def inputs():
 
 def adapted(new_model, **settings):
     model = new_model()
-    model.adapt(rank=3, alpha=6.0, tower_targets=(), **settings)
+    adapt(model, rank=3, alpha=6.0, tower_targets=(), **settings)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.1)
@@ -34,7 +34,7 @@ def test_a_fresh_adapter_changes_nothing_and_is_small(new_model):
     model = new_model().eval()
     before = model(*inputs()).logits
     num_before = model.num_parameters()
-    model.adapt(rank=2, alpha=4.0, tower_targets=())
+    adapt(model, rank=2, alpha=4.0, tower_targets=())
     torch.testing.assert_close(model.eval()(*inputs()).logits, before)
     added = sum(p.numel() for name, p in model.named_parameters() if is_adapter(name))
     assert 0 < added == model.num_parameters() - num_before < num_before / 4
@@ -81,7 +81,7 @@ def test_every_adapter_gets_a_gradient_with_recomputed_activations_too(new_model
 
 def test_only_the_named_layers_of_the_named_parts_get_an_adapter(new_model):
     model = new_model()
-    model.adapt(rank=2, alpha=2.0, decoder_targets=("q_proj", "v_proj"))
+    adapt(model, rank=2, alpha=2.0, decoder_targets=("q_proj", "v_proj"))
     found = {name.split(".lora_")[0] for name, _ in model.named_parameters() if is_adapter(name)}
     assert len(found) == 3 * 2
     assert all(name.startswith("decoder.") and name[-6:] in ("q_proj", "v_proj") for name in found)
@@ -89,13 +89,13 @@ def test_only_the_named_layers_of_the_named_parts_get_an_adapter(new_model):
 
 def test_a_target_that_is_no_linear_layer_is_an_error_that_names_those_there_are(new_model):
     with pytest.raises(ValueError, match=r"no linear layer of Llama.* is called 'qproj'; .*q_proj"):
-        new_model().adapt(rank=2, alpha=2.0, decoder_targets=("qproj",))
+        adapt(new_model(), rank=2, alpha=2.0, decoder_targets=("qproj",))
 
 
 def test_adapters_on_adapters_are_an_error(new_model):
     model = adapted(new_model)
     with pytest.raises(ValueError, match="has adapters already"):
-        model.adapt(rank=2, alpha=2.0)
+        adapt(model, rank=2, alpha=2.0)
 
 
 def test_a_layer_of_four_bits_is_near_its_weights_and_is_left_alone_by_a_cast():
