@@ -1,243 +1,107 @@
-"""The loader against the bare decode loop and against webdataset, on the same samples.
+"""The loader against the bare decode loop and against five others, on the same samples.
 
-Run: `python bench/loader.py [SAMPLES]` (1,500 by default). Dialogues of 1 to 4 JPEG images of 224
-pixels and 350 text tokens, drawn and written to a temporary folder. Every row delivers uint8 pixels
-of 224 x 224 and padded or packed ids. CPU ms per sample counts all threads of the process, but not
-worker processes; it holds on a busy machine, samples per second do not.
+Run: `python bench/loader.py [--samples N] [--peers FOLDER] [--only READER ...]`. 1,500 dialogues of
+1 to 4 images and 350 text tokens are drawn and written to a temporary folder. Each reader runs in a
+process of its own; the environments of peers are made in FOLDER when they are missing, which takes
+minutes and needs a package index. `pillow` rows decode with Pillow and normalise to float32 in the
+workers, as users of these libraries do; `fast` rows give peers our decoder and uint8; `none` rows
+decode nothing. CPU ms per sample counts all threads and worker processes.
 """
 
 from __future__ import annotations
 
-import io
-import itertools
+import argparse
+import json
+import os
+import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-import webdataset
-from PIL import Image
-from vchat.shards.codec import RecordOrigin, Sample, StoredImage, StoredRound
-from vchat.shards.decode import decoded
-from vchat.shards.loader import Loader
-from vchat.shards.manifest import ShardSet, finished_shard, open_shards, publish
-from vchat.shards.plan_arguments import PlanArguments
-from vchat.shards.template import VisualChatTemplate
-from vchat.shards.tokens import TextTokenizer
-from vchat.shards.writer import write_shard
+from loader_data import written_data
+from peer_environments import PACKAGES, python_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from toy import toy_tokenizer
 
-SIDE = 224
-TEXT_TOKENS = 350
-SHARDS = 6
-ROWS_PER_MICRO_BATCH = 4
-SAMPLES_PER_BATCH = 8
+HERE = Path(__file__).parent
+PEERS = ("webdataset", "mosaicml", "litdata", "energon")
+IMAGES_PER_SAMPLE = 2.5
+
+Rates = dict[tuple[str, int, str], float]
+"""Samples per second by reader, workers and decoder."""
 
 
-def pictures(rng: np.random.Generator, *, count: int) -> list[bytes]:
-    """Draw smooth pictures with some noise, as JPEG of about 15 kB."""
-    y, x = np.mgrid[:SIDE, :SIDE]
-    encoded = []
-    for number in range(count):
-        smooth = np.stack([x, y, (x + y + 9 * number) % SIDE], axis=-1)
-        noisy = (smooth + rng.integers(-10, 10, smooth.shape)).clip(0, 255).astype(np.uint8)
-        file = io.BytesIO()
-        Image.fromarray(noisy).save(file, "JPEG", quality=90)
-        encoded.append(file.getvalue())
-    return encoded
+def rows(only: list[str]) -> list[tuple[str, int, str]]:
+    """Return what is measured, in order: reader, workers, decoder."""
+    listed = [("limit", n, "fast") for n in (1, 2)]
+    listed += [("ours", n, decode) for decode in ("fast", "pillow", "none") for n in (1, 2)]
+    listed += [(p, n, d) for p in PEERS for d in ("pillow", "fast", "none") for n in (1, 2)]
+    listed += [("on-the-fly", n, "pillow") for n in (1, 2)]
+    return [row for row in listed if not only or row[0] in only]
 
 
-def drawn_samples(num_samples: int, *, image_id: int) -> Iterator[Sample]:
-    """Yield dialogues whose images are taken from 100 pictures."""
-    rng = np.random.default_rng(0)
-    drawn = pictures(rng, count=100)
-    for number in range(num_samples):
-        num_images = int(rng.integers(1, 5))
-        key = f"bench/{number}"
-        ids = np.concatenate([np.full(num_images, image_id), rng.integers(3, 250, TEXT_TOKENS)])
-        yield Sample(
-            key=key,
-            source="bench",
-            split="train",
-            records=(
-                RecordOrigin(
-                    key=key,
-                    file="none",
-                    record_id=str(number),
-                    licence="none",
-                    first_round=0,
-                    num_rounds=1,
-                ),
-            ),
-            rounds=(StoredRound(images=tuple(range(num_images)), question="q", answer="a"),),
-            images=tuple(
-                StoredImage(
-                    key=f"{key}:{k}",
-                    data=drawn[int(rng.integers(len(drawn)))],
-                    extension="jpg",
-                    size=(SIDE, SIDE),
-                    original_size=(SIDE, SIDE),
-                )
-                for k in range(num_images)
-            ),
-            ids=ids.astype(np.int32),
-            supervised=np.arange(len(ids)) > 300,
-        )
-
-
-def written_set(folder: Path, *, num_samples: int) -> ShardSet:
-    """Write the samples as a published shard set."""
-    tokenizer = TextTokenizer.load(toy_tokenizer(folder / "tokenizer"))
-    samples = drawn_samples(num_samples, image_id=tokenizer.image_id)
-    shards = []
-    for number in range(SHARDS):
-        path = folder / "set" / f"train-{number:06d}.tar"
-        path.parent.mkdir(exist_ok=True)
-        part = itertools.islice(samples, num_samples // SHARDS)
-        rows = write_shard(path, part, first_number=number * (num_samples // SHARDS))
-        shards.append(finished_shard(path, split="train", rows=rows))
-    template = VisualChatTemplate()
-    given = {"template": {"name": template.name, "system": template.system}, "licences": {}}
-    publish(folder / "set", manifest_without_shards=given, shards=shards, tokenizer=tokenizer)
-    return open_shards(folder / "set")
-
-
-def measured(what: str, consume: Callable[[], int]) -> float:
-    """Print and return the samples per second of a function that returns how many it consumed."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    num_samples = consume()
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    rate = num_samples / wall
-    print(f"{what:<44} {rate:8.0f} samples/s {1e3 * cpu / num_samples:7.3f} CPU ms/sample")
-    return rate
-
-
-def bare_loop(shard_set: ShardSet, *, threads: int) -> Callable[[], int]:
-    """The limit: decode from memory, keep nothing."""
-    index = shard_set.index("train").to_pylist()
-    stored = [
-        [data for name, data in shard_set.read_members(row).items() if name.endswith("jpg")]
-        for row in index
-    ]
-
-    def decode_all(samples: list[list[bytes]]) -> None:
-        for images in samples:
-            for data in images:
-                decoded(data, shorter_side=SIDE, crop=SIDE)
-
-    def consume() -> int:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(decode_all, [stored[start::threads] for start in range(threads)]))
-        return len(stored)
-
-    return consume
-
-
-def ours(shard_set: ShardSet, *, threads: int) -> Callable[[], int]:
-    """One epoch of packed batches."""
-    arguments = PlanArguments(
-        split="train",
-        seed=1,
-        epoch=0,
-        tokens_per_row=4096,
-        images_per_row=16,
-        positions_per_image=257,
-        shuffle_window_shards=SHARDS,
+def measured(row: tuple[str, int, str], *, data: Path, peers: Path) -> float:
+    """Run one reader, print its line, and return its samples per second; 0 if it fails."""
+    reader, workers, decode = row
+    command = [python_of(reader, folder=peers), str(HERE / "loader_readers.py")]
+    command += [reader, str(data), str(workers), decode]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    unit = "threads" if reader in ("ours", "limit") else "workers"
+    what = f"{reader}, {workers} {unit}, {decode}"
+    if done.returncode:
+        print(f"{what:<34} failed: {done.stderr.strip().splitlines()[-1]}", flush=True)
+        return 0.0
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    print(
+        f"{what:<34} {found['rate']:7.0f} samples/s {found['cpu_ms']:7.3f} CPU ms/sample",
+        flush=True,
     )
-    rows_per_step = ROWS_PER_MICRO_BATCH
-    loader = Loader(
-        shard_set,
-        arguments,
-        rows_per_step=rows_per_step,
-        rows_per_micro_batch=ROWS_PER_MICRO_BATCH,
-        image_size=SIDE,
-        threads=threads,
-    )
-    num_batches = loader.plan(0).num_steps(rows_per_step)
-
-    def consume() -> int:
-        batches = itertools.islice(loader, num_batches)
-        return sum(len(row) for batch in batches for row in batch.keys)
-
-    return consume
+    return float(found["rate"])
 
 
-def by_pillow(data: bytes) -> np.ndarray:
-    """Decode as most users of webdataset do; the images have the right size already."""
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).transpose(2, 0, 1)
+def print_ratios(rates: Rates) -> None:
+    """Print our rates over those of the limit and of the best peers, with what is aimed at."""
 
+    def ratio(what: str, ours: float, other: float, target: str) -> None:
+        if ours and other:
+            print(f"{what}: {ours / other:.2f} (target {target})")
 
-def by_ours(data: bytes) -> np.ndarray:
-    """Decode as our loader does."""
-    return decoded(data, shorter_side=SIDE, crop=SIDE)
+    def best(workers: int, decode: str) -> float:
+        return max((rates.get((peer, workers, decode), 0.0) for peer in PEERS), default=0.0)
 
-
-class ToTensors:
-    """One webdataset dictionary to ids and pixels; a class, so that workers can be sent it."""
-
-    def __init__(self, decode: Callable[[bytes], np.ndarray]):
-        self.decode = decode
-
-    def __call__(self, sample: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        images = sorted(name for name in sample if name.endswith(".jpg"))
-        pixels = np.stack([self.decode(sample[name]) for name in images])
-        return np.load(io.BytesIO(sample["tokens.npy"])), pixels
-
-
-def padded(samples: list[tuple[np.ndarray, np.ndarray]]) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Collate to the longest of the batch."""
-    longest = max(len(ids) for ids, _ in samples)
-    rows = np.zeros((len(samples), longest), np.int64)
-    for row, (ids, _) in zip(rows, samples, strict=True):
-        row[: len(ids)] = ids
-    pixels = np.concatenate([images for _, images in samples])
-    return torch.from_numpy(rows), torch.from_numpy(pixels), len(samples)
-
-
-def peer(
-    shard_set: ShardSet, *, decode: Callable[[bytes], np.ndarray], workers: int
-) -> Callable[[], int]:
-    """webdataset with a shuffle buffer, in batches."""
-    names = [str(shard_set.folder / shard["name"]) for shard in shard_set.manifest["shards"]]
-    dataset = (
-        webdataset.WebDataset(names, shardshuffle=SHARDS)
-        .shuffle(500)
-        .map(ToTensors(decode))
-        .batched(SAMPLES_PER_BATCH, collation_fn=padded)
-    )
-    batches = webdataset.WebLoader(dataset, batch_size=None, num_workers=workers)
-    return lambda: sum(num_samples for _, _, num_samples in batches)
+    fast = {n: rates.get(("ours", n, "fast"), 0.0) for n in (1, 2)}
+    limit = rates.get(("limit", 1, "fast"), 0.0)
+    ratio("ours / decode loop, one decode thread", fast[1], limit, "0.95")
+    ratio("two decode threads / one", fast[2], fast[1], "1.8")
+    ratio("ours / best peer as its users run it, 2", fast[2], best(2, "pillow"), "3")
+    ratio("ours / best peer with our decoder, 2", fast[2], best(2, "fast"), "1.5")
+    ratio("same, with 1", fast[1], best(1, "fast"), "1")
+    floats = rates.get(("ours", 2, "pillow"), 0.0)
+    ratio("ours made float32 by the consumer / best peer, 2", floats, best(2, "pillow"), "1")
+    ratio("without decoding, 2", rates.get(("ours", 2, "none"), 0.0), best(2, "none"), "1")
+    published = rates.get(("on-the-fly", 1, "pillow"), 0.0)
+    ratio("ours / published pipeline, images per core", fast[1], published, "15")
 
 
 def main() -> None:
-    """Print one row per reader, then our ratios."""
-    torch.set_num_threads(1)
-    num_samples = int(sys.argv[1]) if len(sys.argv) > 1 else 1_500
+    """Print one line per reader, then the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=int, default=1_500)
+    parser.add_argument("--peers", type=Path, default=Path("build/bench-peers"))
+    parser.add_argument("--only", nargs="*", default=[])
+    wanted = parser.parse_args()
+    chosen = rows(wanted.only)
     with tempfile.TemporaryDirectory() as folder:
-        shard_set = written_set(Path(folder), num_samples=num_samples)
-        limits = [
-            measured(f"decode loop, {n} threads", bare_loop(shard_set, threads=n)) for n in (1, 2)
-        ]
-        rates = [measured(f"ours, {n} threads", ours(shard_set, threads=n)) for n in (1, 2)]
-        peers = [
-            measured(
-                f"webdataset, {name}, {workers} workers",
-                peer(shard_set, decode=decode, workers=workers),
-            )
-            for name, decode in (("Pillow", by_pillow), ("our decode", by_ours))
-            for workers in (0, 2)
-        ]
-    for n, limit, rate in zip((1, 2), limits, rates, strict=True):
-        print(f"ours / decode loop, {n} threads: {rate / limit:.2f}")
-    print(f"ours, 2 threads / best webdataset as its users run it: {rates[1] / max(peers[:2]):.2f}")
-    print(f"ours, 2 threads / best webdataset with our decode: {rates[1] / max(peers[2:]):.2f}")
+        data = Path(folder)
+        tokenizer = toy_tokenizer(data / "tokenizer")
+        written_data(data, num_samples=wanted.samples, tokenizer=tokenizer)
+        for peer in sorted(PACKAGES.keys() & {reader for reader, _, _ in chosen}):
+            python = python_of(peer, folder=wanted.peers)
+            subprocess.run([python, str(HERE / "peer_sets.py"), peer, folder], check=True)
+        rates = {row: measured(row, data=data, peers=wanted.peers) for row in chosen}
+    print_ratios(rates)
 
 
 if __name__ == "__main__":
