@@ -1,6 +1,6 @@
 """Plan an epoch of many samples: seconds, memory, fill, against padding each dialogue alone.
 
-Run: `python bench/epoch.py [SAMPLES]` (10 million by default). The index is synthetic: dialogues of
+Run: `python bench/epoch.py [SAMPLES]` (10 million by default; 100 million take 8 GB). The index is synthetic: dialogues of
 1 to 8 images of 257 positions with about 140 text tokens per image, 5,000 samples a shard, rows of
 4,096 positions. CPU seconds count all threads; they hold on a busy machine, wall seconds do not.
 """
