@@ -1,8 +1,9 @@
 """Plan an epoch of many samples: seconds, memory, fill, against padding each dialogue alone.
 
-Run: `python bench/epoch.py [SAMPLES]` (10 million by default; 100 million take 8 GB). The index is synthetic: dialogues of
-1 to 8 images of 257 positions with about 140 text tokens per image, 5,000 samples a shard, rows of
-4,096 positions. CPU seconds count all threads; they hold on a busy machine, wall seconds do not.
+Run: `python bench/epoch.py [SAMPLES]` (10 million by default; 100 million need 8 GB). The index is
+synthetic: dialogues of 1 to 8 images of 257 positions with about 140 text tokens per image, 5,000
+samples a shard, rows of 4,096 positions. CPU seconds count all threads; they hold on a busy
+machine, wall seconds do not.
 """
 
 from __future__ import annotations
@@ -22,25 +23,34 @@ SAMPLES_PER_SHARD = 5_000
 TOKENS_PER_ROW = 4_096
 POSITIONS_PER_IMAGE = 257
 KEY_LENGTH = 18
+DRAWN_AT_ONCE = 1 << 20
 ROWS_PER_BATCH = 8
 
 
 def synthetic_index(num_samples: int) -> PlanIndex:
     """Return an index with lengths as the published mix has them and keys of 18 digits."""
     rng = np.random.default_rng(0)
-    images = rng.choice([1, 2, 3, 4, 8], p=[0.45, 0.3, 0.15, 0.08, 0.02], size=num_samples)
-    text = (rng.lognormal(4.9, 0.6, size=num_samples) * images + 60).clip(1, 2000)
-    digits = rng.integers(ord("0"), ord("9") + 1, size=num_samples * KEY_LENGTH, dtype=np.uint8)
-    shard = (np.arange(num_samples) // SAMPLES_PER_SHARD).astype(np.int32)
+    images = np.empty(num_samples, np.int32)
+    text = np.empty(num_samples, np.int32)
+    digits = np.empty(num_samples * KEY_LENGTH, np.uint8)
+    for start in range(0, num_samples, DRAWN_AT_ONCE):
+        count = min(DRAWN_AT_ONCE, num_samples - start)
+        drawn = rng.choice([1, 2, 3, 4, 8], p=[0.45, 0.3, 0.15, 0.08, 0.02], size=count)
+        images[start : start + count] = drawn
+        lengths = rng.lognormal(4.9, 0.6, size=count) * drawn + 60
+        text[start : start + count] = lengths.clip(1, 2000)
+        keys = rng.integers(ord("0"), ord("9") + 1, size=count * KEY_LENGTH, dtype=np.uint8)
+        digits[start * KEY_LENGTH : (start + count) * KEY_LENGTH] = keys
+    shard = np.arange(num_samples, dtype=np.int32) // SAMPLES_PER_SHARD
     return PlanIndex(
         digest="synthetic",
         keys=TextColumn(digits, np.arange(num_samples + 1, dtype=np.int64) * KEY_LENGTH),
         sources=("synthetic",),
         source=np.zeros(num_samples, np.int32),
-        text_tokens=text.astype(np.int32),
-        supervised_tokens=(text / 2).astype(np.int32),
-        num_images=images.astype(np.int32),
-        image_sizes=np.full((int(images.sum()), 2), 224, np.int32),
+        text_tokens=text,
+        supervised_tokens=text // 2,
+        num_images=images,
+        image_sizes=np.full((int(images.sum(dtype=np.int64)), 2), 224, np.uint16),
         shard=shard,
         set_of_shard=np.zeros(int(shard[-1]) + 1, np.int32),
     )
