@@ -161,7 +161,7 @@ def sample(number: int, dialogue: dict[str, Any], tokenizer: TextTokenizer) -> S
         question=dialogue["question"],
         answer=dialogue["answer"],
     )
-    return sample_of(f"bench/{number}", tokenizer, (round_,), images)
+    return sample_of(f"bench/{number}", tokenizer, (round_,), images, source="bench")
 
 
 def trainer_times(config: RunConfig) -> list[float]:

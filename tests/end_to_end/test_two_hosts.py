@@ -68,7 +68,8 @@ def agent(host: Host, run_file: Path, *settings: str, folder: Path, bucket: dict
     """Start torchrun on a host: it trains with whoever is there."""
     words = ["--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=20", "--rdzv-id=two-hosts"]
     words += ["--rdzv-backend=c10d", "--rdzv-endpoint=10.77.0.1:29400"]
-    words += ["--rdzv-conf=last_call_timeout=5,keep_alive_interval=1,keep_alive_max_attempt=5"]
+    limits = "last_call_timeout=5,keep_alive_interval=1,keep_alive_max_attempt=5"
+    words += [f"--rdzv-conf={limits},is_host={int(host.number == 1)}"]  # no name service here
     words += [f"--local-addr={host.address}", "-m", "vchat.train", "run", str(run_file)]
     return host.start(
         [str(BIN / "torchrun"), *words, *[w for s in settings for w in ("--set", s)]],
