@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+from vchat.model.shares import whole
 
 BLOCK = 64
 """So many neighbouring weights share a scale."""
@@ -91,7 +92,8 @@ def use_four_bits(module: nn.Module, names: list[str]) -> None:
                 plain.in_features, plain.out_features, bias=plain.bias is not None
             )
         if not plain.weight.is_meta:
-            layer.quantise(plain.weight)
+            with whole(list(plain.parameters(recurse=False))):
+                layer.quantise(plain.weight)
         layer.bias = plain.bias
         parent, _, last = name.rpartition(".")
         setattr(module.get_submodule(parent), last, layer)

@@ -42,8 +42,9 @@ tokenizer = PreTrainedTokenizerFast.from_pretrained("{name}")
 ```
 
 `model.generate(input_ids, pixel_values)` wants {positions} times the id {slot} (`<image>`) where an
-image stands, and uint8 pixels [images, 3, {side}, {side}] in that order. `visual_chat.json` has the
-prompt template that the model was trained with; `vchat-chat --checkpoint {name}` applies it.
+image stands, and uint8 pixels [images, 3, {side}, {side}] in that order{tiles}.
+`visual_chat.json` has the prompt template that the model was trained with;
+`vchat-chat --checkpoint {name}` applies it.
 """
 
 
@@ -77,6 +78,7 @@ def export(checkpoint: Checkpoint, out: Path, *, precision: str | None) -> None:
         positions=model.config.positions_per_image,
         slot=tokenizer.image_id,
         side=model.config.image_size,
+        tiles=", each tile as an image more" if model.config.max_tiles else "",
     )
     (aside / "README.md").write_text(text, encoding="utf-8")
     for file in aside.iterdir():

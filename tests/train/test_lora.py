@@ -106,6 +106,18 @@ def test_a_run_goes_on_with_exactly_the_same_losses_under(shards, tmp_path, kind
     assert frozen_files(out) == files
 
 
+def test_a_tied_head_stays_tied_when_its_table_is_trained_and_the_rest_is_frozen(shards, tmp_path):
+    run_file = write_run(tmp_path, shards=shards)
+    tied = ["model.decoder.tie_word_embeddings=true", "deepspeed.zero_stage=3"]
+    run_here(run_file, *LORA, *tied)
+    from vchat.train.starting_model import load_model
+
+    before, after = (load_model(tmp_path / "out" / f"step-00000{step}") for step in (2, 4))
+    assert after.get_output_embeddings().weight is after.get_input_embeddings().weight
+    assert not after.get_input_embeddings().weight.equal(before.get_input_embeddings().weight)
+    assert not any("lm_head" in name for name in names_in(frozen_files(tmp_path / "out")[0]))
+
+
 def test_two_processes_lose_as_one_does_at_zero_2_and_3(shards, tmp_path, adapted_out):
     jobs = []
     for stage in (2, 3):
