@@ -131,7 +131,7 @@ def _time(
         positions=summary.text_tokens + summary.image_positions,
         pairs=pairs_of_epoch(plan, attention=model.config.attention),
         supervised=summary.supervised_tokens,
-        images=summary.images,
+        images=int(plan.index.image_inputs(tiling=plan.arguments.tiling)[plan.samples].sum()),
     )
     epochs = steps / summary.steps
     per_hour = cluster.tflops and cluster.tflops * 1e12 * cluster.mfu * cluster.gpus * 3600
