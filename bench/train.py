@@ -268,10 +268,18 @@ class WithMeanLoss(torch.nn.Module):
         super().__init__()
         self.model, self.num_tokens = model, 0
 
-    def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        self.num_tokens += int(inputs["attention_mask"].sum())
-        num_supervised = (inputs["labels"] != IGNORED).sum()
-        return {"loss": self.model(**inputs).loss / num_supervised}
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor,
+        attention_mask: torch.Tensor,
+        pixel_values: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        self.num_tokens += int(attention_mask.sum())
+        loss = self.model(
+            input_ids, pixel_values, attention_mask=attention_mask, labels=labels
+        ).loss
+        return {"loss": loss / (labels != IGNORED).sum()}
 
 
 def peer_rate(config: RunConfig, dialogues: list[dict[str, Any]], folder: Path) -> float:
