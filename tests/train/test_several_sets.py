@@ -1,10 +1,12 @@
 """A run over several shard sets draws from all, by weight, without the keys it excludes."""
 
+import json
 import shutil
 from collections import Counter
 
 import pytest
 from training_runs import toy_shards, write_run
+from vchat.shards.manifest import own_digest
 from vchat.train.config import read_run
 from vchat.train.data import ModelSizes, RunData, Share, open_sets
 from vchat.train.forecast import Cluster, forecast
@@ -83,11 +85,11 @@ def test_the_forecast_and_the_lineage_know_all_sets(folders, tmp_path, capsys):
 def test_sets_of_two_templates_are_refused_by_name(folders, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(folders / "second", other)
-    manifest = other / "manifest.json"
-    manifest.chmod(0o644)
-    text = manifest.read_text()
-    digest = text.split('"template": "')[1].split('"')[0]
-    manifest.write_text(text.replace(digest, "0" * 64))
+    file = other / "manifest.json"
+    file.chmod(0o644)
+    manifest = json.loads(file.read_text())
+    manifest["digests"]["template"] = "0" * 64
+    file.write_text(json.dumps(manifest | {"sha256": own_digest(manifest)}))
     run_file = write_run(tmp_path, shards=folders / "first")
     both = f'data.shards=[{{path="{folders / "first"}"}}, {{path="{other}"}}]'
     with pytest.raises(ValueError, match="cannot be read together: their template digests"):
