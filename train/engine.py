@@ -74,7 +74,7 @@ def start_engine(
             parameter.data = parameter.data.to(DTYPES[config.train.precision])
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config.optimizer),
-        lr=config.optimizer.lr,
+        lr=0.0,  # the loop sets the rate of every step
         betas=(config.optimizer.betas[0], config.optimizer.betas[1]),
         eps=config.optimizer.eps,
     )
@@ -84,6 +84,10 @@ def start_engine(
         config=deepspeed_dictionary(config, world_size=world_size, load_universal=load_universal),
         dist_init_required=False,
     )
+    if config.deepspeed.zero_stage == 0:
+        # In bf16 and fp16 DeepSpeed has made a step with gradients of zero, to allocate the state.
+        # At a rate of 0 that moves nothing, but Adam's bias correction counts it.
+        optimizer.state.clear()
     return engine
 
 
