@@ -1,36 +1,89 @@
 """OCR-VQA: questions about book covers, one image and about five questions each.
 
 Input: `OCR_VQA/dataset.json` (book id -> questions, answers, split) and `OCR_VQA/images/<book id>`
-with any extension. Output: one record per book of the training split; its pairs become its rounds,
-the cover shown in the first. A pair with an empty text is left out, the book's others stay.
+with any extension; or, without that file, the hub's Parquet files in `OCR_VQA/`, whose rows bring
+their covers. Output: one record per book of the training split; its pairs become its rounds, the
+cover shown in the first. A pair with an empty text is left out, the book's others stay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
+import pyarrow.parquet as pq
 from vchat.prep.archives import file_names
-from vchat.prep.data_path import DataPath
+from vchat.prep.data_path import DataPath, for_arrow, matching, path_below
 from vchat.prep.json_stream import members
+from vchat.prep.parquet_cells import column_names, has_pictures
 from vchat.prep.rejected import Rejected
+from vchat.prep.sources.own import Cell, values
 from vchat.prep.sources.source import Converted, KnownCount, Need, Row, Source
-from vchat.prep.sources.texts import filled_rounds
+from vchat.prep.sources.texts import file_id, filled_rounds
 from vchat.shards.dialogue import ImageRef, Record
 
 FILE = "OCR_VQA/dataset.json"
 FOLDER = "OCR_VQA/images"
+PARQUET = "OCR_VQA/**/*.parquet"
 TRAIN = 1
 """Value of `split`; 2 is validation and 3 is test."""
 
+TRAIN_NAME = "train"
+"""Value of `set_name` in Parquet, or how the name of the file begins."""
+
+_COLUMNS = {"image", "image_id", "questions", "answers"}
+"""By which a Parquet file of books is known."""
+
 
 def rows(data: DataPath) -> Iterator[Row]:
-    """Yield every book, in file order."""
+    """Yield every book, in file order: of the JSON file if it is there, else of Parquet."""
+    if not (data / FILE).is_file():
+        yield from _parquet_rows(data)
+        return
     covers = covers_in(data / FOLDER)
     for book_id, book in members(data / FILE):
-        convert = partial(to_record, book, book_id, covers=covers)
+        cover_of = partial(_cover, book_id=book_id, covers=covers)
+        convert = partial(to_record, book, book_id, file=FILE, cover_of=cover_of)
         yield Row(id=book_id, num_pairs=_num_answers(book), convert=convert)
+
+
+def _parquet_rows(data: DataPath) -> Iterator[Row]:
+    """Yield the books of every Parquet file that holds books, whatever its name."""
+    for path in matching(data, PARQUET):
+        if not _holds_books(path):
+            continue
+        file = path_below(path, data)
+        for number, row in values(path):
+            row_id = str(number) if row["image_id"] is None else str(row["image_id"])
+            convert = partial(_parquet_record, row, file=file)
+            yield Row(id=row_id, num_pairs=_num_answers(row), convert=convert)
+
+
+def _holds_books(path: DataPath) -> bool:
+    if not set(column_names(path)) >= _COLUMNS:
+        return False
+    return has_pictures(pq.read_schema(for_arrow(path)), "image")
+
+
+def _parquet_record(row: Mapping[str, Any], *, file: str) -> Converted:
+    """Turn a row of Parquet into a record.
+
+    Raises:
+        Rejected: `wrong_split`, `bad_id`, and those of `to_record`.
+    """
+    split = row.get("set_name") or file.rpartition("/")[2].partition("-")[0].partition(".")[0]
+    if split != TRAIN_NAME:
+        raise Rejected("wrong_split", f"split is {split!r}, not {TRAIN_NAME!r}")
+    book_id = file_id(row["image_id"], what="image_id")
+    cover_of = partial(_cover_in_row, book_id=book_id, file=file)
+    return to_record({**row, "split": TRAIN}, book_id, file=file, cover_of=cover_of)
+
+
+def _cover_in_row(row: Mapping[str, Any], *, book_id: str, file: str) -> ImageRef:
+    if not isinstance(row["image"], Cell):
+        raise Rejected("missing_image", f"{book_id} of {file} has no picture")
+    return ImageRef(key=f"ocr_vqa:{book_id}", file=file, member=row["image"].member)
 
 
 def covers_in(folder: DataPath) -> dict[str, tuple[str, ...]]:
@@ -42,8 +95,13 @@ def covers_in(folder: DataPath) -> dict[str, tuple[str, ...]]:
     return covers
 
 
-def to_record(book: Any, book_id: str, *, covers: Mapping[str, tuple[str, ...]]) -> Converted:
+def to_record(
+    book: Any, book_id: str, *, file: str, cover_of: Callable[[Mapping[str, Any]], ImageRef]
+) -> Converted:
     """Turn one book into one record.
+
+    Args:
+        cover_of: returns the place of the book's cover, or raises `Rejected`.
 
     Raises:
         Rejected: `bad_row`, `wrong_split`, `missing_image`, `bad_text`, or `empty_text` if no
@@ -54,14 +112,13 @@ def to_record(book: Any, book_id: str, *, covers: Mapping[str, tuple[str, ...]])
     if book.get("split") != TRAIN:
         raise Rejected("wrong_split", f"split is {book.get('split')!r}, not {TRAIN}")
     pairs = _pairs(book)
-    cover = _cover(book, book_id, covers=covers)
-    rounds, rejected_pairs = filled_rounds(pairs, [cover])
+    rounds, rejected_pairs = filled_rounds(pairs, [cover_of(book)])
     record = Record(
         key=f"ocr_vqa/{book_id}",
         source="ocr_vqa",
         rounds=rounds,
         licence=SOURCE.licence,
-        file=FILE,
+        file=file,
         record_id=book_id,
     )
     return Converted(record=record, rejected_pairs=rejected_pairs)
@@ -89,7 +146,7 @@ def _said(value: Any) -> Any:
 
 
 def _cover(
-    book: Mapping[str, Any], book_id: str, *, covers: Mapping[str, tuple[str, ...]]
+    book: Mapping[str, Any], *, book_id: str, covers: Mapping[str, tuple[str, ...]]
 ) -> ImageRef:
     """Return the book's file; of several, the one with the extension that `imageURL` has."""
     names = covers.get(book_id)
@@ -105,14 +162,16 @@ SOURCE = Source(
     about="about five questions on a book cover's title, author, genre, year (207 k covers)",
     needs=(
         Need(
-            paths=(FILE,),
+            paths=(FILE, PARQUET),
             how="download dataset.json from https://ocr-vqa.github.io/ and put it in OCR_VQA/ of"
-            " the data folder",
+            " the data folder (or put the Parquet files of"
+            " https://huggingface.co/datasets/howard-hou/OCR-VQA there: they hold the covers too)",
         ),
         Need(
-            paths=(f"{FOLDER}/",),
+            paths=(f"{FOLDER}/", PARQUET),
             how="fetch the covers with the script from https://ocr-vqa.github.io/ (or take a"
             " mirror) and put them in OCR_VQA/images/ of the data folder",
+            is_images=True,
         ),
     ),
     licence="for research use; covers belong to their publishers",
