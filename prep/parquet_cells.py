@@ -1,8 +1,8 @@
 """Pictures in the cells of a Parquet file, read by row number.
 
-A cell holds base64 text, bytes, or `{"bytes": ..}` as the hub's image columns do. Reading one cell
-decodes the row group it lies in, so the last few groups are kept: cheap where records come in the
-order of the file, dear in any other order.
+A cell holds base64 text, bytes, or `{"bytes": ..}` as the hub's image columns do, or a list of such
+pictures. Reading one cell decodes the row group it lies in, so the last few groups are kept: cheap
+where records come in the order of the file, dear in any other order.
 """
 
 from __future__ import annotations
@@ -73,16 +73,18 @@ def picture_ids(path: DataPath) -> Iterator[str]:
 
 
 def read_cell(path: DataPath, cell: str) -> bytes:
-    """Return the picture of a cell that is named `row/column`.
+    """Return the picture of a cell named `row/column`, or `row/column/position` in a list.
 
     Raises:
         Rejected: `undecodable_image` if the cell holds no picture.
     """
-    row, _, column = cell.partition("/")
+    row, _, place = cell.partition("/")
+    column, _, position = place.partition("/")
     with _DECODING:
         starts = _group_starts(path)
         group = int(np.searchsorted(starts, int(row), side="right")) - 1
-        value = _group(path, group, column)[int(row) - int(starts[group])].as_py()
+        value = _group(path, group, column)[int(row) - int(starts[group])]
+        value = (value[int(position)] if position else value).as_py()
     return _picture(value, name=f"{path.name}:{cell}")
 
 

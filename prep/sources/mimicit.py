@@ -1,11 +1,12 @@
 """MIMIC-IT, what its five sets share: instruction files and groups of related instructions.
 
 An instruction file is one object, `{"meta": .., "data": {id: {instruction, answer, image_ids,
-rel_ins_ids}}}`, or Parquet with these as columns; at most some 200 MB, so its texts are held in
-memory (the images never are). `X_train.json`, an object of lists of ids, gives the relations where
-the entries do not. Instructions that name each other and show equal images are one
-conversation: relations may be one-sided, name ids that do not exist, or cross to other images, so a
-group is a connected component over the relations between equal image lists.
+rel_ins_ids}}}`, or Parquet with these as columns (and perhaps pictures in place of their ids). Its
+texts are at most some 200 MB, so they are held in memory; images never are. `X_train.json`, an
+object of lists of ids, gives the relations where the entries do not. Instructions that name each
+other and show equal images are one conversation: relations may be one-sided, name ids that do not
+exist, or cross to other images, so a group is a connected component over the relations between
+equal image lists.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from vchat.prep.data_path import DataPath, for_arrow, matching, path_below
 from vchat.prep.json_stream import members
 from vchat.prep.parquet_cells import column_names
+from vchat.prep.sources.mimicit_joined import BroughtPicture, is_joined, joined_rows
 from vchat.prep.sources.source import Converted, Need
 from vchat.prep.sources.texts import filled_rounds
 from vchat.shards.dialogue import ImageRef, Record
@@ -63,14 +64,16 @@ def instructions_need(name: str) -> Need:
             f"{folder}/{name}_train.json",
         ),
         how=f"download {name}_instructions.json from {HOME} (access on request), or the Parquet"
-        f" files of {name}_Instructions, and put them in {folder}/ of the data folder",
+        f" files of {name}_Instructions (or of {name}, larger: each row brings its pictures), and"
+        f" put them in {folder}/ of the data folder",
     )
 
 
 def instructions(data: DataPath, name: str) -> Iterator[Instruction]:
     """Yield the instructions of a set, in file order, repeated ids included.
 
-    The JSON file is read if it is there, else every Parquet file with such columns.
+    The JSON file is read if it is there, else every Parquet file with such columns; files that
+    bring their pictures only if there are no others.
 
     Raises:
         ValueError: if there are none, or a file is damaged.
@@ -81,7 +84,7 @@ def instructions(data: DataPath, name: str) -> Iterator[Instruction]:
     if json_file.is_file():
         found = ((key, value, json_file) for key, value in members(json_file, "data"))
     else:
-        found = _parquet_instructions(folder)
+        found = _parquet_instructions(folder, name=name, data=data)
     context = _context(folder / f"{name}_train.json")
     count = 0
     for key, value, file in found:
@@ -97,29 +100,36 @@ def _context(file: DataPath) -> Mapping[str, Any]:
     return dict(members(file)) if file.is_file() else {}
 
 
-def _parquet_instructions(folder: DataPath) -> Iterator[tuple[str, Any, DataPath]]:
-    for file in matching(folder, "**/*.parquet"):
-        columns = [name for name in column_names(file) if name in _COLUMNS]
-        if {"id", "instruction", "answer"} <= set(columns):
-            _refuse_joined(file)
-            with pq.ParquetFile(for_arrow(file)) as parquet:
-                for batch in parquet.iter_batches(columns=columns):
-                    yield from ((str(row["id"]), row, file) for row in batch.to_pylist())
+def _parquet_instructions(
+    folder: DataPath, *, name: str, data: DataPath
+) -> Iterator[tuple[str, Any, DataPath]]:
+    told = [
+        file
+        for file in matching(folder, "**/*.parquet")
+        if {"id", "instruction", "answer"} <= set(column_names(file))
+    ]
+    joined = [file for file in told if is_joined(file)]
+    if len(joined) == len(told):
+        for file in joined:
+            rows = joined_rows(file, columns=_known_columns(file), name=name, data=data)
+            yield from ((str(row["id"]), row, file) for row in rows)
+        return
+    for file in (file for file in told if file not in joined):
+        with pq.ParquetFile(for_arrow(file)) as parquet:
+            for batch in parquet.iter_batches(columns=_known_columns(file)):
+                yield from ((str(row["id"]), row, file) for row in batch.to_pylist())
 
 
-def _refuse_joined(file: DataPath) -> None:
-    """Refuse the hub's third configuration, whose `images` are pictures without their ids.
+def _known_columns(file: DataPath) -> list[str]:
+    return [name for name in column_names(file) if name in _COLUMNS]
 
-    Raises:
-        ValueError: naming what to download instead.
-    """
-    schema = pq.read_schema(for_arrow(file))
-    kind = schema.field("images").type if "images" in schema.names else None
-    if kind is not None and pa.types.is_list(kind) and pa.types.is_struct(kind.value_type):
-        raise ValueError(
-            f"{file}: its `images` are pictures without ids, each repeated for every instruction;"
-            " download the configurations .._Images and .._Instructions instead"
-        )
+
+def bring_pictures(entries: Sequence[Instruction]) -> bool:
+    """Tell whether the instructions show pictures, and bring all of them themselves."""
+    shown = (one for entry in entries for one in entry.image_ids or ())
+    return any(entry.image_ids for entry in entries) and all(
+        isinstance(one, BroughtPicture) for one in shown
+    )
 
 
 def _instruction(key: str, value: Mapping[str, Any], *, context: Any, file: str) -> Instruction:

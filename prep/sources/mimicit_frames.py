@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from vchat.prep.data_path import DataPath, matching
 from vchat.prep.parquet_cells import PICTURE_COLUMNS, picture_column
@@ -21,13 +21,23 @@ from vchat.prep.sources.mimicit import (
     LICENCE,
     RESAMPLED,
     Instruction,
+    bring_pictures,
     grouped,
     instructions,
     instructions_need,
     record_of,
 )
+from vchat.prep.sources.mimicit_joined import BroughtPicture
 from vchat.prep.sources.source import Converted, KnownCount, Need, Row, Source
 from vchat.shards.dialogue import ImageRef
+
+
+class Pictures(Protocol):
+    """Where the pictures of a set are looked up: an index of its files, or the row itself."""
+
+    def find(self, name: str, *, key: str, only: bool = False) -> ImageRef | None:
+        """Return the place of the picture of that name, as `PictureIndex.find` does."""
+
 
 Found = tuple[ImageRef | None, str]
 """An image, or None, and the rule that found it; empty if its id is as it should be."""
@@ -38,7 +48,7 @@ def as_written(image_id: str) -> tuple[str, ...]:
     return (image_id,)
 
 
-def find_as_written(index: PictureIndex, image_id: str) -> Found:
+def find_as_written(index: Pictures, image_id: str) -> Found:
     """Look an image up by its id as it is written."""
     return index.find(image_id, key=f"mimicit:{image_id}"), ""
 
@@ -56,7 +66,7 @@ class FrameSet:
     names: Callable[[str], Iterable[str]] = as_written
     """The names by which an image of the image file is found."""
 
-    find: Callable[[PictureIndex, str], Found] = find_as_written
+    find: Callable[[Pictures, str], Found] = find_as_written
     """Looks up an image id of the instruction file."""
 
     group: Callable[[list[Instruction]], list[list[Instruction]]] = grouped
@@ -95,8 +105,10 @@ def frame_source(
 
 def _rows(frames: FrameSet, data: DataPath) -> Iterator[Row]:
     """Yield every group of related instructions, after one pass over the image file."""
-    index = PictureIndex(data, picture_files(data, frames.name), names=frames.names)
-    for group in frames.group(list(instructions(data, frames.name))):
+    entries = list(instructions(data, frames.name))
+    files = [] if bring_pictures(entries) else picture_files(data, frames.name)
+    index = PictureIndex(data, files, names=frames.names)
+    for group in frames.group(entries):
         convert = partial(to_record, group, frames=frames, index=index)
         yield Row(id=group[0].id, num_pairs=len(group), convert=convert)
 
@@ -135,7 +147,8 @@ def to_record(group: Sequence[Instruction], *, frames: FrameSet, index: PictureI
         wanted is not None and (len(image_ids), len(set(map(str, image_ids)))) != (wanted, wanted)
     ):
         raise Rejected(
-            "placeholder_mismatch", f"wants {wanted or 'some'} different images, has {image_ids}"
+            "placeholder_mismatch",
+            f"wants {wanted or 'some'} different images, has {list(map(str, image_ids))}",
         )
     repairs: Counter[str] = Counter()
     images = tuple(_image(image_id, frames, index, repairs) for image_id in image_ids)
@@ -149,7 +162,9 @@ def to_record(group: Sequence[Instruction], *, frames: FrameSet, index: PictureI
     )
 
 
-def _image(image_id: Any, frames: FrameSet, index: PictureIndex, repairs: Counter[str]) -> ImageRef:
+def _image(image_id: Any, frames: FrameSet, index: Pictures, repairs: Counter[str]) -> ImageRef:
+    if isinstance(image_id, BroughtPicture):
+        return _brought(image_id, frames)
     if not isinstance(image_id, str) or not image_id.startswith(f"{frames.name}_IMG_"):
         raise Rejected("bad_id", f"image id {image_id!r} does not start with {frames.name}_IMG_")
     image, rule = frames.find(index, image_id)
@@ -157,4 +172,13 @@ def _image(image_id: Any, frames: FrameSet, index: PictureIndex, repairs: Counte
         raise Rejected("missing_image", f"{image_id} is not among the pictures")
     if rule:
         repairs[rule] += 1
+    return image
+
+
+def _brought(picture: BroughtPicture, frames: FrameSet) -> ImageRef:
+    """Return the place of a picture in its row; its key is the set's if the row tells its id."""
+    if not picture.is_named:
+        return picture.find("", key=f"mimicit:{picture.id}")
+    image, _ = frames.find(picture, picture.id)
+    assert image is not None, picture.id
     return image

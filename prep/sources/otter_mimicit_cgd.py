@@ -2,9 +2,10 @@
 
 Input: `MIMIC-IT/CGD/CGD_instructions.json`, images in `coco/train2017/`: the originals. Where that
 folder is missing, the pictures of `MIMIC-IT/CGD/CGD.json` or its Parquet files are taken, which are
-the same photographs stretched to 224 x 224, and records are marked `resampled_224`. Output:
-one record per group of related instructions, both images shown in its first round. An image id is
-`CGD_IMG_` and a COCO number, mostly of 12 digits, sometimes of 16.
+the same photographs stretched to 224 x 224, and records are marked `resampled_224`; so it is with
+a picture that an instruction's row brings without saying which photograph it is. Output: one record
+per group of related instructions, both images shown in its first round. An image id is `CGD_IMG_`
+and a COCO number, mostly of 12 digits, sometimes of 16.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from vchat.prep.sources.mimicit import (
     LICENCE,
     RESAMPLED,
     Instruction,
+    bring_pictures,
     grouped,
     instructions,
     instructions_need,
     record_of,
 )
 from vchat.prep.sources.mimicit_frames import picture_files
+from vchat.prep.sources.mimicit_joined import BroughtPicture
 from vchat.prep.sources.source import Converted, KnownCount, Need, Row, Source, found_places
 from vchat.shards.dialogue import ImageRef
 
@@ -37,10 +40,12 @@ NORMAL_LENGTH = len(PREFIX) + 12
 
 def rows(data: DataPath) -> Iterator[Row]:
     """Yield every group of related instructions, in the order of their first."""
+    entries = list(instructions(data, "CGD"))
     index = None
     if not found_places(coco.TRAIN_2017, data):
-        index = PictureIndex(data, picture_files(data, "CGD"), names=_names)
-    for group in grouped(list(instructions(data, "CGD"))):
+        files = [] if bring_pictures(entries) else picture_files(data, "CGD")
+        index = PictureIndex(data, files, names=_names)
+    for group in grouped(entries):
         convert = partial(to_record, group, index=index)
         yield Row(id=group[0].id, num_pairs=len(group), convert=convert)
 
@@ -57,7 +62,8 @@ def to_record(group: Sequence[Instruction], *, index: PictureIndex | None = None
     """Turn one group into one record; a pair with an empty text is left out.
 
     Args:
-        index: of MIMIC-IT's own pictures, where they stand in for the photographs.
+        index: of MIMIC-IT's own pictures, where they stand in for the photographs; empty if rows
+            bring them.
 
     Raises:
         Rejected: `bad_row`, `bad_id`, `bad_text`, `placeholder_mismatch` unless there are two
@@ -65,11 +71,15 @@ def to_record(group: Sequence[Instruction], *, index: PictureIndex | None = None
             left.
     """
     image_ids = group[0].image_ids
-    images = two_images(image_ids)
-    repairs = Counter(long_id=sum(len(str(one)) > NORMAL_LENGTH for one in image_ids or ()))
-    if index is not None:
-        images = tuple(_stretched(image, index) for image in images)
-    marks = () if index is None else (RESAMPLED,)
+    written = [str(one) for one in image_ids or () if str(one).startswith(PREFIX)]
+    repairs = Counter(long_id=sum(len(one) > NORMAL_LENGTH for one in written))
+    if any(isinstance(one, BroughtPicture) for one in image_ids or ()):
+        images = _brought_pair(image_ids or (), has_photographs=index is None)
+    else:
+        images = two_images(image_ids)
+        if index is not None:
+            images = tuple(_stretched(image, index) for image in images)
+    marks = (RESAMPLED,) if any(one.file.startswith("MIMIC-IT/") for one in images) else ()
     return record_of(
         group,
         images,
@@ -93,9 +103,30 @@ def two_images(image_ids: Sequence[Any] | None) -> tuple[ImageRef, ...]:
     if image_ids is None:
         raise Rejected("bad_row", "`image_ids` is not a list")
     images = tuple(coco.train_2017(number_of(image_id)) for image_id in image_ids)
-    if len({image.key for image in images}) != 2 or len(images) != 2:
-        raise Rejected("placeholder_mismatch", f"wants two different images, has {list(image_ids)}")
+    return _different(images)
+
+
+def _different(images: tuple[ImageRef, ...]) -> tuple[ImageRef, ...]:
+    keys = [image.key for image in images]
+    if len(set(keys)) != 2 or len(keys) != 2:
+        raise Rejected("placeholder_mismatch", f"wants two different images, has {keys}")
     return images
+
+
+def _brought_pair(
+    pictures: Sequence[BroughtPicture], *, has_photographs: bool
+) -> tuple[ImageRef, ...]:
+    """Return the places of the pictures that a row brings, or of the photographs they were."""
+    return _different(tuple(_brought(one, has_photographs=has_photographs) for one in pictures))
+
+
+def _brought(picture: BroughtPicture, *, has_photographs: bool) -> ImageRef:
+    if not picture.is_named:
+        return picture.find("", key=f"mimicit:{picture.id}")
+    number = number_of(picture.id)
+    if has_photographs:
+        return coco.train_2017(number)
+    return picture.find(picture.id, key=coco.key(number))
 
 
 def number_of(image_id: Any) -> int:
@@ -117,7 +148,7 @@ SOURCE = Source(
         Need(
             paths=(*coco.TRAIN_2017.paths, "MIMIC-IT/CGD/CGD.json", "MIMIC-IT/CGD/**/*.parquet"),
             how=f"{coco.TRAIN_2017.how} (or, smaller pictures, put CGD.json or the Parquet files of"
-            " CGD_Images in MIMIC-IT/CGD/)",
+            " CGD_Images, or of CGD, in MIMIC-IT/CGD/)",
             is_images=True,
         ),
     ),

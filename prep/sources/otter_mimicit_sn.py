@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import re
 
-from vchat.prep.picture_index import PictureIndex
 from vchat.prep.sources.mimicit import Instruction, grouped
-from vchat.prep.sources.mimicit_frames import Found, FrameSet, frame_source
+from vchat.prep.sources.mimicit_frames import Found, FrameSet, Pictures, frame_source
 from vchat.prep.sources.source import KnownCount
 
 _INSTRUCTION = re.compile(r"(.*)_activity(\d+)_round(\d+)")
@@ -40,7 +39,7 @@ def _round(entry: Instruction) -> int:
     return int(entry.id.rpartition("round")[2])
 
 
-def find(index: PictureIndex, image_id: str) -> Found:
+def find(index: Pictures, image_id: str) -> Found:
     """Look a frame up by its id, then with `_00` put behind the scene, then with it taken away."""
     match = _SCENE.fullmatch(image_id)
     key = f"scannet:{match[1]}{match[3]}" if match else f"mimicit:{image_id}"

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import re
 
-from vchat.prep.picture_index import PictureIndex
-from vchat.prep.sources.mimicit_frames import Found, FrameSet, frame_source
+from vchat.prep.sources.mimicit_frames import Found, FrameSet, Pictures, frame_source
 from vchat.prep.sources.source import KnownCount
 
 _CLIP = re.compile(r"(?:([A-Za-z]+)_)?(s\d+e\d+_seg\d+_clip_\d+)_")
@@ -37,7 +36,7 @@ def names(image_id: str) -> tuple[str, ...]:
     return image_id, f"{show}/{clip}/{frame}", f"any/{clip}/{frame}"
 
 
-def find(index: PictureIndex, image_id: str) -> Found:
+def find(index: Pictures, image_id: str) -> Found:
     """Look a frame up by its id as it is written, then by what the id names."""
     parts = show_clip_frame(image_id)
     if parts is None:

@@ -7,14 +7,13 @@ record that shows one is rejected.
 
 from __future__ import annotations
 
-from vchat.prep.picture_index import PictureIndex
-from vchat.prep.sources.mimicit_frames import Found, FrameSet, frame_source
+from vchat.prep.sources.mimicit_frames import Found, FrameSet, Pictures, frame_source
 from vchat.prep.sources.source import KnownCount
 
 PREFIX = "VST_IMG_"
 
 
-def find(index: PictureIndex, image_id: str) -> Found:
+def find(index: Pictures, image_id: str) -> Found:
     """Look a picture up; its id holds the number that Flickr gave it."""
     return index.find(image_id, key=f"flickr:{image_id.removeprefix(PREFIX)}"), ""
 

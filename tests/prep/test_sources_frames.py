@@ -211,10 +211,11 @@ def test_parquet_without_pictures_or_instructions_is_an_error(tmp_path):
     folder = tmp_path / "MIMIC-IT/SD"
     folder.mkdir(parents=True)
     pq.write_table(pa.table({"x": [1]}), folder / "a.parquet")
-    with pytest.raises(ValueError, match="no Parquet beside it has a column image or base64"):
-        converted(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")
-    pq.write_table(pa.table({"id": ["a"], "image": [b"x"]}), folder / "b.parquet")
     with pytest.raises(ValueError, match="holds no instructions: want SD_instructions"):
+        converted(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")
+    rows = {"id": ["a"], "instruction": ["Q"], "answer": ["A"], "images": [["b", "c"]]}
+    pq.write_table(pa.table(rows), folder / "b.parquet")
+    with pytest.raises(ValueError, match="no Parquet beside it has a column image or base64"):
         converted(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")
     (folder / "c.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(ValueError, match=r"c\.parquet: damaged Parquet file"):
@@ -232,14 +233,3 @@ def test_a_train_file_says_what_belongs_together_where_the_entries_do_not(tmp_pa
     records, tally = converted(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")
     expect(tally, records=3, rows={})
     assert [len(record.rounds) for record in records] == [2, 1, 1]
-
-
-def test_the_joined_packaging_is_refused_with_what_to_download(tmp_path):
-    folder = tmp_path / "MIMIC-IT/SD"
-    folder.mkdir(parents=True)
-    shown = [[{"bytes": IMAGES["good"](1), "path": None}] * 2]
-    table = {"id": ["SD_INS_1"], "instruction": ["Q?"], "answer": ["A."], "images": shown}
-    pq.write_table(pa.table(table), folder / "SD-00000-of-00001.parquet")
-    pq.write_table(pa.table({"id": [sd(1, 1)], "base64": [picture()]}), folder / "images.parquet")
-    with pytest.raises(ValueError, match=r"pictures without ids.*_Images and \.\._Instructions"):
-        converted(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")

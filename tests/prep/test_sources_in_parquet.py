@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from converting import converted, expect
-from raw_data import IMAGES
+from raw_data import IMAGES, write_coco
 from vchat.prep.build import chosen_source
 from vchat.prep.doctor import Finding, examined
 from vchat.prep.image_files import ImageFiles
@@ -108,3 +109,140 @@ def finding(name: str, data: Path) -> Finding:
     """Return what `vchat-prep doctor` finds."""
     chosen = chosen_source(SourceChoice(name=name), recipe=Recipe(data=str(data)))
     return examined(chosen, sample=20, max_images=8, on_row=lambda: None)
+
+
+JOINED = pa.schema(
+    [
+        ("id", pa.string()),
+        ("instruction", pa.string()),
+        ("answer", pa.string()),
+        ("images", pa.list_(PICTURE)),
+        ("related instructions", TEXTS),
+    ]
+)
+
+
+def joined(
+    row_id: str, *images: dict | None, rel: tuple[str, ...] = (), answer: str = "A."
+) -> dict:
+    return {
+        "id": row_id,
+        "instruction": "What changed?",
+        "answer": answer,
+        "images": list(images),
+        "related instructions": list(rel),
+    }
+
+
+def write_joined(data: Path, name: str, rows: list[dict], *, files: int = 2) -> None:
+    """Write the rows as the hub's joined configuration has them, in row groups of two."""
+    folder = data / f"MIMIC-IT/{name}/any name"
+    folder.mkdir(parents=True)
+    size = -(-len(rows) // files)
+    for number in range(files):
+        table = pa.Table.from_pylist(rows[number * size : (number + 1) * size], schema=JOINED)
+        path = folder / f"part-{number:05d}-of-{files:05d}.parquet"
+        pq.write_table(table, path, row_group_size=2)
+
+
+def test_joined_rows_about_equal_pictures_are_one_dialogue(tmp_path):
+    one, other = picture(number=1), picture("gif", 2)
+    rows = [
+        joined("I1", one, other, rel=("I2", "I9", "I3")),
+        joined("I2", one, other, answer="Also a man."),
+        joined("I3", other, one),
+        joined("I4", one, one),
+        joined("I5", one),
+        joined("I6", one, None),
+        joined("I7", one, {"bytes": None, "path": "SD_IMG_00001_2.png"}),
+        joined("I8", one, picture("text")),
+        joined("I10", one, picture("tiny")),
+        joined("I11", one, other, answer=""),
+        {**joined("I12"), "images": None},
+        joined("I1", one, other),
+    ]
+    write_joined(tmp_path, "SD", rows)
+    records, tally = converted(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")
+    rejected = {
+        "bad_row": 1,
+        "duplicate": 1,
+        "empty_text": 1,
+        "missing_image": 2,
+        "placeholder_mismatch": 2,
+        "tiny_image": 1,
+        "undecodable_image": 1,
+    }
+    expect(tally, records=2, rows=rejected)
+    assert [record.key for record in records] == ["otter_mimicit_sd/I1", "otter_mimicit_sd/I3"]
+    assert [round_.answer for round_ in records[0].rounds] == ["A.", "Also a man."]
+    first, second = records[0].images
+    assert (first.member, second.member) == ("0/images/0", "0/images/1")
+    assert [image.key for image in records[1].images] == [second.key, first.key]
+    assert [ImageFiles([tmp_path]).read(image) for image in records[1].images] == [
+        IMAGES["gif"](2),
+        IMAGES["good"](1),
+    ]
+    assert records[0].marks == ("resampled_224",)
+
+
+@pytest.mark.parametrize("has_photographs", [False, True])
+def test_joined_pictures_of_cgd_are_coco_photographs_where_their_path_says_so(
+    tmp_path, has_photographs
+):
+    named = (
+        picture(number=1, path="COCO_train2014_000000000014.jpg"),
+        picture("gif", 2, path="CGD_IMG_0000000000001417.png"),
+    )
+    unnamed = (picture(number=3, path="0.png"), picture(number=4))
+    rows = [joined("I1", *named), joined("I2", *unnamed), joined("I3", picture(), None)]
+    write_joined(tmp_path, "CGD", rows)
+    if has_photographs:
+        write_coco(tmp_path, {14: "good", 1417: "good"})
+    records, tally = converted(SOURCES["otter_mimicit_cgd"], tmp_path, work=tmp_path / "work")
+    expect(tally, records=2, rows={"missing_image": 1})
+    assert tally["repairs"] == {"long_id": 1}
+    assert [image.key for image in records[0].images] == ["coco:14", "coco:1417"]
+    assert records[0].images[0].file.startswith("coco/") == has_photographs
+    assert records[0].marks == (() if has_photographs else ("resampled_224",))
+    assert {image.key[:8] for image in records[1].images} == {"mimicit:"}
+    assert ImageFiles([tmp_path]).read(records[1].images[1]) == IMAGES["good"](4)
+
+
+@pytest.mark.parametrize(
+    "name, path, key",
+    [
+        ("SN", "SN_IMG_scene0000_00_color_000100.png", "scannet:SN_IMG_scene0000_color_000100"),
+        (
+            "TVC",
+            "TVC_IMG_castle_s01e01_seg01_clip_00_00007.png",
+            "tvqa:castle/s01e01_seg01_clip_00/7",
+        ),
+        ("VST", "VST_IMG_123.png", "flickr:123"),
+        ("SD", "SD_IMG_00001_1.png", "mimicit:SD_IMG_00001_1"),
+    ],
+)
+def test_a_joined_picture_whose_path_is_its_id_has_the_key_of_the_other_packagings(
+    tmp_path, name, path, key
+):
+    row_id = f"{name}_INS_scene0000_activity2_round0"
+    rows = [joined(row_id, picture(number=1, path=path), picture("gif", 2))]
+    write_joined(tmp_path, name, rows, files=1)
+    source = f"otter_mimicit_{name.lower()}"
+    records, tally = converted(SOURCES[source], tmp_path, work=tmp_path / "work")
+    expect(tally, records=1, rows={})
+    assert records[0].images[0].key == key
+    assert finding(source, tmp_path).status == "ready"
+
+
+def test_joined_rows_are_left_aside_where_pictures_and_instructions_lie_apart(tmp_path):
+    write_joined(tmp_path, "SD", [joined("I1", picture(number=1), picture(number=2))], files=1)
+    folder = tmp_path / "MIMIC-IT/SD"
+    ids = ["SD_IMG_00001_1", "SD_IMG_00001_2"]
+    told = {"id": ["I1"], "instruction": ["Q"], "answer": ["Apart."], "images": [ids]}
+    pq.write_table(pa.table(told), folder / "instructions.parquet")
+    shown = {"id": ids, "image": [picture(number=1), picture(number=2)]}
+    pq.write_table(pa.table(shown), folder / "pictures.parquet")
+    records, tally = converted(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")
+    expect(tally, records=1, rows={})
+    assert records[0].rounds[0].answer == "Apart."
+    assert records[0].images[0].file == "MIMIC-IT/SD/pictures.parquet"
