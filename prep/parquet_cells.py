@@ -22,8 +22,14 @@ from vchat.prep.rejected import Rejected
 PICTURE_COLUMNS = ("image", "base64")
 ID_COLUMNS = ("id", "__index_level_0__", "index")
 GROUPS_KEPT = 4
+BYTES_KEPT = 256 * 2**20
+"""Of all groups that are kept when another is read."""
+
 _DECODING = threading.Lock()
 """Held while a row group is decoded, so that only one of several threads does it."""
+
+_kept: dict[tuple[DataPath, int, str], pa.ChunkedArray] = {}
+"""Groups by file, number and column, the most recently used last."""
 
 
 def is_parquet(path: DataPath) -> bool:
@@ -105,7 +111,14 @@ def _group_starts(path: DataPath) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return np.concatenate(([0], np.cumsum(counts))).astype(np.int64)[:-1]
 
 
-@lru_cache(maxsize=GROUPS_KEPT)
 def _group(path: DataPath, number: int, column: str) -> pa.ChunkedArray:
-    with pq.ParquetFile(for_arrow(path)) as parquet:
-        return parquet.read_row_group(number, columns=[column])[column]
+    """Return a column of a row group; the least recently used are given up for it."""
+    wanted = (path, number, column)
+    found = _kept.pop(wanted, None)
+    if found is None:
+        while len(_kept) >= GROUPS_KEPT or sum(one.nbytes for one in _kept.values()) > BYTES_KEPT:
+            del _kept[next(iter(_kept))]
+        with pq.ParquetFile(for_arrow(path)) as parquet:
+            found = parquet.read_row_group(number, columns=[column])[column]
+    _kept[wanted] = found
+    return found

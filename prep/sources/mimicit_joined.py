@@ -2,8 +2,8 @@
 
 Pictures lie here without their ids, repeated in every row that shows them. A picture is therefore
 known by the digest of its bytes, or by its MIMIC-IT or COCO id if its `path` gives one, so that
-rows about the same pictures still meet. Files are read once, a few rows at a time; of a picture, 32
-characters and its place are kept.
+rows about the same pictures still meet. Files are read once, at most a row group of one at a time;
+of a picture, 32 characters and its place are kept.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROWS_AT_A_TIME = 16
 """A row holds up to some dozens of pictures of about 100 kB."""
 
 _PAGE_BYTES = 2**20
-"""Read of a column at a time, instead of all that a row group has of it."""
+"""Read of a column at a time, instead of all that the file has of it."""
 
 _COCO_STEM = re.compile(r"[0-9]{12}")
 
@@ -76,7 +76,7 @@ def joined_rows(
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of a joined file of the set `name`, a `BroughtPicture` for each picture."""
     below, number = path_below(file, data), 0
-    with pq.ParquetFile(for_arrow(file), buffer_size=_PAGE_BYTES) as parquet:
+    with pq.ParquetFile(for_arrow(file), buffer_size=_PAGE_BYTES, pre_buffer=False) as parquet:
         for batch in parquet.iter_batches(batch_size=ROWS_AT_A_TIME, columns=list(columns)):
             for row in batch.to_pylist():
                 if isinstance(row["images"], list):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +13,7 @@ from vchat.prep.doctor import Finding, examined
 from vchat.prep.image_files import ImageFiles
 from vchat.prep.recipe import Recipe, SourceChoice
 from vchat.prep.sources import SOURCES
+from vchat.prep.sources.mimicit_joined import joined_rows
 
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 TEXTS = pa.list_(pa.string())
@@ -246,3 +248,25 @@ def test_joined_rows_are_left_aside_where_pictures_and_instructions_lie_apart(tm
     expect(tally, records=1, rows={})
     assert records[0].rounds[0].answer == "Apart."
     assert records[0].images[0].file == "MIMIC-IT/SD/pictures.parquet"
+
+
+def test_a_pass_over_joined_rows_never_holds_more_than_a_few_row_groups(tmp_path):
+    large = np.random.default_rng(0).bytes(90_000)
+    rows = [
+        joined(f"I{n}", *({"bytes": large + bytes([n, side]), "path": None} for side in (0, 1)))
+        for n in range(250)
+    ]
+    folder = tmp_path / "MIMIC-IT/SD"
+    folder.mkdir(parents=True)
+    file = folder / "x.parquet"
+    table = pa.Table.from_pylist(rows, schema=JOINED)
+    pq.write_table(table, file, row_group_size=25, compression="none")
+    del rows, table
+    before = pa.total_allocated_bytes()
+    held = [
+        pa.total_allocated_bytes() - before
+        for _ in joined_rows(file, columns=JOINED.names, name="SD", data=tmp_path)
+    ]
+    assert len(held) == 250
+    assert file.stat().st_size > 45_000_000
+    assert max(held) < 15_000_000
