@@ -54,11 +54,18 @@ def process_pool(workers: int) -> ProcessPoolExecutor:
     """Return a pool of fresh processes that end when this one is gone."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["vchat.prep.task", "vchat.shards.decode"])
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+    return ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_begin, initargs=(dict(os.environ),)
+    )
 
 
-def _end_with_parent() -> None:
-    """End this worker as soon as the process that started the pool is gone."""
+def _begin(environment: dict[str, str]) -> None:
+    """Take over the environment of the process that started the pool, and end when it is gone.
+
+    The fork server has the one of the moment when it was started, perhaps for an earlier pool.
+    """
+    os.environ.clear()
+    os.environ.update(environment)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -20,7 +20,8 @@ import simplejpeg
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from vchat.shards.positions import Tiling, tile_grids
+from vchat.shards.positions import tile_grids
+from vchat.shards.tiling import Tiling
 
 Pixels = NDArray[np.uint8]
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vchat.shards.joined_sets import JoinedSets
     from vchat.shards.manifest import ShardSet
     from vchat.shards.plan_arguments import PlanArguments, SourceShare
-    from vchat.shards.positions import Tiling
+    from vchat.shards.tiling import Tiling
 
 POSITIVE = click.IntRange(min=1)
 
@@ -92,7 +92,7 @@ def plan_arguments(opened: list[ShardSet], options: dict[str, Any]) -> PlanArgum
 
 def tiling(options: dict[str, Any]) -> Tiling | None:
     """Read `--max-tiles` and `--tile-side`, which go together."""
-    from vchat.shards.positions import Tiling
+    from vchat.shards.tiling import Tiling
 
     max_tiles, side = options["max_tiles"], options["tile_side"]
     if (max_tiles is None) != (side is None):

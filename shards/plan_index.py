@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from vchat.shards.ordering import TextColumn
-from vchat.shards.positions import Tiling, num_inputs, num_positions
+from vchat.shards.positions import num_inputs, num_positions
+from vchat.shards.tiling import Tiling
 
 Ints = NDArray[np.int64]
 

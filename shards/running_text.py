@@ -33,6 +33,7 @@ class TextEncoder:
         """Args:
         spec: The content of a `tokenizer.json`, already valid for the tokenizers library.
         """
+        self._spec = spec
         later = _without_prefix(spec, schemes=("first",))
         continuing = _without_prefix(spec, schemes=("first", "always"))
         self._opening = _text_tokenizer(spec)
@@ -44,6 +45,9 @@ class TextEncoder:
         self._controls = {
             token["id"]: token["content"] for token in spec["added_tokens"] if _is_control(token)
         }
+
+    def __reduce__(self) -> tuple[type[TextEncoder], tuple[dict[str, Any]]]:
+        return TextEncoder, (self._spec,)  # other processes fill caches of their own
 
     def stretch(self, texts: Sequence[Text], *, opening: bool) -> Iterator[tuple[list[int], bool]]:
         """Yield `(ids, supervised)` runs of the stretch that the texts make together.

@@ -14,9 +14,10 @@ from vchat.shards.decode import Pixels, decode_into, decode_tiles_into
 from vchat.shards.fetch import Fetched, SampleFetcher
 from vchat.shards.joined_sets import JoinedSets
 from vchat.shards.metrics import Metrics
-from vchat.shards.positions import Tiling, num_inputs, num_positions
+from vchat.shards.positions import num_inputs, num_positions
 from vchat.shards.ranges import Reading
 from vchat.shards.store import ShardError, UnreachableError
+from vchat.shards.tiling import Tiling
 
 ATTEMPTS = 3
 """How often a sample is read whose bytes are wrong; what storage refuses has been tried before."""

@@ -19,7 +19,7 @@ from vchat.shards.loader import Loader
 from vchat.shards.manifest import ShardSet, open_shards
 from vchat.shards.plan_arguments import PlanArguments
 from vchat.shards.plan_store import usual_folder
-from vchat.shards.positions import Tiling
+from vchat.shards.tiling import Tiling
 from vchat.train.config import RunConfig
 
 

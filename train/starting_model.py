@@ -14,7 +14,7 @@ from vchat.model.config import VisualChatConfig
 from vchat.model.open_clip_tower import FOLDER_CONFIG, OpenClipVision, from_folder
 from vchat.model.towers import register_towers
 from vchat.model.visual_chat import VisualChat
-from vchat.shards.positions import Tiling
+from vchat.shards.tiling import Tiling
 from vchat.train.config import LoraConfig, ModelConfig
 from vchat.train.data import ModelSizes
 from vchat.train.loading import WHOLE, Loading

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from pathlib import Path
 
 import pytest
 from raw_data import drawn, encoded, write_json
@@ -51,4 +52,4 @@ def test_a_record_without_marks_is_stored_as_ever(walk):
 def test_the_report_counts_marks(walk):
     marks = walk.report["sources"]["otter_mimicit_sn"]["converted"]["marks"]
     assert marks == {"resampled_224": 1, "subsampled_from_16": 1}
-    assert "subsampled_from_16" in (walk.out / "report.html").read_text()
+    assert "subsampled_from_16" in (Path(walk.out) / "report.html").read_text()

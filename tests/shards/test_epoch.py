@@ -13,8 +13,8 @@ from vchat.shards.epoch import EpochPlan, dealt, plan_epoch
 from vchat.shards.plan_arguments import PlanArguments, SourceShare
 from vchat.shards.plan_index import PlanIndex
 from vchat.shards.plan_summary import summarized
-from vchat.shards.positions import Tiling
 from vchat.shards.row_order import places_of_shards
+from vchat.shards.tiling import Tiling
 
 GOLDEN_DIGEST = "3662de58ed52817c55bbf7b2fa37cf12996d99ad35047d8e2afeff0b077e0864"
 

@@ -12,7 +12,8 @@ from vchat.shards.decode import decode_tiles_into
 from vchat.shards.epoch import PlanArguments, plan_epoch
 from vchat.shards.loader import Loader
 from vchat.shards.plan_summary import summarized
-from vchat.shards.positions import Tiling, num_inputs, num_positions, tile_grids
+from vchat.shards.positions import num_inputs, num_positions, tile_grids
+from vchat.shards.tiling import Tiling
 
 TILING = Tiling(max_tiles=6, side=16)
 

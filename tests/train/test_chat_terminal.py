@@ -201,7 +201,7 @@ def test_an_interrupt_while_the_question_is_read_keeps_its_images(
     conversation = conversation_of(chat_model)
     conversation.handle(f"/image {picture_file}")
 
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -21,7 +21,8 @@ from vchat.shards.decode import (
     resized,
     rgb_by_pillow,
 )
-from vchat.shards.positions import Tiling, num_inputs, stored_size
+from vchat.shards.positions import num_inputs, stored_size
+from vchat.shards.tiling import Tiling
 
 ORIENTATION = 0x0112
 """The EXIF tag that says how a camera was held; 1 is upright."""
