@@ -243,6 +243,7 @@ def run_chat(monkeypatch, capsys, *flags, typed=""):
     """Run `vchat-chat` in this process; returns its exit code, stdout and stderr."""
     monkeypatch.setattr("sys.argv", ["vchat-chat", *map(str, flags)])
     monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+    capsys.readouterr()  # what libraries said while the test made its checkpoint
     with pytest.raises(SystemExit) as end:
         run(chat)
     captured = capsys.readouterr()
