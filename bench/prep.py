@@ -14,10 +14,10 @@ the CPU seconds of `build 2` and of litdata.
     PEER        a script of its users (`prep_peers.py`): re-encode, tokenize, write; with the
                 libraries of the build (`fast`), and with Pillow as its documentation does
 
-Which libraries won, in ms of CPU per photograph (decode, resize, encode): simplejpeg, torch and
-simplejpeg. Decoding is equal to Pillow's to the last bit. Torch's bicubic filter for bytes is
-within one grey level of Pillow's, in a seventh of its time, and in integers: equal bytes with and
-without AVX2. Decoding at half size (scaled DCT) is faster still, but 51 grey levels off.
+The build decodes with simplejpeg, resizes with torch and encodes with simplejpeg; the two rows of
+the limit say what that is worth. Decoding is equal to Pillow's to the last bit. Torch's bicubic
+filter for bytes is within one grey level of Pillow's and works in integers: equal bytes with and
+without AVX2. Decoding at half size (scaled DCT) would be less work, but is 51 grey levels off.
 """
 
 from __future__ import annotations
