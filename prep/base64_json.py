@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from typing import IO
 
 from vchat.prep.data_path import DataPath
+from vchat.prep.json_stream import DAMAGED
 from vchat.prep.rejected import Rejected
 
 BLOCK_BYTES = 4 * 2**20
 _AFTER_NAME = re.compile(rb"\s*:\s*")
 _BETWEEN = re.compile(rb"\s*,\s*")
+_NO_UNICODE = re.compile("[\ud800-\udfff]")
 _END = re.compile(rb"\s*}\s*")
 _ESCAPES = ((b"\\/", b"/"), (b"\\n", b""), (b"\\r", b""), (b"\n", b""), (b"\r", b""))
 
@@ -48,12 +50,21 @@ def values(path: DataPath) -> Iterator[tuple[str, Place]]:
             first = _next(quotes, path)
             _check_between(file, path, closing + 1, first, _AFTER_NAME)
             last = _next(quotes, path)
-            name = json.loads(_bytes(file, opening, closing + 1))
+            name = _name(path, opening, _bytes(file, opening, closing + 1))
             yield name, Place(first + 1, last - first - 1)
             end = last + 1
         size = file.seek(0, 2)
         if not end or not _END.fullmatch(_bytes(file, end, size)):
             raise ValueError(f"{path}: the JSON object is not closed at byte {size}: truncated?")
+
+
+def _name(path: DataPath, offset: int, text: bytes) -> str:
+    """Return a name; what is no Unicode in it becomes `DAMAGED`, so that no id is equal to it."""
+    try:
+        name = json.loads(text.decode(errors="surrogateescape"))
+    except json.JSONDecodeError as err:
+        raise ValueError(f"{path}: not valid JSON at byte {offset}: {err}") from err
+    return _NO_UNICODE.sub(DAMAGED, name)
 
 
 def _quotes(file: IO[bytes]) -> Iterator[int]:

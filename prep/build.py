@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from vchat.prep.blend import RecordColumns, blend, record_columns
-from vchat.prep.convert import Staged, convert
-from vchat.prep.data_path import DataPath, data_path
+from vchat.prep.chosen_sources import ChosenSource, chosen_sources
+from vchat.prep.convert import Staged
+from vchat.prep.convert_all import convert_all
 from vchat.prep.encoded_images import repeated_images, write_repeated
 from vchat.prep.engines import run_tasks
 from vchat.prep.finish import (
@@ -36,14 +37,12 @@ from vchat.prep.finish import (
     finish,
     remove_half_written,
 )
-from vchat.prep.image_files import ImageFiles
+from vchat.prep.left_out import Examples, left_out_examples
 from vchat.prep.libraries import libraries
 from vchat.prep.output import Output, check_same, output_named
+from vchat.prep.plan import FILE as PLAN_FILE
 from vchat.prep.plan import BuildPlan, make_plan, read_plan, write_plan
-from vchat.prep.recipe import Recipe, SourceChoice, for_manifest, size_in_bytes
-from vchat.prep.sources import source_named, source_names
-from vchat.prep.sources.own import own_source
-from vchat.prep.sources.source import Source, check_needs
+from vchat.prep.recipe import Recipe, for_manifest, size_in_bytes
 from vchat.prep.staged import plan_columns, write_record_file
 from vchat.prep.task import Job, SourceFiles, read_result
 from vchat.shards.command import WrongUse
@@ -54,22 +53,6 @@ from vchat.shards.tokens import TextTokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChosenSource:
-    """A source of this build and where its files lie."""
-
-    choice: SourceChoice
-    source: Source
-    data: DataPath
-    roots: tuple[DataPath, ...]
-    """Folders below which its images are looked up, in order."""
-
-    @property
-    def folders(self) -> tuple[str, ...]:
-        """Image folders that the source names itself."""
-        return tuple(path for need in self.source.needs for path in need.paths if path[-1] == "/")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
     """Everything decided, nothing heavy done."""
 
@@ -77,44 +60,14 @@ class Prepared:
     sources: tuple[ChosenSource, ...]
     staged: tuple[Staged, ...]
     plan: BuildPlan
+    left_out: dict[str, Examples]
+    """Source -> examples of the records that the plan leaves out."""
+
     repeated: NDArray[np.uint64]
     """Hashes of the images that are used more than once."""
 
     tokenizer: TextTokenizer
     template: Template
-
-
-def chosen_sources(recipe: Recipe) -> tuple[ChosenSource, ...]:
-    """Return the sources of a recipe, with all files they read known to be there.
-
-    Raises:
-        WrongUse: for an unknown name, or none at all.
-        ValueError: naming a file or folder that is missing, and how to get it.
-    """
-    if not recipe.source:
-        raise WrongUse("no data sets: name some with --datasets or as [[source]] in the recipe")
-    chosen = tuple(chosen_source(choice, recipe=recipe) for choice in recipe.source)
-    for one in chosen:
-        check_needs(one.source, one.data)
-    return chosen
-
-
-def chosen_source(choice: SourceChoice, *, recipe: Recipe) -> ChosenSource:
-    """Return one source of a recipe, whether its files are there or not.
-
-    Raises:
-        WrongUse: for an unknown name, or a known one that is given to your own data.
-    """
-    data = data_path(recipe.data, storage=recipe.storage)
-    if choice.file is None:
-        source = source_named(choice.name)
-        return ChosenSource(choice=choice, source=source, data=data, roots=(data,))
-    if choice.name in source_names():
-        raise WrongUse(f"{choice.name}={choice.file}: the name belongs to a known data set")
-    file = data_path(choice.file, storage=recipe.storage)
-    source = own_source(choice.name, file)
-    roots = (file.parent, data)
-    return ChosenSource(choice=choice, source=source, data=file.parent, roots=roots)
 
 
 def prepare(recipe: Recipe, *, work: Path) -> Prepared:
@@ -130,14 +83,13 @@ def prepare(recipe: Recipe, *, work: Path) -> Prepared:
     template = template_named(
         recipe.template.name, system=recipe.template.system, tokenizer=tokenizer
     )
-    staged = tuple(
-        _staged(one, work=work / "staged", max_images=recipe.max_images) for one in sources
-    )
+    staged = convert_all(sources, recipe=recipe, work=work / "staged")
     columns = [_columns(one, recipe) for one in staged]
+    limits = [one.choice.limit for one in sources]
     blends = blend(
         columns,
         concatenate=[one.choice.concatenate for one in sources],
-        limits=[one.choice.limit for one in sources],
+        limits=limits,
         max_images=recipe.max_images,
         eval_fraction=recipe.eval_fraction,
     )
@@ -156,23 +108,13 @@ def prepare(recipe: Recipe, *, work: Path) -> Prepared:
         sources=sources,
         staged=staged,
         plan=plan,
+        left_out=left_out_examples(
+            staged, columns, blends, limits=limits, max_images=recipe.max_images
+        ),
         repeated=repeated_images(columns, blends),
         tokenizer=tokenizer,
         template=template,
     )
-
-
-def _staged(one: ChosenSource, *, work: Path, max_images: int) -> Staged:
-    images = ImageFiles(one.roots, folders=one.folders)
-    with progress(f"convert {one.source.name}", unit="rows") as advance:
-        return convert(
-            one.source,
-            data=one.data,
-            images=images,
-            work=work,
-            max_images=max_images,
-            on_row=lambda: advance(1),
-        )
 
 
 def _columns(staged: Staged, recipe: Recipe) -> RecordColumns:
@@ -271,13 +213,15 @@ def begin(prepared: Prepared, output: Output) -> None:
             folders=one.folders,
         )
     _job(prepared.recipe, output=output, files=files).write(work)
-    Publication(manifest=_manifest(prepared), staged=prepared.staged).write(work)
+    Publication(
+        manifest=_manifest(prepared), staged=prepared.staged, left_out=prepared.left_out
+    ).write(work)
 
 
 def _clear_traces(plan: BuildPlan, output: Output) -> None:
     """Remove what earlier runs left that is not of this plan, or half written."""
     work, folder = output.work, output.folder
-    found = read_plan(work).digest if (work / "plan.parquet").exists() else "unknown"
+    found = read_plan(work).digest if (work / PLAN_FILE).exists() else "unknown"
     if output.url is None and any(folder.glob("*.tar")):
         check_same(output, found, plan.digest)
     elif found != plan.digest:

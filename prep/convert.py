@@ -17,7 +17,7 @@ from typing import Any
 
 import xxhash
 from vchat.prep.ahead import announced
-from vchat.prep.data_path import DataPath, RemotePath
+from vchat.prep.data_path import DataPath, RemotePath, version_of
 from vchat.prep.image_files import ImageFiles
 from vchat.prep.rejected import Rejected, Tally
 from vchat.prep.sources.source import Converted, Row, Source, annotation_files, image_places
@@ -25,7 +25,7 @@ from vchat.prep.staged import staged_row, write_staged
 from vchat.shards.dialogue import ImageRef, Record
 from vchat.shards.files import written_whole
 
-STAGED_VERSION = 4
+STAGED_VERSION = 5
 """Raised whenever a converter or the staged form changes what it makes of equal inputs."""
 
 
@@ -56,7 +56,8 @@ def convert(
     """Convert one source, or return what an earlier call with equal inputs left in `work`.
 
     Args:
-        work: folder of staged files; a file in it is whole, and named by its inputs.
+        work: folder of staged files and of what sources keep; a file in it is whole, and named by
+            its inputs.
         max_images: limit to which a source that may leave out images is brought; None for no limit.
         on_row: called once per row read, for progress.
 
@@ -68,7 +69,7 @@ def convert(
     name = f"{source.name}-{digest[:16]}"
     path, summary = work / f"{name}.parquet", work / f"{name}.json"
     if not (summary.exists() and path.exists()):
-        rows = _counted(source.rows(data), on_row)
+        rows = _counted(source.read(data, kept=work), on_row)
         tally, digest = _convert(source, rows, data=data, images=images, path=path, most=most)
         content = {"source": source.name, "digest": digest, "tally": tally.as_json()}
         with written_whole(summary) as file:
@@ -83,7 +84,9 @@ def inputs_digest(source: Source, *, data: DataPath, max_images: int | None) -> 
     It covers the contents of the annotation files (in object storage, their ETags), and when images
     last changed.
     """
-    hasher = xxhash.xxh3_128(f"{STAGED_VERSION} {source.name} {max_images}".encode())
+    hasher = xxhash.xxh3_128(
+        f"{STAGED_VERSION} {source.name} {source.splits} {max_images}".encode()
+    )
     for path in annotation_files(source, data):
         hasher.update(f" {path.name} ".encode())
         if isinstance(path, RemotePath):
@@ -93,16 +96,8 @@ def inputs_digest(source: Source, *, data: DataPath, max_images: int | None) -> 
             while chunk := file.read(2**20):
                 hasher.update(chunk)
     for place in image_places(source, data):
-        hasher.update(f" {_version(place)} ".encode())
+        hasher.update(f" {version_of(place)} ".encode())
     return hasher.hexdigest()
-
-
-def _version(place: DataPath) -> str:
-    """Return what changes when files are added: for a folder, not when they change in place."""
-    if isinstance(place, RemotePath):
-        return place.version()
-    found = place.stat()
-    return f"{found.st_mtime_ns} {found.st_size}"
 
 
 def _counted(rows: Iterator[Row], on_row: Callable[[], None]) -> Iterator[Row]:
@@ -161,7 +156,7 @@ def _records(
             continue
         tally.records += 1
         tally.record_pairs += len(converted.record.rounds)
-        tally.rejected_pairs.update(converted.rejected_pairs)
+        tally.leave_out(converted.rejected_pairs, where=row.id)
         tally.repairs.update(converted.repairs)
         tally.marks.update(record.marks)
         yield found

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vchat.prep.build import ChosenSource
+from vchat.prep.chosen_sources import ChosenSource
 from vchat.prep.convert import fitting
 from vchat.prep.data_path import DataPath, path_below
 from vchat.prep.image_files import ImageFiles

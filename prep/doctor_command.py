@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from vchat.prep.build import ChosenSource
+    from vchat.prep.chosen_sources import ChosenSource
     from vchat.prep.doctor import Finding
 
 
@@ -38,7 +38,7 @@ def command(data: str, datasets: str | None, sample: int, max_images: int, as_js
 
 
 def _findings(data: str, datasets: str | None, **limits: int) -> list[Finding]:
-    from vchat.prep.build import chosen_source
+    from vchat.prep.chosen_sources import chosen_source
     from vchat.prep.recipe import read_recipe
     from vchat.prep.sources import source_names
 

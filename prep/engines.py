@@ -34,7 +34,7 @@ def run_tasks(
         WrongUse: if the engine is not installed.
         OSError: from a task, or if what runs the tasks fails.
     """
-    shutil.rmtree(work / "progress", ignore_errors=True)
+    shutil.rmtree(work / pool.FOLDER, ignore_errors=True)
     if engine == "ray" and numbers:
         from vchat.prep import ray_engine
 

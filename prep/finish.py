@@ -17,6 +17,7 @@ from typing import Any
 from vchat.prep import report
 from vchat.prep.convert import Staged
 from vchat.prep.encoded_images import FOLDER as IMAGES_FOLDER
+from vchat.prep.left_out import Examples
 from vchat.prep.output import MANIFEST, Output, check_same
 from vchat.prep.plan import BuildPlan, PlannedShard, read_plan
 from vchat.prep.task import ShardResult, read_result
@@ -37,19 +38,22 @@ class Publication:
     """The manifest without its shards."""
 
     staged: tuple[Staged, ...]
+    left_out: dict[str, Examples]
+    """Source -> examples of the records that the plan leaves out."""
 
     def write(self, work: Path) -> None:
         """Store it in the work folder."""
         staged = [asdict(one) | {"path": str(one.path.absolute())} for one in self.staged]
         with written_whole(work / PUBLICATION) as file:
-            file.write(json.dumps({"manifest": self.manifest, "staged": staged}, indent=1).encode())
+            found = {"manifest": self.manifest, "staged": staged, "left_out": self.left_out}
+            file.write(json.dumps(found, indent=1).encode())
 
     @classmethod
     def read(cls, work: Path) -> Publication:
         """Read what `write` stored."""
         found = json.loads((work / PUBLICATION).read_text(encoding="utf-8"))
         staged = tuple(Staged(**one | {"path": Path(one["path"])}) for one in found["staged"])
-        return cls(manifest=found["manifest"], staged=staged)
+        return cls(manifest=found["manifest"], staged=staged, left_out=found["left_out"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +81,12 @@ def finish(output: Output) -> Built:
     if not finished:
         raise ValueError("every record was rejected when it was decoded or tokenized")
     found = report.account(
-        publication.staged, plan, results, finished, manifest=publication.manifest
+        publication.staged,
+        plan,
+        results,
+        finished,
+        left_out=publication.left_out,
+        manifest=publication.manifest,
     )
     report.check(found)
     remove_half_written(output)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 from vchat.prep.base64_json import values
 from vchat.prep.data_path import DataPath, path_below
+from vchat.prep.kept_offsets import kept_values
 from vchat.prep.parquet_cells import is_parquet, picture_column, picture_ids
 from vchat.shards.dialogue import ImageRef
 
@@ -26,20 +28,26 @@ class PictureIndex:
     """Finds pictures by name."""
 
     def __init__(
-        self, data: DataPath, files: Iterable[DataPath], *, names: Callable[[str], Iterable[str]]
+        self,
+        data: DataPath,
+        files: Iterable[DataPath],
+        *,
+        names: Callable[[str], Iterable[str]],
+        kept: Path | None = None,
     ):
         """Read every file once.
 
         Args:
             files: containers below the folder `data`.
             names: the names that a picture of some id is found by.
+            kept: folder for what the pass over a JSON file found, so that it is made only once.
         """
         hashes, places = array("Q"), array("q")
         self._files: list[tuple[str, str]] = []
         for number, path in enumerate(files):
             column = picture_column(path) if is_parquet(path) else ""
             self._files.append((path_below(path, data), column))
-            for picture_id, offset, size in _pictures(path):
+            for picture_id, offset, size in _pictures(path, kept=kept):
                 for name in names(picture_id):
                     hashes.append(xxhash.xxh3_64_intdigest(name.encode()))
                     places.extend((number, offset, size))
@@ -70,11 +78,11 @@ class PictureIndex:
         return ImageRef(key=key, file=file, offset=offset, size_bytes=size)
 
 
-def _pictures(path: DataPath) -> Iterator[tuple[str, int, int]]:
+def _pictures(path: DataPath, *, kept: Path | None) -> Iterator[tuple[str, int, int]]:
     """Yield `(id, offset, size)` of every picture of a container."""
     if is_parquet(path):
         for row, picture_id in enumerate(picture_ids(path)):
             yield picture_id, row, IN_PARQUET
     else:
-        for name, place in values(path):
+        for name, place in values(path) if kept is None else kept_values(path, kept):
             yield name, place.offset, place.size

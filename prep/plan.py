@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from vchat.prep.blend import STATUSES, USED, Blend, RecordColumns
 from vchat.shards.files import written_whole
@@ -27,6 +26,7 @@ from vchat.shards.files import written_whole
 PLAN_VERSION = 1
 """Raised whenever equal inputs would give another plan."""
 
+FILE = "plan.arrow"
 _ROWS_AT_ONCE = 100_000
 SPLITS = ("train", "eval")
 SCHEMA = pa.schema(
@@ -234,7 +234,7 @@ def _digest(table: pa.Table, shards: Sequence[PlannedShard], settings: Mapping[s
 
 
 def write_plan(plan: BuildPlan, folder: Path) -> None:
-    """Store a plan as `plan.parquet`; its list of shards is in the file's metadata."""
+    """Store a plan as an Arrow file; its list of shards is in the file's metadata."""
     described = {
         "digest": plan.digest,
         "shards": [asdict(shard) for shard in plan.shards],
@@ -242,13 +242,13 @@ def write_plan(plan: BuildPlan, folder: Path) -> None:
         "unused_pairs": plan.unused_pairs,
     }
     table = plan.table.replace_schema_metadata({"plan": json.dumps(described)})
-    with written_whole(folder / "plan.parquet") as file:
-        pq.write_table(table, file)
+    with written_whole(folder / FILE) as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=_ROWS_AT_ONCE)
 
 
 def read_plan(folder: Path) -> BuildPlan:
-    """Read what `write_plan` stored."""
-    table = pq.read_table(folder / "plan.parquet")
+    """Return what `write_plan` stored; of its table, mapped into memory, only what is used."""
+    table = pa.ipc.open_file(pa.memory_map(str(folder / FILE))).read_all()
     described = json.loads(table.schema.metadata[b"plan"])
     shards = tuple(PlannedShard(**shard) for shard in described.pop("shards"))
     return BuildPlan(table=table.replace_schema_metadata(), shards=shards, **described)

@@ -1,24 +1,31 @@
-"""Run the tasks of a build in processes of this machine.
+"""Run the steps of a build that share nothing in processes of this machine, in any order.
 
-Every task writes one whole shard, so tasks share nothing and may run anywhere in any order. Workers
-are started fresh (never forked from a process that has used threads) and end when the process that
-started them is gone, however it ended.
+Every task writes one whole shard, every conversion one whole staged file. Workers are started fresh
+(never forked from a process that has used threads) and end when the process that started them is
+gone, however it ended.
 """
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import connection
 from pathlib import Path
+from typing import TypeVar
 
 from vchat.prep.task import run_task
 
+T = TypeVar("T")
 POLL_S = 0.2
+FOLDER = "progress"
+"""Of the files, in the work folder, that say how far each task is."""
 
 
 def run_tasks(
@@ -37,17 +44,40 @@ def run_tasks(
         for number in numbers:
             run_task(work, number, on_dialogue=lambda: on_dialogues(1))
         return
-    with process_pool(min(workers, len(numbers))) as pool:
-        futures = [pool.submit(counted_task, work, number) for number in numbers]
+    calls = [partial(counted_task, work, number) for number in numbers]
+    run_calls(calls, workers=workers, counts=work / FOLDER, on_progress=on_dialogues)
+
+
+def run_calls(
+    calls: Sequence[Callable[[], T]],
+    *,
+    workers: int,
+    counts: Path,
+    on_progress: Callable[[int], None],
+) -> list[T]:
+    """Make every call in a process of a pool and return what they return, in order.
+
+    Args:
+        calls: Picklable; each counts what it does in a file of its own in the folder `counts`
+            (`counted`), which is removed at the end. The first error ends those that are running.
+        on_progress: called with how many more things are done.
+
+    Raises:
+        OSError: if a worker process died; and what a call raises.
+    """
+    with process_pool(min(workers, len(calls))) as pool:
+        futures = [pool.submit(call) for call in calls]
         try:
-            _watch(futures, work, on_dialogues)
+            _watch(futures, counts, on_progress)
         except BrokenProcessPool as err:
             raise OSError(
                 "a worker process died (out of memory, or killed); run the same command again to"
-                " go on from the finished shards"
+                " go on from what is finished"
             ) from err
         finally:
+            shutil.rmtree(counts, ignore_errors=True)
             pool.shutdown(cancel_futures=True)
+        return [future.result() for future in futures]
 
 
 def process_pool(workers: int) -> ProcessPoolExecutor:
@@ -78,36 +108,41 @@ def _begin(environment: dict[str, str]) -> None:
 
 def counted_task(work: Path, number: int) -> None:
     """Run one task; a file that grows by one byte per dialogue says how far it is."""
-    count = _progress_file(work, number)
-    count.parent.mkdir(exist_ok=True)
-    with count.open("wb", buffering=0) as file:
-        run_task(work, number, on_dialogue=lambda: _grow(file.write))
+    with counted(work / FOLDER / str(number)) as count:
+        run_task(work, number, on_dialogue=count)
 
 
-def _grow(write: Callable[[bytes], int | None]) -> None:
-    write(b".")
+@contextlib.contextmanager
+def counted(path: Path) -> Iterator[Callable[[], None]]:
+    """Yield a function that counts one more, in the size of a file.
+
+    It raises `OSError` when the file has been removed: then nobody waits for the result.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb", buffering=0) as file:
+
+        def count() -> None:
+            file.write(b".")
+            if not os.fstat(file.fileno()).st_nlink:
+                raise OSError(f"{path.name} was stopped: something else failed")
+
+        yield count
 
 
-def _progress_file(work: Path, number: int) -> Path:
-    return work / "progress" / str(number)
-
-
-def _watch(
-    futures: Sequence[Future[None]], work: Path, on_dialogues: Callable[[int], None]
-) -> None:
-    """Wait for all tasks, or the first that fails, and report how many dialogues are written."""
+def _watch(futures: Sequence[Future[T]], counts: Path, on_progress: Callable[[int], None]) -> None:
+    """Wait for all calls, or the first that fails, and report how much is done."""
     seen = 0
     while True:
         done, waiting = wait(futures, timeout=POLL_S, return_when=FIRST_EXCEPTION)
-        written = written_dialogues(work)
-        on_dialogues(written - seen)
-        seen = written
+        now = num_counted(counts)
+        on_progress(now - seen)
+        seen = now
         for future in done:
             future.result()
         if not waiting:
             return
 
 
-def written_dialogues(work: Path) -> int:
-    """Return how many dialogues all tasks have written so far."""
-    return sum(path.stat().st_size for path in (work / "progress").glob("*"))
+def num_counted(counts: Path) -> int:
+    """Return how much all calls that count in a folder have done so far."""
+    return sum(path.stat().st_size for path in counts.glob("*"))

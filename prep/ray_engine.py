@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vchat.prep.pool import counted_task, written_dialogues
+from vchat.prep.pool import FOLDER, counted_task, num_counted
 from vchat.shards.command import WrongUse
 
 POLL_S = 0.5
@@ -49,7 +49,7 @@ def run_tasks(
         seen = 0
         while waiting:
             done, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=POLL_S)
-            written = written_dialogues(work)
+            written = num_counted(work / FOLDER)
             on_dialogues(written - seen)
             seen = written
             raise_failures(ray, done)

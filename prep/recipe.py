@@ -49,6 +49,10 @@ class SourceChoice:
     limit: int | None = None
     """Use at most this many records; the others are counted as `capped`."""
 
+    splits: tuple[str, ...] | None = None
+    """Use the records of these splits of the data set, evaluation data among them if you say so;
+    None for those that are meant for training."""
+
     def __post_init__(self) -> None:
         if self.concatenate < 1:
             raise ValueError(f"{self.name}: concatenate = {self.concatenate}: want at least 1")

@@ -116,11 +116,22 @@ class Tally:
     rejected_pairs: Counter[str] = field(default_factory=Counter)
     """Reason -> pairs left out of rows that gave a record all the same."""
 
+    pair_examples: dict[str, list[str]] = field(default_factory=dict)
+    """Reason -> the first few such rows."""
+
     repairs: Counter[str] = field(default_factory=Counter)
     """Rule -> image ids of records that were found by it, not as they are written."""
 
     marks: Counter[str] = field(default_factory=Counter)
     """Mark -> records that carry it."""
+
+    def leave_out(self, pairs: Mapping[str, int], *, where: str) -> None:
+        """Count pairs, by reason, that the record of a row named `where` does without."""
+        self.rejected_pairs.update(pairs)
+        for reason, count in pairs.items():
+            examples = self.pair_examples.setdefault(reason, [])
+            if count and len(examples) < EXAMPLES_PER_REASON:
+                examples.append(f"{where}: {count} of its pairs")
 
     def check(self, source: str) -> None:
         """Check that every row and every pair is accounted for.
@@ -147,6 +158,9 @@ class Tally:
             "record_pairs": self.record_pairs,
             "rejected_rows": self.rejected.as_json(),
             "rejected_pairs": dict(sorted(self.rejected_pairs.items())),
+            "pair_examples": {
+                name: some for name, some in sorted(self.pair_examples.items()) if some
+            },
             "repairs": dict(sorted(self.repairs.items())),
             "marks": dict(sorted(self.marks.items())),
         }

@@ -32,17 +32,22 @@ def account(
     results: Sequence[ShardResult],
     shards: Sequence[FinishedShard],
     *,
+    left_out: Mapping[str, Mapping[str, list[str]]],
     manifest: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the report: per source what was read, used and rejected; and what the shards hold.
 
     Args:
+        left_out: examples of what the plan leaves out, by source and reason.
         manifest: of the set, for its recipe and licences.
     """
     rows = pa.concat_tables([shard.rows for shard in shards])
     return {
         "plan": plan.digest,
-        "sources": {one.source: _of_source(one, plan, results) for one in staged},
+        "sources": {
+            one.source: _of_source(one, plan, results, left_out=left_out[one.source])
+            for one in staged
+        },
         "shards": {
             "shards": len(shards),
             "samples": rows.num_rows,
@@ -95,8 +100,14 @@ def _blend(rows: pa.Table, *, choices: Sequence[Mapping[str, Any]]) -> list[dict
     return lines
 
 
-def _of_source(staged: Staged, plan: BuildPlan, results: Sequence[ShardResult]) -> dict[str, Any]:
-    later = Reasons()
+def _of_source(
+    staged: Staged,
+    plan: BuildPlan,
+    results: Sequence[ShardResult],
+    *,
+    left_out: Mapping[str, list[str]],
+) -> dict[str, Any]:
+    later = Reasons(examples={reason: list(some) for reason, some in left_out.items()})
     later.counts.update(plan.unused[staged.source])
     later.pairs.update(plan.unused_pairs[staged.source])
     for result in results:
@@ -170,7 +181,8 @@ def rejections(found: Mapping[str, Any]) -> list[dict[str, Any]]:
                 lines.append(_line(name, reason, count, kind=kind, examples=examples))
         for reason, count in one["converted"]["rejected_pairs"].items():
             if count:
-                lines.append(_line(name, reason, count, kind="pair", examples=[]))
+                examples = one["converted"]["pair_examples"].get(reason, [])
+                lines.append(_line(name, reason, count, kind="pair", examples=examples))
     return lines
 
 

@@ -16,6 +16,9 @@ def command() -> None:
         for need in source.needs:
             click.echo(f"  {' or '.join(need.paths)}")
             click.echo(f"      {need.how}")
+        if source.all_splits:
+            click.echo(f"  splits: {', '.join(source.splits)}; a recipe's `splits` may name others")
+            click.echo(f"      of {', '.join(source.all_splits)}")
         click.echo(f"  licence: {source.licence}\n")
     click.echo("Paths are below the folder that --data names. A .zip or .tar may stand in for an")
     click.echo("image folder (coco/train2017.zip). Your own data: --datasets NAME=FILE,")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -118,6 +118,19 @@ def plan_columns(path: Path) -> Iterator[dict[str, list[Any]]]:
     with pq.ParquetFile(path) as parquet:
         for batch in parquet.iter_batches(batch_size=ROWS_PER_GROUP, columns=list(PLAN_COLUMNS)):
             yield batch.to_pydict()
+
+
+def rows_at(path: Path, rows: Sequence[int], *, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Return some columns of a few rows, counted from 0 in file order; reads only their groups."""
+    found = []
+    with pq.ParquetFile(path) as parquet:
+        sizes = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
+        starts = [0, *accumulate(sizes)]
+        for row in rows:
+            group = bisect.bisect_right(starts, row) - 1
+            table = parquet.read_row_group(group, columns=list(columns))
+            found += table.slice(row - starts[group], 1).to_pylist()
+    return found
 
 
 class RecordFile:

@@ -2,12 +2,14 @@
 
 Input: `coco_caption/dataset.json`, images in the flat folder `coco/2014/` or in `coco/train2014/`
 and `coco/val2014/`; a photograph that is in neither is looked up under its 2017 name. Output: one
-record per caption. The splits `val` and `test` are evaluation data and are rejected.
+record per caption. The splits `val` and `test` are evaluation data and are rejected, unless a
+recipe asks for them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,20 +27,26 @@ FILES = ("coco_caption/dataset.json", "coco_caption/dataset_coco.json")
 """Two names of the same content; the first that is there is read."""
 
 TRAIN = ("train", "restval")
+SPLITS = (*TRAIN, "val", "test")
+LICENCE = f"CC BY 4.0 (annotations); {coco.LICENCE}"
 
 
-def rows(data: DataPath) -> Iterator[Row]:
+def rows(data: DataPath, *, splits: tuple[str, ...] = TRAIN) -> Iterator[Row]:
     """Yield every caption, in file order; a photograph without captions is a row too."""
     file = next((name for name in FILES if (data / name).is_file()), FILES[0])
     for number, photo in enumerate(items(data / file, "images.item")):
         captions = _captions(photo)
         for position, caption in enumerate(captions or [None]):
             row_id = _caption_id(caption, f"{number}.{position}")
-            convert = partial(to_record, photo, caption, row_id, data=data, file=file)
+            convert = partial(
+                to_record, photo, caption, row_id, splits=splits, data=data, file=file
+            )
             yield Row(id=row_id, num_pairs=len(captions[position : position + 1]), convert=convert)
 
 
-def to_record(photo: Any, caption: Any, row_id: str, *, data: DataPath, file: str) -> Converted:
+def to_record(
+    photo: Any, caption: Any, row_id: str, *, splits: tuple[str, ...], data: DataPath, file: str
+) -> Converted:
     """Turn one caption into a record.
 
     Raises:
@@ -46,8 +54,9 @@ def to_record(photo: Any, caption: Any, row_id: str, *, data: DataPath, file: st
     """
     if not isinstance(photo, Mapping):
         raise Rejected("bad_row", f"the row is {type(photo).__name__}, not an object")
-    if photo.get("split") not in TRAIN:
-        raise Rejected("wrong_split", f"split is {photo.get('split')!r}, not train or restval")
+    if photo.get("split") not in splits:
+        wanted = " or ".join(splits)
+        raise Rejected("wrong_split", f"split is {photo.get('split')!r}, not {wanted}")
     raw = caption.get("raw") if isinstance(caption, Mapping) else caption
     text = filled_text("" if raw is None else raw, what="caption")
     key = f"coco_caption/{row_id}"
@@ -61,7 +70,7 @@ def to_record(photo: Any, caption: Any, row_id: str, *, data: DataPath, file: st
                 answer=as_sentence(text.capitalize() if text.isupper() else text),
             ),
         ),
-        licence=SOURCE.licence,
+        licence=LICENCE,
         file=file,
         record_id=row_id,
     )
@@ -97,6 +106,11 @@ def _is_there(path: DataPath) -> bool:
     return path.is_file() or (archive is not None and member_name(archive, path.name) is not None)
 
 
+def of_splits(splits: tuple[str, ...]) -> Source:
+    """Return the source that uses the photographs of some of `SPLITS`."""
+    return replace(SOURCE, rows=partial(rows, splits=splits), splits=splits)
+
+
 SOURCE = Source(
     name="coco_caption",
     about="five or more captions of each COCO photograph, Karpathy split (567 k captions)",
@@ -113,7 +127,10 @@ SOURCE = Source(
             " and unpack both in coco/2014/ (one flat folder), or in coco/",
         ),
     ),
-    licence=f"CC BY 4.0 (annotations); {coco.LICENCE}",
+    licence=LICENCE,
     rows=rows,
+    splits=TRAIN,
+    all_splits=SPLITS,
+    of_splits=of_splits,
     known=KnownCount(number=616_767, of="pairs"),
 )

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 from vchat.prep.data_path import DataPath, matching
@@ -98,16 +99,20 @@ def frame_source(
         ),
         licence=LICENCE,
         rows=partial(_rows, frames),
+        rows_keeping=partial(_rows, frames),
         may_leave_out_images=may_leave_out_images,
         known=known,
     )
 
 
-def _rows(frames: FrameSet, data: DataPath) -> Iterator[Row]:
-    """Yield every group of related instructions, after one pass over the image file."""
+def _rows(frames: FrameSet, data: DataPath, kept: Path | None = None) -> Iterator[Row]:
+    """Yield every group of related instructions, after one pass over the image file.
+
+    What the pass found is kept in the folder `kept`, if there is one.
+    """
     entries = list(instructions(data, frames.name))
     files = [] if bring_pictures(entries) else picture_files(data, frames.name)
-    index = PictureIndex(data, files, names=frames.names)
+    index = PictureIndex(data, files, names=frames.names, kept=kept)
     for group in frames.group(entries):
         convert = partial(to_record, group, frames=frames, index=index)
         yield Row(id=group[0].id, num_pairs=len(group), convert=convert)

@@ -2,13 +2,15 @@
 
 Input: `OCR_VQA/dataset.json` (book id -> questions, answers, split) and `OCR_VQA/images/<book id>`
 with any extension; or, without that file, the hub's Parquet files in `OCR_VQA/`, whose rows bring
-their covers. Output: one record per book of the training split; its pairs become its rounds, the
-cover shown in the first. A pair with an empty text is left out, the book's others stay.
+their covers. Output: one record per book of the training split, or of those that a recipe names;
+its pairs become its rounds, the cover shown in the first. A pair with an empty text is left out,
+the book's others stay.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -26,29 +28,29 @@ from vchat.shards.dialogue import ImageRef, Record
 FILE = "OCR_VQA/dataset.json"
 FOLDER = "OCR_VQA/images"
 PARQUET = "OCR_VQA/**/*.parquet"
-TRAIN = 1
-"""Value of `split`; 2 is validation and 3 is test."""
+SPLITS = ("train", "validation", "test")
+"""In JSON `split` is 1, 2 or 3; in Parquet `set_name`, or how the file's name begins, is a name."""
 
-TRAIN_NAME = "train"
-"""Value of `set_name` in Parquet, or how the name of the file begins."""
+TRAIN = SPLITS[:1]
+LICENCE = "for research use; covers belong to their publishers"
 
 _COLUMNS = {"image", "image_id", "questions", "answers"}
 """By which a Parquet file of books is known."""
 
 
-def rows(data: DataPath) -> Iterator[Row]:
+def rows(data: DataPath, *, splits: tuple[str, ...] = TRAIN) -> Iterator[Row]:
     """Yield every book, in file order: of the JSON file if it is there, else of Parquet."""
     if not (data / FILE).is_file():
-        yield from _parquet_rows(data)
+        yield from _parquet_rows(data, splits=splits)
         return
     covers = covers_in(data / FOLDER)
     for book_id, book in members(data / FILE):
         cover_of = partial(_cover, book_id=book_id, covers=covers)
-        convert = partial(to_record, book, book_id, file=FILE, cover_of=cover_of)
+        convert = partial(_json_record, book, book_id, splits=splits, file=FILE, cover_of=cover_of)
         yield Row(id=book_id, num_pairs=_num_answers(book), convert=convert)
 
 
-def _parquet_rows(data: DataPath) -> Iterator[Row]:
+def _parquet_rows(data: DataPath, *, splits: tuple[str, ...]) -> Iterator[Row]:
     """Yield the books of every Parquet file that holds books, whatever its name."""
     for path in matching(data, PARQUET):
         if not _holds_books(path):
@@ -56,7 +58,7 @@ def _parquet_rows(data: DataPath) -> Iterator[Row]:
         file = path_below(path, data)
         for number, row in values(path):
             row_id = str(number) if row["image_id"] is None else str(row["image_id"])
-            convert = partial(_parquet_record, row, file=file)
+            convert = partial(_parquet_record, row, splits=splits, file=file)
             yield Row(id=row_id, num_pairs=_num_answers(row), convert=convert)
 
 
@@ -66,18 +68,22 @@ def _holds_books(path: DataPath) -> bool:
     return has_pictures(pq.read_schema(for_arrow(path)), "image")
 
 
-def _parquet_record(row: Mapping[str, Any], *, file: str) -> Converted:
+def _parquet_record(row: Mapping[str, Any], *, splits: tuple[str, ...], file: str) -> Converted:
     """Turn a row of Parquet into a record.
 
     Raises:
         Rejected: `wrong_split`, `bad_id`, and those of `to_record`.
     """
     split = row.get("set_name") or file.rpartition("/")[2].partition("-")[0].partition(".")[0]
-    if split != TRAIN_NAME:
-        raise Rejected("wrong_split", f"split is {split!r}, not {TRAIN_NAME!r}")
+    _check_split(split, split, splits=splits)
     book_id = file_id(row["image_id"], what="image_id")
     cover_of = partial(_cover_in_row, book_id=book_id, file=file)
-    return to_record({**row, "split": TRAIN}, book_id, file=file, cover_of=cover_of)
+    return to_record(row, book_id, file=file, cover_of=cover_of)
+
+
+def _check_split(name: Any, written: Any, *, splits: tuple[str, ...]) -> None:
+    if name not in splits:
+        raise Rejected("wrong_split", f"split is {written!r}, not {' or '.join(splits)}")
 
 
 def _cover_in_row(row: Mapping[str, Any], *, book_id: str, file: str) -> ImageRef:
@@ -95,8 +101,29 @@ def covers_in(folder: DataPath) -> dict[str, tuple[str, ...]]:
     return covers
 
 
+def _json_record(
+    book: Any,
+    book_id: str,
+    *,
+    splits: tuple[str, ...],
+    file: str,
+    cover_of: Callable[[Mapping[str, Any]], ImageRef],
+) -> Converted:
+    """Turn a book of the JSON file into a record; raises `wrong_split` and as `to_record`."""
+    if not isinstance(book, Mapping):
+        raise Rejected("bad_row", f"the book is {type(book).__name__}, not an object")
+    written = book.get("split")
+    named = dict(enumerate(SPLITS, start=1))
+    _check_split(named.get(written) if isinstance(written, int) else None, written, splits=splits)
+    return to_record(book, book_id, file=file, cover_of=cover_of)
+
+
 def to_record(
-    book: Any, book_id: str, *, file: str, cover_of: Callable[[Mapping[str, Any]], ImageRef]
+    book: Mapping[str, Any],
+    book_id: str,
+    *,
+    file: str,
+    cover_of: Callable[[Mapping[str, Any]], ImageRef],
 ) -> Converted:
     """Turn one book into one record.
 
@@ -104,20 +131,15 @@ def to_record(
         cover_of: returns the place of the book's cover, or raises `Rejected`.
 
     Raises:
-        Rejected: `bad_row`, `wrong_split`, `missing_image`, `bad_text`, or `empty_text` if no
-            pair is left.
+        Rejected: `bad_row`, `missing_image`, `bad_text`, or `empty_text` if no pair is left.
     """
-    if not isinstance(book, Mapping):
-        raise Rejected("bad_row", f"the book is {type(book).__name__}, not an object")
-    if book.get("split") != TRAIN:
-        raise Rejected("wrong_split", f"split is {book.get('split')!r}, not {TRAIN}")
     pairs = _pairs(book)
     rounds, rejected_pairs = filled_rounds(pairs, [cover_of(book)])
     record = Record(
         key=f"ocr_vqa/{book_id}",
         source="ocr_vqa",
         rounds=rounds,
-        licence=SOURCE.licence,
+        licence=LICENCE,
         file=file,
         record_id=book_id,
     )
@@ -157,6 +179,11 @@ def _cover(
     return ImageRef(key=f"ocr_vqa:{book_id}", file=f"{FOLDER}/{(fitting or names)[0]}")
 
 
+def of_splits(splits: tuple[str, ...]) -> Source:
+    """Return the source that uses the books of some of `SPLITS`."""
+    return replace(SOURCE, rows=partial(rows, splits=splits), splits=splits)
+
+
 SOURCE = Source(
     name="ocr_vqa",
     about="about five questions on a book cover's title, author, genre, year (207 k covers)",
@@ -174,7 +201,10 @@ SOURCE = Source(
             is_images=True,
         ),
     ),
-    licence="for research use; covers belong to their publishers",
+    licence=LICENCE,
     rows=rows,
+    splits=TRAIN,
+    all_splits=SPLITS,
+    of_splits=of_splits,
     known=KnownCount(number=207_572, of="rows"),
 )

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from vchat.prep.data_path import DataPath
@@ -38,13 +39,16 @@ PREFIX = "CGD_IMG_"
 NORMAL_LENGTH = len(PREFIX) + 12
 
 
-def rows(data: DataPath) -> Iterator[Row]:
-    """Yield every group of related instructions, in the order of their first."""
+def rows(data: DataPath, kept: Path | None = None) -> Iterator[Row]:
+    """Yield every group of related instructions, in the order of their first.
+
+    Where the pictures of a JSON file lie is kept in the folder `kept`, if there is one.
+    """
     entries = list(instructions(data, "CGD"))
     index = None
     if not found_places(coco.TRAIN_2017, data):
         files = [] if bring_pictures(entries) else picture_files(data, "CGD")
-        index = PictureIndex(data, files, names=_names)
+        index = PictureIndex(data, files, names=_names, kept=kept)
     for group in grouped(entries):
         convert = partial(to_record, group, index=index)
         yield Row(id=group[0].id, num_pairs=len(group), convert=convert)
@@ -154,5 +158,6 @@ SOURCE = Source(
     ),
     licence=f"{LICENCE}; {coco.LICENCE}",
     rows=rows,
+    rows_keeping=rows,
     known=KnownCount(number=141_869, of="pairs"),
 )

@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from vchat.prep.archives import archive_of
 from vchat.prep.data_path import DataPath, matching
+from vchat.shards.command import WrongUse
 from vchat.shards.dialogue import Record
 
 
@@ -84,12 +86,42 @@ class Source:
     rows: Callable[[DataPath], Iterator[Row]]
     """Reads the data folder, row by row in file order."""
 
+    rows_keeping: Callable[[DataPath, Path], Iterator[Row]] | None = None
+    """As `rows`, of a source that must read through a large file before its first row: keeps what
+    it found in a folder, so that the next call need not. None if there is nothing to keep."""
+
     may_leave_out_images: bool = False
     """Whether a record with more images than a dialogue may have keeps an even choice of them (the
     frames of a walk) instead of being rejected."""
 
     known: KnownCount | None = None
     """Compared with what is there by `vchat-prep doctor`; a build does not look at it."""
+
+    splits: tuple[str, ...] = ()
+    """Of those that the annotation names, the splits whose records are used; records of others are
+    rejected as `wrong_split`. Empty if it names none."""
+
+    all_splits: tuple[str, ...] = ()
+    """The splits that the annotation names."""
+
+    of_splits: Callable[[tuple[str, ...]], Source] | None = None
+    """Returns this source with other `splits`; there is one if there are `all_splits`."""
+
+    def with_splits(self, splits: tuple[str, ...]) -> Source:
+        """Return the source that uses the records of these splits.
+
+        Raises:
+            WrongUse: if the data set has no splits, or none of a name.
+        """
+        wrong = [split for split in splits if split not in self.all_splits]
+        if self.of_splits is None or wrong or not splits:
+            known = ", ".join(self.all_splits) or "none: its file holds one split alone"
+            raise WrongUse(f"{self.name}: splits = {list(splits)}: its splits are {known}")
+        return self.of_splits(splits)
+
+    def read(self, data: DataPath, *, kept: Path) -> Iterator[Row]:
+        """Yield the rows of a data folder; what a source keeps lies in the folder `kept`."""
+        return self.rows(data) if self.rows_keeping is None else self.rows_keeping(data, kept)
 
 
 def check_needs(source: Source, data: DataPath) -> None:

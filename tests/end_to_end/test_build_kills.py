@@ -51,7 +51,7 @@ def digest(data: bytes) -> str:
 def stage(folder: Path) -> str:
     """Return how far a build was that was killed."""
     work = folder / ".work"
-    if not (work / "plan.parquet").exists():
+    if not (work / "plan.arrow").exists():
         return "convert"
     if not (work / "publication.json").exists():
         return "plan"

@@ -69,3 +69,16 @@ def test_a_name_is_looked_up_and_its_picture_read(tmp_path):
     assert index.find("d", key="k") is None
     assert files.read(index.find("any", key="k")) == b"ABC"
     assert index.find("any", key="k", only=True) is None
+
+
+def test_a_name_that_is_no_unicode_is_found_under_no_id(tmp_path):
+    path = tmp_path / "X.json"
+    path.write_bytes(b'{"a\xff": "QUJD", "b\\ud800": "QUJD", "c": "QUJD"}')
+    names = [name for name, _ in values(path)]
+    assert names == ["a\ufdd0", "b\ufdd0", "c"]
+    assert PictureIndex(tmp_path, [path], names=lambda name: (name,)).find("c", key="k")
+
+
+def test_a_name_that_is_no_json_is_an_error_naming_the_byte(tmp_path):
+    with pytest.raises(ValueError, match=r"X\.json: not valid JSON at byte 14"):
+        list(values(written(tmp_path, r'{"a": "QUJD", "\x": "QUJD"}')))

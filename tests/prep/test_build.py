@@ -84,6 +84,7 @@ def test_every_record_is_in_the_shards_or_rejected(built):
     for one in sources.values():
         later = sum(one["rejected_later"]["counts"].values())
         assert one["used_records"] + later == one["converted"]["records"]
+        assert one["rejected_later"]["examples"].keys() == one["rejected_later"]["counts"].keys()
     (example,) = sources["llava_dial"]["rejected_later"]["examples"]["too_long"]
     assert example.startswith("llava_dial/conversation_58k/long: round 1 takes")
 
@@ -131,11 +132,12 @@ def test_stems_are_unique_and_increase_within_a_split(built):
         assert stems == sorted(set(stems))
 
 
-def test_two_workers_write_the_same_bytes(built):
+@pytest.mark.parametrize("workers", [2, 4])
+def test_several_workers_write_the_bytes_of_one(built, workers):
     folder, _, _ = built
-    other = recipe(folder, out="two", names=("llava", "llava_dial"), workers=2)
-    build(other)
-    assert files(folder / "two") == files(folder / "out")
+    out = f"by-{workers}"
+    build(recipe(folder, out=out, names=("llava", "llava_dial"), workers=workers))
+    assert files(folder / out) == files(folder / "out")
 
 
 def test_the_same_command_again_finds_the_build_complete(built):
@@ -286,3 +288,30 @@ def test_the_report_page_leads_from_a_count_to_its_reasons_and_names_licences(bu
     assert 'id="record-llava_dial"' in page
     for licence in built[2].report["licences"].values():
         assert licence.split(";")[0] in page
+
+
+def own_row(number: int, *images: int) -> dict[str, Any]:
+    """Return a row of one's own data that shows some of the photographs of `write_llava`."""
+    paths = [f"coco/train2017/{image:012d}.jpg" for image in images]
+    row = llava_row(number, "<image>" * len(paths) + " What are they?", "Two pictures.")
+    return row | {"id": str(number), "image": paths}
+
+
+def test_records_that_the_plan_leaves_out_are_named_with_what_was_found(tmp_path):
+    write_llava(tmp_path / "data", count=12)
+    write_json(tmp_path / "pairs.json", [own_row(i, i, i % 12 + 1) for i in range(1, 13)])
+    write_json(tmp_path / "wide.json", [own_row(1, 1, 2, 3)])
+    own = (SourceChoice(name=one, file=str(tmp_path / f"{one}.json")) for one in ("pairs", "wide"))
+    chosen = (SourceChoice(name="llava", limit=4), *own)
+    done = build(recipe(tmp_path, source=chosen, max_images=2, eval_fraction=0.5))
+    found = {name: one["rejected_later"] for name, one in done.report["sources"].items()}
+    assert found["wide"]["examples"] == {"too_many_images": ["wide/1: 3 images, the limit is 2"]}
+    assert found["llava"]["counts"]["capped"] == 14
+    named = found["llava"]["examples"]["capped"]
+    assert len(named) == 5
+    assert named[0].endswith(": beyond the limit of 4 records")
+    held_out = open_shards(tmp_path / "out").index("eval")["image_keys"].to_pylist()
+    key, _, shown = found["pairs"]["examples"]["held_out_image"][0].partition(": shows ")
+    assert shown in {one for keys in held_out for one in keys}
+    number = int(key.removeprefix("pairs/"))
+    assert shown in {f"coco:{number}", f"coco:{number % 12 + 1}"}

@@ -107,6 +107,14 @@ def test_truncated_json_names_file_and_byte(folder):
     assert "detail_23k.json: the JSON ends in mid-value at byte 500" in error
 
 
+def test_a_damaged_file_is_named_when_sources_are_converted_at_the_same_time(folder):
+    path = folder / "data/llava/conversation_58k.json"
+    path.write_bytes((folder / "data/llava/detail_23k.json").read_bytes()[:500])
+    code, error, _ = run(folder, datasets="llava,llava_dial", workers=2)
+    assert code == 1
+    assert "conversation_58k.json: the JSON ends in mid-value at byte 500" in error
+
+
 def test_a_misspelt_key_of_a_recipe_names_the_nearest(folder):
     (folder / "r.toml").write_text("sed = 3\n")
     code, error, _ = run(folder, recipe=folder / "r.toml")

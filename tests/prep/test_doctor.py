@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from raw_data import IMAGES, good_llava_row, write_coco, write_image, write_json, write_llava
-from vchat.prep.build import chosen_source
+from vchat.prep.chosen_sources import chosen_source
 from vchat.prep.doctor import compared, examined, missing_parts
 from vchat.prep.recipe import Recipe, SourceChoice
 from vchat.prep.sources.source import KnownCount

@@ -1,37 +1,13 @@
 """MIMIC-IT's base64 sets: rows read = records + expected rejections; ids meet; rounds in order."""
 
-import base64
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from converting import converted, expect
+from mimicit_data import entry, picture, sd, write_set
 from raw_data import IMAGES, write_coco, write_json
 from vchat.prep.image_files import ImageFiles
 from vchat.prep.sources import SOURCES
-
-
-def picture(kind="good", number=0):
-    return base64.b64encode(IMAGES[kind](number)).decode()
-
-
-def entry(*image_ids, rel=(), instruction="What changed?", answer="A car left."):
-    images, related = list(image_ids), list(rel)
-    return {
-        "instruction": instruction,
-        "answer": answer,
-        "image_ids": images,
-        "rel_ins_ids": related,
-    }
-
-
-def write_set(data, name, entries, images):
-    write_json(data / f"MIMIC-IT/{name}/{name}_instructions.json", {"meta": {}, "data": entries})
-    write_json(data / f"MIMIC-IT/{name}/{name}.json", images)
-
-
-def sd(number, side):
-    return f"SD_IMG_{number:05d}_{side}"
 
 
 def test_sd(tmp_path):

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from converting import converted, expect
 from raw_data import IMAGES, write_coco
-from vchat.prep.build import chosen_source
+from vchat.prep.chosen_sources import chosen_source
 from vchat.prep.doctor import Finding, examined
 from vchat.prep.image_files import ImageFiles
 from vchat.prep.recipe import Recipe, SourceChoice

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from converting import converted, expect, expected
 from raw_data import IMAGES, good_llava_row, llava_row, turns, write_coco, write_image, write_json
-from vchat.prep.build import chosen_source
+from vchat.prep.chosen_sources import chosen_source
 from vchat.prep.image_files import ImageFiles
 from vchat.prep.recipe import Recipe, SourceChoice
 from vchat.prep.sources import RELATIVES, source_named

@@ -1,0 +1,66 @@
+"""The sources that a recipe names, with the places where their files lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vchat.prep.data_path import DataPath, data_path
+from vchat.prep.recipe import Recipe, SourceChoice
+from vchat.prep.sources import source_named, source_names
+from vchat.prep.sources.own import own_source
+from vchat.prep.sources.source import Source, check_needs
+from vchat.shards.command import WrongUse
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChosenSource:
+    """A source of this build and where its files lie."""
+
+    choice: SourceChoice
+    source: Source
+    data: DataPath
+    roots: tuple[DataPath, ...]
+    """Folders below which its images are looked up, in order."""
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Image folders that the source names itself."""
+        return tuple(path for need in self.source.needs for path in need.paths if path[-1] == "/")
+
+
+def chosen_sources(recipe: Recipe) -> tuple[ChosenSource, ...]:
+    """Return the sources of a recipe, with all files they read known to be there.
+
+    Raises:
+        WrongUse: for an unknown name, or none at all.
+        ValueError: naming a file or folder that is missing, and how to get it.
+    """
+    if not recipe.source:
+        raise WrongUse("no data sets: name some with --datasets or as [[source]] in the recipe")
+    chosen = tuple(chosen_source(choice, recipe=recipe) for choice in recipe.source)
+    for one in chosen:
+        check_needs(one.source, one.data)
+    return chosen
+
+
+def chosen_source(choice: SourceChoice, *, recipe: Recipe) -> ChosenSource:
+    """Return one source of a recipe, whether its files are there or not.
+
+    Raises:
+        WrongUse: for an unknown name, a known one that is given to your own data, or splits that
+            the data set does not have.
+    """
+    data = data_path(recipe.data, storage=recipe.storage)
+    if choice.file is None:
+        source = source_named(choice.name)
+        if choice.splits is not None:
+            source = source.with_splits(choice.splits)
+        return ChosenSource(choice=choice, source=source, data=data, roots=(data,))
+    if choice.name in source_names():
+        raise WrongUse(f"{choice.name}={choice.file}: the name belongs to a known data set")
+    if choice.splits is not None:
+        raise WrongUse(f"{choice.name}: splits = {list(choice.splits)}: your own file has none")
+    file = data_path(choice.file, storage=recipe.storage)
+    source = own_source(choice.name, file)
+    roots = (file.parent, data)
+    return ChosenSource(choice=choice, source=source, data=file.parent, roots=roots)

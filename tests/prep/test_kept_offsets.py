@@ -1,0 +1,107 @@
+"""The pass over a base64 JSON is made once: what it found lies beside the work files."""
+
+import json
+import os
+
+import pytest
+from converting import converted
+from mimicit_data import entry, picture, sd, write_set
+from vchat.prep import base64_json, kept_offsets
+from vchat.prep.convert import convert
+from vchat.prep.image_files import ImageFiles
+from vchat.prep.kept_offsets import kept_values
+from vchat.prep.sources import SOURCES, otter_mimicit_cgd
+
+SD = SOURCES["otter_mimicit_sd"]
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """The names of the files that were read through."""
+    made = []
+
+    def counted(path):
+        made.append(path.name)
+        return base64_json.values(path)
+
+    monkeypatch.setattr(kept_offsets, "values", counted)
+    return made
+
+
+def write_pairs(data, *, count=4):
+    images = {
+        sd(number, side): picture(number=number) for number in range(count) for side in (1, 2)
+    }
+    entries = {f"SD_INS_{n}": entry(sd(n, 1), sd(n, 2)) for n in range(count)}
+    write_set(data, "SD", entries, images)
+
+
+def test_a_conversion_that_is_killed_after_the_pass_does_not_repeat_it(tmp_path, passes):
+    write_pairs(tmp_path / "data")
+    rows = 0
+
+    def killed():
+        nonlocal rows
+        rows += 1
+        if rows == 3:
+            raise KeyboardInterrupt
+
+    images = ImageFiles([tmp_path / "data"])
+    with pytest.raises(KeyboardInterrupt):
+        convert(SD, data=tmp_path / "data", images=images, work=tmp_path / "work", on_row=killed)
+    assert not list((tmp_path / "work").glob("otter_mimicit_sd-*.json"))
+    records, _ = converted(SD, tmp_path / "data", work=tmp_path / "work")
+    assert passes == ["SD.json"]
+    assert records == converted(SD, tmp_path / "data", work=tmp_path / "other")[0]
+
+
+def test_a_pass_that_is_killed_leaves_no_index(tmp_path, monkeypatch):
+    path = tmp_path / "X.json"
+    path.write_text(json.dumps({"a": "QUJD", "b": "REVG"}))
+    monkeypatch.setattr(kept_offsets, "VALUES_PER_GROUP", 1)
+
+    def cut_off(path):
+        yield next(base64_json.values(path))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kept_offsets, "values", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        list(kept_values(path, tmp_path / "work"))
+    assert not list((tmp_path / "work").iterdir())
+    monkeypatch.undo()
+    assert [name for name, _ in kept_values(path, tmp_path / "work")] == ["a", "b"]
+
+
+def size(path):
+    path.write_text(path.read_text()[:-1] + ' , "c": "R0hJ"}')
+
+
+def time(path):
+    os.utime(path, ns=(0, 0))
+
+
+def content(path):
+    before = path.stat()
+    path.write_text(path.read_text().replace('"b"', '"c"'))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", [size, time, content], ids=lambda change: change.__name__)
+def test_a_changed_file_is_read_through_again(tmp_path, passes, change):
+    path = tmp_path / "X.json"
+    path.write_text('{"a": "QUJD", "b": "REVG"}')
+    found = [list(kept_values(path, tmp_path / "work")) for _ in range(2)]
+    assert found[0] == found[1] == list(base64_json.values(path))
+    assert passes == ["X.json"]
+    change(path)
+    assert list(kept_values(path, tmp_path / "work")) == list(base64_json.values(path))
+    assert passes == ["X.json"] * 2
+
+
+def test_cgd_keeps_its_pass_too(tmp_path, passes):
+    images = {f"CGD_IMG_{number:012d}": picture(number=number) for number in (1, 2)}
+    write_set(tmp_path / "data", "CGD", {"CGD_INS_1": entry(*images)}, images)
+    for work in ("a", "a", "b"):
+        rows = list(otter_mimicit_cgd.SOURCE.read(tmp_path / "data", kept=tmp_path / work))
+        assert rows[0].convert().record.images[1].offset > 0
+    assert passes == ["CGD.json"] * 2
