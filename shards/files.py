@@ -29,6 +29,14 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
         aside.unlink(missing_ok=True)
 
 
+def as_readable_as_its_folder(file: Path) -> None:
+    """Let those read a file who may read the folder that it lies in: so the umask decides.
+
+    safetensors makes files that only their owner reads.
+    """
+    file.chmod(file.parent.stat().st_mode & 0o666)
+
+
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's contents as 64 hexadecimal digits."""
     with path.open("rb") as file:

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vchat.shards.files import sha256_file, written_whole
+from vchat.shards.files import as_readable_as_its_folder, sha256_file, written_whole
 
 if TYPE_CHECKING:
     from vchat.shards.template import Template
@@ -263,6 +263,8 @@ def finish(out: Path, *, step: int, facts: Mapping[str, dict[str, Any]], keep_la
     """Give the written folder its name, point `latest` at it, remove old ones. One process."""
     part, final = part_folder(out, step=step), out / step_name(step)
     write_json(part / "files.json", dict(sorted(facts.items())))
+    for name in file_names(part):
+        as_readable_as_its_folder(part / name)
     place(part, final)
     shutil.rmtree(_written_folder(out, step=step))
     with written_whole(out / "latest") as file:

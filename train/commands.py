@@ -34,9 +34,14 @@ def run(run_file: Path, overrides: tuple[str, ...]) -> None:
         deepspeed --module vchat.train run RUN.toml
         torchrun --nproc-per-node 2 -m vchat.train run RUN.toml
     """
-    config = read_run(shipped_or_own(run_file), overrides=overrides)
-    from vchat.train.processes import end_processes, prepare_environment
+    from vchat.train.processes import (
+        end_processes,
+        keep_sigusr1_waiting,
+        prepare_environment,
+    )
 
+    keep_sigusr1_waiting()
+    config = read_run(shipped_or_own(run_file), overrides=overrides)
     prepare_environment()
     from vchat.train.launch import run_training
 

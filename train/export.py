@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 import transformers
 from vchat.model.visual_chat import VisualChat
+from vchat.shards.files import as_readable_as_its_folder
 from vchat.train.checkpoint import EXPORT_FACTS, Checkpoint, verify, write_json
 from vchat.train.starting_model import load_model
 
@@ -82,7 +83,7 @@ def export(checkpoint: Checkpoint, out: Path, *, precision: str | None) -> None:
     )
     (aside / "README.md").write_text(text, encoding="utf-8")
     for file in aside.iterdir():
-        file.chmod(0o644)  # safetensors makes files that only their owner reads
+        as_readable_as_its_folder(file)
     aside.rename(out)
 
 

@@ -18,7 +18,7 @@ import deepspeed
 import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import save_file
-from vchat.shards.files import sha256_file
+from vchat.shards.files import as_readable_as_its_folder, sha256_file
 from vchat.train.checkpoint import newest_complete, write_json
 from vchat.train.engine import gathered_weights
 
@@ -80,6 +80,7 @@ def _written(weights: dict[str, Any], folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / ".part"
     save_file({name: value.contiguous() for name, value in weights.items()}, part, {"format": "pt"})
+    as_readable_as_its_folder(part)
     name = f"{sha256_file(part)}.safetensors"
     part.rename(folder / name)
     return name

@@ -15,6 +15,9 @@ from vchat.shards.manifest import ShardSet
 from vchat.train.checkpoint import Checkpoint
 from vchat.train.config import RunConfig, digest, shaping
 
+LONGEST_VALUE = 100
+"""Characters of a value that a refusal tells."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
@@ -45,25 +48,52 @@ def identity_of(config: RunConfig, shard_sets: Sequence[ShardSet]) -> Identity:
 def check_same_run(identity: Identity, checkpoint: Checkpoint) -> None:
     """Raise ValueError if `checkpoint` was made by another run than this one."""
     for name, what in (
-        ("index_digest", "shards"),
+        ("index_digest", "shard set"),
         ("tokenizer_fingerprint", "tokenizer"),
         ("template", "template"),
     ):
-        old, new = checkpoint.shards[name], identity.shards[name]
-        if old != new:
+        differing = first_difference(checkpoint.shards[name], identity.shards[name], name=name)
+        if differing is not None:
+            field, old, new = differing
             raise ValueError(
-                f"{checkpoint.folder}: made with other {what} than this run: "
-                f"{name} {old} there, {new} here; choose another run.out"
+                f"{checkpoint.folder}: made with another {what} than this run: "
+                f"{field} {old} there, {new} here; choose another run.out"
             )
     _check_settings(checkpoint.state["settings"], identity.settings, folder=str(checkpoint.folder))
 
 
 def _check_settings(old: Mapping[str, Any], new: Mapping[str, Any], *, folder: str) -> None:
-    names = (name for name in sorted({*old, *new}) if old.get(name) != new.get(name))
-    changed = next(names, None)
-    if changed is not None:
+    differing = first_difference(old, new)
+    if differing is not None:
+        field, there, here = differing
         raise ValueError(
-            f"{folder}: made with {changed} = {old.get(changed)!r}, this run has "
-            f"{new.get(changed)!r} (settings {digest(old)} there, {digest(new)} here); "
+            f"{folder}: made with {field} = {there}, this run has {here} "
+            f"(settings {digest(old)} there, {digest(new)} here); "
             f'choose another run.out; model.start_from = "{folder}" begins a run with its weights'
         )
+
+
+def first_difference(old: Any, new: Any, *, name: str = "") -> tuple[str, str, str] | None:
+    """Name the first field in which two values differ, however deep in tables, and tell both.
+
+    Args:
+        name: of the values themselves, what the field's begins with.
+    """
+    if old == new:
+        return None
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return name, _told(old), _told(new)
+    for key in sorted({*old, *new}):
+        field = f"{name}.{key}" if name else key
+        differing = first_difference(old.get(key), new.get(key), name=field)
+        if differing is not None:
+            return differing
+    return None
+
+
+def _told(value: Any) -> str:
+    """A value in a few words; what is absent and what is null in JSON count as not set."""
+    if value is None:
+        return "not set"
+    text = "a table" if isinstance(value, Mapping) else repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from vchat.shards.files import as_readable_as_its_folder
 
 
 @click.command("import-tower")
@@ -31,6 +32,8 @@ def command(kind: str, path: Path, out: Path) -> None:
 
     imported = qwen_vl_tower(path)
     save_tower(imported.tower, out)
+    for file in out.iterdir():
+        as_readable_as_its_folder(file)
     config = imported.tower.config
     click.echo(
         f"{out}: {imported.num_taken} weights taken, {imported.num_of_language_model} of the "

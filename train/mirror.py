@@ -10,6 +10,7 @@ credentials are those by which shards are read, see `[storage]`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import posixpath
 import shutil
@@ -93,12 +94,12 @@ class Mirror:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            jobs = [
-                pool.submit(
-                    self._fetch_file, _object(name, file), part / file, sha256=facts["sha256"]
-                )
-                for file, facts in listing.items()
-            ]
+            jobs = []
+            for file, facts in listing.items():
+                found = _object(name, file)
+                inside = found.startswith(f"{name}/")
+                path = part / found.removeprefix(f"{name}/") if inside else out / found
+                jobs.append(pool.submit(self._fetch_file, found, path, sha256=facts["sha256"]))
             for job in jobs:
                 job.result()
         with written_whole(part / LISTING) as file:
@@ -110,19 +111,19 @@ class Mirror:
         return place(part, out / name)
 
     def _fetch_file(self, name: str, path: Path, *, sha256: str) -> None:
-        """Stream one object into a file, unless it is there."""
+        """Stream one object into a file, whole and checked, unless it is there."""
         if path.exists() and sha256_file(path) == sha256:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with path.open("wb") as file:
+        digest = hashlib.sha256()
+        with written_whole(path) as file:
+            try:
                 for chunk in obstore.get(self._client, name).stream():
+                    digest.update(chunk)
                     file.write(chunk)
-        except (BaseError, OSError) as err:
-            raise OSError(f"{self.url}/{name}: {one_line(err)}") from err
-        found = sha256_file(path)
-        if found != sha256:
-            raise ValueError(f"{self.url}/{name}: SHA-256 {found}, want {sha256}")
+            except (BaseError, OSError) as err:
+                raise OSError(f"{self.url}/{name}: {one_line(err)}") from err
+            if digest.hexdigest() != sha256:
+                raise ValueError(f"{self.url}/{name}: SHA-256 {digest.hexdigest()}, want {sha256}")
 
     def _put(self, name: str, path: Path) -> None:
         try:
@@ -170,7 +171,7 @@ def _object(folder: str, file: str) -> str:
         ValueError: if the name leads anywhere else.
     """
     name = posixpath.normpath(f"{folder}/{file}")
-    if not name.startswith((f"{folder}/", "frozen/")):
+    if posixpath.isabs(file) or not name.startswith((f"{folder}/", "frozen/")):
         raise ValueError(f"{folder}/{LISTING} lists {file!r}, which is not a file of the run")
     return name
 

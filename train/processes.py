@@ -145,6 +145,14 @@ def lost_ranks_in_one_line() -> Iterator[None]:
         raise
 
 
+def keep_sigusr1_waiting() -> None:
+    """Let a SIGUSR1 during start-up wait for a `StopRequest` to remember it.
+
+    Slurm sends it once, and it would end the process, or be lost where the launcher ignores it.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+
+
 class StopRequest:
     """Remembers, inside its block, that SIGTERM or SIGUSR1 asked this process to save and end.
 
@@ -160,6 +168,7 @@ class StopRequest:
             number: signal.signal(number, self._remember)
             for number in (signal.SIGTERM, signal.SIGUSR1)
         }
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -20,12 +20,20 @@ FACTS = {"index_digest": "a1", "tokenizer_fingerprint": "b2", "template": {"name
 @pytest.mark.parametrize(
     "name, other, message",
     [
-        ("index_digest", "a9", "made with other shards than this run: index_digest a1 there, a9"),
-        ("tokenizer_fingerprint", "b9", "made with other tokenizer than this run: .* b2 there, b9"),
+        (
+            "index_digest",
+            "a9",
+            "another shard set than this run: index_digest 'a1' there, 'a9' here",
+        ),
+        (
+            "tokenizer_fingerprint",
+            "b9",
+            "made with another tokenizer than this run: .* 'b2' there, 'b9' here",
+        ),
         (
             "template",
             {"name": "chat"},
-            "made with other template than this run: .*visualchat.*chat",
+            "made with another template than this run: template.name 'visualchat' there, 'chat'",
         ),
     ],
 )
@@ -55,3 +63,20 @@ def test_another_stage_says_how_to_begin_from_the_weights():
     ours = Identity(settings={"deepspeed.zero_stage": 3}, shards=FACTS)
     with pytest.raises(ValueError, match=r"zero_stage = 1, .* model.start_from = .*step-000004"):
         check_same_run(ours, checkpoint_of(FACTS, {"deepspeed.zero_stage": 1}))
+
+
+@pytest.mark.parametrize(
+    "old, new, told",
+    [
+        ({"a": 1, "b": {"c": [1], "d": 2}}, {"a": 1, "b": {"c": [1], "d": 3}}, ("b.d", "2", "3")),
+        ({"a": {"b": 1}}, {"a": {"b": 1, "c": "x"}}, ("a.c", "not set", "'x'")),
+        ({"a": "./llama"}, {"a": {"b": 1}}, ("a", "'./llama'", "a table")),
+        ({"a": "x" * 300}, {"a": None}, ("a", "'" + "x" * 99 + "...", "not set")),
+        ({"a": {"b": None}}, {"a": {}}, None),
+    ],
+)
+def test_the_differing_field_alone_is_told_however_deep_it_stands(old, new, told):
+    prepared()
+    from vchat.train.identity import first_difference
+
+    assert first_difference(old, new) == told

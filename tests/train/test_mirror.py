@@ -1,9 +1,12 @@
 """Checkpoints are copied to object storage, complete or absent, and fetched if they are missing."""
 
+import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
-from training_runs import log_of, losses, run_here, toy_shards, write_run
+from training_runs import log_of, losses, prepared, run_here, toy_shards, write_run
 from vchat.train.checkpoint import open_checkpoint
 
 SETTINGS = ["run.steps=6", "run.save_every=2", "run.keep_last=2", "run.eval_every=0"]
@@ -61,3 +64,67 @@ def test_a_mirror_with_a_secret_in_its_url_is_refused(tmp_path):
     run_file = write_run(tmp_path, shards=toy_shards(tmp_path / "shards"))
     with pytest.raises(ValueError, match="s3://bucket/run was given with a user, password"):
         run_here(run_file, "run.mirror=s3://me:word@bucket/run")
+
+
+@pytest.fixture
+def half_frozen(s3, tmp_path, monkeypatch):
+    """A finished run that trains a part of its weights: file, settings, and names as stored."""
+    prepared()
+    from vchat.train.mirror import Mirror
+
+    put, stored = Mirror._put, []
+
+    def noted(mirror: Mirror, name: str, path: Path) -> None:
+        stored.append(name)
+        put(mirror, name, path)
+
+    monkeypatch.setattr(Mirror, "_put", noted)
+    s3.put("other", b"")
+    run_file = write_run(tmp_path, shards=toy_shards(tmp_path / "shards"))
+    settings = [f"run.mirror={s3.url}/run", 'train.parts=["embeddings", "projection"]', *SETTINGS]
+    run_here(run_file, *settings)
+    return run_file, settings, stored
+
+
+def test_frozen_weights_are_copied_once_and_fetched_with_the_step_that_refers_to_them(
+    half_frozen, s3, capsys
+):
+    run_file, settings, stored = half_frozen
+    out = run_file.parent / "out"
+    wanted, (frozen,) = losses(out), (out / "frozen").iterdir()
+    assert [name for name in stored if "frozen" in name] == [f"frozen/{frozen.name}"]
+    assert len([name for name in stored if name.endswith("files.json")]) == 3
+    shutil.rmtree(out)
+    s3.delete("run/step-000006/files.json")
+    capsys.readouterr()
+    run_here(run_file, *settings)
+    assert "going on after step 4" in capsys.readouterr().err
+    assert losses(out) == wanted
+    assert frozen.stat().st_mode & 0o777 == 0o666 & ~umask()
+    assert s3.names("run/frozen") == [f"run/frozen/{frozen.name}"]
+
+
+def umask() -> int:
+    os.umask(mask := os.umask(0))
+    return mask
+
+
+def test_changed_frozen_weights_are_refused_and_not_left_behind(half_frozen, s3):
+    run_file, settings, _ = half_frozen
+    out = run_file.parent / "out"
+    shutil.rmtree(out)
+    (name,) = s3.names("run/frozen")
+    s3.put(name, b"other")
+    with pytest.raises(ValueError, match=rf"/{name}: SHA-256 \w+, want \w+"):
+        run_here(run_file, *settings)
+    assert list((out / "frozen").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["/elsewhere", "../../elsewhere", "../frozen/../../elsewhere"])
+def test_a_copy_that_lists_a_file_outside_of_the_run_is_refused(run, s3, name):
+    run_file, settings, _ = run
+    shutil.rmtree(run_file.parent / "out")
+    listing = {name: {"size_bytes": 1, "sha256": "0"}}
+    s3.put("run/step-000006/files.json", json.dumps(listing).encode())
+    with pytest.raises(ValueError, match=r"lists '.*elsewhere', which is not a file of the run"):
+        run_here(run_file, *settings)

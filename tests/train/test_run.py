@@ -68,6 +68,14 @@ def test_two_processes_train_and_save_under_every_stage(undisturbed, stage):
     verify(checkpoint, checkpoint.files)
 
 
+def test_the_umask_decides_who_may_read_a_checkpoint(undisturbed):
+    os.umask(mask := os.umask(0))
+    files = [path for path in (undisturbed(0) / "step-000012").rglob("*") if path.is_file()]
+    modes = {path.name: path.stat().st_mode & 0o777 for path in files}
+    assert "model.safetensors" in modes
+    assert modes == dict.fromkeys(modes, 0o666 & ~mask)
+
+
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_the_losses_do_not_depend_on_the_stage(undisturbed, stage):
     assert losses(undisturbed(stage)) == pytest.approx(losses(undisturbed(0)), abs=1e-5)
@@ -197,9 +205,15 @@ def test_a_finished_run_started_again_changes_nothing(undisturbed, shards, tmp_p
 @pytest.mark.parametrize(
     "setting, message",
     [
-        ("data.shards={other}", r"made with other shards than this run: index_digest \w+ there"),
+        (
+            "data.shards={other}",
+            r"made with another shard set than this run: index_digest '\w+' there",
+        ),
         ("optimizer.lr=1.0", r"made with optimizer.lr = 0.003, this run has 1.0 \(settings "),
-        ("model.decoder.hidden_size=64", r"made with model.decoder = "),
+        (
+            "model.decoder.hidden_size=64",
+            r"made with model.decoder.hidden_size = 32, this run has 64 \(",
+        ),
         ("deepspeed.zero_stage=1", r"made with deepspeed.zero_stage = 0, this run has 1"),
     ],
 )
