@@ -1,7 +1,8 @@
 """The launch examples really run: their own words, with two agents on this machine for two nodes.
 
-Slurm's commands are stood in for by scripts of a few lines that start and signal processes as the
-real ones do. Long tests: `make soak`.
+A real Slurm runs the job where it is installed (see `slurm_cluster.py`). Besides, its commands are
+stood in for by scripts of a few lines that start and signal processes as the real ones do. Long
+tests: `make soak`.
 """
 
 import os
@@ -9,10 +10,13 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
 import yaml
+from slurm_cluster import is_installed, squeue, two_nodes
 from training_runs import (
     BIN,
     environment,
@@ -31,9 +35,11 @@ SETTINGS = [f"run.steps={STEPS}", "run.eval_every=0", "run.save_every=1000"]
 
 STAND_INS = {
     "srun": """
-        echo $$ > "$STATE/step"; shift
+        echo $$ > "$STATE/step"
+        while [[ $1 == --* ]]; do shift; done
         for node in 1 2; do "$@" & tasks+=($!); done
-        trap 'kill -USR1 "${tasks[@]}"' USR1
+        below() { for child in $(pgrep -P "$1"); do below "$child"; echo "$child"; done; }
+        trap 'kill -USR1 "${tasks[@]}" $(for task in "${tasks[@]}"; do below "$task"; done)' USR1
         for task in "${tasks[@]}"; do
             while kill -0 "$task" 2>/dev/null; do wait "$task"; ended=$?; done
             [ "$ended" = 0 ] || code=$ended
@@ -55,6 +61,16 @@ def job() -> dict:
 
 def test_the_slurm_script_is_sound_bash():
     subprocess.run(["bash", "-n", EXAMPLES / "slurm.sbatch"], check=True)
+
+
+def test_the_kubernetes_manifest_has_the_fields_that_kubernetes_knows():
+    manifest = list(yaml.safe_load_all((EXAMPLES / "k8s.yaml").read_text()))
+    version = kubernetes_validate.latest_version()
+    for part in manifest:
+        kubernetes_validate.validate(part, version, strict=True)
+    manifest[1]["spec"]["template"]["spec"]["subdomian"] = "vchat"
+    with pytest.raises(kubernetes_validate.ValidationError, match="subdomian"):
+        kubernetes_validate.validate(manifest[1], version, strict=True)
 
 
 def test_the_kubernetes_job_starts_as_many_agents_as_they_expect():
@@ -88,11 +104,15 @@ def wanted(tmp_path, run_file) -> list[float]:
     return losses(tmp_path / "alone" / "out")
 
 
-def wait_for_lines(log: Path, count: int) -> None:
-    deadline = time.monotonic() + 300
-    while not log.exists() or len(log.read_bytes().splitlines()) < count:
+def wait_until(claim: Callable[[], bool], *, longest_s: float) -> None:
+    deadline = time.monotonic() + longest_s
+    while not claim():
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.1)
+
+
+def wait_for_lines(log: Path, count: int) -> None:
+    wait_until(lambda: log.exists() and len(log.read_bytes().splitlines()) >= count, longest_s=300)
 
 
 @pytest.mark.soak
@@ -122,6 +142,35 @@ def test_the_slurm_job_saves_before_its_time_limit_and_ends_when_queued_again(
     assert 5 <= stopped_at < STEPS
     surroundings["SLURM_RESTART_COUNT"] = "1"
     subprocess.run(command, env=surroundings, check=True, timeout=500)
+    assert [line["step"] for line in log_of(out)] == list(range(1, STEPS + 1))
+    assert losses(out) == pytest.approx(wanted, abs=1e-3)
+
+
+@pytest.mark.soak
+def test_the_job_of_a_real_slurm_saves_when_it_is_warned_and_ends_when_queued_again(
+    run_file, wanted, tmp_path
+):
+    if not is_installed():
+        pytest.skip("Slurm is not installed here (Debian: slurm-wlm)")
+    out, said = run_file.parent / "out", tmp_path / "vchat.log"
+    flags = [word for setting in SETTINGS for word in ("--set", setting)]
+    words = ["sbatch", "--nodes=2", "--gpus-per-node=0", "--cpus-per-task=1", f"--output={said}"]
+    with two_nodes(tmp_path / "slurm") as slurm:
+        surroundings = environment() | slurm | {"PATH": f"{BIN}:{slurm['PATH']}"}
+        command = [*words, EXAMPLES / "slurm.sbatch", run_file, *flags]
+        subprocess.run(command, env=surroundings, check=True)
+        wait_for_lines(out / "log.jsonl", 5)
+        job_id = squeue(slurm, "%i")
+        warn = ["scancel", "--batch", "--signal=USR1", job_id]
+        subprocess.run(warn, env=surroundings, check=True)
+        wait_until(lambda: not squeue(slurm, "%i"), longest_s=200)
+        told = ["scontrol", "show", "job", job_id]
+        job = subprocess.run(told, env=surroundings, capture_output=True, text=True).stdout
+    assert "JobState=COMPLETED" in job, said.read_text()
+    assert "Restarts=1" in job
+    stopped_at = re.findall(r"going on after step (\d+)", said.read_text())
+    assert len(stopped_at) == 1
+    assert 5 <= int(stopped_at[0]) < STEPS
     assert [line["step"] for line in log_of(out)] == list(range(1, STEPS + 1))
     assert losses(out) == pytest.approx(wanted, abs=1e-3)
 
