@@ -20,15 +20,19 @@ SWITCH = "10.77.0.254"
 
 
 def in_own_network(script: Path, *words: str) -> list[str]:
-    """Return the command that runs a script of this Python in a new, empty network."""
+    """Return the command that runs a script of this Python in a new, empty network.
+
+    All that the script has started ends with it, however it ends.
+    """
     as_root = [] if os.geteuid() == 0 else ["--map-root-user"]
-    return ["unshare", "--net", *as_root, sys.executable, str(script), *words]
+    alone = ["--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    return ["unshare", *alone, *as_root, sys.executable, str(script), *words]
 
 
 def make_switch() -> None:
     """Let hosts be joined to the network that this process runs in; it is `SWITCH` there."""
     ip("link set lo up")
-    ip("link add switch type bridge")
+    ip("link add switch address 02:00:00:00:00:fe type bridge")  # else it changes with its ports
     ip(f"address add {SWITCH}/24 dev switch")
     ip("link set switch up")
 
@@ -72,7 +76,7 @@ class Host:
 
     def die(self) -> None:
         """Pull the plug, then end all processes: nobody hears of their end."""
-        ip(f"link set port{self.number} down")
+        ip(f"link delete port{self.number}")
         for process in self._processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 for child in psutil.Process(process.pid).children(recursive=True):

@@ -1,6 +1,7 @@
 """Thirty random kills of a training on S3 shards: SIGKILL to one rank, to all processes, to the
-launcher, and SIGTERM. After each the same command runs again. The run ends with the same samples in
-every step, and the same losses to the last digit, as one that nobody disturbed.
+launcher, and SIGTERM, under `torchrun` and `deepspeed` in turns. After each the same run is started
+again. It ends with the same samples in every step, and the same losses to the last digit, as one
+that nobody disturbed.
 
 Long: `make soak`.
 """
@@ -10,6 +11,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -68,15 +70,16 @@ def num_steps(out: Path) -> int:
     return len(log.read_bytes().splitlines()) if log.exists() else 0
 
 
-def disturb(command: list[str], out: Path, rng: random.Random) -> str:
+def disturb(command: list[str], out: Path, rng: random.Random, *, kills_left: int) -> str:
     """Start the command, let it get on a few steps, end it in a random way; return which."""
-    wanted, way = num_steps(out) + rng.randint(1, 9), rng.choice(WAYS)
+    most = max(1, (STEPS - 1 - num_steps(out)) // kills_left)
+    wanted, way = num_steps(out) + rng.randint(1, most), rng.choice(WAYS)
     with subprocess.Popen(
         command, env=surroundings(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as launcher:
         deadline = time.monotonic() + 300
         while num_steps(out) < wanted:
-            assert launcher.poll() is None, "it ended before it could be disturbed"
+            assert launcher.poll() is None, launcher.communicate()[1].decode()[-3000:]
             assert time.monotonic() < deadline, f"stuck at step {num_steps(out)}"
             time.sleep(0.003)
         time.sleep(rng.uniform(0, 0.1))
@@ -96,20 +99,23 @@ def surroundings() -> dict[str, str]:
 
 def test_thirty_kills_change_neither_data_nor_losses(s3, tmp_path):
     s3.put_folder(toy_shards(tmp_path / "shards"), "set")
-    where = [f"data.shards={s3.url}/set", *SETTINGS]
     undisturbed, killed = (
         write_run(tmp_path / name, shards=Path("unused")) for name in ("undisturbed", "killed")
     )
-    commands = [
-        command_line(run_file, *where, processes=2, launcher="deepspeed")
-        for run_file in (undisturbed, killed)
-    ]
-    subprocess.run(commands[0], env=surroundings(), check=True, capture_output=True)
-    rng, ways = random.Random(6), []
+
+    def command(run_file: Path, number: int) -> list[str]:
+        launcher = "deepspeed" if number % 4 == 0 else "torchrun"
+        where = [f"data.shards={s3.url}/set", *SETTINGS]
+        return command_line(run_file, *where, processes=2, launcher=launcher)
+
+    subprocess.run(command(undisturbed, 1), env=surroundings(), check=True, capture_output=True)
+    rng, ways, begun = random.Random(6), [], time.monotonic()
     out = killed.parent / "out"
-    while len(ways) < KILLS:
-        ways.append(disturb(commands[1], out, rng))
-    subprocess.run(commands[1], env=surroundings(), check=True, capture_output=True)
+    for number in range(KILLS):
+        way = disturb(command(killed, number), out, rng, kills_left=KILLS - number)
+        ways.append(way)
+        sys.stderr.write(f"{time.monotonic() - begun:.0f} s: {way} at step {num_steps(out)}\n")
+    subprocess.run(command(killed, 1), env=surroundings(), check=True, capture_output=True)
     assert set(ways) == {way.__name__ for way in WAYS}
     found, wanted = log_of(out), log_of(undisturbed.parent / "out")
     assert [line["step"] for line in found] == list(range(1, STEPS + 1))
