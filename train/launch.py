@@ -115,7 +115,8 @@ def run_training(config: RunConfig) -> None:
             if rank == 0 and last == data.total_steps:
                 with written_whole(out / "finished") as file:
                     file.write(f"step {last}\n".encode())
-            say(f"done: step {last} of {data.total_steps}, saved in {out}", rank=rank)
+            ended = "done:" if last == data.total_steps else "stopped by a signal, can go on:"
+            say(f"{ended} step {last} of {data.total_steps}, saved in {out}", rank=rank)
 
 
 def opened(config: RunConfig, share: Share, *, background: Background) -> OpenRun:

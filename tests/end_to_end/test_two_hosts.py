@@ -30,6 +30,8 @@ SETTINGS = [
     "run.eval_every=0",
     "run.keep_last=0",
 ]
+FOR_ELASTIC_AGENTS = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+"""Else an agent that comes back waits for an address that torch 2.14 writes in round one only."""
 LONGEST_S = 420
 """Between any two events; with the machine to itself it is some 30."""
 
@@ -93,7 +95,7 @@ def agent(host: Host, run_file: Path, *settings: str, folder: Path, bucket: dict
     words += [f"--local-addr={host.address}", "-m", "vchat.train", "run", str(run_file)]
     return host.start(
         [str(BIN / "torchrun"), *words, *[w for s in settings for w in ("--set", s)]],
-        environment=environment() | bucket | {"GLOO_SOCKET_IFNAME": "eth0"},
+        environment=environment() | bucket | FOR_ELASTIC_AGENTS | {"GLOO_SOCKET_IFNAME": "eth0"},
         log=folder / f"agent-{host.number}.log",
     )
 
