@@ -75,7 +75,8 @@ class VisualChatConfig(PreTrainedConfig):  # type: ignore[misc]
         """Fill in the parts' configurations and check the names.
 
         Raises:
-            ValueError: an attention, a projection or an order that does not exist.
+            ValueError: an attention, a projection or an order that does not exist, or tiles in
+                reversed order.
         """
         register_towers()
         super().__post_init__(**kwargs)
@@ -86,6 +87,15 @@ class VisualChatConfig(PreTrainedConfig):  # type: ignore[misc]
         ):
             if name not in known:
                 raise ValueError(f"{what} must be one of {', '.join(known)}; got {name!r}")
+        self.check_tiles()
+
+    def check_tiles(self) -> None:
+        """Raise ValueError if images are cut whose order is reversed: tiles would be, too."""
+        if self.max_tiles and self.image_order != "in_order":
+            raise ValueError(
+                f"max_tiles is {self.max_tiles} and image_order is {self.image_order!r}: a model "
+                'that cuts images wants image_order = "in_order"'
+            )
 
     @property
     def keeps_rounds(self) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 
 from torch import nn
 
@@ -26,3 +27,20 @@ def whole(
         list(parameters), modifier_rank=0 if changed_by_rank_0 else None
     )
     return block
+
+
+@contextlib.contextmanager
+def unsplit() -> Iterator[None]:
+    """Make modules whole in this block, although DeepSpeed splits what is made around it.
+
+    The engine splits them later, as rank 0 has them.
+    """
+    splitting = sys.modules.get("deepspeed.runtime.zero.partition_parameters")
+    if splitting is None:  # nobody has imported it, so nothing is being split
+        yield
+        return
+    splitting.shutdown_init_context()
+    try:
+        yield
+    finally:
+        splitting.restore_init_context()

@@ -34,6 +34,7 @@ from vchat.model.layout import DialogueCache, kinds_of
 from vchat.model.loss import SummedCrossEntropy
 from vchat.model.output import VisualChatOutput
 from vchat.model.projection import positions_after, projection_named
+from vchat.model.shares import unsplit
 from vchat.model.splice import reversed_in_dialogues, splice, times_zero
 from vchat.model.towers import HuggingFaceTower, kind_of, positions_of, vision_half
 
@@ -84,7 +85,8 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         if config.four_bit_decoder:
             use_four_bits(self.decoder, target_names(self.decoder, ()))
         if config.adapters is not None:
-            add_configured(self, config.adapters)
+            with unsplit():  # they are small, and some begin as their layer's weight is
+                add_configured(self, config.adapters)
 
     def merge(self) -> None:
         """Make adapters and 4-bit weights plain weights: the model computes the same without."""

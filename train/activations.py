@@ -6,29 +6,28 @@ CPU while every tensor it makes is counted, so gradient checkpointing, frozen pa
 whatever the attention keeps are in the measurement. What a layer keeps is a constant plus a
 multiple of its width, and a multiple of the positions, so four twins of two widths and two depths
 give the whole model; the loss, whose chunks have a fixed size, is added by arithmetic. A GPU's
-workspaces and fragmentation are not in it. (torch's own `MemTracker` does not run on models with
-frozen parts.)
+workspaces and fragmentation are not in it.
+
+A tower of open_clip or of Qwen-VL is not narrowed: a CLIP tower without layers stands in the twin,
+and the tower itself is measured at its true size, see `tower_cost.py`.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-import weakref
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, PreTrainedConfig
 from vchat.model.loss import LOGITS_PER_CHUNK
 from vchat.model.visual_chat import VisualChat
 from vchat.train.config import RunConfig
 from vchat.train.engine import DTYPES
 from vchat.train.flops import is_trained, shape_of
+from vchat.train.live_bytes import LiveBytes, Measured, drop_gradients
 from vchat.train.parts import train_only
+from vchat.train.tower_cost import tower_bytes
 
 WIDTHS = ("hidden_size", "intermediate_size", "head_dim")
 DEPTHS = (2, 3)
@@ -54,65 +53,6 @@ class MicroBatch:
     """Tokens, in all rows together."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """Bytes that a twin, or a model drawn from twins, took beside its weights."""
-
-    kept: float
-    """Alive between the forward and the backward pass."""
-
-    peak: float
-    """Most alive at any time."""
-
-    def beyond(self, other: Measured, *, times: float) -> Measured:
-        """Go on along the line from `other` through this, `times` as far again."""
-        return Measured(
-            kept=self.kept + (self.kept - other.kept) * times,
-            peak=self.peak + (self.peak - other.peak) * times,
-        )
-
-
-class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of all storages that operations make while it is entered."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.now = 0
-        self.peak = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Run the operation and count what is new in its result."""
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                self._count(leaf.untyped_storage())
-        return result
-
-    def ignore(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Leave out storages that were there before."""
-        self._known |= {tensor.untyped_storage()._cdata for tensor in tensors}
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        name, size = storage._cdata, storage.nbytes()
-        if name in self._known:
-            return
-        self._known.add(name)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._freed, name, size)
-
-    def _freed(self, name: int, size: int) -> None:
-        self._known.discard(name)
-        self.now -= size
-
-
 def activation_bytes(model: VisualChat, config: RunConfig, *, batch: MicroBatch) -> int:
     """Estimate the most memory that one micro-batch takes on a GPU beside the model's state.
 
@@ -133,7 +73,16 @@ def activation_bytes(model: VisualChat, config: RunConfig, *, batch: MicroBatch)
     if narrow > 1:  # a + b / factor, drawn on from `narrow` and half of it to factor 1
         whole = whole.beyond(of_width(narrow), times=narrow - 2)
     in_loss = loss_bytes(model, config, supervised=batch.supervised)
-    return round(max(whole.peak * parts, whole.kept * parts + in_loss))
+    in_tower = own_tower_bytes(model, config, images=batch.images)
+    beside = max(whole.peak * parts, whole.kept * parts + in_loss)
+    return round(max(in_tower.kept + beside, in_tower.peak))
+
+
+def own_tower_bytes(model: VisualChat, config: RunConfig, *, images: int) -> Measured:
+    """What a tower takes that has a stand-in in the twins; nothing if it has none."""
+    if has_narrow_twin(model.tower.model.config) or not images:
+        return Measured(kept=0, peak=0)
+    return tower_bytes(model.tower, dtype=DTYPES[config.train.precision], images=images)
 
 
 def num_parts(batch: MicroBatch, positions_per_image: int) -> int:
@@ -176,15 +125,19 @@ def _allows(part: PreTrainedConfig, factor: int) -> bool:
     return exact and head // factor >= LEAST_HEAD_WIDTH
 
 
-def tower_of_twin(model: VisualChat) -> PreTrainedConfig:
-    """The configuration of the tower, or of a CLIP tower like it if its widths are fixed.
+def has_narrow_twin(tower: PreTrainedConfig) -> bool:
+    """Whether all widths of a tower can be narrowed by the names in `WIDTHS`."""
+    return tower.model_type in ("clip_vision_model", "siglip_vision_model")
 
-    A stand-in has the width and the number of features, so what reads it is measured rightly; what
-    such a tower itself would keep while it is trained is not.
+
+def tower_of_twin(model: VisualChat) -> PreTrainedConfig:
+    """The configuration of the tower, or of a CLIP tower without layers in place of another make.
+
+    A stand-in has the width and the number of features, so what reads it is measured rightly.
     """
     own = model.config.tower_config
     assert own is not None
-    if own.model_type in ("clip_vision_model", "siglip_vision_model"):
+    if has_narrow_twin(own):
         return copy.deepcopy(own)
     positions = model.tower.positions - model.tower.has_class_position
     model_type = "clip_vision_model" if model.tower.has_class_position else "siglip_vision_model"
@@ -193,7 +146,7 @@ def tower_of_twin(model: VisualChat) -> PreTrainedConfig:
         hidden_size=model.tower.width,
         intermediate_size=4 * model.tower.width,
         num_attention_heads=max(1, model.tower.width // 64),
-        num_hidden_layers=2,
+        num_hidden_layers=0,
         patch_size=PATCH,
         image_size=PATCH * math.isqrt(positions),
     )
@@ -204,9 +157,7 @@ def tower_of_twin(model: VisualChat) -> PreTrainedConfig:
 
 def measured(twin: VisualChat, batch: MicroBatch) -> Measured:
     """Run a model forward and backward; count what is alive beside its weights and gradients."""
-    for parameter in twin.parameters():
-        if parameter.requires_grad:
-            parameter.register_post_accumulate_grad_hook(_drop_gradient)
+    drop_gradients(twin)
     live = LiveBytes()
     live.ignore([*twin.parameters(), *twin.buffers()])
     with live:
@@ -219,7 +170,8 @@ def measured(twin: VisualChat, batch: MicroBatch) -> Measured:
 def twin_of(model: VisualChat, config: RunConfig, *, factor: int, depth: int) -> VisualChat:
     """Make the narrow model with fresh weights, in the run's precision, frozen as the run says.
 
-    A frozen tower keeps nothing of a layer, so two of its layers stand for all.
+    A frozen tower keeps nothing of a layer, so two of its layers stand for all. 4-bit layers are
+    plain ones there: what they take beside is counted with the weights.
     """
     made = copy.deepcopy(model.config)
     decoder, tower = made.decoder_config, tower_of_twin(model)
@@ -235,9 +187,12 @@ def twin_of(model: VisualChat, config: RunConfig, *, factor: int, depth: int) ->
         decoder.layer_types = (decoder.layer_types * depth)[:depth]  # of a model of one, too
     if not is_trained(model.tower):
         tower.num_hidden_layers = min(2, tower.num_hidden_layers)
+    made.four_bit_decoder = False
     own, made.tower_config = made.tower_config, tower
     if own is None or own.model_type != tower.model_type:
         made.image_size = tower.image_size
+        if made.adapters is not None:
+            made.adapters = made.adapters | {"tower_targets": None}
     made.image_token_id = decoder.vocab_size - 1
     twin = VisualChat(made)
     train_only(twin, config.train.parts)
@@ -263,7 +218,3 @@ def full_rows(model: VisualChat, batch: MicroBatch) -> dict[str, torch.Tensor]:
         "segment_ids": torch.ones_like(ids),
         "pixel_values": torch.zeros(images * batch.rows, 3, side, side, dtype=torch.uint8),
     }
-
-
-def _drop_gradient(parameter: torch.Tensor) -> None:
-    parameter.grad = None

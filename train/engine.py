@@ -11,7 +11,7 @@ from vchat.model.visual_chat import VisualChat
 from vchat.shards.collate import IGNORED, Batch
 from vchat.train.config import RunConfig
 from vchat.train.deepspeed_config import deepspeed_dictionary
-from vchat.train.loading import WHOLE, Loading
+from vchat.train.loading import Loading
 from vchat.train.parts import parameter_groups, train_only
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -28,12 +28,7 @@ class BatchLoss(NamedTuple):
 
 
 def loading_for(config: RunConfig, *, world_size: int) -> Loading:
-    """How a run loads its weights: in its own arithmetic, and in shares under ZeRO-3.
-
-    A model with adapters is loaded whole: they are made beside whole layers.
-    """
-    if config.model.lora is not None:
-        return WHOLE
+    """How a run loads its weights: in its own arithmetic, and in shares under ZeRO-3."""
     in_shares = config.deepspeed.zero_stage == 3
     return Loading(
         dtype=DTYPES[config.train.precision],

@@ -5,7 +5,8 @@ In: a checkpoint of any ZeRO stage. Out, in one folder:
     config.json, model*.safetensors    `VisualChat.from_pretrained` reads them; LoRA is merged
     generation_config.json             its end token stops `generate`
     tokenizer.json, ...                `PreTrainedTokenizerFast.from_pretrained` reads them
-    preprocessor_config.json           size, mean and deviation of images, as CLIP processors say
+    preprocessor_config.json           size, mean and deviation of images, as CLIP processors say;
+                                       and `tiling`, of models whose images are cut
     visual_chat.json                   template, fingerprint, digests: what `vchat-chat` reads
     README.md                          how to load it
 
@@ -48,6 +49,11 @@ image stands, and uint8 pixels [images, 3, {side}, {side}] in that order{tiles}.
 `vchat-chat --checkpoint {name}` applies it.
 """
 
+TILES = """. An image that is larger is several: a small
+view of the whole, then its tiles, by `tiling` of `preprocessor_config.json`: the shorter side is
+made `stored_side`, `num_inputs` of `vchat.shards.positions` says how many they are, and
+`decode_tiles_into` of `vchat.shards.decode` cuts them"""
+
 
 def export(checkpoint: Checkpoint, out: Path, *, precision: str | None) -> None:
     """Write the folder `out`, which is absent until everything is in it.
@@ -71,7 +77,8 @@ def export(checkpoint: Checkpoint, out: Path, *, precision: str | None) -> None:
     model.generation_config.eos_token_id = tokenizer.id_of(template.end)
     model.save_pretrained(aside)
     tokenizer.save(aside)
-    write_json(aside / "preprocessor_config.json", preprocessing(model))
+    stored_side = checkpoint.shards.get("stored_image_size")
+    write_json(aside / "preprocessor_config.json", preprocessing(model, stored_side=stored_side))
     write_json(aside / EXPORT_FACTS, facts(checkpoint))
     text = README.format(
         step=checkpoint.step,
@@ -79,7 +86,7 @@ def export(checkpoint: Checkpoint, out: Path, *, precision: str | None) -> None:
         positions=model.config.positions_per_image,
         slot=tokenizer.image_id,
         side=model.config.image_size,
-        tiles=", each tile as an image more" if model.config.max_tiles else "",
+        tiles=TILES if model.config.max_tiles else "",
     )
     (aside / "README.md").write_text(text, encoding="utf-8")
     for file in aside.iterdir():
@@ -87,9 +94,16 @@ def export(checkpoint: Checkpoint, out: Path, *, precision: str | None) -> None:
     aside.rename(out)
 
 
-def preprocessing(model: VisualChat) -> dict[str, object]:
-    """What Hugging Face's CLIP image processor must do to images of any size."""
-    side = model.config.image_size
+def preprocessing(model: VisualChat, *, stored_side: int | None) -> dict[str, object]:
+    """What Hugging Face's CLIP image processor must do to images of any size.
+
+    It cuts no tiles: of a model that wants them it makes the small view, and ignores `tiling`.
+
+    Args:
+        stored_side: to which shorter side the shards' images were made smaller, if they were.
+    """
+    side, max_tiles = model.config.image_size, model.config.max_tiles
+    tiling = {"tiling": {"max_tiles": max_tiles, "side": side, "stored_side": stored_side}}
     return {
         "image_processor_type": "CLIPImageProcessor",
         "do_resize": True,
@@ -102,6 +116,7 @@ def preprocessing(model: VisualChat) -> dict[str, object]:
         "image_mean": list(model.config.image_mean),
         "image_std": list(model.config.image_std),
         "do_convert_rgb": True,
+        **(tiling if max_tiles else {}),
     }
 
 

@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from vchat.model.four_bit import FourBitLinear
+from vchat.model.towers import OUR_KINDS
 from vchat.model.visual_chat import VisualChat
 from vchat.shards.epoch import EpochPlan
+from vchat.train.tower_cost import forward_flops
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,18 +53,30 @@ def flops_of(model: VisualChat) -> Flops:
     gradient of its input if anything before it is trained.
     """
     decoder, tower = model.decoder.get_decoder(), model.tower
-    tower_trained = is_trained(tower)
     before = (tower, model.projection, model.get_input_embeddings())
-    inside = _positions_inside(model)
     inputs_trained = any(is_trained(module) for module in before)
     return Flops(
         per_position=_products(decoder, with_input=inputs_trained),
         per_pair=_per_pair(model.config.decoder_config)
         * (3 if inputs_trained or is_trained(decoder) else 1),
         per_supervised=_products(model.get_output_embeddings(), with_input=True),
-        per_image=_products(tower, with_input=tower_trained) * inside
-        + _per_pair(model.config.tower_config) * inside**2 * (3 if tower_trained else 1)
-        + _products(model.projection, with_input=tower_trained) * tower.positions,
+        per_image=_of_tower(model)
+        + _products(model.projection, with_input=is_trained(tower)) * tower.positions,
+    )
+
+
+def _of_tower(model: VisualChat) -> float:
+    """Operations of the tower on one image; of makes without common names, as torch counts them."""
+    tower, config = model.tower, model.tower.model.config
+    trained = is_trained(tower)
+    if config.model_type in OUR_KINDS:
+        matrices = [p for p in tower.parameters() if len(shape_of(p)) >= 2]
+        sizes = [(shape_of(p).numel(), p.requires_grad) for p in matrices]
+        share = sum(size for size, is_trained in sizes if is_trained) / sum(s for s, _ in sizes)
+        return forward_flops(model.config) * (1 + trained + share)
+    patches = _patches(model)
+    return _products(tower, with_input=trained) * patches + _per_pair(config) * patches**2 * (
+        3 if trained else 1
     )
 
 
@@ -101,13 +116,17 @@ def _products(module: nn.Module, *, with_input: bool) -> float:
         for p in module.parameters()
         if len(shape_of(p)) >= 2 and id(p) not in tables
     ]
-    return sum(products)
+    four_bit = [
+        2.0 * m.in_features * m.out_features * (1 + with_input)
+        for m in module.modules()
+        if isinstance(m, FourBitLinear)
+    ]
+    return sum(products) + sum(four_bit)
 
 
-def _positions_inside(model: VisualChat) -> int:
-    """Patches of an image, or features if these are more; a resampler makes fewer features."""
-    patch = getattr(model.config.tower_config, "patch_size", None)
-    patches = (model.config.image_size // int(patch)) ** 2 if patch else 0
+def _patches(model: VisualChat) -> int:
+    """Positions inside a CLIP or SigLIP tower."""
+    patches = (model.config.image_size // int(model.tower.model.config.patch_size)) ** 2
     return max(patches, int(model.tower.positions))
 
 
@@ -115,5 +134,4 @@ def _per_pair(config: Any) -> float:
     """Operations of one score and its share of a value, forward, in all heads and layers."""
     heads = int(config.num_attention_heads)
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    layers = getattr(config, "num_hidden_layers", 0)  # a tower of another make may not state it
-    return 4.0 * heads * int(width) * int(layers)
+    return 4.0 * heads * int(width) * int(config.num_hidden_layers)

@@ -36,8 +36,10 @@ def build_model(
     )
     if config.max_tiles:
         model.config.max_tiles = config.max_tiles
+        model.config.check_tiles()
     if config.lora is not None:
-        adapt_as_configured(model, config.lora)
+        with loading.under_way():  # some adapters begin as their layer's weight is
+            adapt_as_configured(model, config.lora)
     return model
 
 

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 
+import openai
 import pytest
 import torch
 import uvicorn
@@ -285,3 +286,21 @@ def test_a_taken_port_is_one_line(chat_model, tmp_path, monkeypatch, capsys):
             run(chat)
     assert end.value.code == 1
     assert f"cannot listen on 127.0.0.1 port {port}" in capsys.readouterr().err
+
+
+def test_the_client_of_openai_chats_with_it_about_images(chat_model, address):
+    host, port = address
+    client = openai.OpenAI(base_url=f"http://{host}:{port}/v1", api_key="none", max_retries=0)
+    (model,) = client.models.list()
+    asked = {"model": model.id, "messages": [user("What?", 0, 1)], "max_tokens": 8}
+    whole = client.chat.completions.create(**asked)
+    expected_answer = expected(chat_model, ("What?", 0, 1)).rounds[0].answer
+    assert whole.choices[0].message.content == expected_answer
+    chunks = list(client.chat.completions.create(**asked, stream=True))
+    pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+    assert "".join(pieces) == expected_answer
+    assert chunks[-1].usage == whole.usage
+    elsewhere = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
+    wrong = [{"role": "user", "content": [elsewhere]}]
+    with pytest.raises(openai.BadRequestError, match=r"messages\[0\].content\[0\].image_url"):
+        client.chat.completions.create(model=model.id, messages=wrong)

@@ -1,6 +1,9 @@
 """Pretrained parts from folders: under ZeRO-3 no rank holds a model whole; losses are the same."""
 
+import gc
 import json
+import re
+import shutil
 import subprocess
 import threading
 import time
@@ -27,6 +30,9 @@ DECODER = {
     "num_key_value_heads": 1,
     "vocab_size": 300,  # fewer than the tokenizer has: the table grows
 }
+WIDE = DECODER | {"hidden_size": 320, "num_hidden_layers": 1}
+"""Its maps are large enough to be split: DeepSpeed keeps tensors below 10^5 numbers whole."""
+
 BIG = DECODER | {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8}
 TOWER = {
     "image_size": 32,
@@ -55,13 +61,60 @@ def shards(tmp_path_factory):
     return toy_shards(tmp_path_factory.mktemp("shards"))
 
 
+ADAPTED = ["model.lora.rank=2", 'train.parts=["embeddings", "projection"]']
+KINDS = {
+    "plain": [],
+    "lora": ADAPTED,
+    "dora": [*ADAPTED, "model.lora.dora=true"],
+    "four_bit": [*ADAPTED, "model.lora.four_bit=true"],
+}
+
+
+def runs_of_kinds(kinds, folder, *, shards):
+    """For each kind, a run under ZeRO-3 and its settings, with parts from folders."""
+    shared = [*saved_parts(folder, decoder=WIDE), "run.steps=4", "run.save_every=2"]
+    jobs = {}
+    for kind in kinds:
+        run_file = write_run(folder / "shares" / kind, shards=shards)
+        jobs[kind] = (run_file, [*shared, *KINDS[kind], "deepspeed.zero_stage=3"])
+    return jobs
+
+
+def started_from(trained, job, folder, *, shards):
+    """The run and its settings, but for the model, which is a saved one."""
+    run_file = write_run(folder / "shares" / "from trained", shards=shards)
+    without_parts = re.sub(r"\[model.*(?=\[train\])", "", run_file.read_text(), flags=re.DOTALL)
+    run_file.write_text(without_parts)
+    settings = [one for one in job[1] if not one.startswith("model.")]
+    return run_file, [*settings, f"model.start_from={trained}"]
+
+
+def check_same_when_whole(jobs, folder, *, shards):
+    """The losses of the runs are those of one process at ZeRO 0."""
+    for name, (run_file, settings) in jobs.items():
+        whole = write_run(folder / "whole" / name, shards=shards)
+        whole.write_text(run_file.read_text().replace("/shares/", "/whole/"))
+        run_here(whole, *settings, "deepspeed.zero_stage=0")
+        expected = pytest.approx(losses(whole.parent / "out"), abs=1e-5)
+        assert losses(run_file.parent / "out") == expected, name
+
+
 def test_a_run_from_folders_is_the_same_in_shares_and_whole(shards, tmp_path):
-    settings = [*saved_parts(tmp_path, decoder=DECODER), "run.steps=4"]
-    in_shares = write_run(tmp_path / "in_shares", shards=shards)
-    run_together([(in_shares, [*settings, "deepspeed.zero_stage=3"])], processes=2)
-    whole = write_run(tmp_path / "whole", shards=shards)
-    run_here(whole, *settings)
-    assert losses(in_shares.parent / "out") == pytest.approx(losses(whole.parent / "out"), abs=1e-5)
+    jobs = runs_of_kinds(["plain", "dora"], tmp_path, shards=shards)
+    trained = jobs["dora"][0].parent / "out" / "step-000004"
+    jobs["from trained"] = started_from(trained, jobs["dora"], tmp_path, shards=shards)
+    run_together(list(jobs.values()), processes=2)
+    check_same_when_whole(jobs, tmp_path, shards=shards)
+
+
+@pytest.mark.soak
+def test_a_run_with_adapters_in_shares_goes_on_as_if_it_had_not_stopped(shards, tmp_path):
+    jobs = runs_of_kinds(["lora", "dora", "four_bit"], tmp_path, shards=shards)
+    run_together(list(jobs.values()), processes=2)
+    for run_file, _ in jobs.values():
+        shutil.rmtree(run_file.parent / "out" / "step-000004")
+    run_together(list(jobs.values()), processes=2)
+    check_same_when_whole(jobs, tmp_path, shards=shards)
 
 
 def test_no_rank_holds_a_big_decoder_whole(shards, tmp_path):
@@ -70,7 +123,8 @@ def test_no_rank_holds_a_big_decoder_whole(shards, tmp_path):
     first = saved_parts(tmp_path / "small", decoder=DECODER)
     second = saved_parts(tmp_path / "big", decoder=BIG)
     start = ["--nproc-per-node", "2", "--master-port", free_port()]
-    jobs = [json.dumps([*shared, *settings]) for settings in (first, second)]
+    kinds = [[*first, "model.lora.rank=2"], second, [*second, "model.lora.rank=2"]]
+    jobs = [json.dumps([*shared, *settings]) for settings in kinds]
     command = [BIN / "torchrun", *start, __file__, run_file, *jobs]
     surroundings = environment() | {
         "PYTHONPATH": str(Path(__file__).parents[1]),
@@ -78,12 +132,12 @@ def test_no_rank_holds_a_big_decoder_whole(shards, tmp_path):
     }
     done = subprocess.run(command, capture_output=True, text=True, env=surroundings, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    measured = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2)]
-    whole = measured[0]["whole_bytes"]
-    assert whole > 100e6
-    for rank in measured:
-        assert 0.45 < rank["share_bytes"] / whole < 0.55
-        assert rank["peak_bytes"] < 0.75 * whole, measured
+    for rank in range(2):
+        for kind, measured in enumerate(json.loads((tmp_path / f"rank-{rank}.json").read_text())):
+            whole = measured["whole_bytes"]
+            assert whole > 100e6
+            assert 0.45 < measured["share_bytes"] / whole < 0.55, kinds[kind]
+            assert measured["peak_bytes"] < 0.75 * whole, kinds[kind]
 
 
 class AnonymousMemory:
@@ -114,9 +168,9 @@ class AnonymousMemory:
 
 
 def measure(run_file: Path, *jobs: list[str]) -> None:
-    """Open runs one after the other as one of two ranks; write down what the last one held.
+    """Open runs one after the other as one of two ranks; write down what each held.
 
-    The ones before it load the libraries, which take memory too.
+    But not the first one, which loads the libraries: they take memory too.
     """
     prepared()
     from vchat.train.background import Background
@@ -126,18 +180,23 @@ def measure(run_file: Path, *jobs: list[str]) -> None:
     from vchat.train.processes import start_processes
 
     rank, world_size = start_processes()
+    found = []
     for settings in jobs:
         config = read_run(run_file, overrides=settings)
         with AnonymousMemory() as memory:
             share = Share(rank=rank, world_size=world_size)
             run = opened(config, share, background=Background())
-    parameters = list(run.engine.module.parameters())
-    facts = {
-        "whole_bytes": sum(p.ds_numel * p.element_size() for p in parameters),
-        "share_bytes": sum(p.ds_tensor.numel() * p.element_size() for p in parameters),
-        "peak_bytes": memory.peak - memory.before,
-    }
-    (run_file.parent / f"rank-{rank}.json").write_text(json.dumps(facts))
+        parameters = list(run.engine.module.parameters())
+        found.append(
+            {
+                "whole_bytes": sum(p.ds_numel * p.element_size() for p in parameters),
+                "share_bytes": sum(p.ds_tensor.numel() * p.element_size() for p in parameters),
+                "peak_bytes": memory.peak - memory.before,
+            }
+        )
+        del parameters, run
+        gc.collect()
+    (run_file.parent / f"rank-{rank}.json").write_text(json.dumps(found[1:]))
 
 
 if __name__ == "__main__":

@@ -10,11 +10,19 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from training_runs import RUN_TOML
-from vchat.train.activations import MicroBatch, activation_bytes, full_rows, measured, twin_of
-from vchat.train.config import DeepSpeedConfig, read_run
+from vchat.train.activations import (
+    MicroBatch,
+    activation_bytes,
+    full_rows,
+    measured,
+    own_tower_bytes,
+    twin_of,
+)
+from vchat.train.config import DeepSpeedConfig, LoraConfig, read_run
 from vchat.train.fitting import verdict
 from vchat.train.flops import flops_of
 from vchat.train.gpus import GPUS, gpu_named
+from vchat.train.live_bytes import LiveBytes, drop_gradients
 from vchat.train.memory import WeightCounts, state_memory, weight_counts
 from vchat.train.parts import train_only
 from vchat.train.starting_model import build_model
@@ -110,7 +118,83 @@ def test_bytes_counted_are_those_that_torch_allocates(config):
     assert peak == pytest.approx(most, rel=0.05)
 
 
-def test_operations_are_those_that_torch_counts(config):
+QWEN_TOWER = {
+    "model_type": "qwen_vl_visual",
+    "image_size": 32,
+    "patch_size": 8,
+    "patch_width": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 96,
+    "num_table_positions": 4,
+    "num_queries": 4,
+    "hidden_size": 64,
+    "resampler_head_width": 16,
+}
+
+
+def with_tower(config, tower):
+    return replace(config, model=replace(config.model, tower=tower or config.model.tower))
+
+
+@pytest.mark.parametrize("parts", [("projection",), ("projection", "tower")])
+@pytest.mark.parametrize("tower", [QWEN_TOWER, {"model_type": "open_clip", "name": "ViT-M-32-alt"}])
+def test_a_tower_without_a_narrow_twin_takes_what_it_takes_on_tensors_with_memory(
+    config, tower, parts
+):
+    config = of_precision(with_tower(config, tower), "fp32", *parts)
+    claimed = own_tower_bytes(built(config, device="meta"), config, images=2)
+    real = built(config, device="cpu").tower
+    pixels = torch.zeros(2, 3, real.image_size, real.image_size, dtype=torch.uint8)
+    live = LiveBytes()
+    live.ignore([*real.parameters(), *real.buffers()])
+    drop_gradients(real)
+    with live:
+        features = real(pixels)
+        kept = live.now - features.nbytes - pixels.nbytes
+        if "tower" in parts:
+            features.sum().backward()
+    assert claimed.kept - pixels.nbytes == pytest.approx(kept, abs=2000)
+    assert claimed.peak == pytest.approx(live.peak, rel=0.02)
+    assert (claimed.kept > 10 * features.nbytes) == ("tower" in parts)
+
+
+def test_a_plan_of_adapters_on_a_tower_without_a_narrow_twin_counts_what_they_keep(config):
+    config = of_precision(with_tower(config, QWEN_TOWER), "fp32", "projection")
+    lora = LoraConfig(rank=2)
+    of_tower = replace(lora, tower=True)
+    of_decoder_alone, of_both = (
+        activation_bytes(built(made, device="meta"), made, batch=BATCH)
+        for made in (
+            replace(config, model=replace(config.model, lora=one)) for one in (lora, of_tower)
+        )
+    )
+    assert of_both > of_decoder_alone
+
+
+def test_weights_in_four_bits_are_counted_as_the_bytes_that_hold_them(config):
+    quantised = replace(config.model, lora=LoraConfig(rank=2, four_bit=True))
+    config = of_precision(replace(config, model=quantised), "fp32", "projection")
+    real = built(config, device="cpu")
+    counts = weight_counts(built(config, device="meta"))
+    held = sum(p.nbytes for p in real.parameters())
+    held += sum(b.nbytes for name, b in real.named_buffers() if "codes" in name or "scale" in name)
+    of_one, of_two = (
+        state_memory(counts, precision="fp32", sharding=DeepSpeedConfig(zero_stage=3), num_gpus=n)
+        for n in (1, 2)
+    )
+    assert of_one.weights == held
+    assert counts.four_bit_bytes / counts.four_bit == pytest.approx(4.5 / 8, rel=0.01)
+    assert of_one.weights - of_two.weights == (held - counts.four_bit_bytes) / 2
+    real.merge()
+    assert counts.total - counts.trained == sum(
+        p.numel() for name, p in real.named_parameters() if not name.startswith("projection")
+    )
+
+
+@pytest.mark.parametrize("tower", [None, QWEN_TOWER])
+def test_operations_are_those_that_torch_counts(config, tower):
+    config = with_tower(config, tower)
     config = replace(config, model=replace(config.model, attention="causal"))
     model = built(config, device="cpu")
     inputs = full_rows(model, BATCH)

@@ -98,3 +98,32 @@ def test_a_larger_picture_is_first_made_as_small_as_the_shards_images(run):
     Image.fromarray(noise).save(file, "PNG")
     assert chat_model.picture(file.getvalue()).shape == (5, 3, 16, 16)
     assert chat_model.num_inputs(file.getvalue()) == 5
+
+
+def test_an_export_says_how_images_are_cut(run, tmp_path):
+    prepared()
+    import json
+
+    from transformers import CLIPImageProcessor
+    from vchat.train.checkpoint import open_checkpoint
+    from vchat.train.export import export
+
+    export(open_checkpoint(run[2]), tmp_path / "plain", precision=None)
+    said = json.loads((tmp_path / "plain" / "preprocessor_config.json").read_text())
+    assert said["tiling"] == {"max_tiles": 4, "side": 16, "stored_side": 32}
+    CLIPImageProcessor.from_pretrained(tmp_path / "plain")
+    assert "decode_tiles_into" in (tmp_path / "plain" / "README.md").read_text()
+
+
+def test_tiles_of_a_model_that_reverses_its_images_are_refused(run, tmp_path):
+    prepared()
+    from vchat.train.chat.chat_model import load_chat_model
+    from vchat.train.config import ModelConfig
+    from vchat.train.starting_model import build_model
+
+    model = load_chat_model(run[2], device="cpu")[0].model
+    model.config.max_tiles, model.config.image_order = 0, "reversed"
+    model.save_pretrained(tmp_path)
+    config = ModelConfig(start_from=tmp_path, max_tiles=4)
+    with pytest.raises(ValueError, match=r"max_tiles is 4 and image_order is .reversed."):
+        build_model(config, image_token_id=7, num_ids=300, seed=0)
