@@ -8,7 +8,13 @@ from pathlib import Path
 import torch
 from chat_shapes import chat_tokenizer
 from toy import toy_tokenizer
-from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel, LlamaConfig
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    CLIPVisionConfig,
+    LlamaConfig,
+    PreTrainedConfig,
+)
 from vchat.model.visual_chat import VisualChat
 from vchat.shards.named_template import template_named
 from vchat.shards.tokens import TextTokenizer
@@ -25,6 +31,7 @@ def toy_chat_model(
     attention: str = "mmca",
     seed: int = 0,
     shape: str | None = None,
+    tower: PreTrainedConfig | None = None,
 ) -> ChatModel:
     """Make a model with fixed random weights that answers with varied nonsense.
 
@@ -34,13 +41,14 @@ def toy_chat_model(
         attention: `mmca` or `causal`.
         seed: of the weights.
         shape: of a chat template in `chat_shapes`; None for the template `visualchat`.
+        tower: of another make than CLIP.
     """
     place = folder / "toy_tokenizer"
     written = toy_tokenizer(place) if shape is None else chat_tokenizer(place, shape=shape)
     tokenizer = TextTokenizer.load(written)
     template = template_named("visualchat" if shape is None else "chat", tokenizer=tokenizer)
     torch.manual_seed(seed)
-    tower = CLIPVisionConfig(
+    clip = CLIPVisionConfig(
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=1,
@@ -58,7 +66,7 @@ def toy_chat_model(
         max_position_embeddings=max_positions,
     )
     model = VisualChat.from_parts(
-        tower=CLIPVisionModel(tower),
+        tower=AutoModel.from_config(clip if tower is None else tower),
         decoder=AutoModelForCausalLM.from_config(decoder),
         image_token_id=tokenizer.image_id,
         num_ids=tokenizer.num_ids,

@@ -5,6 +5,10 @@ import pytest
 import torch
 from PIL import Image
 from toy_chat import list_files, save_toy_checkpoint, toy_chat_model
+from vchat.model.adapters import adapt
+from vchat.model.open_clip_tower import OpenClipVisionConfig
+from vchat.model.qwen_vl_tower import QwenVLVisualConfig
+from vchat.model.towers import register_towers
 from vchat.shards.command import run
 from vchat.train.answering import Batching, answers, equal_length_batches
 from vchat.train.chat.chat_model import load_chat_model
@@ -169,6 +173,44 @@ def test_the_command_writes_every_answer_and_prints_the_table(
     assert len(rows) == 60
     assert rows[4]["answer"] == first["answer"]
     assert {row["images"] for row in rows} == {"as-is", "blank", "swapped"}
+
+
+OPEN_CLIP = {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16, "layers": 1}
+QWEN_VL = QwenVLVisualConfig(
+    image_size=16,
+    patch_size=8,
+    patch_width=32,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=48,
+    num_table_positions=4,
+    num_queries=4,
+    hidden_size=32,
+    resampler_head_width=16,
+)
+
+
+@pytest.mark.parametrize("kind", ["open_clip", "qwen_vl", "lora"])
+def test_a_checkpoint_of_any_tower_or_with_adapters_is_evaluated_and_answers_as_in_a_chat(
+    kind, questions_file, tmp_path, monkeypatch, capsys
+):
+    register_towers()
+    open_clip = OpenClipVisionConfig(vision_cfg=OPEN_CLIP, embed_dim=8, image_size=16)
+    tower = {"open_clip": open_clip, "qwen_vl": QWEN_VL, "lora": None}[kind]
+    made = toy_chat_model(tmp_path, tower=tower)
+    if kind == "lora":
+        adapt(made.model, rank=2, alpha=4.0, tower_targets=())
+    step = save_toy_checkpoint(made, tmp_path / "run")
+    out = tmp_path / "result"
+    flags = ["--checkpoint", step, "--questions", questions_file, "--max-new-tokens", 4]
+    code, _, err = run_eval(monkeypatch, capsys, *flags, "--out", out)
+    assert code == 0, err
+    given = json.loads((out / "answers.json").read_text())["answers"]["as-is"]
+    reopened, _ = load_chat_model(step, device="cpu")
+    question = read_questions(questions_file)[5]  # of two images
+    session = ChatSession(reopened, sampling=Sampling(max_new_tokens=4))
+    images = [reopened.picture(path.read_bytes()) for path in question.images]
+    assert "".join(session.ask(question.question, images=images)) == given[5]["answer"]
 
 
 def test_without_out_the_answers_lie_beside_the_step(
