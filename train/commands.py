@@ -54,7 +54,11 @@ def run(run_file: Path, overrides: tuple[str, ...]) -> None:
 @SETTINGS
 @click.option("--step", type=int, help="List the samples of this optimizer step.")
 @click.option("--key", help="List the steps that read the sample or record of this key.")
-@click.option("--processes", default=1, show_default=True, help="How many the run has.")
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    help="How many make the step.  [default: as many as the log of run.out says, else 1]",
+)
 @click.option("--rank", type=int, help="With --step: of this process only.")
 @click.option("--row", type=int, help="With --step: of this row of the epoch only.")
 def where(
@@ -62,7 +66,7 @@ def where(
     overrides: tuple[str, ...],
     step: int | None,
     key: str | None,
-    processes: int,
+    processes: int | None,
     rank: int | None,
     row: int | None,
 ) -> None:
@@ -73,12 +77,13 @@ def where(
     from vchat.train.processes import prepare_environment
 
     prepare_environment()
-    from vchat.train.lineage import print_sample, print_step
+    from vchat.train.lineage import logged_processes, print_sample, print_step
 
     if key is not None:
         print_sample(config, key=key)
     elif step is not None:
-        print_step(config, step=step, num_processes=processes, rank=rank, row=row)
+        made_by = processes or logged_processes(config.run.out, step=step) or 1
+        print_step(config, step=step, num_processes=made_by, rank=rank, row=row)
 
 
 @click.command("report")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from rich import box
@@ -22,6 +23,7 @@ from vchat.shards.progress import progress
 from vchat.train.config import RunConfig
 from vchat.train.data import total_steps
 from vchat.train.forecast import planned
+from vchat.train.log import log_lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +79,17 @@ def samples_of_step(
                         number=int(number),
                         key=plan.index.keys[int(number)],
                     )
+
+
+def logged_processes(out: Path, *, step: int) -> int | None:
+    """Return how many processes made a step, as the log of a run says; None if it says nothing.
+
+    Resumes may change their number. A step between two logged ones counts to the later one.
+    """
+    if not (out / "log.jsonl").is_file():
+        return None
+    later = (line for line in log_lines(out / "log.jsonl") if line["step"] >= step)
+    return next(later, {}).get("processes")
 
 
 def place_of_step(loader: Loader, config: RunConfig, *, step: int) -> tuple[int, int]:

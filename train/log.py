@@ -126,6 +126,21 @@ def flat(values: Mapping[str, Any]) -> dict[str, float]:
     return numbers
 
 
+def log_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a log. Raises ValueError naming file and line."""
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no log; want the run.out folder of a run")
+    lines = []
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError as err:
+            raise ValueError(f"{path}: line {number} is not JSON: {err}") from err
+    if not lines:
+        raise ValueError(f"{path}: the log is empty")
+    return lines
+
+
 def keep_until(path: Path, *, step: int) -> None:
     """Drop the lines of later steps, and a last line cut short by a crash."""
     if not path.exists():

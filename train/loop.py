@@ -62,7 +62,8 @@ def train(
             stop_if_bad(totals.loss, step, limit=limit, tally=tally)
             limit.remember(totals.loss)
 
-            values = totals.values() | speed.of_step(totals) | {"lr": rate}
+            values = totals.values() | speed.of_step(totals)
+            values |= {"lr": rate, "processes": engine.world_size}
             if is_due(step, run.eval_every, last=last) and not totals.stop:
                 values |= heldout_loss(engine, data).values()
             if step % run.log_every == 0 or "eval_loss" in values or step == last:

@@ -7,7 +7,6 @@ outside file, and OUT/report.png, all drawings in one. Drawn by matplotlib (extr
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import jinja2
 from vchat.shards.files import written_whole
 from vchat.train.curves import PANELS, drawn_together, panel_svg
+from vchat.train.log import log_lines
 
 
 def write_report(out: Path) -> list[Path]:
@@ -43,21 +43,6 @@ def write_report(out: Path) -> list[Path]:
         with written_whole(out / name) as file:
             file.write(content)
     return [out / "report.html", out / "report.png"]
-
-
-def log_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a log. Raises ValueError naming file and line."""
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no log; want the run.out folder of a run")
-    lines = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError as err:
-            raise ValueError(f"{path}: line {number} is not JSON: {err}") from err
-    if not lines:
-        raise ValueError(f"{path}: the log is empty")
-    return lines
 
 
 def facts(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

@@ -15,9 +15,9 @@ from vchat.model.open_clip_tower import FOLDER_CONFIG, OpenClipVision, from_fold
 from vchat.model.towers import register_towers
 from vchat.model.visual_chat import VisualChat
 from vchat.shards.tiling import Tiling
-from vchat.train.config import LoraConfig, ModelConfig
 from vchat.train.data import ModelSizes
 from vchat.train.loading import WHOLE, Loading
+from vchat.train.model_config import LoraConfig, ModelConfig
 
 
 def build_model(

@@ -36,7 +36,7 @@ def forward_flops(config: VisualChatConfig) -> float:
 
 
 def tower_bytes(tower: HuggingFaceTower, *, dtype: torch.dtype, images: int) -> Measured:
-    """Measure a tower on so many images, its features and its own gradients apart.
+    """Measure a tower on so many images: pixels, features and its own gradients apart.
 
     Args:
         tower: on the meta device, its trained parameters marked; it is not changed.
@@ -45,10 +45,10 @@ def tower_bytes(tower: HuggingFaceTower, *, dtype: torch.dtype, images: int) -> 
     with FakeTensorMode(allow_non_fake_inputs=True):
         twin.to_empty(device="cpu").train()
         drop_gradients(twin)
-        live = LiveBytes()
+        live, pixels = LiveBytes(), pixels_of(twin, images=images)
         live.ignore([*twin.parameters(), *twin.buffers()])
         with live:
-            features = twin(pixels_of(twin, images=images))
+            features = twin(pixels)
             kept = live.now - features.nbytes
             if features.requires_grad:
                 features.sum().backward()

@@ -1,15 +1,18 @@
 """Which samples a step read, and which steps read a sample, agree with what the loader delivers."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import toy
 from toy import toy_tokenizer
 from training_runs import toy_shards, write_run
+from vchat.shards.command import run
 from vchat.shards.loader import Loader
 from vchat.shards.manifest import finished_shard, open_shards, publish
 from vchat.shards.tokens import TextTokenizer
 from vchat.shards.writer import write_shard
+from vchat.train.cli import group
 from vchat.train.config import read_run
 from vchat.train.data import ModelSizes, plan_arguments
 from vchat.train.lineage import print_sample, print_step, samples_of_step, steps_of_sample
@@ -94,6 +97,20 @@ def test_a_row_of_a_rank_is_printed_with_records_and_files(opened, capsys):
     wanted = [p.key for p in places if (p.rank, p.row) == (1, asked.row)]
     assert [line[3] for line in lines] == wanted
     assert all(line[0] == "1" and line[3] == line[4] and line[6] == "toy.json" for line in lines)
+
+
+def test_a_step_is_shared_out_as_the_log_says_it_was_made(tmp_path, capsys, monkeypatch):
+    run_file = write_run(tmp_path, shards=toy_shards(tmp_path / "shards", num_train=12))
+    (tmp_path / "out").mkdir()
+    made = [{"step": 2, "processes": 2}, {"step": 4, "processes": 1}]  # resumed on fewer
+    (tmp_path / "out" / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in made))
+    for step, ranks in ((1, {"0", "1"}), (2, {"0", "1"}), (3, {"0"}), (4, {"0"}), (5, {"0"})):
+        command = ["vchat-train", "where", str(run_file), "--step", str(step)]
+        monkeypatch.setattr("sys.argv", command)
+        with pytest.raises(SystemExit):
+            run(group)
+        lines = capsys.readouterr().out.splitlines()[1:]
+        assert {line.split("\t")[0] for line in lines} == ranks
 
 
 def test_a_record_joined_into_a_dialogue_is_found_in_it(tmp_path, capsys):

@@ -18,12 +18,13 @@ from vchat.train.activations import (
     own_tower_bytes,
     twin_of,
 )
-from vchat.train.config import DeepSpeedConfig, LoraConfig, read_run
+from vchat.train.config import DeepSpeedConfig, read_run
 from vchat.train.fitting import verdict
 from vchat.train.flops import flops_of
 from vchat.train.gpus import GPUS, gpu_named
 from vchat.train.live_bytes import LiveBytes, drop_gradients
 from vchat.train.memory import WeightCounts, state_memory, weight_counts
+from vchat.train.model_config import LoraConfig
 from vchat.train.parts import train_only
 from vchat.train.starting_model import build_model
 
@@ -151,10 +152,10 @@ def test_a_tower_without_a_narrow_twin_takes_what_it_takes_on_tensors_with_memor
     drop_gradients(real)
     with live:
         features = real(pixels)
-        kept = live.now - features.nbytes - pixels.nbytes
+        kept = live.now - features.nbytes
         if "tower" in parts:
             features.sum().backward()
-    assert claimed.kept - pixels.nbytes == pytest.approx(kept, abs=2000)
+    assert claimed.kept == pytest.approx(kept, abs=2000)
     assert claimed.peak == pytest.approx(live.peak, rel=0.02)
     assert (claimed.kept > 10 * features.nbytes) == ("tower" in parts)
 

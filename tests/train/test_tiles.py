@@ -118,7 +118,7 @@ def test_an_export_says_how_images_are_cut(run, tmp_path):
 def test_tiles_of_a_model_that_reverses_its_images_are_refused(run, tmp_path):
     prepared()
     from vchat.train.chat.chat_model import load_chat_model
-    from vchat.train.config import ModelConfig
+    from vchat.train.model_config import ModelConfig
     from vchat.train.starting_model import build_model
 
     model = load_chat_model(run[2], device="cpu")[0].model
