@@ -5,8 +5,8 @@ photographs of 640x480 pixels are drawn and built into shards of 224 pixels; a s
 Llama decoder are trained in float32 on one thread, one process.
 
 The bare step runs the same model and optimizer on tensors that lie in memory: random ids and pixels
-in the layout of the trainer's own micro-batches, step by step. Trainer and bare step take turns and
-the faster of each step's times counts, so that a busy moment of the machine hits neither alone.
+in the layout of the trainer's own micro-batches, step by step. All three take turns, five times
+from the start, and medians count: of each step's times, and of the peer's rates.
 
 The peer is what many write: a dataset that opens, decodes, resizes and tokenizes each sample when
 it is asked for (one worker process), batches padded to their longest, `transformers.Trainer`. Its
@@ -52,7 +52,7 @@ from vchat.train.processes import prepare_environment, start_processes
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from toy import WORDS, sample_of, toy_tokenizer
 
-SIDE, DIALOGUES, ROUNDS, UNTIMED_STEPS = 224, 400, 3, 2
+SIDE, DIALOGUES, ROUNDS, UNTIMED_STEPS = 224, 400, 5, 2
 RUN = """
 [data]
 shards = "{folder}/set"
@@ -310,6 +310,7 @@ def peer_rate(config: RunConfig, dialogues: list[dict[str, Any]], folder: Path) 
             disable_tqdm=True,
             remove_unused_columns=False,
             dataloader_num_workers=1,
+            ddp_find_unused_parameters=False,
         ),
         train_dataset=OnTheFly(dialogues, tokenizer=folder / "tokenizer", slot_id=slot_id),
         data_collator=padded,
@@ -326,12 +327,14 @@ def tokens_of_steps(out: Path) -> np.ndarray:
     return np.array([positions * (1 - line["padding_share"]) for line in lines[1:]])
 
 
-def rounds(config: RunConfig) -> Iterator[tuple[list[float], list[float]]]:
-    """Time trainer and bare step in turn, each run from the start."""
+def rounds(
+    config: RunConfig, dialogues: list[dict[str, Any]], folder: Path
+) -> Iterator[tuple[list[float], list[float], float]]:
+    """Time bare step, trainer and peer in turn, each run from the start."""
     for number in range(ROUNDS):
         out = config.run.out / str(number)
         here = replace(config, run=replace(config.run, out=out))
-        yield bare_times(here), trainer_times(here)
+        yield bare_times(here), trainer_times(here), peer_rate(config, dialogues, folder)
 
 
 def main() -> None:
@@ -348,15 +351,19 @@ def main() -> None:
         run_file = folder / "run.toml"
         run_file.write_text(RUN.format(folder=folder, steps=steps))
         config = read_run(run_file)
-        bare, trainer = (np.min(times, axis=0) for times in zip(*rounds(config), strict=True))
+        bare, trainer, peers = zip(*rounds(config, dialogues, folder), strict=True)
         tokens = tokens_of_steps(config.run.out / "0")
-        peer = peer_rate(config, dialogues, folder)
     timed = slice(UNTIMED_STEPS, None)
-    bare_rate, rate = (tokens[timed].sum() / times[timed].sum() for times in (bare, trainer))
+    bare_rate, rate = (
+        tokens[timed].sum() / np.median(times, axis=0)[timed].sum() for times in (bare, trainer)
+    )
+    peer = np.median(peers)
+    each = [np.sum(b[timed]) / np.sum(t[timed]) for b, t in zip(bare, trainer, strict=True)]
     print(f"bare model step                 {bare_rate:8.0f} tokens/s")
     print(f"vchat-train                     {rate:8.0f} tokens/s")
     print(f"Hugging Face Trainer, padded    {peer:8.0f} tokens/s")
-    print(f"vchat-train / bare step: {rate / bare_rate:.3f}")
+    spread = f"rounds {min(each):.3f} to {max(each):.3f}"
+    print(f"vchat-train / bare step: {rate / bare_rate:.3f} ({spread})")
     print(f"vchat-train / Hugging Face Trainer: {rate / peer:.2f}")
 
 
