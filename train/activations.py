@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import AutoConfig, PreTrainedConfig
 from vchat.model.loss import LOGITS_PER_CHUNK
+from vchat.model.towers import KINDS
 from vchat.model.visual_chat import VisualChat
 from vchat.train.config import RunConfig
 from vchat.train.engine import DTYPES
@@ -127,7 +128,7 @@ def _allows(part: PreTrainedConfig, factor: int) -> bool:
 
 def has_narrow_twin(tower: PreTrainedConfig) -> bool:
     """Whether all widths of a tower can be narrowed by the names in `WIDTHS`."""
-    return tower.model_type in ("clip_vision_model", "siglip_vision_model")
+    return tower.model_type in KINDS
 
 
 def tower_of_twin(model: VisualChat) -> PreTrainedConfig:

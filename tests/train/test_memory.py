@@ -119,6 +119,25 @@ def test_bytes_counted_are_those_that_torch_allocates(config):
     assert peak == pytest.approx(most, rel=0.05)
 
 
+SIGLIP_2 = {
+    "model_type": "siglip2_vision_model",
+    "num_patches": 16,
+    "patch_size": 8,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+}
+
+
+def test_a_trained_tower_of_siglip_2_is_measured_in_the_twin(config):
+    config = of_precision(with_tower(config, SIGLIP_2), "fp32", "projection", "tower")
+    model = built(config, device="meta")
+    estimate = activation_bytes(model, config, batch=BATCH)
+    whole = measured(twin_of(model, config, factor=1, depth=5), BATCH)
+    assert estimate == pytest.approx(whole.peak, rel=0.03)
+
+
 QWEN_TOWER = {
     "model_type": "qwen_vl_visual",
     "image_size": 32,
@@ -138,8 +157,17 @@ def with_tower(config, tower):
     return replace(config, model=replace(config.model, tower=tower or config.model.tower))
 
 
-@pytest.mark.parametrize("parts", [("projection",), ("projection", "tower")])
-@pytest.mark.parametrize("tower", [QWEN_TOWER, {"model_type": "open_clip", "name": "ViT-M-32-alt"}])
+OPEN_CLIP = {"model_type": "open_clip", "name": "ViT-M-32-alt"}
+
+
+@pytest.mark.parametrize(
+    ("tower", "parts"),
+    [
+        (QWEN_TOWER, ("projection",)),
+        (QWEN_TOWER, ("projection", "tower")),
+        (OPEN_CLIP, ("projection", "tower")),
+    ],
+)
 def test_a_tower_without_a_narrow_twin_takes_what_it_takes_on_tensors_with_memory(
     config, tower, parts
 ):
@@ -160,17 +188,16 @@ def test_a_tower_without_a_narrow_twin_takes_what_it_takes_on_tensors_with_memor
     assert (claimed.kept > 10 * features.nbytes) == ("tower" in parts)
 
 
-def test_a_plan_of_adapters_on_a_tower_without_a_narrow_twin_counts_what_they_keep(config):
+def test_adapters_on_a_tower_without_a_narrow_twin_are_measured_in_it_and_not_in_the_twin(config):
     config = of_precision(with_tower(config, QWEN_TOWER), "fp32", "projection")
-    lora = LoraConfig(rank=2)
-    of_tower = replace(lora, tower=True)
-    of_decoder_alone, of_both = (
-        activation_bytes(built(made, device="meta"), made, batch=BATCH)
-        for made in (
-            replace(config, model=replace(config.model, lora=one)) for one in (lora, of_tower)
-        )
-    )
-    assert of_both > of_decoder_alone
+    kept = []
+    for of_tower in (False, True):
+        lora = LoraConfig(rank=2, tower=of_tower)
+        config = replace(config, model=replace(config.model, lora=lora))
+        model = built(config, device="meta")
+        kept.append(own_tower_bytes(model, config, images=2).kept)
+        assert twin_of(model, config, factor=1, depth=1).config.adapters["tower_targets"] is None
+    assert kept[0] == 0 < kept[1]
 
 
 def test_weights_in_four_bits_are_counted_as_the_bytes_that_hold_them(config):
