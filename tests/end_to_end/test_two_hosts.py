@@ -22,7 +22,7 @@ from training_runs import BIN, environment, log_of, losses, run_here, toy_shards
 
 pytestmark = pytest.mark.soak
 
-STEPS = 160
+STEPS = 120
 SETTINGS = [
     "batch.rows_per_step=30",  # so that the run does not end before the second host is back
     f"run.steps={STEPS}",
