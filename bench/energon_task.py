@@ -28,8 +28,8 @@ def basic_sample_keys_kept(sample: dict[str, Any]) -> dict[str, Any]:
 
 def loader_of(
     folder: Path, *, workers: int, decode: Callable[[bytes], np.ndarray], collate: Any
-) -> Iterator[int]:
-    """Yield the batch sizes of an endless stream over a prepared folder."""
+) -> Iterator[Any]:
+    """Yield the batches of an endless stream over a prepared folder."""
 
     class Task(DefaultTaskEncoder):
         decoder = None  # members stay bytes
@@ -53,5 +53,4 @@ def loader_of(
         worker_config=WorkerConfig(rank=0, world_size=1, num_workers=workers),
         task_encoder=Task(),
     )
-    for _, _, size in get_loader(dataset):
-        yield size
+    yield from get_loader(dataset)

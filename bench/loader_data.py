@@ -1,4 +1,4 @@
-"""The data of `bench/loader.py`: the same dialogues as photographs with JSON, and as shards.
+"""The data of the loader's benchmarks: dialogues as photographs and as shards; our loader.
 
 Photographs are drawn, 640 x 480, JPEG quality 90, about 75 kB; their copies with a shorter side of
 224 pixels have about 22 kB. A dialogue shows 1 to 4 of them and has 350 text tokens.
@@ -16,12 +16,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from vchat.shards.codec import RecordOrigin, Sample, StoredImage, StoredRound
+from vchat.shards.loader import Loader
 from vchat.shards.manifest import ShardSet, finished_shard, open_shards, publish
+from vchat.shards.plan_arguments import PlanArguments
 from vchat.shards.template import VisualChatTemplate
 from vchat.shards.tokens import TextTokenizer
 from vchat.shards.writer import write_shard
 
-FULL, SMALL = (640, 480), (298, 224)
+SIDE = 224
+POSITIONS_PER_IMAGE = 257
+FULL, SMALL = (640, 480), (298, SIDE)
 NUM_PHOTOS = 100
 TEXT_TOKENS = 350
 SHARDS = 6
@@ -121,3 +125,31 @@ def written_data(folder: Path, *, num_samples: int, tokenizer: Path) -> ShardSet
     facts = {"template": {"name": template.name, "system": template.system}, "licences": {}}
     publish(folder / "set", manifest_without_shards=facts, shards=shards, tokenizer=loaded)
     return open_shards(folder / "set")
+
+
+def our_loader(
+    shard_set: ShardSet,
+    *,
+    threads: int = 2,
+    rows_per_step: int = 4,
+    kept_plans: Path | None = None,
+) -> Loader:
+    """Return our loader at the start of an epoch that mixes all shards, 4 rows a micro-batch."""
+    arguments = PlanArguments(
+        split="train",
+        seed=1,
+        epoch=0,
+        tokens_per_row=4096,
+        images_per_row=16,
+        positions_per_image=POSITIONS_PER_IMAGE,
+        shuffle_window_shards=8,
+    )
+    return Loader(
+        shard_set,
+        arguments,
+        rows_per_step=rows_per_step,
+        rows_per_micro_batch=4,
+        image_size=SIDE,
+        threads=threads,
+        kept_plans=kept_plans,
+    )

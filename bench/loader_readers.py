@@ -1,51 +1,73 @@
 """One reader of `bench/loader.py` in a process of its own: prints its samples/s as one JSON line.
 
-Run by that benchmark: `python loader_readers.py READER DATA WORKERS DECODE [WHERE]`, in the
-reader's own environment. Every reader delivers uint8 (or, as `pillow`, normalised float32) pixels
-of 224 x 224 and token ids. The clock starts at the first batch; epochs end with what was read
-ahead, which favours peers, while ours and energon's, which have no end, are measured over as many
-samples.
+Run by that benchmark: `python loader_readers.py READER DATA WORKERS DECODE PLACE`, in the reader's
+own environment. Every reader delivers uint8 (or, as `pillow`, normalised float32) pixels of
+224 x 224 and token ids; those delivered before the clock starts are compared with what is stored.
+The clock starts at the first batch; epochs end with what was read ahead, which favours peers, while
+ours and energon's, which have no end, are measured over as many samples.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import resource
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from loader_checks import (
+    MEAN,
+    SIDE,
+    STD,
+    centre,
+    image_id,
+    largest_difference,
+    mean_difference,
+    of_ours,
+    of_padded,
+    split,
+)
 from PIL import Image
 
-SIDE = 224
 SAMPLES_PER_BATCH = 8
-MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)[:, None, None]
-STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)[:, None, None]
+IMAGES_AT_ONCE = 16
 
 Decode = Callable[[bytes], np.ndarray]
-Batches = Iterable[int]
-"""How many samples each batch has."""
+Batches = Iterable[Any]
+"""Ours, or `(ids, pixels, number of samples)`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a set lies if not in the data folder."""
+
+    url: str = ""
+    """Of the folder of sets in a bucket."""
+
+    signed: tuple[str, ...] = ()
+    """URLs of our shards over HTTP, with the right to read them."""
+
+    cache: str = ""
+    """An empty local folder; ours uses one only if told."""
+
+    @classmethod
+    def of(cls, text: str) -> Place:
+        """Read it from JSON."""
+        given = json.loads(text)
+        return cls(**given | {"signed": tuple(given.get("signed", ()))})
 
 
 def by_pillow(data: bytes) -> np.ndarray:
     """Decode, crop and normalise to float32, as users of these libraries do."""
-    image = Image.open(io.BytesIO(data)).convert("RGB")
-    left, top = (image.width - SIDE) // 2, (image.height - SIDE) // 2
-    cropped = np.asarray(image.crop((left, top, left + SIDE, top + SIDE)))
-    return (cropped.transpose(2, 0, 1).astype(np.float32) / np.float32(255) - MEAN) / STD
-
-
-def by_pillow_to_bytes(data: bytes) -> np.ndarray:
-    """Decode and crop, without normalising."""
-    image = Image.open(io.BytesIO(data)).convert("RGB")
-    left, top = (image.width - SIDE) // 2, (image.height - SIDE) // 2
-    cropped = image.crop((left, top, left + SIDE, top + SIDE))
-    return np.asarray(cropped).transpose(2, 0, 1)
+    return (centre(data).astype(np.float32) / np.float32(255) - MEAN) / STD
 
 
 def by_ours(data: bytes) -> np.ndarray:
@@ -64,7 +86,7 @@ def decoder(name: str) -> Decode:
     """Return one of the four ways to pixels."""
     return {
         "pillow": by_pillow,
-        "pillow-uint8": by_pillow_to_bytes,
+        "pillow-uint8": centre,
         "fast": by_ours,
         "none": not_at_all,
     }[name]
@@ -82,21 +104,17 @@ def padded(samples: list[tuple[np.ndarray, np.ndarray]]) -> tuple[torch.Tensor, 
 
 def to_arrays(packed: dict[str, Any], decode: Decode) -> tuple[np.ndarray, np.ndarray]:
     """Turn ids and images end to end, as the peers store them, into ids and pixels."""
-    ends = np.cumsum(np.frombuffer(packed["sizes"], np.int32))
-    starts = np.concatenate([[0], ends[:-1]])
-    images = [packed["images"][a:b] for a, b in zip(starts, ends, strict=True)]
-    return np.frombuffer(packed["ids"], np.int32), np.stack([decode(data) for data in images])
+    return np.frombuffer(packed["ids"], np.int32), np.stack([decode(one) for one in split(packed)])
 
 
 def plain_loader(dataset: Any, workers: int) -> Batches:
     """Batches of 8 by torch's DataLoader."""
-    loader = torch.utils.data.DataLoader(
+    return torch.utils.data.DataLoader(
         dataset, batch_size=SAMPLES_PER_BATCH, num_workers=workers, collate_fn=padded
     )
-    return (size for _, _, size in loader)
 
 
-def webdataset(data: Path, workers: int, decode: Decode, where: str) -> Batches:
+def webdataset(data: Path, workers: int, decode: Decode, place: Place) -> Batches:
     """Our own shards through webdataset, with a shuffle buffer."""
     import webdataset as wds
 
@@ -105,17 +123,17 @@ def webdataset(data: Path, workers: int, decode: Decode, where: str) -> Batches:
         return np.load(io.BytesIO(sample["tokens.npy"])), np.stack([decode(one) for one in images])
 
     stored = [str(path) for path in sorted((data / "set").glob("*.tar"))]
-    names = json.loads(where) if where else stored
+    names = list(place.signed) or stored
     dataset = (
         wds.WebDataset(names, shardshuffle=len(names))
         .shuffle(500)
         .map(arrays)
         .batched(SAMPLES_PER_BATCH, collation_fn=padded)
     )
-    return (size for _, _, size in wds.WebLoader(dataset, batch_size=None, num_workers=workers))
+    return wds.WebLoader(dataset, batch_size=None, num_workers=workers)
 
 
-def mosaicml(data: Path, workers: int, decode: Decode, where: str) -> Batches:
+def mosaicml(data: Path, workers: int, decode: Decode, place: Place) -> Batches:
     """MosaicML Streaming."""
     import streaming
 
@@ -124,12 +142,16 @@ def mosaicml(data: Path, workers: int, decode: Decode, where: str) -> Batches:
             return to_arrays(super().__getitem__(at), decode)
 
     streaming.base.util.clean_stale_shared_memory()
-    local = str(data / "mosaicml") if not where else str(data / "mosaicml-cache")
-    given = {"local": local, "shuffle": True, "batch_size": SAMPLES_PER_BATCH}
-    return plain_loader(Dialogues(**given, **({"remote": where} if where else {})), workers)
+    dataset = Dialogues(
+        remote=f"{place.url}/mosaicml" if place.url else None,
+        local=place.cache or str(data / "mosaicml"),
+        shuffle=True,
+        batch_size=SAMPLES_PER_BATCH,
+    )
+    return plain_loader(dataset, workers)
 
 
-def litdata(data: Path, workers: int, decode: Decode, where: str) -> Batches:
+def litdata(data: Path, workers: int, decode: Decode, place: Place) -> Batches:
     """litdata."""
     from litdata import StreamingDataLoader, StreamingDataset
 
@@ -137,14 +159,17 @@ def litdata(data: Path, workers: int, decode: Decode, where: str) -> Batches:
         def __getitem__(self, index: Any) -> tuple[np.ndarray, np.ndarray]:
             return to_arrays(super().__getitem__(index), decode)
 
-    dataset = Dialogues(where or str(data / "litdata"), shuffle=True)
-    loader = StreamingDataLoader(
+    dataset = Dialogues(
+        f"{place.url}/litdata" if place.url else str(data / "litdata"),
+        cache_dir=place.cache or None,
+        shuffle=True,
+    )
+    return StreamingDataLoader(
         dataset, batch_size=SAMPLES_PER_BATCH, num_workers=workers, collate_fn=padded
     )
-    return (size for _, _, size in loader)
 
 
-def energon(data: Path, workers: int, decode: Decode, where: str) -> Batches:
+def energon(data: Path, workers: int, decode: Decode, place: Place) -> Batches:
     """Megatron-Energon over our own shards, as crude samples with a cooker."""
     from energon_task import loader_of
 
@@ -154,12 +179,12 @@ def energon(data: Path, workers: int, decode: Decode, where: str) -> Batches:
 class OnTheFly(torch.utils.data.Dataset):
     """As the published code: tokenize and process 640 x 480 photographs at every access."""
 
-    def __init__(self, data: Path):
-        from transformers import CLIPImageProcessor, PreTrainedTokenizerFast
+    def __init__(self, data: Path, *, processor: Any):
+        from transformers import PreTrainedTokenizerFast
 
         self.rows = json.loads((data / "dialogues.json").read_text())
         self.photos = data / "photos"
-        self.process = CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size=SIDE)
+        self.process = processor(size={"shortest_edge": SIDE}, crop_size=SIDE)
         self.tokenizer = PreTrainedTokenizerFast(
             tokenizer_file=str(data / "tokenizer" / "tokenizer.json")
         )
@@ -174,67 +199,61 @@ class OnTheFly(torch.utils.data.Dataset):
         return np.array(self.tokenizer(row["text"])["input_ids"]), np.concatenate(pixels)
 
 
-def on_the_fly(data: Path, workers: int, decode: Decode, where: str) -> Batches:
-    """The published pipeline."""
-    return plain_loader(OnTheFly(data), workers)
+def on_the_fly(data: Path, workers: int, decode: Decode, place: Place) -> Batches:
+    """The published pipeline: its image processor works with Pillow and NumPy."""
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    return plain_loader(OnTheFly(data, processor=CLIPImageProcessorPil), workers)
 
 
-def ours(data: Path, workers: int, name: str, where: str) -> Iterator[int]:
+def on_the_fly_faster(data: Path, workers: int, decode: Decode, place: Place) -> Batches:
+    """The same with today's default processor, which works with torchvision."""
+    from transformers import CLIPImageProcessor
+
+    return plain_loader(OnTheFly(data, processor=CLIPImageProcessor), workers)
+
+
+def ours(data: Path, workers: int, name: str, place: Place) -> Batches:
     """Our loader with as many decode threads as peers have workers, endless."""
+    from loader_data import our_loader
     from vchat.shards import sample_loader
-    from vchat.shards.loader import Loader
     from vchat.shards.manifest import open_shards
-    from vchat.shards.plan_arguments import PlanArguments
+    from vchat.shards.storage import StorageConfig
 
     if name == "none":
-        sample_loader.decode_into = lambda pixels, data, *, shorter_side: pixels.fill(0)
-    arguments = PlanArguments(
-        split="train",
-        seed=1,
-        epoch=0,
-        tokens_per_row=4096,
-        images_per_row=16,
-        positions_per_image=257,
-        shuffle_window_shards=8,
-    )
-    loader = Loader(
-        open_shards(where or data / "set"),
-        arguments,
-        rows_per_step=4,
-        rows_per_micro_batch=4,
-        image_size=SIDE,
-        threads=workers,
-    )
-    for batch in loader:
+        sample_loader.decode_into = lambda pixels, *_, **__: pixels.fill(0)
+    storage = StorageConfig(cache=Path(place.cache) if place.cache else None)
+    stored = f"{place.url}/set" if place.url else data / "set"
+    for batch in our_loader(open_shards(stored, storage=storage), threads=workers):
         if name == "pillow":  # float32 is made by the consumer, one thread
             pixels = batch.pixels.float().mul_(1 / 255)
             pixels.sub_(torch.from_numpy(MEAN)).div_(torch.from_numpy(STD))
-        yield sum(len(row) for row in batch.keys)
+            batch = replace(batch, pixels=pixels)
+        yield batch
 
 
-def limit(data: Path, workers: int, name: str, where: str) -> Iterator[int]:
-    """No loader: encoded images in memory, each thread decodes into one place, nothing is kept."""
-    from concurrent.futures import ThreadPoolExecutor
+def limit(data: Path, workers: int, name: str, place: Place) -> Iterator[tuple[None, None, int]]:
+    """No loader: plain threads decode what is in memory, 16 images at a time, and keep nothing."""
+    from peer_sets import stored
+    from vchat.shards.decode import Scratch, decode_into
 
-    from vchat.shards.decode import decode_into
-    from vchat.shards.manifest import open_shards
+    images = [split(sample) for sample in stored(data)]
+    flat = [image for several in images for image in several]
+    chunks = iter([flat[n : n + IMAGES_AT_ONCE] for n in range(0, len(flat), IMAGES_AT_ONCE)])
 
-    shards = open_shards(data / "set")
-    stored = [
-        [body for member, body in shards.read_members(row).items() if member.endswith("jpg")]
-        for row in shards.index("train").to_pylist()
-    ]
+    def decode_chunks() -> None:
+        scratch, room = Scratch(), np.empty((IMAGES_AT_ONCE, SIDE, SIDE, 3), np.uint8)
+        for chunk in chunks:
+            for body, pixels in zip(chunk, room, strict=False):
+                decode_into(pixels, body, shorter_side=SIDE, scratch=scratch)
 
-    def decode_all(samples: list[list[bytes]]) -> int:
-        place = np.empty((SIDE, SIDE, 3), np.uint8)
-        for images in samples:
-            for body in images:
-                decode_into(place, body, shorter_side=SIDE)
-        return len(samples)
-
-    with ThreadPoolExecutor(workers) as pool:
-        yield 0
-        yield sum(pool.map(decode_all, [stored[first::workers] for first in range(workers)]))
+    threads = [threading.Thread(target=decode_chunks) for _ in range(workers)]
+    yield None, None, 0
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    yield None, None, len(images)
 
 
 READERS: dict[str, Callable[..., Batches]] = {
@@ -243,7 +262,22 @@ READERS: dict[str, Callable[..., Batches]] = {
     "litdata": litdata,
     "energon": energon,
     "on-the-fly": on_the_fly,
+    "on-the-fly, torchvision": on_the_fly_faster,
+    "ours": ours,
+    "limit": limit,
 }
+NAMED_DECODE = ("ours", "limit")
+"""These take the name of the decoder, not the decoder."""
+
+BEFORE_THE_CLOCK = {"ours": 4}
+"""Batches until its threads have started and its read-ahead is full; 1 for all others."""
+
+ENDLESS = ("ours", "energon")
+
+
+def num_samples_of(batch: Any) -> int:
+    """Return how many samples a batch has."""
+    return int(batch[2]) if isinstance(batch, tuple) else sum(len(row) for row in batch.keys)
 
 
 def cpu_s() -> float:
@@ -252,37 +286,48 @@ def cpu_s() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
-def measured(batches: Batches, *, most: int) -> dict[str, float]:
-    """Consume batches up to a number of samples after the first batch; return rates."""
-    stream = iter(batches)
-    next(stream)
+def measured(
+    begin: Callable[[], Batches], *, uncounted: int, most: float
+) -> tuple[dict[str, float], list[Any]]:
+    """Consume batches up to a number of samples; return rates, and the first, uncounted batches."""
+    stream = iter(begin())
+    first = list(itertools.islice(stream, uncounted))
     began, cpu, samples = time.perf_counter(), cpu_s(), 0
-    for size in stream:
-        samples += size
+    for batch in stream:
+        samples += num_samples_of(batch)
         if samples >= most:
             break
     wall = time.perf_counter() - began
-    del stream, batches
-    return {"samples": samples, "rate": samples / wall, "cpu_ms": 1e3 * (cpu_s() - cpu) / samples}
+    del stream  # worker processes end, so that their CPU time counts
+    cpu_ms = 1e3 * (cpu_s() - cpu) / samples
+    return {"samples": samples, "rate": samples / wall, "cpu_ms": cpu_ms}, first
+
+
+def checked(reader: str, first: list[Any], *, decode: str, data: Path) -> dict[str, float]:
+    """Compare the first batches with what is stored; return by how many grey levels they differ."""
+    if reader == "limit":
+        return {}
+    if reader.startswith("on-the-fly"):
+        pixels = np.concatenate([batch[1].numpy() for batch in first])
+        return {"mean_levels": mean_difference(pixels, data=data)}
+    samples = list((of_ours if reader == "ours" else of_padded)(first, slot=image_id(data)))
+    levels = largest_difference(samples, data=data, decoded=decode != "none")
+    return {"checked": len(samples), "levels": levels}
 
 
 def main() -> None:
     """Measure one reader."""
-    reader, data, workers, decode, *where = sys.argv[1:]
-    place = where[0] if where else ""
+    reader, data, workers, decode, place = sys.argv[1:]
     torch.set_num_threads(1)
-    num_samples = len(json.loads((Path(data) / "dialogues.json").read_text()))
-    if reader in ("ours", "limit"):
-        own = {"ours": ours, "limit": limit}[reader]
-        batches: Batches = own(Path(data), int(workers), decode, place)
-        if reader == "ours":
-            for _ in range(4):  # its threads have started, its read-ahead is full
-                next(batches)
-    else:
-        batches = READERS[reader](Path(data), int(workers), decoder(decode), place)
-    print(
-        json.dumps(measured(batches, most=num_samples if reader in ("ours", "energon") else 10**9))
+    folder = Path(data)
+    how = decode if reader in NAMED_DECODE else decoder(decode)
+    num_samples = len(json.loads((folder / "dialogues.json").read_text()))
+    found, first = measured(
+        lambda: READERS[reader](folder, int(workers), how, Place.of(place)),
+        uncounted=BEFORE_THE_CLOCK.get(reader, 1),
+        most=num_samples if reader in ENDLESS else float("inf"),
     )
+    print(json.dumps(found | checked(reader, first, decode=decode, data=folder)))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import sysconfig
 import venv
 from pathlib import Path
 
@@ -31,10 +30,10 @@ def python_of(peer: str, *, folder: Path) -> str:
     python = home / "bin" / "python"
     if not (home / "ready").exists():
         venv.create(home, with_pip=True, clear=True)
-        behind = sysconfig.get_paths()["purelib"]
+        behind = [path for path in sys.path if path.endswith("site-packages")]
         version = f"python{sys.version_info.major}.{sys.version_info.minor}"
         site = home / "lib" / version / "site-packages"
-        (site / "zz_project.pth").write_text(behind + "\n")
+        (site / "zz_project.pth").write_text("\n".join(behind) + "\n")
         (site / "vchat").mkdir()
         (site / "vchat" / "shards").symlink_to(Path(__file__).resolve().parents[1] / "shards")
         command = [str(python), "-m", "pip", "install", "--quiet", *PACKAGES[peer]]

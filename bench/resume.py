@@ -14,10 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from loader_data import written_data
+from loader_data import our_loader, written_data
 from vchat.shards.loader import Loader
 from vchat.shards.manifest import ShardSet
-from vchat.shards.plan_arguments import PlanArguments
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from toy import toy_tokenizer
@@ -55,27 +54,6 @@ class Repeated(ShardSet):
         return self._repeated
 
 
-def loader_of(shard_set: ShardSet, *, kept: Path) -> Loader:
-    """Return a loader that stands at the start."""
-    arguments = PlanArguments(
-        split="train",
-        seed=1,
-        epoch=0,
-        tokens_per_row=4096,
-        images_per_row=16,
-        positions_per_image=257,
-        shuffle_window_shards=8,
-    )
-    return Loader(
-        shard_set,
-        arguments,
-        rows_per_step=ROWS_PER_STEP,
-        rows_per_micro_batch=4,
-        image_size=224,
-        kept_plans=kept,
-    )
-
-
 def print_resumes(loader: Loader, *, num_samples: int) -> None:
     """Print the seconds of the plan, then those of three resumes."""
     began = time.perf_counter()
@@ -103,9 +81,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
         small = written_data(data, num_samples=SMALL, tokenizer=toy_tokenizer(data / "tokenizer"))
-        print_resumes(loader_of(small, kept=data / "plans"), num_samples=SMALL)
-        large = Repeated(small, num_samples=num_samples)
-        print_resumes(loader_of(large, kept=data / "plans"), num_samples=num_samples)
+        for shard_set, count in [
+            (small, SMALL),
+            (Repeated(small, num_samples=num_samples), num_samples),
+        ]:
+            loader = our_loader(shard_set, rows_per_step=ROWS_PER_STEP, kept_plans=data / "plans")
+            print_resumes(loader, num_samples=count)
 
 
 if __name__ == "__main__":

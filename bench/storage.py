@@ -18,38 +18,21 @@ import time
 from pathlib import Path
 
 import torch
-from loader import ROWS_PER_MICRO_BATCH, SHARDS, SIDE, written_set
-from vchat.shards.loader import Loader
+from loader_data import our_loader, written_data
 from vchat.shards.manifest import ShardSet, open_shards
-from vchat.shards.plan_arguments import PlanArguments
 from vchat.shards.storage import StorageConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from s3_server import new_bucket, serving_s3
+from toy import toy_tokenizer
 
 ROUNDS = 3
 
 
 def rate(shard_set: ShardSet, what: str, *, threads: int) -> float:
     """Read one epoch, print what it cost, and return the samples per second."""
-    arguments = PlanArguments(
-        split="train",
-        seed=1,
-        epoch=0,
-        tokens_per_row=4096,
-        images_per_row=16,
-        positions_per_image=257,
-        shuffle_window_shards=SHARDS,
-    )
-    loader = Loader(
-        shard_set,
-        arguments,
-        rows_per_step=ROWS_PER_MICRO_BATCH,
-        rows_per_micro_batch=ROWS_PER_MICRO_BATCH,
-        image_size=SIDE,
-        threads=threads,
-    )
-    num_batches = loader.plan(0).num_steps(ROWS_PER_MICRO_BATCH)
+    loader = our_loader(shard_set, threads=threads)
+    num_batches = loader.plan(0).num_steps(loader.rows_per_step)
     before = loader.measured()
     wall, cpu = time.perf_counter(), time.process_time()
     batches = itertools.islice(loader, num_batches)
@@ -81,7 +64,8 @@ def main() -> None:
     num_samples = int(sys.argv[1]) if len(sys.argv) > 1 else 3_000
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        shard_set = written_set(folder, num_samples=num_samples)
+        tokenizer = toy_tokenizer(folder / "tokenizer")
+        shard_set = written_data(folder, num_samples=num_samples, tokenizer=tokenizer)
         (folder / "s3").mkdir()
         with serving_s3(folder / "s3") as endpoint:
             bucket = new_bucket(endpoint)

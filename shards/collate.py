@@ -1,12 +1,11 @@
 """Samples to a batch: slots repeated, labels, positions and segments of packed rows.
 
 Dimensions: B rows, S positions per row (always the row budget), N images in the batch, T tokens of
-a sample with its slots repeated.
+a sample.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from vchat.shards.batch_room import BatchRoom, RowRoom
 from vchat.shards.store import ShardError
 
 IGNORED = -100
@@ -22,11 +22,11 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedSample:
-    """The ids of one sample, with its slots already repeated; its pixels go into the batch."""
+    """The ids of one sample as stored; its pixels go into the batch."""
 
     key: str
     ids: NDArray[np.int32]
-    """int32[T]."""
+    """int32[T], one slot id per image."""
 
     supervised: NDArray[np.bool_]
     """bool[T]."""
@@ -77,6 +77,20 @@ class Batch:
     supervised_of_step: int = 0
     """Planned supervised tokens of the step over all ranks: what its loss is divided by."""
 
+    @classmethod
+    def of_room(cls, room: BatchRoom, keys: list[list[str]], *, num_supervised: int) -> Batch:
+        """Return what the rows of a room were filled with, without copying."""
+        token_ids, labels, position_ids, segment_ids = room.tokens
+        return cls(
+            pixels=room.pixels.permute(0, 3, 1, 2),
+            token_ids=token_ids,
+            labels=labels,
+            position_ids=position_ids,
+            segment_ids=segment_ids,
+            keys=keys,
+            num_supervised=num_supervised,
+        )
+
     @property
     def ends_step(self) -> bool:
         """Whether this is the last micro-batch of its step."""
@@ -105,72 +119,6 @@ class Batch:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class RowRoom:
-    """The part of a micro-batch's memory that one row fills, as arrays."""
-
-    pixels: NDArray[np.uint8]
-    """uint8[N, H, W, 3], the images of the row."""
-
-    token_ids: NDArray[np.int64]
-    """int64[S], as the three others."""
-
-    labels: NDArray[np.int64]
-    position_ids: NDArray[np.int64]
-    segment_ids: NDArray[np.int64]
-
-
-class BatchRoom:
-    """The memory of one micro-batch: threads lay out its rows, each in its own part."""
-
-    def __init__(
-        self,
-        images_per_row: Sequence[int],
-        *,
-        tokens_per_row: int,
-        side: int,
-        pinned: bool,
-    ):
-        """Reserve it, uninitialised.
-
-        Args:
-            images_per_row: of each row.
-            side: of the square images, in pixels.
-            pinned: page-locked, so that a GPU copies it without waiting.
-        """
-        ends = np.cumsum([0, *images_per_row]).tolist()
-        self._images = [slice(start, end) for start, end in itertools.pairwise(ends)]
-        self.pixels = torch.empty((ends[-1], side, side, 3), dtype=torch.uint8, pin_memory=pinned)
-        """uint8[N, H, W, 3]: channels last in memory, as images are decoded."""
-
-        self.tokens = torch.empty(
-            (4, len(images_per_row), tokens_per_row), dtype=torch.int64, pin_memory=pinned
-        )
-        """int64[4, B, S]: token ids, labels, position ids, segment ids."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all arrays."""
-        return self.pixels.nbytes + self.tokens.nbytes
-
-    def row(self, number: int) -> RowRoom:
-        """Return the part of one row."""
-        return RowRoom(self.pixels.numpy()[self._images[number]], *self.tokens.numpy()[:, number])
-
-    def batch(self, keys: list[list[str]], *, num_supervised: int) -> Batch:
-        """Return what the rows were filled with, without copying."""
-        token_ids, labels, position_ids, segment_ids = self.tokens
-        return Batch(
-            pixels=self.pixels.permute(0, 3, 1, 2),
-            token_ids=token_ids,
-            labels=labels,
-            position_ids=position_ids,
-            segment_ids=segment_ids,
-            keys=keys,
-            num_supervised=num_supervised,
-        )
-
-
 def with_slots_repeated(
     ids: NDArray[np.int32],
     supervised: NDArray[np.bool_],
@@ -191,20 +139,41 @@ def with_slots_repeated(
     return ids.repeat(repeats), supervised.repeat(repeats)
 
 
-def lay_out(samples: Sequence[LoadedSample], row: RowRoom, *, pad_id: int) -> None:
+def lay_out(
+    samples: Sequence[LoadedSample],
+    row: RowRoom,
+    *,
+    lengths: NDArray[np.integer],
+    positions: NDArray[np.int64],
+    image_id: int,
+    pad_id: int,
+) -> None:
     """Fill a row with samples one after the other, and with padding after the last.
 
-    Pad positions hold `pad_id`, no label and segment 0.
+    Slots are repeated. Pad positions hold `pad_id`, no label and segment 0.
+
+    Args:
+        lengths: int[samples], of each sample with its slots repeated.
+        positions: int64[images], of each image of the row.
+
+    Raises:
+        ValueError: the samples have another number of slots than there are images.
     """
-    start = 0
-    for segment, sample in enumerate(samples, start=1):
-        end = start + len(sample.ids)
-        row.token_ids[start:end] = sample.ids
-        row.labels[start:end] = np.where(sample.supervised, sample.ids, IGNORED)
-        row.position_ids[start:end] = np.arange(end - start)
-        row.segment_ids[start:end] = segment
-        start = end
-    row.token_ids[start:] = pad_id
-    row.labels[start:] = IGNORED
-    row.position_ids[start:] = 0
-    row.segment_ids[start:] = 0
+    row.labels.fill(IGNORED)
+    end = 0
+    if samples:
+        ids, supervised = with_slots_repeated(
+            np.concatenate([sample.ids for sample in samples]),
+            np.concatenate([sample.supervised for sample in samples]),
+            image_id=image_id,
+            positions=positions,
+        )
+        end = len(ids)
+        starts = np.cumsum(lengths) - lengths
+        row.token_ids[:end] = ids
+        np.copyto(row.labels[:end], ids, where=supervised)
+        np.subtract(np.arange(end), np.repeat(starts, lengths), out=row.position_ids[:end])
+        row.segment_ids[:end] = np.repeat(np.arange(1, len(samples) + 1), lengths)
+    row.token_ids[end:] = pad_id
+    row.position_ids[end:] = 0
+    row.segment_ids[end:] = 0

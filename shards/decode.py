@@ -14,6 +14,7 @@ side. Everything else is decoded by Pillow.
 from __future__ import annotations
 
 import io
+import threading
 
 import numpy as np
 import simplejpeg
@@ -33,6 +34,23 @@ _JPEG_START = b"\xff\xd8\xff"
 _FAST_COLORS = ("YCbCr", "Gray", "RGB")
 
 
+class Scratch(threading.local):
+    """Memory of each thread for one image at a time, before it is cropped; never cleared anew."""
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, np.uint8)
+
+    def image(self, height: int, width: int) -> Pixels:
+        """Return uint8[height, width, 3] with old contents, until the next call."""
+        size = height * width * 3
+        if len(self._memory) < size:
+            self._memory = np.empty(size, np.uint8)
+        return self._memory[:size].reshape(height, width, 3)
+
+    def __reduce__(self) -> tuple[type[Scratch], tuple[()]]:
+        return Scratch, ()
+
+
 def decoded(data: bytes | memoryview, *, shorter_side: int, crop: int) -> Pixels:
     """Return uint8[3, crop, crop], channels last in memory.
 
@@ -44,10 +62,19 @@ def decoded(data: bytes | memoryview, *, shorter_side: int, crop: int) -> Pixels
     return pixels.transpose(2, 0, 1)
 
 
-def decode_into(pixels: Pixels, data: bytes | memoryview, *, shorter_side: int) -> None:
+def decode_into(
+    pixels: Pixels,
+    data: bytes | memoryview,
+    *,
+    shorter_side: int,
+    scratch: Scratch | None = None,
+) -> None:
     """Fill uint8[crop, crop, 3] with the centre of an image.
 
     Format and size are checked on the header, before any pixel is decoded.
+
+    Args:
+        scratch: for an image of another shape than `pixels`; without, memory is taken for it.
 
     Raises:
         ValueError: not a JPEG, PNG or WebP, damaged, or too large.
@@ -55,7 +82,7 @@ def decode_into(pixels: Pixels, data: bytes | memoryview, *, shorter_side: int) 
     crop = pixels.shape[0]
     if crop > shorter_side:
         raise ValueError(f"crop {crop} is larger than the shorter side {shorter_side}")
-    rgb = rgb_of(data, out=pixels)
+    rgb = rgb_of(data, out=pixels, scratch=scratch)
     height, width = rgb.shape[:2]
     if min(height, width) != shorter_side:
         rgb = resized(rgb, size=resized_size((width, height), shorter_side=shorter_side))
@@ -94,8 +121,10 @@ def decode_tiles_into(
     pixels[1:] = tiles.reshape(rows * columns, side, side, 3)
 
 
-def rgb_of(data: bytes | memoryview, *, out: Pixels) -> Pixels:
+def rgb_of(data: bytes | memoryview, *, out: Pixels, scratch: Scratch | None = None) -> Pixels:
     """Return uint8[H, W, 3] at the size in which the image is stored: `out`, if it has that shape.
+
+    Else it may lie in `scratch`.
 
     Raises:
         ValueError: as `decode_into`.
@@ -105,11 +134,10 @@ def rgb_of(data: bytes | memoryview, *, out: Pixels) -> Pixels:
             height, width, color, _ = simplejpeg.decode_jpeg_header(data)
             check_header((width, height))
             if color in _FAST_COLORS:
-                if (height, width, 3) == out.shape:
-                    simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=out)
-                    return out
-                rgb: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGB")
-                return rgb
+                if (height, width, 3) != out.shape:
+                    out = (scratch or Scratch()).image(height, width)
+                simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=out)
+                return out
         except ValueError as err:
             raise ValueError(f"undecodable image of {len(data)} bytes: {err}") from err
     return rgb_by_pillow(data)

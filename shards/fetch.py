@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 from numpy.typing import NDArray
@@ -160,9 +159,3 @@ def stored_array(data: memoryview, kind: str) -> NDArray[np.generic]:
     if f"'descr': '{kind}'".encode() not in header:
         raise ValueError(f"array of another kind than {kind}: {header!r}")
     return np.frombuffer(data, dtype=kind, offset=header_end)
-
-
-def bytes_to_read(table: pa.Table) -> NDArray[np.int64]:
-    """Return int64[N]: the length of the byte range that `SampleFetcher` reads of each sample."""
-    start, end = sample_spans(table)
-    return end - start

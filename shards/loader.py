@@ -30,7 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 from vchat.shards.batch_iterator import BatchIterator, Delivered
-from vchat.shards.collate import Batch, BatchRoom, LoadedSample, RowRoom, lay_out
+from vchat.shards.batch_room import BatchRoom, BatchRooms, RowRoom
+from vchat.shards.collate import Batch, LoadedSample
 from vchat.shards.epoch import EpochPlan, PlanArguments
 from vchat.shards.joined_sets import joined
 from vchat.shards.manifest import ShardSet
@@ -48,13 +49,14 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Threads:
+class Equipment:
     """What an iteration works with; reading never waits for decoding, nor the reverse."""
 
     reading: ThreadPoolExecutor
     """One thread: reads, checks and lays out."""
 
     decoding: ThreadPoolExecutor
+    rooms: BatchRooms
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +83,8 @@ class Underway:
 
     place: Place
     room: BatchRoom
-    rows: list[Future[Future[LoadedRow]]]
-    """Read when the outer future is done, decoded when the inner one is."""
+    rows: Future[list[Future[LoadedRow]]]
+    """All are read when the outer future is done; each is decoded when its own is."""
 
     num_bytes: int
     """Of pixels and of what is read for them."""
@@ -139,7 +141,6 @@ class Loader(IterableDataset[Batch]):
         if isinstance(shard_sets, ShardSet):
             shard_sets = [shard_sets]
         sets = joined(shard_sets, split=arguments.split)
-        self._pad_id = sets.pad_id
         self.cursor = PlanCursor(
             sets.index,
             arguments,
@@ -237,9 +238,15 @@ class Loader(IterableDataset[Batch]):
         In a worker process of torch's DataLoader, only its share: every n-th micro-batch.
         """
         self._delivered = (self.cursor.epoch, self.cursor.position)
-        threads = Threads(
+        equipment = Equipment(
             reading=ThreadPoolExecutor(1, thread_name_prefix="vchat-reading"),
             decoding=ThreadPoolExecutor(self.threads, thread_name_prefix="vchat-decoding"),
+            rooms=BatchRooms(
+                tokens_per_row=self.cursor.arguments.tokens_per_row,
+                side=self.crop,
+                pinned=self.pinned,
+                most_free=self.read_ahead_rows // self.cursor.rows_per_micro_batch + 1,
+            ),
         )
         reader = ReadAhead(
             self._samples.fetcher,
@@ -248,18 +255,18 @@ class Loader(IterableDataset[Batch]):
             ranks_per_node=self.ranks_per_node,
         )
         try:
-            for underway in self._read_ahead(threads, reader, after=after):
+            for underway in self._read_ahead(equipment, reader, after=after):
                 with self._metrics.timed("waiting_s"):
-                    rows = [row.result().result() for row in underway.rows]
+                    rows = [row.result() for row in underway.rows.result()]
                 place = underway.place
                 if place.ends_step:
                     self._delivered = (place.epoch, place.step_rows.stop)
                 yield place, self._batch(place, rows, room=underway.room)
         finally:
-            threads.reading.shutdown(wait=False, cancel_futures=True)
+            equipment.reading.shutdown(wait=False, cancel_futures=True)
             reader.close()
-            threads.reading.shutdown(wait=True)
-            threads.decoding.shutdown(wait=True, cancel_futures=True)
+            equipment.reading.shutdown(wait=True)
+            equipment.decoding.shutdown(wait=True, cancel_futures=True)
 
     def _places_here(self, *, after: Delivered | None) -> Iterator[Place]:
         """Yield the micro-batches that this process reads: all of them, or a worker's share."""
@@ -272,50 +279,49 @@ class Loader(IterableDataset[Batch]):
         return itertools.islice(begun, after.micro_batch + every, None, every)
 
     def _read_ahead(
-        self, threads: Threads, reader: ReadAhead, *, after: Delivered | None
+        self, equipment: Equipment, reader: ReadAhead, *, after: Delivered | None
     ) -> Iterator[Underway]:
         """Yield micro-batches in order, their rows being read; a bounded number ahead."""
         ahead: deque[Underway] = deque()
         for place in self._places_here(after=after):
             reader.reached(place.plan, place.step_rows.start)
-            ahead.append(self._begun(place, threads, reader))
+            ahead.append(self._begun(place, equipment, reader))
             while (
                 len(ahead) * self.cursor.rows_per_micro_batch >= self.read_ahead_rows
                 or sum(underway.num_bytes for underway in ahead) >= self.read_ahead_bytes
             ):
                 yield ahead.popleft()
 
-    def _begun(self, place: Place, threads: Threads, reader: ReadAhead) -> Underway:
+    def _begun(self, place: Place, equipment: Equipment, reader: ReadAhead) -> Underway:
         """Let threads read the rows of a place, each into its part of one batch's memory."""
         rows = [np.zeros(0, np.int32) if row is None else place.plan.row(row) for row in place.rows]
-        room = BatchRoom(
-            [int(self._inputs[row].sum()) for row in rows],
-            tokens_per_row=self.cursor.arguments.tokens_per_row,
-            side=self.crop,
-            pinned=self.pinned,
-        )
+        room = equipment.rooms.room([int(self._inputs[row].sum()) for row in rows])
         numbers = np.concatenate(rows)
         readings = reader.begin(numbers)
-        loading = [
-            threads.reading.submit(self._read_row, row, room.row(n), readings, threads.decoding)
-            for n, row in enumerate(rows)
-        ]
+        loading = equipment.reading.submit(
+            self._read_rows, rows, room, readings, equipment.decoding
+        )
         num_bytes = room.nbytes + self._samples.fetcher.num_bytes(numbers)
         return Underway(place, room, loading, num_bytes)
 
-    def _read_row(
+    def _read_rows(
         self,
-        numbers: NDArray[np.int32],
-        room: RowRoom,
+        rows: list[NDArray[np.int32]],
+        room: BatchRoom,
         readings: Mapping[int, Reading],
         decoding: ThreadPoolExecutor,
-    ) -> Future[LoadedRow]:
-        """Read the samples of a row, lay them out in its room, and hand their images on."""
-        samples = [
-            self._samples.read(number, reading=readings.get(number)) for number in numbers.tolist()
-        ]
-        lay_out(samples, room, pad_id=self._pad_id)
-        return decoding.submit(self._decode_row, numbers, samples, room)
+    ) -> list[Future[LoadedRow]]:
+        """Read the samples of each row, lay them out in its room, and hand their images on."""
+        loading = []
+        for row, numbers in enumerate(rows):
+            place = room.row(row)
+            samples = [
+                self._samples.read(number, reading=readings.get(number))
+                for number in numbers.tolist()
+            ]
+            self._samples.lay_out(samples, place, numbers=numbers)
+            loading.append(decoding.submit(self._decode_row, numbers, samples, place))
+        return loading
 
     def _decode_row(
         self, numbers: NDArray[np.int32], samples: list[LoadedSample], room: RowRoom
@@ -330,15 +336,17 @@ class Loader(IterableDataset[Batch]):
                 )
             ]
         if any(new is not old for new, old in zip(decoded, samples, strict=True)):
-            lay_out(decoded, room, pad_id=self._pad_id)
+            self._samples.lay_out(decoded, room, numbers=numbers)
         return LoadedRow.of(decoded)
 
     def _batch(self, place: Place, rows: list[LoadedRow], *, room: BatchRoom) -> Batch:
         """Return the rows of a place as a batch that says where in the plan they stand."""
         for row in rows:
             self._check_faults(row, epoch=place.epoch)
-        batch = room.batch(
-            [row.keys for row in rows], num_supervised=sum(row.num_supervised for row in rows)
+        batch = Batch.of_room(
+            room,
+            [row.keys for row in rows],
+            num_supervised=sum(row.num_supervised for row in rows),
         )
         return replace(
             batch,

@@ -117,9 +117,8 @@ def source_share(text: str) -> SourceShare:
 def planned(sets: JoinedSets, arguments: PlanArguments, options: dict[str, Any]) -> dict[str, Any]:
     """Plan, and return what the plan holds and what each rank reads, as JSON values."""
     from vchat.shards.epoch import plan_epoch
-    from vchat.shards.fetch import bytes_to_read
     from vchat.shards.plan_summary import summarized
-    from vchat.shards.rank_work import rank_work
+    from vchat.shards.rank_work import SampleSpans, rank_work
 
     made = plan_epoch(sets.index, arguments)
     topology = {
@@ -127,7 +126,7 @@ def planned(sets: JoinedSets, arguments: PlanArguments, options: dict[str, Any])
         "rows_per_micro_batch": options["rows_per_micro_batch"],
         "world_size": options["ranks"],
     }
-    work = rank_work(made, sample_bytes=bytes_to_read(sets.table), **topology)
+    work = rank_work(made, spans=SampleSpans.of(sets), **topology)
     return {
         **summarized(made, **topology).as_json(),
         "excluded_keys": [made.index.keys[int(number)] for number in made.excluded],

@@ -2,12 +2,18 @@
 
 A state is the arguments of the plans, the digest of the current one, its epoch, and a position in
 rows of completed steps. It holds no rank, world size or micro-batch, so any of them may change.
+
+While the second half of an epoch is read, a thread makes the plan of the next one, so that its
+first batch does not wait for it. A plan is a pure function: who makes it, and when, changes
+nothing.
 """
 
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +75,7 @@ class PlanCursor:
         self.epoch, self.position = arguments.epoch, 0
         self._kept_plans = kept_plans
         self._plans: dict[int, EpochPlan] = {}
+        self._coming: dict[int, Future[EpochPlan]] = {}
         self._named: tuple[PlanArguments, dict[str, Any]] | None = None
 
     @property
@@ -83,7 +90,8 @@ class PlanCursor:
             ValueError: a sample fits no row, or the epoch has not one step.
         """
         if epoch not in self._plans:
-            plan = self._made(replace(self.arguments, epoch=epoch))
+            coming = self._coming.pop(epoch, None)
+            plan = coming.result() if coming else self._made(epoch, self.arguments)
             if plan.num_steps(self.rows_per_step) == 0:
                 raise ValueError(
                     f"split {self.arguments.split!r} has {plan.num_rows} rows: not one step of "
@@ -98,6 +106,8 @@ class PlanCursor:
         for number in itertools.count(epoch):
             plan = self.plan(number)
             while rows := plan.rows_of_step(position, rows_per_step=self.rows_per_step):
+                if rows.stop > plan.num_rows // 2:
+                    self._plan_ahead(number + 1)
                 micro_batches = self._dealt(rows)
                 for micro_batch, mine in enumerate(micro_batches):
                     yield Place(plan, rows, mine, micro_batch, len(micro_batches))
@@ -149,6 +159,7 @@ class PlanCursor:
         if launched != {name: getattr(self.arguments, name) for name in launched}:
             self.arguments = replace(self.arguments, **launched)
             self._plans.clear()
+            self._coming.clear()
         self._refuse_changes(state)
         if self.plan(state["epoch"]).digest != state["digest"]:
             raise ValueError(
@@ -164,7 +175,27 @@ class PlanCursor:
             self._named = self.arguments, named
         return self._named[1]
 
-    def _made(self, arguments: PlanArguments) -> EpochPlan:
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_coming": {}}
+
+    def _plan_ahead(self, epoch: int) -> None:
+        """Let a thread make a plan, unless it is made or being made; only one is kept."""
+        if epoch in self._plans or epoch in self._coming:
+            return
+        coming: Future[EpochPlan] = Future()
+        self._coming = {epoch: coming}
+        arguments = self.arguments
+
+        def make() -> None:
+            try:
+                coming.set_result(self._made(epoch, arguments))
+            except Exception as err:
+                coming.set_exception(err)  # raised where the plan is asked for
+
+        threading.Thread(target=make, name="vchat-planning", daemon=True).start()
+
+    def _made(self, epoch: int, arguments: PlanArguments) -> EpochPlan:
+        arguments = replace(arguments, epoch=epoch)
         if self._kept_plans is None or len(self.index) < WORTH_KEEPING:
             return plan_epoch(self.index, arguments)
         return kept_plan(self.index, arguments, folder=self._kept_plans)

@@ -54,40 +54,37 @@ class Range:
 def joined_ranges(shard: NDArray[np.integer], start: Ints, end: Ints) -> list[Range]:
     """Return ranges that cover the spans of samples, that of the first sample first.
 
-    Spans are joined if they are of one shard, at most `REQUEST_BYTES` apart and at most
-    `LARGEST_RANGE` together.
-
     Args:
         shard, start, end: of each sample that is wanted.
     """
-    ranges: list[Range] = []
-    members: list[int] = []
-    for place in np.lexsort((start, shard)).tolist():
-        if members and not _fits(members, place, shard=shard, start=start, end=end):
-            ranges.append(_range_of(members, shard=shard, start=start, end=end))
-            members = []
-        members.append(place)
-    if members:
-        ranges.append(_range_of(members, shard=shard, start=start, end=end))
+    order = np.lexsort((start, shard))
+    starts = np.flatnonzero(range_starts(shard[order], start[order], end[order]))
+    ranges = [
+        Range(int(shard[places[0]]), int(start[places[0]]), int(end[places].max()), np.sort(places))
+        for places in np.split(order, starts[1:])
+        if len(places)
+    ]
     return sorted(ranges, key=lambda found: int(found.wanted[0]))
 
 
-def _fits(
-    members: list[int], place: int, *, shard: NDArray[np.integer], start: Ints, end: Ints
-) -> bool:
-    """Whether the next sample may join the range of others."""
-    first, last = members[0], members[-1]
-    return bool(
-        shard[place] == shard[first]
-        and start[place] - end[last] <= REQUEST_BYTES
-        and end[place] - start[first] <= LARGEST_RANGE
-    )
+def range_starts(group: NDArray[np.integer], start: Ints, end: Ints) -> NDArray[np.bool_]:
+    """Return bool[N]: which spans begin a range of their own, others join the one before them.
 
+    Spans are joined if they are of one group, at most `REQUEST_BYTES` apart and at most
+    `LARGEST_RANGE` together.
 
-def _range_of(members: list[int], *, shard: NDArray[np.integer], start: Ints, end: Ints) -> Range:
-    wanted = np.sort(np.array(members, np.int64))
-    first = members[0]
-    return Range(int(shard[first]), int(start[first]), int(end[wanted].max()), wanted)
+    Args:
+        group, start, end: of spans that are sorted by group, then start.
+    """
+    new = np.ones(len(group), np.bool_)
+    new[1:] = (group[1:] != group[:-1]) | (start[1:] - end[:-1] > REQUEST_BYTES)
+    while True:
+        first = np.maximum.accumulate(np.where(new, np.arange(len(new)), 0))
+        too_far = ~new & (end - start[first] > LARGEST_RANGE)
+        if not too_far.any():
+            return new
+        too_far[1:] &= ~too_far[:-1] | new[:-1]  # the first one too far begins the next range
+        new |= too_far
 
 
 def begun(

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from vchat.shards.collate import LoadedSample, with_slots_repeated
-from vchat.shards.decode import Pixels, decode_into, decode_tiles_into
+from vchat.shards.batch_room import RowRoom
+from vchat.shards.collate import LoadedSample, lay_out
+from vchat.shards.decode import Pixels, Scratch, decode_into, decode_tiles_into
 from vchat.shards.fetch import Fetched, SampleFetcher
 from vchat.shards.joined_sets import JoinedSets
 from vchat.shards.metrics import Metrics
@@ -41,8 +42,12 @@ class SampleLoader:
         self._index, self._image_id = sets.index, sets.image_id
         self._pad_id = sets.pad_id
         self._image_ends = np.cumsum(sets.index.num_images, dtype=np.int64)
+        self._image_tokens = sets.index.image_positions(
+            per_image=positions_per_image, tiling=tiling
+        )
         self._positions_per_image, self._tiling = positions_per_image, tiling
         self._image_size = image_size
+        self._scratch = Scratch()
 
     def read(self, number: int, *, reading: Reading | None = None) -> LoadedSample:
         """Return one sample with its images still encoded, or a blank if it cannot be had.
@@ -60,6 +65,25 @@ class SampleLoader:
                     return self._blank(number, fault=fault)
             self._metrics.count("retries")
         raise AssertionError("the last attempt returns")
+
+    def lay_out(
+        self, samples: Sequence[LoadedSample], row: RowRoom, *, numbers: NDArray[np.integer]
+    ) -> None:
+        """Fill a row's ids, labels, positions and segments with samples of these numbers."""
+        sizes = [self._image_sizes(number) for number in numbers.tolist()]
+        positions = num_positions(
+            np.concatenate(sizes) if sizes else np.zeros((0, 2), np.int64),
+            per_image=self._positions_per_image,
+            tiling=self._tiling,
+        )
+        lay_out(
+            samples,
+            row,
+            lengths=self._index.text_tokens[numbers] + self._image_tokens[numbers],
+            positions=positions,
+            image_id=self._image_id,
+            pad_id=self._pad_id,
+        )
 
     def decode(self, sample: LoadedSample, *, number: int, pixels: Pixels) -> LoadedSample:
         """Decode a sample's images; return it, or what takes its place if they cannot be.
@@ -88,24 +112,21 @@ class SampleLoader:
     def _read_once(self, number: int, *, reading: Reading | None) -> LoadedSample:
         fetched = self.fetcher.fetch(number, reading=reading)
         try:
-            ids, supervised = with_slots_repeated(
-                fetched.ids,
-                fetched.supervised,
-                image_id=self._image_id,
-                positions=self._image_positions(number),
-            )
             self._check_counts(fetched, number=number)
         except ValueError as err:
             raise self.fetcher.undecodable(number, err) from err
         return LoadedSample(
-            key=self._index.keys[number], ids=ids, supervised=supervised, images=fetched.images
+            key=self._index.keys[number],
+            ids=fetched.ids,
+            supervised=fetched.supervised,
+            images=fetched.images,
         )
 
     def _decode(self, images: Sequence[memoryview], pixels: Pixels, *, number: int) -> None:
         """Fill uint8[inputs, crop, crop, 3] with the images of a sample, one after the other."""
         if self._tiling is None:
             for data, place in zip(images, pixels, strict=True):
-                decode_into(place, data, shorter_side=self._image_size)
+                decode_into(place, data, shorter_side=self._image_size, scratch=self._scratch)
             return
         sizes = self._image_sizes(number)
         ends = np.cumsum(num_inputs(sizes, tiling=self._tiling))
@@ -116,7 +137,7 @@ class SampleLoader:
 
     def _blank(self, number: int, *, fault: ShardError) -> LoadedSample:
         """Return a sample of the planned length with the planned slots and no labels."""
-        num_slots = int(self._image_positions(number).sum())
+        num_slots = int(self._index.num_images[number])
         ids = np.full(num_slots + int(self._index.text_tokens[number]), self._pad_id, np.int32)
         ids[:num_slots] = self._image_id
         return LoadedSample(
@@ -127,9 +148,10 @@ class SampleLoader:
         )
 
     def _check_counts(self, fetched: Fetched, *, number: int) -> None:
-        """Compare what was read, as many slots as planned, with what the plan counted on."""
+        """Compare what was read with what the plan counted on."""
+        num_slots = int(np.count_nonzero(fetched.ids == self._image_id))
         found = (
-            len(fetched.ids) - int(self._index.num_images[number]),
+            len(fetched.ids) - num_slots,
             int(np.count_nonzero(fetched.supervised)),
             len(fetched.images),
         )
@@ -142,11 +164,8 @@ class SampleLoader:
             raise ValueError(
                 f"(text tokens, supervised tokens, images) are {found}, the index says {wanted}"
             )
-
-    def _image_positions(self, number: int) -> NDArray[np.int64]:
-        """Return int64[images], the positions of each image of a sample."""
-        sizes = self._image_sizes(number)
-        return num_positions(sizes, per_image=self._positions_per_image, tiling=self._tiling)
+        if num_slots != len(fetched.images):
+            raise ValueError(f"{num_slots} image slots for {len(fetched.images)} images")
 
     def _image_sizes(self, number: int) -> NDArray[np.integer]:
         """Return int[images, 2], the stored width and height of each image of a sample."""

@@ -6,10 +6,15 @@ Readers know only what `Store` says; `manifest.open_shards` chooses.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
 from vchat.shards.metrics import Metrics
+
+OPEN_FILES = 64
+"""Shards that a folder's store keeps open; a window of an epoch has fewer."""
 
 
 class ShardError(ValueError):
@@ -73,14 +78,33 @@ class Store(Protocol):
         """Hear that bytes of a file had a wrong checksum: a copy of it, if any, is dropped."""
 
 
+class OpenFile:
+    """A file descriptor that is closed when nobody refers to it any more."""
+
+    def __init__(self, path: str | Path):
+        """Open a file for reading, or raise OSError."""
+        self.descriptor = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if "descriptor" in self.__dict__:
+            os.close(self.descriptor)
+
+
 class LocalStore:
-    """Files of one folder, read by byte range; safe to use from several threads."""
+    """Files of one folder, read by byte range; safe to use from several threads.
+
+    Files stay open. One that is replaced is read on as it was, until a read of it fails.
+    """
 
     readers = 2
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.metrics = Metrics()
+        self._opened = lru_cache(OPEN_FILES)(OpenFile)
+
+    def __reduce__(self) -> tuple[type[LocalStore], tuple[Path]]:
+        return LocalStore, (self.folder,)
 
     def size(self, name: str) -> int:
         """Return the size of a file in bytes.
@@ -99,7 +123,12 @@ class LocalStore:
         Raises:
             ShardError: The file is missing, unreadable, or ends before `end`.
         """
-        data = read_range(f"{self.folder}/{name}", start, end, name=name)
+        path = f"{self.folder}/{name}"
+        try:
+            data = read_range(path, start, end, name=name, opening=self._opened)
+        except ShardError:
+            self.distrust(name)
+            raise
         self.metrics.count("disk_bytes", len(data))
         return data
 
@@ -108,24 +137,30 @@ class LocalStore:
         return True
 
     def distrust(self, name: str) -> None:
-        """Do nothing: there is no other copy."""
+        """Open the files anew for the next read: this one may have been replaced."""
+        self._opened.cache_clear()
 
 
-def read_range(path: str | Path, start: int, end: int, *, name: str) -> bytes:
+def read_range(
+    path: str | Path,
+    start: int,
+    end: int,
+    *,
+    name: str,
+    opening: Callable[[str | Path], OpenFile] = OpenFile,
+) -> bytes:
     """Return bytes `start` to `end` (exclusive) of a local file.
 
     Args:
         name: Of the shard, for errors.
+        opening: Gives the open file; it may have been opened before.
 
     Raises:
         ShardError: The file is missing, unreadable, or ends before `end`.
     """
     try:
-        opened = os.open(path, os.O_RDONLY)
-        try:
-            data = os.pread(opened, end - start, start)
-        finally:
-            os.close(opened)
+        file = opening(path)
+        data = os.pread(file.descriptor, end - start, start)
     except OSError as error:
         problem = error.strerror or str(error)
         raise ShardError(problem, shard=name, offset=start) from error

@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from vchat.model.visual_chat import VisualChat
 from vchat.shards.epoch import EpochPlan
-from vchat.shards.fetch import bytes_to_read
 from vchat.shards.joined_sets import joined
 from vchat.shards.manifest import ShardSet
 from vchat.shards.plan_summary import PlanSummary, summarized
-from vchat.shards.rank_work import rank_work
+from vchat.shards.rank_work import SampleSpans, rank_work
 from vchat.train.config import RunConfig
 from vchat.train.data import RunData, Share, open_sets
 from vchat.train.flops import flops_of, pairs_of_epoch
@@ -155,10 +154,9 @@ def _reading(
     epoch_hours: float | None,
 ) -> dict[str, Any]:
     """Bytes that the busiest node reads of the shards, and how fast it must get them."""
-    table = joined(shard_sets, split=config.data.split).table
     work = rank_work(
         plan,
-        sample_bytes=bytes_to_read(table),
+        spans=SampleSpans.of(joined(shard_sets, split=config.data.split)),
         rows_per_step=config.batch.rows_per_step,
         rows_per_micro_batch=config.batch.rows_per_micro_batch,
         world_size=cluster.gpus,

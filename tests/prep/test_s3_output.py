@@ -6,7 +6,6 @@ import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from click.testing import CliRunner
 from raw_data import write_image, write_llava
 from s3_server import ACCESS_KEY, SECRET_KEY, Bucket
 from toy import toy_tokenizer
+from toy_loading import first_epoch, keys_of, toy_loader
 from vchat.prep import cli
 from vchat.prep.array_build import finish_folder, make_plan_folder, run_share, share_named
 from vchat.prep.build import begin, build, output_of, prepare
@@ -24,9 +24,7 @@ from vchat.prep.recipe import Recipe, SourceChoice
 from vchat.prep.retokenize import NewTokens, retokenize
 from vchat.shards import cli as shards_cli
 from vchat.shards.command import WrongUse
-from vchat.shards.loader import Loader
 from vchat.shards.manifest import open_shards
-from vchat.shards.plan_arguments import PlanArguments
 from vchat.shards.remote_set import open_remote
 from vchat.shards.remote_store import RemoteStore
 from vchat.shards.storage import StorageConfig
@@ -93,24 +91,12 @@ def test_a_set_in_a_bucket_is_inspected_verified_and_loaded(folder, s3, tmp_path
         said = CliRunner().invoke(shards_cli.group, [command, f"{s3.url}/mix"])
         assert said.exception is None, said.output
     assert "no defects" in said.output
-    keys = [loaded(open_shards(place)) for place in (f"{s3.url}/mix", folder / "plain")]
+    keys = [
+        keys_of(first_epoch(toy_loader(open_shards(place), image_size=24)))
+        for place in (f"{s3.url}/mix", folder / "plain")
+    ]
     assert keys[0] == keys[1]
     assert len(keys[0]) > 5
-
-
-def loaded(shards) -> list[str]:
-    arguments = PlanArguments(
-        split="train",
-        seed=1,
-        epoch=0,
-        tokens_per_row=400,
-        images_per_row=8,
-        positions_per_image=5,
-        shuffle_window_shards=2,
-    )
-    loader = Loader(shards, arguments, rows_per_step=2, image_size=24)
-    num_batches = loader.plan(0).num_steps(2) * loader.micro_batches_per_step
-    return [key for batch in islice(loader, num_batches) for row in batch.keys for key in row]
 
 
 def test_a_flipped_byte_in_a_bucket_is_a_defect(folder, s3):

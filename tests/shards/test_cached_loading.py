@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from range_server import Served, serving
 from toy import toy_shards
+from toy_loading import toy_arguments, toy_loader
 from vchat.shards.cache import folder_locked, size_of
 from vchat.shards.cached_store import CachedStore
 from vchat.shards.epoch import EpochPlan
 from vchat.shards.held_shards import ShardUse, shard_use, shards_to_hold
 from vchat.shards.loader import Loader
 from vchat.shards.manifest import ShardSet
-from vchat.shards.plan_arguments import PlanArguments
 from vchat.shards.ranges import REQUEST_BYTES
 from vchat.shards.remote_set import open_remote
 from vchat.shards.storage import StorageConfig
@@ -42,17 +42,8 @@ def shard_bytes(shard_set: ShardSet) -> list[int]:
 
 
 def loader(shards: ShardSet, *, window: int = 2, **changes: object) -> Loader:
-    arguments = PlanArguments(
-        split="train",
-        seed=1,
-        epoch=0,
-        tokens_per_row=400,
-        images_per_row=8,
-        positions_per_image=5,
-        shuffle_window_shards=window,
-        lanes=1,
-    )
-    return Loader(shards, arguments, rows_per_step=1, image_size=32, **changes)  # type: ignore[arg-type]
+    arguments = toy_arguments(shuffle_window_shards=window, lanes=1)
+    return toy_loader(shards, arguments, rows_per_step=1, **changes)
 
 
 def remote(served: Served, tmp_path: Path, *, cache_bytes: int) -> ShardSet:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from toy import toy_shards
+from toy_loading import are_equal, first_epoch, toy_loader
 from vchat.shards.collate import Batch
-from vchat.shards.loader import Loader
 from vchat.shards.manifest import ShardSet, open_shards
-from vchat.shards.plan_arguments import PlanArguments
 from vchat.shards.verification import verify
 
 CORRUPTIONS = 200
@@ -88,22 +85,6 @@ def corruptions(other: Path) -> list[Callable[[Path, random.Random], str]]:
     ]
 
 
-def epoch_of(shards: ShardSet) -> list[Batch]:
-    arguments = PlanArguments(
-        split="train",
-        seed=1,
-        epoch=0,
-        tokens_per_row=400,
-        images_per_row=8,
-        positions_per_image=5,
-        shuffle_window_shards=2,
-    )
-    loader = Loader(shards, arguments, rows_per_step=2, image_size=32)
-    return list(
-        itertools.islice(loader, loader.plan(0).num_steps(2) * loader.micro_batches_per_step)
-    )
-
-
 def is_found(folder: Path) -> bool:
     """Whether `vchat-shards verify` would say that the set is damaged."""
     try:
@@ -115,22 +96,17 @@ def is_found(folder: Path) -> bool:
 def is_refused_or_intact(folder: Path, wanted: list[Batch]) -> bool:
     """Whether reading an epoch ends in an error that says so, or gives the right samples."""
     try:
-        found = epoch_of(open_shards(folder))
+        found = first_epoch(toy_loader(open_shards(folder)))
     except ValueError:  # ShardError among them
         return True
-    return [batch.keys for batch in found] == [batch.keys for batch in wanted] and all(
-        torch.equal(a.pixels, b.pixels)
-        and torch.equal(a.token_ids, b.token_ids)
-        and torch.equal(a.labels, b.labels)
-        for a, b in zip(found, wanted, strict=True)
-    )
+    return are_equal(found, wanted)
 
 
 @pytest.mark.soak
 def test_every_one_of_200_random_corruptions_is_found_and_delivers_no_wrong_sample(
     shard_set: ShardSet, other_build: ShardSet, tmp_path: Path
 ) -> None:
-    wanted = epoch_of(shard_set)
+    wanted = first_epoch(toy_loader(shard_set))
     assert not is_found(shard_set.folder)
     kinds = corruptions(other_build.folder)
     missed, wrong = [], []

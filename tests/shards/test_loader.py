@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from toy import toy_image, toy_shards, toy_tokenizer
-from vchat.shards.collate import IGNORED, Batch
+from toy_loading import SIDE, first_epoch, keys_of, toy_arguments, toy_loader
+from vchat.shards.collate import IGNORED
 from vchat.shards.decode import decoded
 from vchat.shards.epoch import PlanArguments
 from vchat.shards.loader import Loader
@@ -26,7 +27,6 @@ from vchat.shards.tokens import TextTokenizer
 
 POSITIONS_PER_IMAGE = 5
 TOKENS_PER_ROW = 400
-SIDE = 32
 
 
 def small_set(folder: Path, *, num_samples: int) -> ShardSet:
@@ -44,30 +44,10 @@ def shard_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     return small_set(tmp_path_factory.mktemp("shards"), num_samples=36)
 
 
-def arguments(**changes: object) -> PlanArguments:
-    given = {
-        "split": "train",
-        "seed": 1,
-        "epoch": 0,
-        "tokens_per_row": TOKENS_PER_ROW,
-        "images_per_row": 8,
-        "positions_per_image": POSITIONS_PER_IMAGE,
-        "shuffle_window_shards": 2,
-        "lanes": 2,
-    }
-    return PlanArguments(**(given | changes))  # type: ignore[arg-type]
-
-
 def loader(
     sets: ShardSet | list[ShardSet], plan: PlanArguments | None = None, **changes: object
 ) -> Loader:
-    given = {"rows_per_step": 5, "rows_per_micro_batch": 2, "image_size": SIDE}
-    return Loader(sets, plan or arguments(), **(given | changes))  # type: ignore[arg-type]
-
-
-def first_epoch(loader: Loader) -> list[Batch]:
-    num_steps = loader.plan(0).num_steps(loader.rows_per_step)
-    return list(itertools.islice(loader, num_steps * loader.micro_batches_per_step))
+    return toy_loader(sets, plan, **({"rows_per_step": 5, "rows_per_micro_batch": 2} | changes))
 
 
 Step = dict[tuple[str, ...], tuple[list[int], list[int]]]
@@ -97,7 +77,7 @@ def world(shard_set: ShardSet, size: int, **changes: object) -> list[Loader]:
 
 
 def test_an_epoch_holds_every_sample_exactly_once(shard_set: ShardSet) -> None:
-    keys = [key for batch in first_epoch(loader(shard_set)) for row in batch.keys for key in row]
+    keys = keys_of(first_epoch(loader(shard_set)))
     assert sorted(keys) == sorted(shard_set.index("train")["key"].to_pylist())
 
 
@@ -214,7 +194,7 @@ def test_an_argument_cannot_change_in_mid_epoch(
     before = loader(shard_set)
     next(steps_of([before]))
     with pytest.raises(ValueError, match=f"epoch 0 at row 5: {message}"):
-        loader(shard_set, arguments(**change)).load_state_dict(before.state_dict())
+        loader(shard_set, toy_arguments(**change)).load_state_dict(before.state_dict())
 
 
 def test_arguments_may_change_between_epochs(shard_set: ShardSet) -> None:
@@ -222,7 +202,7 @@ def test_arguments_may_change_between_epochs(shard_set: ShardSet) -> None:
     steps = steps_of([before])
     while before.state_dict()["epoch"] == 0:
         next(steps)
-    after = loader(shard_set, arguments(seed=2))
+    after = loader(shard_set, toy_arguments(seed=2))
     after.load_state_dict(before.state_dict())
     assert next(iter(after)).epoch == 1
 
@@ -230,7 +210,7 @@ def test_arguments_may_change_between_epochs(shard_set: ShardSet) -> None:
 def test_lanes_are_those_of_the_launch(shard_set: ShardSet) -> None:
     before = loader(shard_set)
     next(steps_of([before]))
-    after = loader(shard_set, arguments(lanes=4))
+    after = loader(shard_set, toy_arguments(lanes=4))
     after.load_state_dict(before.state_dict())
     assert after.state_dict() == before.state_dict()
 
@@ -266,8 +246,8 @@ def test_worker_processes_deliver_the_same_batches(shard_set: ShardSet) -> None:
 
 def test_two_sets_are_read_as_one(shard_set: ShardSet, tmp_path: Path) -> None:
     other = small_set(tmp_path, num_samples=7)
-    both = loader([shard_set, other], arguments(set_weights=(0.5, 2.0)))
-    keys = [key for batch in first_epoch(both) for row in batch.keys for key in row]
+    both = loader([shard_set, other], toy_arguments(set_weights=(0.5, 2.0)))
+    keys = keys_of(first_epoch(both))
     assert len(keys) == 18 + 14
     assert both.index.num_sets == 2
 
@@ -280,7 +260,7 @@ def test_sets_of_two_tokenizers_are_refused(shard_set: ShardSet, tmp_path: Path)
 
 
 def test_an_epoch_without_one_step_is_an_error(shard_set: ShardSet) -> None:
-    rank = loader(shard_set, arguments(tail="drop"), rows_per_step=1000)
+    rank = loader(shard_set, toy_arguments(tail="drop"), rows_per_step=1000)
     with pytest.raises(ValueError, match="not one step of 1000 rows"):
         next(iter(rank))
 
@@ -372,4 +352,15 @@ def test_a_read_that_fails_once_is_tried_again(
         return read(self, name, start, end)
 
     monkeypatch.setattr(LocalStore, "read", failing)
-    assert len([key for b in first_epoch(loader(shard_set)) for row in b.keys for key in row]) == 36
+    assert len(keys_of(first_epoch(loader(shard_set)))) == 36
+
+
+def test_a_batch_that_is_kept_is_never_written_over(shard_set: ShardSet) -> None:
+    """The memory of batches is used again, but only of those that nobody has any more."""
+    fresh = iter(loader(shard_set))
+    copies = [batch.pixels.clone() for batch in itertools.islice(fresh, 40)]
+    kept = list(itertools.islice(loader(shard_set), 40))
+    assert len({batch.pixels.data_ptr() for batch in kept if len(batch.pixels)}) == len(
+        [batch for batch in kept if len(batch.pixels)]
+    )
+    assert all(torch.equal(a, b.pixels) for a, b in zip(copies, kept, strict=True))

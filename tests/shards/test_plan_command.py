@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
+from range_server import serving
 from toy import toy_shards
+from vchat.shards import ranges
 from vchat.shards.cli import group
 from vchat.shards.excluded_keys import read_keys
+from vchat.shards.joined_sets import joined
 from vchat.shards.loader import Loader
-from vchat.shards.manifest import ShardSet
-from vchat.shards.plan_arguments import PlanArguments
+from vchat.shards.manifest import ShardSet, open_shards
+from vchat.shards.plan_arguments import PlanArguments, SourceShare
+from vchat.shards.rank_work import SampleSpans, rank_work
 from vchat.shards.store import LocalStore
 
 
@@ -23,6 +28,18 @@ from vchat.shards.store import LocalStore
 def shard_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     folder = tmp_path_factory.mktemp("shards") / "set"
     return toy_shards(folder, num_samples=30, images_per_sample=lambda n: n % 4)
+
+
+ARGUMENTS = PlanArguments(
+    split="train",
+    seed=0,
+    epoch=0,
+    tokens_per_row=400,
+    images_per_row=400,
+    positions_per_image=5,
+    shuffle_window_shards=8,
+    lanes=2,
+)
 
 
 def run(shard_set: ShardSet, *options: str) -> Result:
@@ -35,16 +52,6 @@ def test_the_printed_plan_is_what_the_ranks_read(
 ) -> None:
     options = ["--ranks", "2", "--rows-per-micro-batch", "2", "--lanes", "2", "--json"]
     printed = json.loads(run(shard_set, *options).stdout)
-    arguments = PlanArguments(
-        split="train",
-        seed=0,
-        epoch=0,
-        tokens_per_row=400,
-        images_per_row=400,
-        positions_per_image=5,
-        shuffle_window_shards=8,
-        lanes=2,
-    )
     reads: list[int] = []
     read = LocalStore.read
 
@@ -57,7 +64,7 @@ def test_the_printed_plan_is_what_the_ranks_read(
         reads.clear()
         loader = Loader(
             shard_set,
-            arguments,
+            ARGUMENTS,
             rows_per_step=6,
             rows_per_micro_batch=2,
             rank=rank,
@@ -71,6 +78,30 @@ def test_the_printed_plan_is_what_the_ranks_read(
         assert printed["per_rank"]["images"][rank] == sum(len(b.pixels) for b in batches)
         assert printed["per_rank"]["requests"][rank] == len(reads)
         assert printed["per_rank"]["bytes"][rank] == sum(reads)
+
+
+def test_the_planned_requests_and_bytes_are_those_made_over_a_network(
+    shard_set: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranges, "REQUEST_BYTES", 3_000)
+    monkeypatch.setattr(ranges, "LARGEST_RANGE", 9_000)
+    with serving(shard_set.folder) as served:
+        far = open_shards(served.url)
+        arguments = replace(ARGUMENTS, mix=(SourceShare(source="toy", weight=2.5),))
+        topology = {"rows_per_step": 6, "rows_per_micro_batch": 2, "world_size": 2}
+        for rank in (0, 1):
+            loader = Loader(far, arguments, rank=rank, image_size=32, read_ahead_rows=1, **topology)
+            work = rank_work(
+                loader.plan(0), spans=SampleSpans.of(joined([far], split="train")), **topology
+            )
+            assert work.requests[rank] < len(loader.plan(0).samples) / 2, "neighbours are joined"
+            before = loader.measured()
+            num_batches = loader.plan(0).num_steps(6) * loader.micro_batches_per_step
+            for _ in itertools.islice(loader, num_batches):
+                pass
+            made = loader.measured()
+            assert made["requests"] - before["requests"] == work.requests[rank]
+            assert made["network_bytes"] - before["network_bytes"] == work.bytes[rank]
 
 
 def test_the_table_names_sources_and_left_out_samples(shard_set: ShardSet, tmp_path: Path) -> None:

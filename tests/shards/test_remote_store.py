@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import pickle
 from pathlib import Path
@@ -10,9 +9,8 @@ from pathlib import Path
 import pytest
 from range_server import Served, serving
 from toy import toy_shards
-from vchat.shards.loader import Loader
+from toy_loading import first_epoch, keys_of, toy_loader
 from vchat.shards.manifest import ShardSet, open_shards, own_digest
-from vchat.shards.plan_arguments import PlanArguments
 from vchat.shards.remote_set import open_remote
 from vchat.shards.remote_store import RemoteStore
 from vchat.shards.request_failures import pauses
@@ -35,22 +33,6 @@ def store_at(served: Served) -> RemoteStore:
     return RemoteStore(served.url, storage=StorageConfig(timeout_s=5.0))
 
 
-def loaded_keys(shards: ShardSet) -> list[str]:
-    arguments = PlanArguments(
-        split="train",
-        seed=1,
-        epoch=0,
-        tokens_per_row=400,
-        images_per_row=8,
-        positions_per_image=5,
-        shuffle_window_shards=2,
-    )
-    loader = Loader(shards, arguments, rows_per_step=2, image_size=32)
-    num_batches = loader.plan(0).num_steps(2) * loader.micro_batches_per_step
-    batches = itertools.islice(loader, num_batches)
-    return [key for batch in batches for row in batch.keys for key in row]
-
-
 def test_ranges_equal_the_file(shard_set: ShardSet, served: Served) -> None:
     data = (shard_set.folder / "train-000000.tar").read_bytes()
     store = store_at(served)
@@ -65,7 +47,7 @@ def test_a_set_behind_a_url_is_read_like_a_folder(
     remote = open_remote(served.url, copies=tmp_path)
     assert remote.index("train").equals(shard_set.index("train"))
     assert remote.tokenizer().fingerprint == shard_set.tokenizer().fingerprint
-    assert loaded_keys(remote) == loaded_keys(shard_set)
+    assert keys_of(first_epoch(toy_loader(remote))) == keys_of(first_epoch(toy_loader(shard_set)))
     asked = served.requests["/tokenizer/tokenizer.json"]
     open_remote(served.url, copies=tmp_path)
     assert served.requests["/tokenizer/tokenizer.json"] == asked

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from fault_proxy import FAULTS, Fault, Proxy, proxying
 from s3_server import ACCESS_KEY, SECRET_KEY, Bucket, new_bucket
 from toy import toy_shards
+from toy_loading import are_equal, first_epoch, toy_loader
 from vchat.shards.collate import Batch
 from vchat.shards.credentials import FileCredentials
-from vchat.shards.loader import Loader
 from vchat.shards.manifest import ShardSet, open_shards
-from vchat.shards.plan_arguments import PlanArguments
 from vchat.shards.storage import StorageConfig
 from vchat.shards.store import ShardError, UnreachableError
 
@@ -30,7 +27,7 @@ def shard_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 
 @pytest.fixture(scope="module")
 def intact(shard_set: ShardSet) -> list[Batch]:
-    return first_epoch(shard_set)
+    return first_epoch(toy_loader(shard_set))
 
 
 @pytest.fixture(scope="module")
@@ -56,35 +53,6 @@ def through(proxy: Proxy, bucket: Bucket, tmp_path: Path, **changes: object) -> 
     return open_shards(f"{bucket.url}/set", storage=StorageConfig(**(given | changes)))  # type: ignore[arg-type]
 
 
-def loader_of(shards: ShardSet, **changes: object) -> Loader:
-    arguments = PlanArguments(
-        split="train",
-        seed=1,
-        epoch=0,
-        tokens_per_row=400,
-        images_per_row=8,
-        positions_per_image=5,
-        shuffle_window_shards=2,
-        lanes=2,
-    )
-    return Loader(shards, arguments, rows_per_step=2, image_size=32, **changes)  # type: ignore[arg-type]
-
-
-def first_epoch(shards: ShardSet, **changes: object) -> list[Batch]:
-    loader = loader_of(shards, **changes)
-    steps = loader.plan(0).num_steps(2)
-    return list(itertools.islice(loader, steps * loader.micro_batches_per_step))
-
-
-def assert_equal(found: list[Batch], wanted: list[Batch]) -> None:
-    """Every sample once, in the planned order, to the pixel."""
-    assert [batch.keys for batch in found] == [batch.keys for batch in wanted]
-    for ours, theirs in zip(found, wanted, strict=True):
-        assert torch.equal(ours.pixels, theirs.pixels)
-        assert torch.equal(ours.token_ids, theirs.token_ids)
-        assert torch.equal(ours.labels, theirs.labels)
-
-
 @pytest.mark.parametrize("cached", [False, True], ids=["ranges", "whole shards"])
 @pytest.mark.parametrize("fault", PASSING)
 def test_a_fault_of_the_first_two_requests_for_each_shard_is_overcome(
@@ -92,7 +60,7 @@ def test_a_fault_of_the_first_two_requests_for_each_shard_is_overcome(
 ) -> None:
     remote = through(proxy, bucket, tmp_path, **({} if cached else {"cache": None}))
     proxy.fault_of = lambda path, number: fault if number < 2 else None
-    assert_equal(first_epoch(remote), intact)
+    assert are_equal(first_epoch(toy_loader(remote)), intact)
     assert proxy.shown[fault] > 0
 
 
@@ -103,7 +71,7 @@ def test_a_fault_that_stays_is_an_error_that_names_all(
     remote = through(proxy, bucket, tmp_path, retry_for_s=0.5, cache=None)
     proxy.fault_of = lambda path, number: fault
     with pytest.raises(ShardError, match=r"train-0.* \(sample toy.* of source toy2?\): ") as error:
-        first_epoch(remote)
+        first_epoch(toy_loader(remote))
     found = error.value
     assert found.shard.startswith("train-")
     assert found.offset > 0
@@ -131,7 +99,7 @@ def test_a_key_that_is_revoked_is_read_anew_from_its_file(
         file.write_text(credentials(ACCESS_KEY))
 
     proxy.fault_of = renewed
-    assert_equal(first_epoch(remote), intact)
+    assert are_equal(first_epoch(toy_loader(remote)), intact)
     assert proxy.shown["expired"] > 0
 
 

@@ -17,10 +17,10 @@ from fault_proxy import FAULTS, Fault, proxying
 from s3_server import Bucket, free_ports, new_bucket, serving_s3
 from torch.utils.data import DataLoader
 from toy import toy_shards
+from toy_loading import toy_arguments, toy_loader
 from vchat.shards.collate import Batch
 from vchat.shards.loader import Loader
 from vchat.shards.manifest import ShardSet, open_shards
-from vchat.shards.plan_arguments import PlanArguments
 from vchat.shards.storage import StorageConfig
 from vchat.shards.store import ShardError
 
@@ -31,24 +31,13 @@ PAUSE_S = 0.05
 
 
 def loader_of(shards: ShardSet, *, rank: int = 0, world: int = 1) -> Loader:
-    arguments = PlanArguments(
-        split="train",
-        seed=1,
-        epoch=0,
-        tokens_per_row=400,
-        images_per_row=8,
-        positions_per_image=5,
-        shuffle_window_shards=4,
-        lanes=WORLD,
-    )
-    return Loader(
+    return toy_loader(
         shards,
-        arguments,
+        toy_arguments(shuffle_window_shards=4, lanes=WORLD),
         rows_per_step=ROWS_PER_STEP,
         rank=rank,
         world_size=world,
         ranks_per_node=world,
-        image_size=32,
         read_ahead_rows=4,
     )
 

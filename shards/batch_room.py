@@ -1,0 +1,120 @@
+"""The memory of micro-batches: threads fill it row by row, and it is used again when it is free.
+
+A batch is some megabytes. Memory that is new to the process costs more than filling it: the system
+clears every page first. So what held a batch that nobody refers to any more holds a later one.
+
+Dimensions: B rows, S positions per row, N images in the batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import DTypeLike, NDArray
+from torch import Tensor
+
+ROOM_TO_GROW = 1.25
+"""Batches differ in their number of images: memory is taken for one that is larger by this."""
+
+
+class ReusedMemory:
+    """Blocks of memory, each lent to one tensor at a time. One thread takes, any may let go."""
+
+    def __init__(self, *, most: int):
+        """Start with none; keep at most `most` blocks that are not lent."""
+        self._free: deque[NDArray[np.uint8]] = deque(maxlen=most)
+
+    def tensor(self, shape: tuple[int, ...], dtype: DTypeLike) -> Tensor:
+        """Return a tensor with old contents; its block is free when its last view is gone."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        block = self._block(size)
+        lent: NDArray[Any] = block[:size].view(dtype).reshape(shape)
+        weakref.finalize(lent, self._free.append, block).atexit = False
+        return torch.from_numpy(lent)
+
+    def _block(self, size: int) -> NDArray[np.uint8]:
+        """Return a free block, one that is too small is forgotten; or a new one."""
+        while self._free:
+            block = self._free.pop()  # the one used last may still be in a cache
+            if len(block) >= size:
+                return block
+        return np.empty(int(size * ROOM_TO_GROW), np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class RowRoom:
+    """The part of a micro-batch's memory that one row fills, as arrays."""
+
+    pixels: NDArray[np.uint8]
+    """uint8[N, H, W, 3], the images of the row."""
+
+    token_ids: NDArray[np.int64]
+    """int64[S], as the three others."""
+
+    labels: NDArray[np.int64]
+    position_ids: NDArray[np.int64]
+    segment_ids: NDArray[np.int64]
+
+
+class BatchRoom:
+    """The memory of one micro-batch: threads lay out its rows, each in its own part."""
+
+    def __init__(self, pixels: Tensor, tokens: Tensor, *, images_per_row: Sequence[int]):
+        """Divide it among rows with so many images each; `BatchRooms` makes it."""
+        ends = np.cumsum([0, *images_per_row]).tolist()
+        self._images = [slice(start, end) for start, end in itertools.pairwise(ends)]
+        self.pixels = pixels
+        """uint8[N, H, W, 3]: channels last in memory, as images are decoded."""
+
+        self.tokens = tokens
+        """int64[4, B, S]: token ids, labels, position ids, segment ids."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return self.pixels.nbytes + self.tokens.nbytes
+
+    def row(self, number: int) -> RowRoom:
+        """Return the part of one row."""
+        return RowRoom(self.pixels.numpy()[self._images[number]], *self.tokens.numpy()[:, number])
+
+
+class BatchRooms:
+    """Makes the rooms of one iteration over a loader."""
+
+    def __init__(self, *, tokens_per_row: int, side: int, pinned: bool, most_free: int):
+        """Make none yet.
+
+        Args:
+            side: of the square images, in pixels.
+            pinned: page-locked, so that a GPU copies it without waiting; torch reuses such memory.
+            most_free: how many batches' memory is kept for later ones.
+        """
+        self._tokens_per_row, self._side = tokens_per_row, side
+        self._pinned = pinned
+        self._pixels = ReusedMemory(most=most_free)
+        self._tokens = ReusedMemory(most=most_free)
+
+    def room(self, images_per_row: Sequence[int]) -> BatchRoom:
+        """Return room for rows with so many images each, its contents undefined."""
+        pixels = (sum(images_per_row), self._side, self._side, 3)
+        tokens = (4, len(images_per_row), self._tokens_per_row)
+        if self._pinned:
+            return BatchRoom(
+                torch.empty(pixels, dtype=torch.uint8, pin_memory=True),
+                torch.empty(tokens, dtype=torch.int64, pin_memory=True),
+                images_per_row=images_per_row,
+            )
+        return BatchRoom(
+            self._pixels.tensor(pixels, np.uint8),
+            self._tokens.tensor(tokens, np.int64),
+            images_per_row=images_per_row,
+        )

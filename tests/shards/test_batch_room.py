@@ -1,0 +1,62 @@
+"""The memory of micro-batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from vchat.shards.batch_room import BatchRooms, ReusedMemory
+from vchat.shards.collate import Batch
+
+
+def test_memory_is_used_again_only_when_no_view_of_it_is_left() -> None:
+    memory = ReusedMemory(most=2)
+    first = memory.tensor((4, 8), np.int64)
+    place = first.data_ptr()
+    row = first[2].numpy()
+    del first
+    second = memory.tensor((4, 8), np.int64)
+    assert second.data_ptr() != place, "a row of the first still lies there"
+    del row
+    third = memory.tensor((3, 7), np.int64)
+    assert third.data_ptr() == place
+
+
+def test_a_block_that_is_too_small_gives_way_to_a_larger_one() -> None:
+    memory = ReusedMemory(most=1)
+    del_me = memory.tensor((8,), np.uint8)
+    del del_me
+    large = memory.tensor((1_000,), np.uint8)
+    large.fill_(7)
+    place = large.data_ptr()
+    del large
+    assert memory.tensor((1_100,), np.uint8).data_ptr() == place, "there is room to grow"
+
+
+def test_free_memory_is_bounded() -> None:
+    memory = ReusedMemory(most=2)
+    tensors = [memory.tensor((16,), np.uint8) for _ in range(5)]
+    places = {one.data_ptr() for one in tensors}
+    del tensors
+    kept = [memory.tensor((16,), np.uint8) for _ in range(2)]
+    assert {one.data_ptr() for one in kept} <= places
+    assert len(memory._free) == 0
+
+
+def test_a_pinned_batch_is_page_locked_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch locks pages only where there is a GPU, so the test sees what it is asked for."""
+    asked: list[bool] = []
+    empty = torch.empty
+
+    def noting(*shape: object, pin_memory: bool, **options: object) -> torch.Tensor:
+        asked.append(pin_memory)
+        return empty(*shape, **options)  # type: ignore[call-overload,no-any-return]
+
+    monkeypatch.setattr(torch, "empty", noting)
+    for pinned in (False, True):
+        room = BatchRooms(tokens_per_row=6, side=4, pinned=pinned, most_free=1).room([2])
+        batch = Batch.of_room(room, [["a"]], num_supervised=0)
+        assert asked == [True] * 2 * pinned
+        asked.clear()
+        assert batch.pixels.data_ptr() == room.pixels.data_ptr()
+        assert batch.labels.data_ptr() == room.tokens[1].data_ptr()

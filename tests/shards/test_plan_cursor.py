@@ -1,0 +1,88 @@
+"""The plan of the next epoch is there when it is wanted, and is what a fresh start makes."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import threading
+from dataclasses import replace
+
+import pytest
+from toy_plans import arguments, regular_index
+from vchat.shards import plan_cursor
+from vchat.shards.epoch import EpochPlan, PlanArguments, plan_epoch
+from vchat.shards.plan_cursor import PlanCursor
+from vchat.shards.plan_index import PlanIndex
+
+
+def cursor() -> PlanCursor:
+    return PlanCursor(
+        regular_index(),
+        arguments(),
+        rows_per_step=4,
+        rows_per_micro_batch=2,
+        rank=0,
+        world_size=1,
+        kept_plans=None,
+    )
+
+
+def test_the_next_plan_is_made_by_a_thread_in_the_second_half_of_an_epoch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[tuple[int, str]] = []
+    is_there = threading.Event()
+
+    def noting(index: PlanIndex, wanted: PlanArguments) -> EpochPlan:
+        made.append((wanted.epoch, threading.current_thread().name))
+        if wanted.epoch == 1:
+            is_there.set()
+        return plan_epoch(index, wanted)
+
+    monkeypatch.setattr(plan_cursor, "plan_epoch", noting)
+    here = cursor()
+    places = here.places(epoch=0, position=0)
+    half = here.plan(0).num_rows // 2
+    first_half = list(itertools.takewhile(lambda place: place.step_rows.stop <= half, places))
+    assert first_half
+    assert is_there.wait(10), "nobody has asked for epoch 1"
+    assert dict(made)[1] != threading.current_thread().name
+    first_of_next = next(place for place in places if place.epoch == 1)
+    assert first_of_next.plan.digest == plan_epoch(here.index, arguments(epoch=1)).digest
+    assert [epoch for epoch, _ in made] == [0, 1]
+
+
+def test_an_error_in_the_next_plan_is_raised_where_it_is_wanted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def failing(index: PlanIndex, wanted: PlanArguments) -> EpochPlan:
+        if wanted.epoch == 1:
+            raise ValueError("no such plan")
+        return plan_epoch(index, wanted)
+
+    monkeypatch.setattr(plan_cursor, "plan_epoch", failing)
+    here = cursor()
+    places = here.places(epoch=0, position=0)
+    until_the_end = itertools.islice(places, here.plan(0).num_steps(4) * 2)
+    assert [place.step_rows.stop for place in until_the_end][-1] == here.plan(0).num_rows
+    with pytest.raises(ValueError, match="no such plan"):
+        next(places)
+
+
+def test_a_plan_under_way_does_not_travel_with_the_cursor() -> None:
+    here = cursor()
+    places = here.places(epoch=0, position=here.plan(0).num_rows // 8 * 4)
+    next(places), next(places)
+    there = pickle.loads(pickle.dumps(here))  # noqa: S301
+    assert there.plan(1).digest == here.plan(1).digest
+
+
+def test_changed_arguments_make_another_next_plan() -> None:
+    here = cursor()
+    places = here.places(epoch=0, position=here.plan(0).num_rows // 8 * 4)
+    next(places), next(places)
+    other = cursor()
+    other.arguments = replace(other.arguments, lanes=1)
+    other.epoch, other.position = 0, 4
+    here.check(other.state_dict())
+    assert here.plan(1).digest == plan_epoch(here.index, arguments(epoch=1, lanes=1)).digest
