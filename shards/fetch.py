@@ -8,6 +8,7 @@ are compared with the index; no tar header is parsed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pyarrow.compute as pc
@@ -152,10 +153,15 @@ def stored_array(data: memoryview, kind: str) -> NDArray[np.generic]:
     Raises:
         ValueError: not a .npy file of this kind.
     """
-    if bytes(data[:6]) != b"\x93NUMPY" or len(data) < 10:
-        raise ValueError(f"not a .npy file: begins with {bytes(data[:6])!r}")
     header_end = 10 + int.from_bytes(data[8:10], "little")
-    header = bytes(data[10:header_end])
-    if f"'descr': '{kind}'".encode() not in header:
-        raise ValueError(f"array of another kind than {kind}: {header!r}")
+    check_header(bytes(data[:header_end]), kind)
     return np.frombuffer(data, dtype=kind, offset=header_end)
+
+
+@lru_cache(maxsize=8192)
+def check_header(header: bytes, kind: str) -> None:
+    """Raise ValueError unless a `.npy` header is of a kind; there are few different ones."""
+    if header[:6] != b"\x93NUMPY" or len(header) < 10:
+        raise ValueError(f"not a .npy file: begins with {header[:6]!r}")
+    if f"'descr': '{kind}'".encode() not in header:
+        raise ValueError(f"array of another kind than {kind}: {header[10:]!r}")
