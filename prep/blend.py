@@ -98,7 +98,7 @@ def record_columns(
     counts = np.concatenate([part.num_images for part in parts])
     return RecordColumns(
         source=source,
-        image_starts=_starts(counts),
+        image_starts=starts_of(counts),
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names},
     )
 
@@ -116,7 +116,7 @@ def _columns_of_batch(
         group=_hashes(seed, "group", keys),
         place=_hashes(seed, "place", keys),
         images=np.array(images, dtype=np.uint64),
-        image_starts=_starts(np.array([len(some) for some in shown], dtype=np.int64)),
+        image_starts=starts_of(np.array([len(some) for some in shown], dtype=np.int64)),
         num_rounds=np.array(batch["num_rounds"], dtype=np.int64),
         stored_bytes=stored_bytes(batch, policy),
     )
@@ -126,7 +126,7 @@ def _hashes(seed: int, purpose: str, keys: Sequence[str]) -> Hashes:
     return np.array([keyed_hash(seed, purpose, key) for key in keys], dtype=np.uint64)
 
 
-def _starts(counts: Counts) -> Counts:
+def starts_of(counts: NDArray[Any]) -> Counts:
     """Return int64[N + 1]: where each of N stretches of the given lengths starts, and the end."""
     return np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(counts, dtype=np.int64)))
 
@@ -211,7 +211,7 @@ def _dialogues(
         status=status,
         is_eval=np.repeat([False, True], [len(sizes) for _, sizes in parts]),
         rows=np.concatenate([rows for rows, _ in parts]),
-        starts=_starts(np.concatenate([sizes for _, sizes in parts])),
+        starts=starts_of(np.concatenate([sizes for _, sizes in parts])),
     )
 
 

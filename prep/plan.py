@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from vchat.prep.blend import STATUSES, USED, Blend, RecordColumns
+from vchat.prep.blend import STATUSES, USED, Blend, RecordColumns, starts_of
 from vchat.shards.files import written_whole
 
 PLAN_VERSION = 1
@@ -78,21 +78,16 @@ class BuildPlan:
 class _Dialogues:
     """Columns of all dialogues of all sources, each of D values."""
 
-    source: NDArray[np.int64]
+    source: NDArray[np.int16]
     number: NDArray[np.int64]
     """Position in its source's blend."""
 
     is_eval: NDArray[np.bool_]
     place: NDArray[np.uint64]
-    rounds: NDArray[np.int64]
-    images: NDArray[np.int64]
-    records: NDArray[np.int64]
+    rounds: NDArray[np.int32]
+    images: NDArray[np.int32]
+    records: NDArray[np.int32]
     stored_bytes: NDArray[np.int64]
-
-    def taken(self, order: NDArray[np.int64]) -> _Dialogues:
-        """Return the same dialogues in another order."""
-        names = self.__dataclass_fields__
-        return _Dialogues(**{name: getattr(self, name)[order] for name in names})
 
 
 def make_plan(
@@ -135,32 +130,31 @@ def _in_stored_order(sources: Sequence[RecordColumns], blends: Sequence[Blend]) 
         _columns_of(number, columns, one)
         for number, (columns, one) in enumerate(zip(sources, blends, strict=True))
     ]
-    names = _Dialogues.__dataclass_fields__
-    together = _Dialogues(
-        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    )
-    keys = (together.number, together.source, together.place, together.is_eval)
-    return together.taken(np.lexsort(keys))
+
+    def together(name: str) -> Any:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    order = np.lexsort([together(name) for name in ("number", "source", "place", "is_eval")])
+    return _Dialogues(**{name: together(name)[order] for name in _Dialogues.__dataclass_fields__})
 
 
 def _columns_of(number: int, columns: RecordColumns, one: Blend) -> _Dialogues:
     first = one.rows[one.starts[:-1]]
     return _Dialogues(
-        source=np.full(len(first), number, dtype=np.int64),
+        source=np.full(len(first), number, dtype=np.int16),
         number=np.arange(len(first), dtype=np.int64),
         is_eval=one.is_eval,
         place=columns.place[first],
-        rounds=_sums(columns.num_rounds[one.rows], one.starts),
-        images=_sums(columns.num_images[one.rows], one.starts),
-        records=np.diff(one.starts),
+        rounds=_sums(columns.num_rounds[one.rows], one.starts).astype(np.int32),
+        images=_sums(columns.num_images[one.rows], one.starts).astype(np.int32),
+        records=np.diff(one.starts).astype(np.int32),
         stored_bytes=_sums(columns.stored_bytes[one.rows], one.starts),
     )
 
 
 def _sums(values: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the sum of each stretch of `values`."""
-    totals = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(values, dtype=np.int64)))
-    return np.diff(totals[starts])
+    return np.diff(starts_of(values)[starts])
 
 
 def _table(blends: Sequence[Blend], dialogues: _Dialogues) -> pa.Table:
@@ -169,7 +163,7 @@ def _table(blends: Sequence[Blend], dialogues: _Dialogues) -> pa.Table:
     for number, one in enumerate(blends):
         mine = dialogues.source == number
         starts[mine] = before[number] + one.starts[dialogues.number[mine]]
-    offsets = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(dialogues.records)))
+    offsets = starts_of(dialogues.records)
     places = np.repeat(starts - offsets[:-1], dialogues.records) + np.arange(offsets[-1])
     flat = np.concatenate([one.rows for one in blends])[places]
     names = pa.array([one.source for one in blends])

@@ -110,7 +110,7 @@ class Recipe:
     """About how large a shard is."""
 
     workers: int = 1
-    """Processes of this machine that write shards; never changes a byte."""
+    """Processes of this machine that convert data sets and write shards; never changes a byte."""
 
     engine: EngineName = "processes"
     """Where shards are written: in processes of this machine, or on a Ray cluster. Never changes a

@@ -30,7 +30,7 @@ _OPTIONS = (
     click.option("--image-size", type=int, help="Shorter side in pixels, never enlarged (224)."),
     click.option("--eval-fraction", type=float, help="Share of photographs held out (0.01)."),
     click.option("--seed", type=int, help="Decides split, groups and order (0)."),
-    click.option("--workers", type=int, help="Processes that write shards (1)."),
+    click.option("--workers", type=int, help="Processes that convert and write (1)."),
     click.option("--limit", type=int, help="Use at most this many records of each data set."),
     click.option("--shard-size", metavar="SIZE", help="About how large a shard is (256MB)."),
     click.option(
