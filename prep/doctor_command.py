@@ -39,8 +39,13 @@ def command(data: str, datasets: str | None, sample: int, max_images: int, as_js
 
 def _findings(data: str, datasets: str | None, **limits: int) -> list[Finding]:
     from vchat.prep.chosen_sources import chosen_source
+    from vchat.prep.data_path import data_path
     from vchat.prep.recipe import read_recipe
     from vchat.prep.sources import source_names
+    from vchat.shards.command import WrongUse
+
+    if not data_path(data).is_dir():
+        raise WrongUse(f"--data {data}: there is no such folder, or nothing in it")
 
     flags = {"datasets": ",".join(source_names()) if datasets is None else datasets, "data": data}
     recipe = read_recipe(None, flags)

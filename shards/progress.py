@@ -17,7 +17,7 @@ Advance = Callable[[int], None]
 
 @contextlib.contextmanager
 def progress(title: str, *, total: int | None = None, unit: str = "") -> Iterator[Advance]:
-    """Yield a function that is told how many more are done.
+    """Yield a function that is told how many more are done; if none are, no line is printed.
 
     Args:
         total: None if it is not known before the end.
@@ -70,7 +70,8 @@ def _lines(title: str, *, total: int | None, unit: str) -> Iterator[Advance]:
             _say(title, done=done, total=total, unit=unit, seconds=now - start)
 
     yield advance
-    _say(title, done=done, total=total, unit=unit, seconds=time.monotonic() - start)
+    if done:
+        _say(title, done=done, total=total, unit=unit, seconds=time.monotonic() - start)
 
 
 def _say(title: str, *, done: int, total: int | None, unit: str, seconds: float) -> None:

@@ -112,6 +112,12 @@ def doctor(*arguments):
     return subprocess.run(command, capture_output=True, text=True)
 
 
+def test_a_data_folder_that_is_not_there_is_wrong_use(tmp_path):
+    done = doctor("--data", tmp_path / "none")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0].endswith("none: there is no such folder, or nothing in it")
+
+
 def test_the_command_prints_json_and_fails_only_for_named_data_sets(tmp_path):
     write_llava(tmp_path / "data")
     write_image(tmp_path / "photos/one.jpg")
