@@ -30,7 +30,7 @@ REASONS: Mapping[str, str] = {
     "unmatched": "an image has no conversation to be joined with",
     "undecodable_image": "an image's bytes are not a picture of a known format, or are damaged",
     "unsafe_path": "an image path is absolute or leaves its folder",
-    "wrong_split": "the record belongs to an evaluation split of its data set",
+    "wrong_split": "the record belongs to a split that is not used, as a rule one for evaluation",
 }
 """Reason code -> what it means. The only codes there are."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 
 from vchat.shards.chat_template import ChatTemplate
+from vchat.shards.command import WrongUse
 from vchat.shards.published_template import PublishedTemplate
 from vchat.shards.template import Template, VisualChatTemplate
 from vchat.shards.tokens import TextTokenizer
@@ -22,12 +23,12 @@ def template_named(name: str, *, system: str | None = None, tokenizer: TextToken
         tokenizer: The one that will encode the parts.
 
     Raises:
-        ValueError: There is no such template (names the nearest), or the tokenizer has no chat
-            template or one that cannot be used.
+        WrongUse: There is no such template; names the nearest.
+        ValueError: The tokenizer has no chat template, or one that cannot be used.
     """
     if name not in NAMES:
         near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.0)
-        raise ValueError(f"unknown template {name!r}; did you mean {near[0]!r}?")
+        raise WrongUse(f"unknown template {name!r}; did you mean {near[0]!r}?")
     if name == ChatTemplate.name:
         return ChatTemplate(tokenizer.chat_source(), system=system)
     kind = PublishedTemplate if name == PublishedTemplate.name else VisualChatTemplate

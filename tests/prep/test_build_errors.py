@@ -84,6 +84,7 @@ def test_a_missing_image_folder_says_what_to_download(folder):
         ({"concatenate": "x"}, "want numbers such as 3,2,1"),
         ({"eval_fraction": 1.5}, "want 0 or more, below 1"),
         ({"image_size": 1}, "want at least 2 pixels"),
+        ({"template": "caht"}, "unknown template 'caht'; did you mean 'chat'"),
     ],
 )
 def test_wrong_use_exits_with_two(folder, flags, message):
