@@ -1,4 +1,4 @@
-"""Environments of peer loaders for `bench/loader.py`, made where they are wanted.
+"""Environments of peers for `bench/loader.py` and `bench/prep.py`, made where they are wanted.
 
 Each is a virtual environment of its own that sees this project's packages behind its own ones, so
 that torch is not installed again and no version of the project changes.
@@ -15,8 +15,9 @@ PACKAGES = {
     "litdata": ["litdata==0.2.76"],
     "energon": ["megatron-energon==7.4.1"],
     "mosaicml": ["mosaicml-streaming==0.13.0", "numpy<2.2", "transformers<5"],
+    "photographs": ["scikit-image==0.26.0", "scikit-learn==1.9.1"],
 }
-"""Pinned to the versions whose figures are known."""
+"""Pinned to the versions whose figures are known; `photographs` is no peer but has sample ones."""
 
 
 def python_of(peer: str, *, folder: Path) -> str:

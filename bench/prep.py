@@ -1,18 +1,20 @@
 """A build against the bare loop that re-encodes the same photographs, and against three peers.
 
-Run: `python bench/prep.py [PHOTOS [PYTHON]]` (3,000 photographs by default). LLaVA-like data:
-one natural photograph of 640 by 480 pixels, about 77 kB, with one question each, stored with a
-shorter side of 224 pixels. PYTHON is that of an environment with `PEERS`; it is made in
-`build/peers` if none is given. All forms of a turn run one after the other; medians are printed.
-CPU seconds hold on a busy machine, seconds of the clock do not; those of worker processes are in
-the CPU seconds of `build 2` and of litdata.
+Run: `python bench/prep.py [--photos N] [--peers FOLDER]`. LLaVA-like data: a natural photograph of
+640 by 480 pixels, about 77 kB, with one question and an answer of 340 characters each, stored with
+a shorter side of 224 pixels. The environments of peers are made in FOLDER when they are missing,
+which takes minutes and needs a package index. All forms of a turn run one after the other; medians
+are printed. With 2,000 photographs, the default, it takes 7 minutes. CPU seconds hold on a busy
+machine, seconds of the clock do not; those of processes that the fork server starts are not known.
 
-    limit       read, decode, resize, encode with the libraries of the build; nothing is kept
+    limit           read, decode, resize, encode with the libraries of the build; nothing is kept
     limit, Pillow   the same with Pillow alone: what the libraries are worth
-    build 1     `vchat-prep build` with one worker: convert, plan, encode, tokens, tar, checksums
-    build 2     with two workers
-    PEER        a script of its users (`prep_peers.py`): re-encode, tokenize, write; with the
-                libraries of the build (`fast`), and with Pillow as its documentation does
+    limit, 2        the same loop in two processes, half of the photographs each
+    build 1         convert, plan, encode, tokens, tar, checksums, report; with one worker
+    build 2         with two workers; their fork server is there from a build before
+    command 1, 2    `vchat-prep build` in a process of its own: with imports, and the fork server
+    PEER            a script of its users (`prep_peers.py`): re-encode, tokenize, write; with the
+                    libraries of the build (`fast`), and with Pillow as its documentation does
 
 The build decodes with simplejpeg, resizes with torch and encodes with simplejpeg; the two rows of
 the limit say what that is worth. Decoding is equal to Pillow's to the last bit. Torch's bicubic
@@ -22,81 +24,98 @@ without AVX2. Decoding at half size (scaled DCT) would be less work, but is 51 g
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import io
 import json
 import logging
+import os
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import simplejpeg
+from peer_environments import python_of
 from prep_peers import CODECS, QUALITY
 from vchat.prep.build import build
 from vchat.prep.images import ImagePolicy, encode_for_shard
+from vchat.prep.pool import process_pool
 from vchat.prep.recipe import Recipe, SourceChoice
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from toy import toy_tokenizer
 
-ROOT = Path(__file__).parents[1]
-
-PEERS = (
-    *("webdataset==1.0.2", "mosaicml-streaming==0.13.0", "litdata==0.2.76"),
-    *("scikit-image==0.26.0", "scikit-learn==1.9.1", "simplejpeg==1.9.0", "tokenizers==0.22.2"),
-)
+SCRIPT = Path(__file__).with_name("prep_peers.py")
+PEERS = ("webdataset", "mosaicml", "litdata")
 REPETITIONS = 3
+SHARD_SIZE = "8MB"
 ANSWER = "The picture shows a wide landscape in soft light, with many small things in it. " * 4
 
 Cost = tuple[float, float]
 """Seconds of the clock and of CPU."""
 
+Form = Callable[[Path], Cost]
+"""Runs once, with a folder that it may make."""
+
 
 def main() -> None:
     """Print samples per second of all forms, and their ratios to the limit."""
-    num_photos = int(sys.argv[1]) if len(sys.argv) > 1 else 3000
-    python = sys.argv[2] if len(sys.argv) > 2 else peer_python()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photos", type=int, default=2_000)
+    parser.add_argument("--peers", type=Path, default=Path("build/bench-peers"))
+    wanted = parser.parse_args()
     logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_data(folder, num_photos=num_photos, python=python)
+        photographer = python_of("photographs", folder=wanted.peers)
+        write_data(folder, num_photos=wanted.photos, python=photographer)
         check_same_libraries(folder)
-        forms: dict[str, Callable[[Path], Cost]] = {
-            "limit": lambda out: timed(partial(bare_loop, folder, "fast")),
-            "limit, Pillow": lambda out: timed(partial(bare_loop, folder, "pillow")),
-            "build 1": lambda out: timed(partial(one_build, folder, out, workers=1)),
-            "build 2": lambda out: timed(partial(one_build, folder, out, workers=2)),
-        }
-        for peer in ("webdataset", "mosaicml", "litdata"):
-            for codec in ("fast", "pillow"):
-                forms[f"{peer}, {codec}"] = partial(run_peer, python, peer, codec, folder)
-        report(measured(forms, folder), num_photos=num_photos)
+        forms = own_forms(folder) | peer_forms(folder, peers=wanted.peers)
+        report(measured(forms, folder), num_photos=wanted.photos)
 
 
-def peer_python() -> str:
-    """Return the Python of an environment with the peers; makes it the first time."""
-    folder = ROOT / "build/peers"
-    if not (folder / "ready").exists():
-        venv.create(folder, with_pip=True, clear=True)
-        subprocess.run([folder / "bin/pip", "install", "--quiet", *PEERS], check=True)
-        (folder / "ready").touch()
-    return str(folder / "bin/python")
+def own_forms(folder: Path) -> dict[str, Form]:
+    """Return the limits and the builds."""
+    forms: dict[str, Form] = {
+        "limit": lambda _: timed(partial(bare_loop, folder, "fast")),
+        "limit, Pillow": lambda _: timed(partial(bare_loop, folder, "pillow")),
+        "limit, 2": lambda _: timed(partial(two_loops, folder)),
+    }
+    for workers in (1, 2):
+        run = partial(one_build, folder, workers=workers)
+        forms[f"build {workers}"] = lambda out, run=run: timed(partial(run, out))
+    for workers in (1, 2):
+        run = partial(one_command, folder, workers=workers)
+        forms[f"command {workers}"] = lambda out, run=run: timed(partial(run, out))
+    return forms
+
+
+def peer_forms(folder: Path, *, peers: Path) -> dict[str, Form]:
+    """Return the peers, with either codec; makes their environments."""
+    return {
+        f"{peer}, {codec}": partial(run_peer, python_of(peer, folder=peers), peer, codec, folder)
+        for peer in PEERS
+        for codec in ("fast", "pillow")
+    }
 
 
 def write_data(folder: Path, *, num_photos: int, python: str) -> None:
     """Write photographs, LLaVA's two annotation files and a tokenizer."""
     photos = folder / "data/coco/train2017"
     photos.mkdir(parents=True)
-    peers = Path(__file__).with_name("prep_peers.py")
-    subprocess.run([python, peers, "photos", photos, str(num_photos)], check=True)
+    subprocess.run([python, SCRIPT, "photos", photos, str(num_photos)], check=True)
     rows = []
     for number in range(num_photos):
-        turns = (("human", "<image>\nWhat do you see?"), ("gpt", f"{ANSWER}{number}"))
+        question = f"<image>\nWhat do you see in photograph {number}?"
+        turns = (("human", question), ("gpt", f"{ANSWER}{number}"))
         talk = [{"from": role, "value": text} for role, text in turns]
         name = f"{number:012d}"
         rows.append({"id": name, "image": f"{name}.jpg", "conversations": talk})
@@ -116,24 +135,40 @@ def check_same_libraries(folder: Path) -> None:
     )
 
 
-def bare_loop(folder: Path, codec: str) -> None:
-    """Read, decode, resize and encode every photograph."""
-    for path in sorted((folder / "data/coco/train2017").iterdir()):
+def bare_loop(folder: Path, codec: str, *, first: int = 0, step: int = 1) -> None:
+    """Read, decode, resize and encode every photograph, or one of every `step`."""
+    for path in sorted((folder / "data/coco/train2017").iterdir())[first::step]:
         CODECS[codec](path.read_bytes())
 
 
+def two_loops(folder: Path) -> None:
+    """Share the bare loop between two workers as a build has them."""
+    with process_pool(2) as pool:
+        for half in [pool.submit(bare_loop, folder, "fast", first=n, step=2) for n in (0, 1)]:
+            half.result()
+
+
 def one_build(folder: Path, out: Path, *, workers: int) -> None:
-    """Make a whole shard set."""
+    """Make a whole shard set in this process."""
     recipe = Recipe(
         source=(SourceChoice(name="llava"),),
         data=str(folder / "data"),
         tokenizer=str(folder / "tokenizer"),
         out=str(out),
         eval_fraction=0.0,
-        shard_size="4MB",
+        shard_size=SHARD_SIZE,
         workers=workers,
     )
-    build(recipe)
+    with contextlib.redirect_stderr(io.StringIO()):
+        build(recipe)
+
+
+def one_command(folder: Path, out: Path, *, workers: int) -> None:
+    """Make a whole shard set as a user does."""
+    command = [sys.executable, "-m", "vchat.prep.cli", "build", "--datasets", "llava"]
+    command += ["--data", str(folder / "data"), "--tokenizer", str(folder / "tokenizer")]
+    command += ["--out", str(out), "--shard-size", SHARD_SIZE, "--eval-fraction", "0"]
+    subprocess.run([*command, "--workers", str(workers)], check=True, capture_output=True)
 
 
 def timed(run: Callable[[], None]) -> Cost:
@@ -151,20 +186,21 @@ def cpu_seconds() -> float:
 
 def run_peer(python: str, peer: str, codec: str, folder: Path, out: Path) -> Cost:
     """Run a peer's script and return what it measured."""
-    script = Path(__file__).with_name("prep_peers.py")
-    command = [python, script, peer, codec, folder, out]
+    command = [python, SCRIPT, peer, codec, folder, out]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     clock, cpu = done.stdout.splitlines()[-1].split()
     return float(clock), float(cpu)
 
 
-def measured(forms: dict[str, Callable[[Path], Cost]], folder: Path) -> dict[str, Cost]:
+def measured(forms: dict[str, Form], folder: Path) -> dict[str, Cost]:
     """Run the forms in turns; return the medians."""
     costs: dict[str, list[Cost]] = {name: [] for name in forms}
-    forms["build 1"](folder / "warm")
-    for turn in range(REPETITIONS):
-        for number, (name, run) in enumerate(forms.items()):
-            costs[name].append(run(folder / f"out-{turn}-{number}"))
+    for name in ("build 1", "build 2"):
+        forms[name](folder / "warm" / name)
+    for _ in range(REPETITIONS):
+        for name, run in forms.items():
+            with tempfile.TemporaryDirectory(dir=folder) as out:
+                costs[name].append(run(Path(out) / "set"))
     return {
         name: (statistics.median(c for c, _ in found), statistics.median(c for _, c in found))
         for name, found in costs.items()
@@ -175,17 +211,21 @@ def report(costs: dict[str, Cost], *, num_photos: int) -> None:
     """Print one line per form; a sample has one image, so these are images per second as well."""
     limit_clock, limit_cpu = costs["limit"]
     for name, (clock, cpu) in costs.items():
-        print(
+        line = (
             f"{name:20s} {num_photos / clock:7.1f} samples/s ({limit_clock / clock:.2f} of limit)"
-            f"  {num_photos / cpu:7.1f} per CPU s ({limit_cpu / cpu:.2f} of limit)"
         )
+        if not name.endswith(" 2"):
+            line += f"  {num_photos / cpu:7.1f} per CPU s ({limit_cpu / cpu:.2f} of limit)"
+        print(line)
     one, two = costs["build 1"], costs["build 2"]
     print(f"build 1 / limit, per core: {limit_cpu / one[1]:.2f} (target 0.90)")
     print(f"build 1 / limit with Pillow, per core: {costs['limit, Pillow'][1] / one[1]:.2f}")
+    print(f"limit, 2 / limit: {limit_clock / costs['limit, 2'][0]:.2f}")
     print(f"build 2 / build 1: {one[0] / two[0]:.2f} (target 1.8)")
+    print(f"command 2 / command 1: {costs['command 1'][0] / costs['command 2'][0]:.2f}")
     for name, (clock, _) in costs.items():
         if name.endswith((", fast", ", pillow")):
-            print(f"build 1 and 2 / {name}: {clock / one[0]:.2f}, {clock / two[0]:.2f}")
+            print(f"build 1 and 2 / {name}: {clock / one[0]:.2f}, {clock / two[0]:.2f} (target 1)")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What `bench/prep.py` runs in an environment of its own: sample photographs, and three peers.
+"""What `bench/prep.py` runs in environments of their own: sample photographs, and three peers.
 
     python prep_peers.py photos FOLDER COUNT        photographs of 640 by 480 pixels
     python prep_peers.py PEER CODEC FOLDER OUT      one pass of webdataset, mosaicml or litdata

@@ -1,4 +1,4 @@
-"""Items in their order, each announced some time before its turn, so that slow reads can begin."""
+"""Items in their order: announced some time before their turn, or several at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ T = TypeVar("T")
 
 
 def announced(items: Iterable[T], announce: Callable[[T], object], *, ahead: int) -> Iterator[T]:
-    """Yield every item in order; `announce` hears of each when `ahead` others come before it."""
+    """Yield every item in order; `announce` hears of each when `ahead` others come before it.
+
+    So slow reads can begin.
+    """
     waiting: deque[T] = deque()
     for item in items:
         announce(item)
@@ -18,3 +21,16 @@ def announced(items: Iterable[T], announce: Callable[[T], object], *, ahead: int
         if len(waiting) > ahead:
             yield waiting.popleft()
     yield from waiting
+
+
+def in_groups(items: Iterable[T], *, weight: Callable[[T], int], most: int) -> Iterator[list[T]]:
+    """Yield every item in order, in lists that end with the item that makes them weigh `most`."""
+    group: list[T] = []
+    weighs = 0
+    for item in items:
+        group.append(item)
+        weighs += weight(item)
+        if weighs >= most:
+            yield group
+            group, weighs = [], 0
+    yield group

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 
 import numpy as np
@@ -128,11 +129,15 @@ class Assembler:
 
     def _length(self, encoded: Encoded, turns: Sequence[Turn]) -> int:
         """Return the positions of a sample: its text, and what its images widen to."""
-        sizes = [image.size for images in shown_images(turns) for image in images]
-        widths = num_positions(
-            np.array(sizes, dtype=np.int32).reshape(-1, 2), per_image=self.positions_per_image
-        )
-        return len(encoded.ids) - len(sizes) + int(widths.sum())
+        sizes = tuple(image.size for images in shown_images(turns) for image in images)
+        return len(encoded.ids) - len(sizes) + _positions(sizes, self.positions_per_image)
+
+
+@lru_cache(maxsize=4096)
+def _positions(sizes: tuple[tuple[int, int], ...], per_image: int) -> int:
+    """Return the positions of images of these stored sizes; most have one of a few."""
+    stored = np.array(sizes, dtype=np.int32).reshape(-1, 2)
+    return int(num_positions(stored, per_image=per_image).sum())
 
 
 def turns_of(prepared: PreparedRecord) -> list[Turn]:

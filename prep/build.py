@@ -27,7 +27,7 @@ from vchat.prep.chosen_sources import ChosenSource, chosen_sources
 from vchat.prep.convert import Staged
 from vchat.prep.convert_all import convert_all
 from vchat.prep.encoded_images import repeated_images, write_repeated
-from vchat.prep.engines import run_tasks
+from vchat.prep.engines import get_ready, run_tasks
 from vchat.prep.finish import (
     PUBLICATION,
     Built,
@@ -131,6 +131,8 @@ def build(recipe: Recipe) -> Built:
     output = output_of(recipe)
     with clear_storage_errors(output), locked(output):
         is_complete = output.is_complete  # a store that refuses us does so before the long work
+        if not is_complete:
+            get_ready(engine=recipe.engine, workers=recipe.workers)
         prepared = prepare(recipe, work=output.work)
         if is_complete:
             return already_complete(output, prepared.plan)

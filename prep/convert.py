@@ -217,14 +217,16 @@ def _check_key(record: Record, seen: set[bytes]) -> None:
 
 def _with_headers(record: Record, images: ImageFiles) -> dict[str, Any]:
     """Return the staged row, every image found and its header checked."""
-    rounds = tuple(
-        replace(round_, images=tuple(map(images.located, round_.images)))
-        for round_ in record.rounds
-    )
-    found = replace(record, rounds=rounds)
-    headers = [images.header(image) for image in found.images]
+    located = {image: images.located(image) for image in record.images}
+    if any(image is not found for image, found in located.items()):
+        rounds = tuple(
+            replace(round_, images=tuple(located[image] for image in round_.images))
+            for round_ in record.rounds
+        )
+        record = replace(record, rounds=rounds)
+    headers = [images.header(image) for image in record.images]
     return staged_row(
-        found,
+        record,
         sizes=[header.size for header in headers],
         image_bytes=sum(header.num_bytes for header in headers),
     )

@@ -8,6 +8,7 @@ file is asked for, and every folder counts as there.
 from __future__ import annotations
 
 import io
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -67,8 +68,8 @@ def read_range(path: DataPath, start: int, size: int) -> bytes:
     if isinstance(path, RemotePath):
         return path.read_range(start, size)
     with path.open("rb") as file:
-        file.seek(start)
-        return file.read(size)
+        left = os.fstat(file.fileno()).st_size - file.seek(start)
+        return file.read(max(0, min(size, left)))  # room is made for all that is asked for
 
 
 def path_below(path: DataPath, folder: DataPath) -> str:

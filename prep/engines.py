@@ -15,6 +15,12 @@ from vchat.prep import pool
 from vchat.prep.recipe import EngineName
 
 
+def get_ready(*, engine: EngineName, workers: int) -> None:
+    """Start what takes its time to start and will be needed, while the plan is made."""
+    if engine == "processes" and workers > 1:
+        pool.start_fork_server()
+
+
 def run_tasks(
     work: Path,
     numbers: Sequence[int],

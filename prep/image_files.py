@@ -171,14 +171,13 @@ class ImageFiles:
     def _found_in(self, file: str) -> DataPath:
         check_path(file)
         for root in self._roots:
-            path = root / file
-            if isinstance(path, RemotePath):
-                if path.is_file():
-                    return path
-            elif _is_file(str(path)):
-                if not _lies_in(str(path), f"{root}/{self._folder(file)}"):
+            if isinstance(root, RemotePath):
+                if (remote := root / file).is_file():
+                    return remote
+            elif _is_file(path := f"{root}/{file}"):
+                if not _lies_in(path, f"{root}/{self._folder(file)}"):
                     raise Rejected("unsafe_path", f"{file!r} leads out of its folder")
-                return path
+                return Path(path)
         raise Rejected("missing_image", f"{file} is not there")
 
     def _folder(self, path: str) -> str:
@@ -213,7 +212,7 @@ def check_path(path: str) -> None:
     Raises:
         Rejected: `unsafe_path`.
     """
-    parts = PurePosixPath(path).parts
+    parts = set(path.split("/")) - {"", "."}
     if not parts or path.startswith(("/", "\\")) or ".." in parts or _UNSAFE.search(path):
         raise Rejected("unsafe_path", f"{path[:80]!r} is not a path below the data folder")
 

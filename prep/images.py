@@ -56,6 +56,9 @@ _TURNED = (b"Exif\0\0", b"tiff:Orientation")
 
 _PLAIN_COLORS = ("YCbCr", "Gray", "RGB")
 _HEAD_BYTES = 64 * 2**10
+_SHORT_HEAD_BYTES = 2 * 2**10
+"""Of a JPEG without a thumbnail and colour profile these hold the size."""
+
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 
 
@@ -129,8 +132,9 @@ def read_header(file: IO[bytes], *, num_bytes: int, name: str) -> Header:
     """
     if num_bytes > MAX_BYTES:
         raise Rejected("huge_image", f"{name}: {num_bytes} bytes, more than {MAX_BYTES}")
-    head = file.read(_HEAD_BYTES)
-    size = _jpeg_size(head) if head.startswith(_MAGIC[0][0]) else None
+    head = file.read(_SHORT_HEAD_BYTES)
+    is_jpeg = head.startswith(_MAGIC[0][0])
+    size = _jpeg_size(head) or _jpeg_size(head + file.read(_HEAD_BYTES)) if is_jpeg else None
     if size is not None:
         check_size(size, name=name)
         return Header(format="JPEG", size=size, num_bytes=num_bytes)
@@ -205,7 +209,7 @@ def _plain_jpeg(data: bytes, *, name: str) -> _Upright | None:
 
     Pillow alone also decides about damage: where this decoder so much as warns, it gives up.
     """
-    if not data.startswith(_MAGIC[0][0]) or any(mark in data for mark in _TURNED):
+    if not data.startswith(_MAGIC[0][0]) or _may_be_turned(data):
         return None
     try:
         height, width, color, _ = simplejpeg.decode_jpeg_header(data)
@@ -216,6 +220,22 @@ def _plain_jpeg(data: bytes, *, name: str) -> _Upright | None:
     except ValueError:
         return None
     return _Upright(format="JPEG", rgb=rgb, untouched=color != "Gray")
+
+
+def _may_be_turned(data: bytes) -> bool:
+    """Tell whether a mark that may say how a JPEG is turned stands before its first scan."""
+    scan = _first_scan(data)
+    return any(data.find(mark, 0, scan) >= 0 for mark in _TURNED)
+
+
+def _first_scan(data: bytes) -> int:
+    """Return where the pixels of a JPEG begin; its end if that cannot be told."""
+    place = 2
+    while data[place : place + 1] == b"\xff":
+        if data[place + 1 : place + 2] == b"\xda":
+            return place
+        place += 2 + int.from_bytes(data[place + 2 : place + 4])
+    return len(data)
 
 
 def _opened_upright(data: bytes, *, name: str) -> _Upright:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import connection
+from multiprocessing import connection, forkserver
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +26,8 @@ T = TypeVar("T")
 POLL_S = 0.2
 FOLDER = "progress"
 """Of the files, in the work folder, that say how far each task is."""
+
+_LIBRARIES = ["vchat.prep.task", "vchat.shards.decode"]
 
 
 def run_tasks(
@@ -83,10 +85,16 @@ def run_calls(
 def process_pool(workers: int) -> ProcessPoolExecutor:
     """Return a pool of fresh processes that end when this one is gone."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vchat.prep.task", "vchat.shards.decode"])
+    context.set_forkserver_preload(_LIBRARIES)
     return ProcessPoolExecutor(
         workers, mp_context=context, initializer=_begin, initargs=(dict(os.environ),)
     )
+
+
+def start_fork_server() -> None:
+    """Let what workers are forked from load its libraries, which takes seconds, from now on."""
+    forkserver.set_forkserver_preload(_LIBRARIES)
+    forkserver.ensure_running()
 
 
 def _begin(environment: dict[str, str]) -> None:

@@ -11,12 +11,13 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from vchat.prep.ahead import announced
+from vchat.prep.ahead import announced, in_groups
 from vchat.prep.assemble import Assembler, PreparedRecord
 from vchat.prep.data_path import data_path
 from vchat.prep.encoded_images import EncodedImages
@@ -37,6 +38,16 @@ from vchat.shards.storage import StorageConfig
 from vchat.shards.strict_toml import as_plain, from_table
 from vchat.shards.tokens import TextTokenizer
 from vchat.shards.writer import write_shard
+
+_RECORDS_AT_ONCE = 256
+"""So many dialogues' records are looked up together."""
+
+_BYTES_AT_ONCE = 4 * 2**20
+"""Dialogues of about so many bytes wait with their images encoded. A picture that is decoded drives
+all else out of the processor's caches, so what else there is to do is done for many in a row."""
+
+_BYTES_BESIDE_IMAGES = 64 * 2**10
+"""What a dialogue counts as besides its images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +138,16 @@ class _OpenJob:
     image: Callable[[str, ImageRef], Encoded]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Encoded:
+    """A record and its images as they are stored."""
+
+    record: Record
+    images: tuple[StoredImage, ...] = ()
+    rejected: Rejected | None = None
+    """Why one of its images cannot be used."""
+
+
 @lru_cache(maxsize=1)
 def _open_job(work: Path, made_ns: int) -> _OpenJob:
     """Open the job in `work`; `made_ns` tells apart jobs that were made there one after another."""
@@ -185,15 +206,25 @@ def _samples(
     opened: _OpenJob, shard: PlannedShard, *, result: ShardResult, on_dialogue: Callable[[], None]
 ) -> Iterator[Sample]:
     rows = opened.plan.table.slice(shard.start, shard.end - shard.start).to_pylist()
-    dialogues = (
-        [opened.records[row["source"]].record(number) for number in row["rows"]] for row in rows
-    )
     ahead = max(reader.ahead for reader in opened.readers.values())
-    for records in announced(dialogues, partial(_expect, opened), ahead=ahead):
-        yield from _dialogue(opened, records, split=shard.split, result=result)
-        for record in records:
-            opened.readers[record.source].forget(record.images)
-        on_dialogue()
+    dialogues = announced(_records(opened, rows), partial(_expect, opened), ahead=ahead)
+    encoded = map(partial(_with_images, opened), dialogues)
+    for group in in_groups(encoded, weight=_weight, most=_BYTES_AT_ONCE):
+        for dialogue in group:
+            yield from _dialogue(opened, dialogue, split=shard.split, result=result)
+            on_dialogue()
+
+
+def _records(opened: _OpenJob, rows: Sequence[dict[str, Any]]) -> Iterator[list[Record]]:
+    """Yield the records of each dialogue of the plan, `_RECORDS_AT_ONCE` looked up at a time."""
+    for start in range(0, len(rows), _RECORDS_AT_ONCE):
+        some = rows[start : start + _RECORDS_AT_ONCE]
+        wanted: dict[str, list[int]] = {}
+        for row in some:
+            wanted.setdefault(row["source"], []).extend(row["rows"])
+        found = {name: iter(opened.records[name].records(wanted[name])) for name in wanted}
+        for row in some:
+            yield list(islice(found[row["source"]], len(row["rows"])))
 
 
 def _expect(opened: _OpenJob, records: Sequence[Record]) -> None:
@@ -201,8 +232,30 @@ def _expect(opened: _OpenJob, records: Sequence[Record]) -> None:
         opened.readers[record.source].expect(record.images)
 
 
+def _with_images(opened: _OpenJob, records: Sequence[Record]) -> list[_Encoded]:
+    """Return the records of one dialogue with their images as they are stored."""
+    found = [_encoded(opened, record) for record in records]
+    for record in records:
+        opened.readers[record.source].forget(record.images)
+    return found
+
+
+def _encoded(opened: _OpenJob, record: Record) -> _Encoded:
+    try:
+        images = tuple(_stored(opened, record.source, ref) for ref in record.images)
+    except Rejected as rejected:
+        return _Encoded(record=record, rejected=rejected)
+    return _Encoded(record=record, images=images)
+
+
+def _weight(dialogue: Sequence[_Encoded]) -> int:
+    """Return about how many bytes a dialogue takes that waits with its images."""
+    images = sum(len(image.data) for one in dialogue for image in one.images)
+    return images + _BYTES_BESIDE_IMAGES
+
+
 def _dialogue(
-    opened: _OpenJob, records: Sequence[Record], *, split: str, result: ShardResult
+    opened: _OpenJob, encoded: Sequence[_Encoded], *, split: str, result: ShardResult
 ) -> list[Sample]:
     """Return the samples of one dialogue; a record that cannot be used leaves it."""
     prepared, rejected_keys = [], set()
@@ -211,17 +264,15 @@ def _dialogue(
         rejected_keys.add(record.key)
         result.reject(record, rejected)
 
-    for record in records:
-        try:
-            images = tuple(_stored(opened, record.source, ref) for ref in record.images)
-        except Rejected as rejected:
-            reject(record, rejected)
+    for one in encoded:
+        if one.rejected is not None:
+            reject(one.record, one.rejected)
         else:
-            prepared.append(PreparedRecord(record=record, images=images))
+            prepared.append(PreparedRecord(record=one.record, images=one.images))
     samples = list(opened.assembler.samples(prepared, split=split, on_rejected=reject))
-    for record in records:
-        if record.key not in rejected_keys:
-            result.use(record)
+    for one in encoded:
+        if one.record.key not in rejected_keys:
+            result.use(one.record)
     result.split_dialogues += len(samples) > 1
     return samples
 

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+BUFFER_BYTES = 2**20
+"""Written at a time; a sample is several small pieces."""
+
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[IO[bytes]]:
@@ -20,7 +23,7 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
-        with aside.open("wb") as file:
+        with aside.open("wb", buffering=BUFFER_BYTES) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

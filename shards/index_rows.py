@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import xxhash
 from vchat.shards.codec import Sample
@@ -61,7 +62,7 @@ def index_row(sample: Sample, *, stem: str, located: list[dict[str, Any]]) -> di
         "source": sample.source,
         "split": sample.split,
         "text_tokens": len(sample.ids) - len(images),
-        "supervised_tokens": int(sample.supervised.sum()),
+        "supervised_tokens": int(np.count_nonzero(sample.supervised)),
         "num_images": len(images),
         "num_records": len(sample.records),
         "num_rounds": len(sample.rounds),

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
@@ -22,8 +23,14 @@ from typing import Any
 from tokenizers import Tokenizer
 from vchat.shards.template import Text
 
-Tokens = tuple[list[int], list[tuple[int, int]]]
-"""Ids, and for each the characters (start, end) it stands for; bytes of one character share it."""
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """A text as tokens."""
+
+    ids: list[int]
+    span: Callable[[int], tuple[int, int]]
+    """Characters (start, end) that the token at a position stands for; bytes of one share it."""
 
 
 class TextEncoder:
@@ -67,25 +74,24 @@ class TextEncoder:
             if not _continues(ids, whole, boundary=len(text)):
                 tokenizer, text, ids = self._continuing, "", []
                 whole = self._tokens(tokenizer, added)
-            yield whole[0][len(ids) :], supervised
-            text, ids = text + added, whole[0]
+            yield whole.ids[len(ids) :], supervised
+            text, ids = text + added, whole.ids
 
-    def _tokenized(self, tokenizer: Tokenizer, text: str) -> Tokens:
+    def _tokenized(self, tokenizer: Tokenizer, text: str) -> _Tokens:
         """Tokenize text; where its model alone would make a control token, cut the spelling."""
         try:
             encoding = tokenizer.encode(text, add_special_tokens=False)
         except TypeError as error:
             raise ValueError(f"text is not valid Unicode: {_lone_surrogate(text)}") from error
-        ids, spans = encoding.ids, encoding.offsets
-        if self._controls.keys().isdisjoint(ids):
-            return ids, spans
-        cut = self._inside_control(text, ids, spans)
+        span = encoding.token_to_chars  # None only beyond the last token
+        whole = _Tokens(encoding.ids, span)  # type: ignore[arg-type]
+        if self._controls.keys().isdisjoint(whole.ids):
+            return whole
+        cut = self._inside_control(text, whole.ids, encoding.offsets)
         if cut is None:
-            return ids, spans
-        head_ids, head_spans = self._tokens(tokenizer, text[:cut])
-        tail_ids, tail_spans = self._tokens(self._continuing, text[cut:])
-        shifted = [(start + cut, end + cut) for start, end in tail_spans]
-        return head_ids + tail_ids, head_spans + shifted
+            return whole
+        head = self._tokens(tokenizer, text[:cut])
+        return _joined(head, self._tokens(self._continuing, text[cut:]), cut=cut)
 
     def _inside_control(
         self, text: str, ids: list[int], spans: list[tuple[int, int]]
@@ -102,13 +108,25 @@ class TextEncoder:
         return None
 
 
-def _continues(before: list[int], whole: Tokens, *, boundary: int) -> bool:
+def _joined(head: _Tokens, tail: _Tokens, *, cut: int) -> _Tokens:
+    """Return the tokens of a text that was cut before the character `cut`."""
+
+    def span(position: int) -> tuple[int, int]:
+        if position < len(head.ids):
+            return head.span(position)
+        start, end = tail.span(position - len(head.ids))
+        return start + cut, end + cut
+
+    return _Tokens(head.ids + tail.ids, span)
+
+
+def _continues(before: list[int], whole: _Tokens, *, boundary: int) -> bool:
     """Whether `whole` begins with the ids `before` and no token reaches across the boundary."""
-    ids, spans = whole
-    n = len(before)
+    ids, n = whole.ids, len(before)
     if ids[:n] != before:
         return False
-    return (n == 0 or spans[n - 1][1] <= boundary) and (n == len(ids) or spans[n][0] >= boundary)
+    ends_before = n == 0 or whole.span(n - 1)[1] <= boundary
+    return ends_before and (n == len(ids) or whole.span(n)[0] >= boundary)
 
 
 def _is_control(token: dict[str, Any]) -> bool:

@@ -134,21 +134,22 @@ class TextTokenizer:
         Raises:
             ValueError: A text is not valid Unicode.
         """
-        ids: list[int] = []
-        mask: list[bool] = []
+        runs: list[tuple[list[int], bool]] = []
         opening = False
         for is_text, group in groupby(parts, key=lambda part: isinstance(part, Text)):
             if is_text:
                 texts = [part for part in group if isinstance(part, Text)]
-                runs = self._encoder.stretch(texts, opening=opening)
+                runs += self._encoder.stretch(texts, opening=opening)
             else:
                 controls = [part for part in group if not isinstance(part, Text)]
                 opening = controls[-1] == Control("begin")
-                runs = iter([(self._control_ids(part), part.supervised) for part in controls])
-            for run_ids, supervised in runs:
-                ids += run_ids
-                mask += [supervised] * len(run_ids)
-        return Encoded(ids=np.array(ids, dtype=np.int32), supervised=np.array(mask, dtype=np.bool_))
+                runs += [(self._control_ids(part), part.supervised) for part in controls]
+        ids = [token for run, _ in runs for token in run]
+        mask = np.array([supervised for _, supervised in runs], dtype=np.bool_)
+        return Encoded(
+            ids=np.array(ids, dtype=np.int32),
+            supervised=mask.repeat([len(run) for run, _ in runs]),
+        )
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids that stand inside a dialogue, special tokens as they are spelled.

@@ -60,22 +60,24 @@ def header(name: str, size: int) -> bytes:
     another name, size and sum.
     """
     block = bytearray(_BLANK_HEADER)
-    block[: len(name)] = name.encode("ascii")
-    block[124:135] = b"%011o" % size
-    block[148:156] = b"%06o\0 " % (sum(block) + _SUM_AS_BLANKS)
+    name_bytes, size_digits = name.encode("ascii"), b"%011o" % size
+    block[: len(name)] = name_bytes
+    block[124:135] = size_digits
+    block[148:156] = b"%06o\0 " % (_BLANK_SUM + sum(name_bytes) + sum(size_digits))
     return bytes(block)
 
 
 def _blank_header() -> bytes:
-    """Return the header of a member without name and size; its sum is zeros."""
+    """Return the header of a member without name, size and sum."""
     info = tarfile.TarInfo("")
     info.mode, info.mtime = 0o444, 0
     info.uname = info.gname = "vchat"
     block = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+    block[124:135] = bytes(11)
     block[148:156] = bytes(8)
     return bytes(block)
 
 
 _BLANK_HEADER = _blank_header()
-_SUM_AS_BLANKS = 8 * ord(" ")
-"""What the field of the sum counts for while the sum is made."""
+_BLANK_SUM = sum(_BLANK_HEADER) + 8 * ord(" ")
+"""The field of the sum counts as blanks while the sum is made."""

@@ -24,7 +24,7 @@ def converted(
     arrow = work / "records.arrow"
     write_record_file(staged.path, arrow)
     with RecordFile(arrow) as records:
-        return [records.record(row) for row in range(len(records))], staged.tally
+        return records.records(range(len(records))), staged.tally
 
 
 def expect(tally: dict, *, records: int, rows: dict[str, int], pairs: dict[str, int] | None = None):

@@ -1,7 +1,7 @@
-"""Items keep their order, and each is announced as far ahead of its turn as was asked for."""
+"""Items keep their order: announced as far ahead of their turn as was asked for, or in groups."""
 
 import pytest
-from vchat.prep.ahead import announced
+from vchat.prep.ahead import announced, in_groups
 
 
 @pytest.mark.parametrize("ahead, heard_before", [(0, [1, 2, 3, 4, 5]), (2, [3, 4, 5, 5, 5])])
@@ -10,3 +10,8 @@ def test_items_keep_their_order_and_are_announced_ahead(ahead, heard_before):
     seen = [(item, len(heard)) for item in announced(range(5), heard.append, ahead=ahead)]
     assert seen == list(zip(range(5), heard_before, strict=True))
     assert heard == list(range(5))
+
+
+def test_a_group_ends_with_the_item_that_makes_it_heavy_enough():
+    groups = list(in_groups([3, 1, 9, 2, 2], weight=lambda item: item, most=4))
+    assert groups == [[3, 1], [9], [2, 2], []]

@@ -32,6 +32,15 @@ def test_an_exif_rotation_is_applied():
     assert pixels(stored.data)[2, -2].max() < 100, "the dark corner is now at the top right"
 
 
+def test_a_rotation_is_found_behind_a_profile_that_looks_like_the_start_of_pixels():
+    rotated = exif_rotated(0)
+    profile = b"\xff\xe2\0\x10ICC\xff\xda\xff\xda\xff\xda12345"
+    stored = encode_for_shard(
+        rotated[:2] + profile + rotated[2:], ImagePolicy(size=36, format="png"), name="a"
+    )
+    assert stored.size == (36, 48)
+
+
 def test_transparency_becomes_white():
     stored = encode_for_shard(palette_png(0), ImagePolicy(size=36, format="png"), name="a")
     found = pixels(stored.data)
