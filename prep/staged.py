@@ -7,6 +7,7 @@ maps an uncompressed copy into memory (`RecordFile`), which costs no resident me
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, islice
 from pathlib import Path
