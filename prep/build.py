@@ -1,6 +1,7 @@
 """A build: convert the sources, decide the plan, run its tasks, publish the shard set.
 
-    OUT/.work/staged/   records of each source (Parquet), named by a digest of the inputs
+    OUT/.work/staged/   records of each source, and where the pictures of large JSON files lie
+                        (Parquet), named by a digest of the inputs
     OUT/.work/          the plan, the job, and a result file per finished shard
     OUT/                shards, index, tokenizer, report; the manifest last
 

@@ -71,7 +71,7 @@ def row(number: int, pairs) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("template", ["visualchat", "chat"])
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(dialogues=DIALOGUES, is_array=st.booleans(), escaped=st.booleans())
 def test_odd_texts_come_through_a_build_unaltered_and_stay_text(
     raw, template, dialogues, is_array, escaped
