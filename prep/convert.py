@@ -3,7 +3,7 @@
 Input: a source and the folder of its data. Output: a Parquet file of records in annotation order
 and a tally of the rows that gave none. Rejected here is what the annotation or an image's header
 shows; what only decoding or tokenizing shows is rejected when a shard is written. Memory does not
-depend on the size of the source, apart from 16 bytes per key.
+depend on the size of the source, apart from some 100 bytes per key.
 """
 
 from __future__ import annotations
