@@ -27,7 +27,8 @@ POLL_S = 0.2
 FOLDER = "progress"
 """Of the files, in the work folder, that say how far each task is."""
 
-_LIBRARIES = ["vchat.prep.task", "vchat.shards.decode"]
+_LIBRARIES = ["vchat.prep.task", "vchat.prep.convert_all", "vchat.shards.decode"]
+"""What workers find loaded."""
 
 
 def run_tasks(
