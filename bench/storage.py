@@ -3,12 +3,13 @@
 Run: `python bench/storage.py [SAMPLES]` (3,000 by default), the samples of `bench/loader.py`. In
 each of three rounds an epoch is read from the folder, from the bucket by range, through a cache
 that is empty, and through one that is full; the ratios are of the medians. The server works on the
-same cores, so what it needs is taken from us. There is no latency on loopback: by range, a far
-server is slower by its round trips, whole shards are not.
+same cores, so what it needs is taken from us; it is printed beside our own CPU time. There is no
+latency on loopback: by range, a far server is slower by its round trips, whole shards are not.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import statistics
@@ -29,18 +30,31 @@ from toy import toy_tokenizer
 ROUNDS = 3
 
 
+def server_cpu_s() -> float:
+    """CPU seconds of the processes that this one has started: of the S3 server."""
+    used = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[1]) == os.getpid():
+                used += int(fields[11]) + int(fields[12])
+    return used / os.sysconf("SC_CLK_TCK")
+
+
 def rate(shard_set: ShardSet, what: str, *, threads: int) -> float:
     """Read one epoch, print what it cost, and return the samples per second."""
     loader = our_loader(shard_set, threads=threads)
     num_batches = loader.plan(0).num_steps(loader.rows_per_step)
     before = loader.measured()
-    wall, cpu = time.perf_counter(), time.process_time()
+    wall, cpu, server = time.perf_counter(), time.process_time(), server_cpu_s()
     batches = itertools.islice(loader, num_batches)
     num_samples = sum(len(row) for batch in batches for row in batch.keys)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    server = server_cpu_s() - server
     cost = {name: total - before[name] for name, total in loader.measured().items()}
     print(
-        f"{what:<28} {num_samples / wall:8.0f} samples/s {1e3 * cpu / num_samples:7.3f} CPU ms each"
+        f"{what:<28} {num_samples / wall:8.0f} samples/s"
+        f" {1e3 * cpu / num_samples:7.3f} CPU ms each, {1e3 * server / num_samples:.3f} the server"
         f" {cost['requests']:6.0f} requests {cost['network_bytes'] / 1e6:6.0f} MB over the network"
     )
     return num_samples / wall

@@ -169,11 +169,13 @@ def lay_out(
             positions=positions,
         )
         end = len(ids)
-        starts = np.cumsum(lengths) - lengths
         row.token_ids[:end] = ids
         np.copyto(row.labels[:end], ids, where=supervised)
-        np.subtract(np.arange(end), np.repeat(starts, lengths), out=row.position_ids[:end])
-        row.segment_ids[:end] = np.repeat(np.arange(1, len(samples) + 1), lengths)
+        numbers, first = np.arange(end), 0
+        for segment, length in enumerate(lengths.tolist(), start=1):
+            row.position_ids[first : first + length] = numbers[:length]
+            row.segment_ids[first : first + length] = segment
+            first += length
     row.token_ids[end:] = pad_id
     row.position_ids[end:] = 0
     row.segment_ids[end:] = 0

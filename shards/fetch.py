@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vchat.shards.joined_sets import JoinedSets
 from vchat.shards.plan_index import numbered_in_order, text_column
 from vchat.shards.ranges import UNREAD_MEMBER, Reading, sample_spans
-from vchat.shards.store import ShardError
+from vchat.shards.store import LocalStore, ShardError
 
 TOKENS, MASK, UNREAD = -1, -2, -3
 """Roles of members; that of an image is its number."""
@@ -88,6 +88,18 @@ class SampleFetcher:
         return Fetched(
             ids=ids, supervised=supervised, images=tuple(parts[image] for image in sorted(parts))
         )
+
+    def expect(self, numbers: NDArray[np.integer]) -> None:
+        """Say which samples of local shards are going to be fetched."""
+        for shard, start, end in zip(
+            self.shard[numbers].tolist(),
+            self.start[numbers].tolist(),
+            self.end[numbers].tolist(),
+            strict=True,
+        ):
+            store, name = self.shards[shard]
+            if isinstance(store, LocalStore):
+                store.expect(name, start, end)
 
     def num_bytes(self, numbers: NDArray[np.integer]) -> int:
         """Return how many bytes are read for some samples."""

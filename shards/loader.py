@@ -50,12 +50,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Equipment:
-    """What an iteration works with; reading never waits for decoding, nor the reverse."""
+    """What an iteration works with."""
 
-    reading: ThreadPoolExecutor
-    """One thread: reads, checks and lays out."""
+    threads: ThreadPoolExecutor
+    """Each works on one row at a time, from its bytes to its pixels: between threads that only read
+    and threads that only decode, the interpreter lock would have to change hands all the time."""
 
-    decoding: ThreadPoolExecutor
+    reader: ReadAhead
+    """Has the bytes on their way before they are asked for."""
+
     rooms: BatchRooms
 
 
@@ -83,8 +86,7 @@ class Underway:
 
     place: Place
     room: BatchRoom
-    rows: Future[list[Future[LoadedRow]]]
-    """All are read when the outer future is done; each is decoded when its own is."""
+    rows: list[Future[LoadedRow]]
 
     num_bytes: int
     """Of pixels and of what is read for them."""
@@ -239,8 +241,13 @@ class Loader(IterableDataset[Batch]):
         """
         self._delivered = (self.cursor.epoch, self.cursor.position)
         equipment = Equipment(
-            reading=ThreadPoolExecutor(1, thread_name_prefix="vchat-reading"),
-            decoding=ThreadPoolExecutor(self.threads, thread_name_prefix="vchat-decoding"),
+            threads=ThreadPoolExecutor(self.threads, thread_name_prefix="vchat-decoding"),
+            reader=ReadAhead(
+                self._samples.fetcher,
+                rank=self.cursor.rank,
+                world_size=self.cursor.world_size,
+                ranks_per_node=self.ranks_per_node,
+            ),
             rooms=BatchRooms(
                 tokens_per_row=self.cursor.arguments.tokens_per_row,
                 side=self.crop,
@@ -248,25 +255,18 @@ class Loader(IterableDataset[Batch]):
                 most_free=self.read_ahead_rows // self.cursor.rows_per_micro_batch + 1,
             ),
         )
-        reader = ReadAhead(
-            self._samples.fetcher,
-            rank=self.cursor.rank,
-            world_size=self.cursor.world_size,
-            ranks_per_node=self.ranks_per_node,
-        )
         try:
-            for underway in self._read_ahead(equipment, reader, after=after):
+            for underway in self._read_ahead(equipment, after=after):
                 with self._metrics.timed("waiting_s"):
-                    rows = [row.result() for row in underway.rows.result()]
+                    rows = [row.result() for row in underway.rows]
                 place = underway.place
                 if place.ends_step:
                     self._delivered = (place.epoch, place.step_rows.stop)
                 yield place, self._batch(place, rows, room=underway.room)
         finally:
-            equipment.reading.shutdown(wait=False, cancel_futures=True)
-            reader.close()
-            equipment.reading.shutdown(wait=True)
-            equipment.decoding.shutdown(wait=True, cancel_futures=True)
+            equipment.threads.shutdown(wait=False, cancel_futures=True)
+            equipment.reader.close()
+            equipment.threads.shutdown(wait=True)
 
     def _places_here(self, *, after: Delivered | None) -> Iterator[Place]:
         """Yield the micro-batches that this process reads: all of them, or a worker's share."""
@@ -278,66 +278,48 @@ class Loader(IterableDataset[Batch]):
         begun = self.cursor.places(epoch=after.epoch, position=after.position)
         return itertools.islice(begun, after.micro_batch + every, None, every)
 
-    def _read_ahead(
-        self, equipment: Equipment, reader: ReadAhead, *, after: Delivered | None
-    ) -> Iterator[Underway]:
+    def _read_ahead(self, equipment: Equipment, *, after: Delivered | None) -> Iterator[Underway]:
         """Yield micro-batches in order, their rows being read; a bounded number ahead."""
         ahead: deque[Underway] = deque()
         for place in self._places_here(after=after):
-            reader.reached(place.plan, place.step_rows.start)
-            ahead.append(self._begun(place, equipment, reader))
+            equipment.reader.reached(place.plan, place.step_rows.start)
+            ahead.append(self._begun(place, equipment))
             while (
                 len(ahead) * self.cursor.rows_per_micro_batch >= self.read_ahead_rows
                 or sum(underway.num_bytes for underway in ahead) >= self.read_ahead_bytes
             ):
                 yield ahead.popleft()
 
-    def _begun(self, place: Place, equipment: Equipment, reader: ReadAhead) -> Underway:
-        """Let threads read the rows of a place, each into its part of one batch's memory."""
+    def _begun(self, place: Place, equipment: Equipment) -> Underway:
+        """Let threads load the rows of a place, each into its part of one batch's memory."""
         rows = [np.zeros(0, np.int32) if row is None else place.plan.row(row) for row in place.rows]
         room = equipment.rooms.room([int(self._inputs[row].sum()) for row in rows])
         numbers = np.concatenate(rows)
-        readings = reader.begin(numbers)
-        loading = equipment.reading.submit(
-            self._read_rows, rows, room, readings, equipment.decoding
-        )
+        readings = equipment.reader.begin(numbers)
+        loading = [
+            equipment.threads.submit(self._load_row, row, room.row(n), readings)
+            for n, row in enumerate(rows)
+        ]
         num_bytes = room.nbytes + self._samples.fetcher.num_bytes(numbers)
         return Underway(place, room, loading, num_bytes)
 
-    def _read_rows(
-        self,
-        rows: list[NDArray[np.int32]],
-        room: BatchRoom,
-        readings: Mapping[int, Reading],
-        decoding: ThreadPoolExecutor,
-    ) -> list[Future[LoadedRow]]:
-        """Read the samples of each row, lay them out in its room, and hand their images on."""
-        loading = []
-        for row, numbers in enumerate(rows):
-            place = room.row(row)
-            samples = [
-                self._samples.read(number, reading=readings.get(number))
-                for number in numbers.tolist()
-            ]
-            self._samples.lay_out(samples, place, numbers=numbers)
-            loading.append(decoding.submit(self._decode_row, numbers, samples, place))
-        return loading
-
-    def _decode_row(
-        self, numbers: NDArray[np.int32], samples: list[LoadedSample], room: RowRoom
+    def _load_row(
+        self, numbers: NDArray[np.int32], room: RowRoom, readings: Mapping[int, Reading]
     ) -> LoadedRow:
-        """Decode the images of a row; lay it out anew if a sample turns out to be another."""
+        """Read the samples of a row, decode their images and lay them out in its room."""
         ends = self._inputs[numbers].cumsum().tolist()
+        read = [
+            self._samples.read(number, reading=readings.get(number)) for number in numbers.tolist()
+        ]
         with self._metrics.timed("decode_s"):
-            decoded = [
+            samples = [
                 self._samples.decode(sample, number=number, pixels=room.pixels[start:end])
                 for sample, number, start, end in zip(
-                    samples, numbers.tolist(), [0, *ends], ends, strict=False
+                    read, numbers.tolist(), [0, *ends], ends, strict=False
                 )
             ]
-        if any(new is not old for new, old in zip(decoded, samples, strict=True)):
-            self._samples.lay_out(decoded, room, numbers=numbers)
-        return LoadedRow.of(decoded)
+        self._samples.lay_out(samples, room, numbers=numbers)
+        return LoadedRow.of(samples)
 
     def _batch(self, place: Place, rows: list[LoadedRow], *, room: BatchRoom) -> Batch:
         """Return the rows of a place as a batch that says where in the plan they stand."""

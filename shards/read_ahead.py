@@ -54,10 +54,14 @@ class ReadAhead:
         self._keeper.reached(position)
 
     def begin(self, numbers: NDArray[np.integer]) -> dict[int, Reading]:
-        """Start reading samples that lie far away; return their readings by sample number."""
-        if not self._is_far:
-            return {}
+        """Start reading samples that lie far away; return their readings by sample number.
+
+        Local files are brought into memory by the system.
+        """
         fetcher = self._fetcher
+        if not self._is_far:
+            fetcher.expect(numbers)
+            return {}
         distinct = np.array(list(dict.fromkeys(numbers.tolist())), np.int64)
         ranges = joined_ranges(
             fetcher.shard[distinct], fetcher.start[distinct], fetcher.end[distinct]

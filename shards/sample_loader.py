@@ -1,7 +1,4 @@
-"""One sample by its number: read and check, then decode; or a blank of the planned size.
-
-The two halves run in different threads: what decodes does nothing else.
-"""
+"""One sample by its number: read and check, then decode; or a blank of the planned size."""
 
 from __future__ import annotations
 
@@ -70,17 +67,11 @@ class SampleLoader:
         self, samples: Sequence[LoadedSample], row: RowRoom, *, numbers: NDArray[np.integer]
     ) -> None:
         """Fill a row's ids, labels, positions and segments with samples of these numbers."""
-        sizes = [self._image_sizes(number) for number in numbers.tolist()]
-        positions = num_positions(
-            np.concatenate(sizes) if sizes else np.zeros((0, 2), np.int64),
-            per_image=self._positions_per_image,
-            tiling=self._tiling,
-        )
         lay_out(
             samples,
             row,
             lengths=self._index.text_tokens[numbers] + self._image_tokens[numbers],
-            positions=positions,
+            positions=self._positions(numbers),
             image_id=self._image_id,
             pad_id=self._pad_id,
         )
@@ -166,6 +157,16 @@ class SampleLoader:
             )
         if num_slots != len(fetched.images):
             raise ValueError(f"{num_slots} image slots for {len(fetched.images)} images")
+
+    def _positions(self, numbers: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Return int64[images], the positions of each image of some samples, in their order."""
+        num_images = int(self._index.num_images[numbers].sum())
+        if self._tiling is None or num_images == 0:  # then the sizes need not be looked up
+            return np.full(num_images, self._positions_per_image, np.int64)
+        sizes = [self._image_sizes(number) for number in numbers.tolist()]
+        return num_positions(
+            np.concatenate(sizes), per_image=self._positions_per_image, tiling=self._tiling
+        )
 
     def _image_sizes(self, number: int) -> NDArray[np.integer]:
         """Return int[images, 2], the stored width and height of each image of a sample."""

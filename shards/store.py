@@ -5,6 +5,7 @@ Readers know only what `Store` says; `manifest.open_shards` chooses.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from functools import lru_cache
@@ -131,6 +132,13 @@ class LocalStore:
             raise
         self.metrics.count("disk_bytes", len(data))
         return data
+
+    def expect(self, name: str, start: int, end: int) -> None:
+        """Let the system bring a range into memory, without waiting; a fault shows in the read."""
+        if hasattr(os, "posix_fadvise"):  # macOS has none
+            with contextlib.suppress(OSError):
+                file = self._opened(f"{self.folder}/{name}")
+                os.posix_fadvise(file.descriptor, start, end - start, os.POSIX_FADV_WILLNEED)
 
     def is_near(self, name: str) -> bool:
         """Yes."""
