@@ -247,7 +247,8 @@ class OutputConfig:
     """Older checkpoints are removed; 0 keeps all."""
 
     eval_every: int = 500
-    """Steps between measurements of the held-out loss, also taken at the end; 0 never."""
+    """Steps between measurements of the held-out loss, also taken at the end; 0 never. A run that
+    a signal ends leaves out that of its last step, to save at once."""
 
     log_every: int = 1
     """Steps between lines of `log.jsonl`."""
