@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 from training_runs import command_line, environment, prepared, toy_shards, write_run
-from vchat.train.processes import StopRequest, lost_ranks_in_one_line
+from vchat.train.processes import StopRequest, keep_sigusr1_waiting, lost_ranks_in_one_line
 
 
 def test_a_rank_left_waiting_says_so_in_one_line():
@@ -37,6 +37,17 @@ def test_a_signal_is_remembered_inside_the_block_only(number):
         os.kill(os.getpid(), number)
         assert stop.requested
     assert signal.getsignal(number) == before
+
+
+def test_a_signal_during_start_up_is_not_lost_even_where_the_launcher_ignores_it():
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        keep_sigusr1_waiting()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with StopRequest() as stop:
+            assert stop.requested
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_the_ranks_of_a_killed_launcher_end(tmp_path):
