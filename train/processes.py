@@ -49,6 +49,7 @@ def end_with_launcher() -> None:
     launchers = launchers_of(os.getpid(), by_deepspeed=_started_by_deepspeed())
 
     def watch() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are for the run
         while launchers and all(_parent_of(child) == parent for parent, child in launchers.items()):
             time.sleep(1.0)
         sys.stderr.write("the launcher is gone; this process ends\n")

@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 from training_runs import command_line, environment, prepared, toy_shards, write_run
-from vchat.train.processes import StopRequest, keep_sigusr1_waiting, lost_ranks_in_one_line
+from vchat.train.processes import StopRequest, lost_ranks_in_one_line
 
 
 def test_a_rank_left_waiting_says_so_in_one_line():
@@ -39,15 +39,22 @@ def test_a_signal_is_remembered_inside_the_block_only(number):
     assert signal.getsignal(number) == before
 
 
-def test_a_signal_during_start_up_is_not_lost_even_where_the_launcher_ignores_it():
-    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    try:
-        keep_sigusr1_waiting()
-        os.kill(os.getpid(), signal.SIGUSR1)
-        with StopRequest() as stop:
-            assert stop.requested
-    finally:
-        signal.signal(signal.SIGUSR1, before)
+STARTING = """
+import os, signal, sys, time
+from vchat.train.processes import StopRequest, end_with_launcher, keep_sigusr1_waiting
+end_with_launcher()
+keep_sigusr1_waiting()
+os.kill(os.getpid(), signal.SIGUSR1)
+time.sleep(0.2)
+with StopRequest() as stop:
+    sys.exit(0 if stop.requested else 3)
+"""
+
+
+@pytest.mark.parametrize("launcher", ["", "trap '' USR1;"])
+def test_a_signal_during_start_up_is_not_lost_even_where_the_launcher_ignores_it(launcher):
+    command = ["sh", "-c", f'{launcher} exec "$@"', "sh", sys.executable, "-c", STARTING]
+    assert subprocess.run(command, timeout=50).returncode == 0
 
 
 def test_the_ranks_of_a_killed_launcher_end(tmp_path):
