@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import deepspeed
+import torch.distributed as dist
 from vchat.train.bad_loss import LossLimit, checked_loss, stop_if_bad
 from vchat.train.config import RunConfig
 from vchat.train.data import RunData
@@ -45,9 +46,9 @@ def train(
         The last step made. It is saved.
     """
     run, last = config.run, data.total_steps
-    with watchdog(run.hang_timeout_s) as wind_up:
+    with watchdog(run.hang_timeout_s, rank=dist.get_rank()) as wind_up:
         for step in range(data.steps_done + 1, last + 1):
-            wind_up()
+            wind_up(step)
             rate = learning_rate(step, total_steps=last, optimizer=config.optimizer)
             set_learning_rate(engine, rate)
             tally = Tally(data.sources)

@@ -15,7 +15,8 @@ def test_all_ranks_print_their_stacks_and_end_with_an_error(tmp_path):
     surroundings = environment() | {"PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(command, capture_output=True, text=True, env=surroundings, timeout=300)
     assert done.returncode != 0
-    assert done.stderr.count("Timeout (0:00:08)!") == 2
+    for rank in (0, 1):
+        assert f"rank {rank}: step 1 takes longer than run.hang_timeout_s = 8 s" in done.stderr
     assert "in hanging" in done.stderr  # where rank 1 sleeps
     assert done.stderr.count("loop.py") >= 2  # rank 0 waits for it in the same step
 
