@@ -46,7 +46,11 @@ def end_with_launcher() -> None:
     `deepspeed` the launcher is two processes, one the parent of the other. It may be gone already:
     a rank takes seconds to come here.
     """
-    launchers = launchers_of(os.getpid(), by_deepspeed=_started_by_deepspeed())
+    launchers = launchers_of(
+        os.getpid(),
+        by_deepspeed=_started_by_deepspeed(),
+        by_torchrun="TORCHELASTIC_RUN_ID" in os.environ,
+    )
 
     def watch() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are for the run
@@ -58,7 +62,7 @@ def end_with_launcher() -> None:
     threading.Thread(target=watch, name="launcher-watch", daemon=True).start()
 
 
-def launchers_of(process: int, *, by_deepspeed: bool) -> dict[int, int]:
+def launchers_of(process: int, *, by_deepspeed: bool, by_torchrun: bool) -> dict[int, int]:
     """The launcher's processes -> their child each; empty if one of them is gone.
 
     A process without a parent belongs to process 1. So does, in a container, what the launcher
@@ -73,12 +77,19 @@ def launchers_of(process: int, *, by_deepspeed: bool) -> dict[int, int]:
         if grandparent == 1 and b"deepspeed" not in _command_of(grandparent):
             return {}
         launchers[grandparent] = parent
+    if by_torchrun and parent == 1 and not _is_torchrun(parent):
+        return {}
     return launchers
 
 
 def _started_by_deepspeed() -> bool:
-    """Its launcher adds this argument; torchrun does not, and its ranks cannot start without it."""
+    """Its launcher adds this argument; torchrun does not."""
     return any(word.startswith("--local_rank") for word in sys.argv)
+
+
+def _is_torchrun(process: int) -> bool:
+    words = _command_of(process).split(b"\0")[:3]  # `python torchrun` or `python -m torch...`
+    return any(word.endswith((b"torchrun", b"torch.distributed.run")) for word in words)
 
 
 def _command_of(process: int) -> bytes:

@@ -86,10 +86,14 @@ time.sleep(60)
 """Comes to the point where a rank looks for its launcher only after that is gone."""
 
 
-def test_a_rank_whose_launcher_was_gone_before_it_could_look_ends_too():
+@pytest.mark.parametrize(
+    "word, variable", [("--local_rank=0", {}), ("run", {"TORCHELASTIC_RUN_ID": "none"})]
+)
+def test_a_rank_whose_launcher_was_gone_before_it_could_look_ends_too(word, variable):
     script = f"import os, subprocess, sys; subprocess.Popen([sys.executable, '-c', {ORPHAN!r}, "
-    script += "str(os.getpid()), '--local_rank=0'])"
-    started = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, timeout=50)
+    script += f"str(os.getpid()), {word!r}])"
+    command, surroundings = [sys.executable, "-c", script], environment() | variable
+    started = subprocess.run(command, stderr=subprocess.PIPE, env=surroundings, timeout=50)
     assert started.stderr == b"the launcher is gone; this process ends\n"
 
 
