@@ -77,7 +77,7 @@ def launchers_of(process: int, *, by_deepspeed: bool, by_torchrun: bool) -> dict
         if grandparent == 1 and b"deepspeed" not in _command_of(grandparent):
             return {}
         launchers[grandparent] = parent
-    if by_torchrun and parent == 1 and not _is_torchrun(parent):
+    if by_torchrun and parent == 1 and b"python" not in _command_of(parent).split(b"\0")[0]:
         return {}
     return launchers
 
@@ -85,11 +85,6 @@ def launchers_of(process: int, *, by_deepspeed: bool, by_torchrun: bool) -> dict
 def _started_by_deepspeed() -> bool:
     """Its launcher adds this argument; torchrun does not."""
     return any(word.startswith("--local_rank") for word in sys.argv)
-
-
-def _is_torchrun(process: int) -> bool:
-    words = _command_of(process).split(b"\0")[:3]  # `python torchrun` or `python -m torch...`
-    return any(word.endswith((b"torchrun", b"torch.distributed.run")) for word in words)
 
 
 def _command_of(process: int) -> bytes:
