@@ -198,7 +198,8 @@ class DeepSpeedConfig:
     """0 copies all to each rank; 1 splits optimizer state, 2 also gradients, 3 also weights."""
 
     offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
-    """Where optimizer state lives: `cpu` at stage 1 and up, `nvme` at stage 3."""
+    """Where optimizer state lives: `cpu` at stage 1 and up, `nvme` at stage 3. From `nvme`
+    DeepSpeed does not restore Adam's moments: a run that goes on says that they start anew."""
 
     offload_parameters: Literal["none", "cpu", "nvme"] = "none"
     """Where weights live when not in use (stage 3)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
 from importlib.metadata import version
@@ -26,6 +27,7 @@ from vchat.train.snapshot import engine_state
 from vchat.train.universal import converted
 
 TAG = "deepspeed"
+LOG = logging.getLogger(__name__)
 
 
 def save_checkpoint(
@@ -127,6 +129,11 @@ def _load_engine_state(engine: deepspeed.DeepSpeedEngine, folder: Path) -> None:
         group.update(configured)
     for state in engine.basic_optimizer.state.values():
         state["step"] = state["step"].clone()
+    if engine.zero_nvme_offload_optimizer() and dist.get_rank() == 0:
+        LOG.warning(
+            "deepspeed.offload_optimizer = nvme: DeepSpeed saves but does not restore the moments "
+            "of Adam, so they start anew from here; the weights are those of the checkpoint"
+        )
 
 
 def _shards(engine: deepspeed.DeepSpeedEngine, identity: Identity) -> dict[str, Any]:
