@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from epoch import peak_gb
 from loader_data import our_loader, written_data
 from vchat.shards.loader import Loader
 from vchat.shards.manifest import ShardSet
@@ -56,9 +57,12 @@ class Repeated(ShardSet):
 
 def print_resumes(loader: Loader, *, num_samples: int) -> None:
     """Print the seconds of the plan, then those of three resumes."""
-    began = time.perf_counter()
+    began, before_gb = time.perf_counter(), peak_gb()
     plan = loader.plan(0)
-    print(f"{num_samples:>10} samples: plan {time.perf_counter() - began:.2f} s")
+    print(
+        f"{num_samples:>10} samples: plan {time.perf_counter() - began:.2f} s, memory"
+        f" {before_gb:.2f} GB with the index, {peak_gb():.2f} GB at the peak of planning"
+    )
     state = loader.state_dict()
     for share in (0.1, 0.5, 0.9):
         steps = int(share * plan.num_steps(ROWS_PER_STEP))
