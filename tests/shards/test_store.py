@@ -1,7 +1,9 @@
 """Ranged reads from a folder: exact bytes, or an error that says where."""
 
+from pathlib import Path
+
 import pytest
-from vchat.shards.store import LocalStore, ShardError
+from vchat.shards.store import OPEN_FILES, LocalStore, ShardError
 
 
 @pytest.fixture
@@ -38,3 +40,35 @@ def test_a_read_that_cannot_be_whole_names_shard_and_offset(store, name, start, 
 def test_the_size_of_a_missing_file_is_an_error(store):
     with pytest.raises(ShardError, match=r"b\.tar at byte 0: no file"):
         store.size("b.tar")
+
+
+def test_a_file_is_opened_anew_after_a_read_that_failed(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    path = tmp_path / "a.tar"
+    path.write_bytes(b"0123456789")
+    assert store.read("a.tar", 2, 5) == b"234"
+    path.write_bytes(b"01")
+    with pytest.raises(ShardError, match="truncated"):
+        store.read("a.tar", 2, 5)
+    aside = tmp_path / "aside"
+    aside.write_bytes(b"abcdefghij")
+    aside.rename(path)
+    assert store.read("a.tar", 2, 5) == b"cde"
+
+
+def test_expecting_bytes_that_are_not_there_is_no_error_until_they_are_read(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.expect("a.tar", 0, 5)
+    with pytest.raises(ShardError, match="No such file"):
+        store.read("a.tar", 0, 5)
+
+
+def test_more_files_than_stay_open_can_be_read(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    names = [f"{number}.tar" for number in range(OPEN_FILES + 9)]
+    for name in names:
+        (tmp_path / name).write_text(name)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for name in names * 2:
+        assert store.read(name, 0, len(name)) == name.encode()
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + OPEN_FILES
