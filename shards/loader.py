@@ -130,7 +130,7 @@ class Loader(IterableDataset[Batch]):
             ranks_per_node: how many ranks share a machine, and with it the cache of shards.
             image_size: shorter side that images are resized to, in pixels.
             crop: side of the centre square that is kept; the shorter side if not given.
-            threads: how many decode; others read and check.
+            threads: how many check, decode and lay out rows; remote ranges are read by others.
             read_ahead_rows: the most rows that are read or wait to be collated.
             read_ahead_bytes: the most bytes, read and decoded, they may have together; one
                 micro-batch always may. Whole shards on the way into a cache are not among them.
