@@ -9,6 +9,7 @@ machine, seconds of the clock do not; those of processes that the fork server st
 
     limit           read, decode, resize, encode with the libraries of the build; nothing is kept
     limit, Pillow   the same with Pillow alone: what the libraries are worth
+    limit, tokens   the limit, and each sample's text tokenized: no build can do without
     limit, 2        the same loop in two processes, half of the photographs each
     build 1         convert, plan, encode, tokens, tar, checksums, report; with one worker
     build 2         with two workers; their fork server is there from a build before
@@ -44,7 +45,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import simplejpeg
 from peer_environments import python_of
-from prep_peers import CODECS, QUALITY
+from prep_peers import CODECS, QUALITY, samples
 from vchat.prep.images import ImagePolicy, encode_for_shard
 from vchat.prep.pool import process_pool
 from vchat.prep.recipe import Recipe, SourceChoice
@@ -88,6 +89,7 @@ def own_forms(folder: Path) -> dict[str, Form]:
     forms: dict[str, Form] = {
         "limit": lambda _: timed(partial(bare_loop, folder, "fast")),
         "limit, Pillow": lambda _: timed(partial(bare_loop, folder, "pillow")),
+        "limit, tokens": lambda _: timed(partial(loop_with_tokens, folder)),
         "limit, 2": lambda _: timed(partial(two_loops, folder)),
     }
     for workers in (1, 2):
@@ -140,6 +142,12 @@ def bare_loop(folder: Path, codec: str, *, first: int = 0, step: int = 1) -> Non
     """Read, decode, resize and encode every photograph, or one of every `step`."""
     for path in sorted((folder / "data/coco/train2017").iterdir())[first::step]:
         CODECS[codec](path.read_bytes())
+
+
+def loop_with_tokens(folder: Path) -> None:
+    """Do what the bare loop does, and tokenize every question and answer at one go."""
+    for _ in samples(folder, CODECS["fast"]):
+        pass
 
 
 def two_loops(folder: Path) -> None:
@@ -222,6 +230,7 @@ def report(costs: dict[str, Cost], *, num_photos: int) -> None:
         print(line)
     one, two = costs["build 1"], costs["build 2"]
     print(f"build 1 / limit, per core: {limit_cpu / one[1]:.2f} (target 0.90)")
+    print(f"build 1 / limit with tokens, per core: {costs['limit, tokens'][1] / one[1]:.2f}")
     print(f"build 1 / limit with Pillow, per core: {costs['limit, Pillow'][1] / one[1]:.2f}")
     print(f"limit, 2 / limit: {limit_clock / costs['limit, 2'][0]:.2f}")
     print(f"build 2 / build 1: {one[0] / two[0]:.2f} (target 1.8)")
