@@ -4,8 +4,9 @@ Run: `python bench/prep.py [--photos N] [--peers FOLDER]`. LLaVA-like data: a na
 640 by 480 pixels, about 77 kB, with one question and an answer of 340 characters each, stored with
 a shorter side of 224 pixels. The environments of peers are made in FOLDER when they are missing,
 which takes minutes and needs a package index. All forms of a turn run one after the other; medians
-are printed. With 2,000 photographs, the default, it takes 7 minutes. CPU seconds hold on a busy
-machine, seconds of the clock do not; those of processes that the fork server starts are not known.
+are printed. With 2,000 photographs, the default, it takes 7 to 8 minutes. CPU seconds hold on a
+busy machine, seconds of the clock do not; those of processes that the fork server starts are not
+known.
 
     limit           read, decode, resize, encode with the libraries of the build; nothing is kept
     limit, Pillow   the same with Pillow alone: what the libraries are worth
@@ -21,6 +22,12 @@ The build decodes with simplejpeg, resizes with torch and encodes with simplejpe
 the limit say what that is worth. Decoding is equal to Pillow's to the last bit. Torch's bicubic
 filter for bytes is within one grey level of Pillow's and works in integers: equal bytes with and
 without AVX2. Decoding at half size (scaled DCT) would be less work, but is 51 grey levels off.
+
+With one worker a build is at two thirds of the limit per core. Nearly half of what is missing is
+the tokenizer, which `limit, tokens` has too; the rest checks every picture's place and header
+before the plan, looks up, describes and counts each record, sums members and shards, syncs them to
+disk. A peer's script that is given our libraries does less of that and beats one worker, not two;
+with Pillow, as it comes, it beats neither.
 """
 
 from __future__ import annotations
