@@ -192,6 +192,8 @@ class OpenClipVision(PreTrainedModel):  # type: ignore[misc]
 def from_folder(folder: Path) -> OpenClipVision:
     """Load a folder as published for open_clip: `open_clip_config.json` beside the weights.
 
+    Where tensors have no memory (the meta device), the weights are not read.
+
     Raises:
         ValueError: the weights are missing or of another model.
     """
@@ -204,6 +206,8 @@ def from_folder(folder: Path) -> OpenClipVision:
     config.image_mean = preprocess.get("mean", config.image_mean)
     config.image_std = preprocess.get("std", config.image_std)
     config.measure()
+    if torch.get_default_device().type == "meta":
+        return OpenClipVision(config)
     files = [folder / name for name in FOLDER_WEIGHTS if (folder / name).is_file()]
     if not files:
         raise ValueError(f"{folder}: want {' or '.join(FOLDER_WEIGHTS)} beside {FOLDER_CONFIG}")

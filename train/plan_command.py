@@ -47,8 +47,9 @@ def plan(
 
     Steps, tokens, padding, images and bytes come from the shards' index; memory from parameter
     counts and from a narrow twin of the model that is run here; hours from operations, --mfu and
-    the GPU. With --gpu or --gpu-memory, a run that does not fit ends with exit code 1, and with
-    the settings under which it would fit.
+    the GPU. Of the folders of decoder and tower only the configuration is read. With --gpu or
+    --gpu-memory, a run that does not fit ends with exit code 1, and with the settings under which
+    it would fit.
     """
     config = read_run(shipped_or_own(run_file), overrides=overrides)
     from vchat.train.processes import prepare_environment

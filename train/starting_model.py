@@ -125,7 +125,8 @@ def tower_from(source: str | dict[str, Any]) -> PreTrainedModel:
         if weights is not None:
             if not isinstance(tower, OpenClipVision):
                 raise ValueError('model.tower.weights goes with model_type = "open_clip" only')
-            tower.load_weights(Path(weights))
+            if torch.get_default_device().type != "meta":  # else only sizes are wanted
+                tower.load_weights(Path(weights))
         return tower
     folder = Path(source)
     if (folder / FOLDER_CONFIG).is_file() and not (folder / "config.json").is_file():

@@ -1,5 +1,7 @@
 """Towers: what they give, what they drop, which they accept."""
 
+import json
+
 import pytest
 import torch
 from transformers import (
@@ -18,7 +20,7 @@ from transformers import (
     ViTConfig,
     ViTModel,
 )
-from vchat.model.open_clip_tower import OpenClipVision, OpenClipVisionConfig
+from vchat.model.open_clip_tower import OpenClipVision, OpenClipVisionConfig, from_folder
 from vchat.model.qwen_vl_tower import QwenVLVisual, QwenVLVisualConfig
 from vchat.model.towers import HuggingFaceTower
 from vchat.model.visual_chat import VisualChat
@@ -65,9 +67,12 @@ def open_clip_of(**vision_cfg):
     return OpenClipVision(config)
 
 
+OPEN_CLIP_VISION = {"image_size": 16, "patch_size": 8, "width": 32, "layers": 2, "head_width": 8}
+OPEN_CLIP_TEXT = {"context_length": 4, "vocab_size": 9, "width": 8, "heads": 2, "layers": 1}
+
+
 def open_clip_vit():
-    vision = {"image_size": 16, "patch_size": 8, "width": 32, "layers": 2, "head_width": 8}
-    return open_clip_of(**vision)
+    return open_clip_of(**OPEN_CLIP_VISION)
 
 
 def open_clip_resnet():
@@ -184,9 +189,7 @@ def test_an_open_clip_tower_takes_the_vision_half_of_its_checkpoint(tmp_path):
     from open_clip.model import CLIP
 
     torch.manual_seed(0)
-    vision = {"image_size": 16, "patch_size": 8, "width": 32, "layers": 2, "head_width": 8}
-    text = {"context_length": 4, "vocab_size": 9, "width": 8, "heads": 2, "layers": 1}
-    whole = CLIP(8, vision, text).eval()
+    whole = CLIP(8, OPEN_CLIP_VISION, OPEN_CLIP_TEXT).eval()
     torch.save(whole.state_dict(), tmp_path / "tiny.bin")
     seen = []
     whole.visual.ln_post.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
@@ -197,6 +200,31 @@ def test_an_open_clip_tower_takes_the_vision_half_of_its_checkpoint(tmp_path):
     tower.load_weights(tmp_path / "tiny.bin")
     torch.testing.assert_close(tower(pixels).last_hidden_state, seen[0])
     assert open_clip.get_model_config("tiny") is None  # so nothing was looked up
+
+
+def test_a_folder_published_for_open_clip_is_loaded_and_its_weights_are_not_needed_for_sizes(
+    tmp_path,
+):
+    from open_clip.model import CLIP
+    from safetensors.torch import save_file
+
+    described = {
+        "model_cfg": {"embed_dim": 8, "vision_cfg": OPEN_CLIP_VISION, "text_cfg": OPEN_CLIP_TEXT},
+        "preprocess_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5]},
+    }
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(described))
+    with torch.device("meta"):
+        sizes = from_folder(tmp_path)
+    with pytest.raises(ValueError, match=r"want open_clip_model.safetensors or .* beside"):
+        from_folder(tmp_path)
+    weights = CLIP(8, OPEN_CLIP_VISION, OPEN_CLIP_TEXT).state_dict()
+    save_file(weights, tmp_path / "open_clip_model.safetensors")
+    tower = from_folder(tmp_path)
+    assert torch.equal(tower.visual.conv1.weight, weights["visual.conv1.weight"])
+    assert tower.config.image_mean == [0.1, 0.2, 0.3]
+    assert {name: w.shape for name, w in sizes.state_dict().items()} == {
+        name: w.shape for name, w in tower.state_dict().items()
+    }
 
 
 def test_the_weights_of_another_open_clip_model_are_refused(tmp_path):
