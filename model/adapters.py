@@ -49,7 +49,7 @@ def adapt(
     if model.config.adapters is not None:
         raise ValueError("the model has adapters already: merge them first")
     if four_bit:
-        use_four_bits(model.decoder, target_names(model.decoder, ()))
+        use_four_bits(model.decoder, target_names(model.decoder, ()), same_weights=True)
         model.config.four_bit_decoder = True
     adapters = {
         "rank": rank,

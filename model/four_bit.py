@@ -82,8 +82,12 @@ class _Matmul(torch.autograd.Function):
         return gradient @ ctx.layer.weight.to(gradient.dtype), None
 
 
-def use_four_bits(module: nn.Module, names: list[str]) -> None:
-    """Replace linear layers by 4-bit ones of the same weights; on meta, without weights."""
+def use_four_bits(module: nn.Module, names: list[str], *, same_weights: bool) -> None:
+    """Replace linear layers by 4-bit ones.
+
+    Args:
+        same_weights: else the weights are zero, to be filled from a checkpoint; so on meta.
+    """
     for name in names:
         plain = module.get_submodule(name)
         assert isinstance(plain, nn.Linear)
@@ -91,7 +95,7 @@ def use_four_bits(module: nn.Module, names: list[str]) -> None:
             layer = FourBitLinear(
                 plain.in_features, plain.out_features, bias=plain.bias is not None
             )
-        if not plain.weight.is_meta:
+        if same_weights and not plain.weight.is_meta:
             with whole(list(plain.parameters(recurse=False))):
                 layer.quantise(plain.weight)
         layer.bias = plain.bias

@@ -83,7 +83,7 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             drop_rows_before_last_layer(self.decoder.get_decoder())
         self.post_init()
         if config.four_bit_decoder:
-            use_four_bits(self.decoder, target_names(self.decoder, ()))
+            use_four_bits(self.decoder, target_names(self.decoder, ()), same_weights=False)
         if config.adapters is not None:
             with unsplit():  # they are small, and some begin as their layer's weight is
                 add_configured(self, config.adapters)
