@@ -220,10 +220,14 @@ def test_weights_in_four_bits_are_counted_as_the_bytes_that_hold_them(config):
     )
 
 
-@pytest.mark.parametrize("tower", [None, QWEN_TOWER])
-def test_operations_are_those_that_torch_counts(config, tower):
+@pytest.mark.parametrize(
+    ("tower", "lora"), [(None, None), (QWEN_TOWER, None), (None, LoraConfig(rank=2, four_bit=True))]
+)
+def test_operations_are_those_that_torch_counts(config, tower, lora):
     config = with_tower(config, tower)
-    config = replace(config, model=replace(config.model, attention="causal"))
+    config = replace(config, model=replace(config.model, attention="causal", lora=lora))
+    if lora is not None:
+        config = of_precision(config, "fp32", "embeddings", "projection")
     model = built(config, device="cpu")
     inputs = full_rows(model, BATCH)
     counted = FlopCounterMode(display=False)
