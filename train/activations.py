@@ -198,7 +198,7 @@ def twin_of(model: VisualChat, config: RunConfig, *, factor: int, depth: int) ->
     twin = VisualChat(made)
     train_only(twin, config.train.parts)
     if config.train.gradient_checkpointing:
-        twin.gradient_checkpointing_enable({"use_reentrant": False})
+        twin.activation_checkpointing_enable({"use_reentrant": False})
     twin.to(DTYPES[config.train.precision])
     twin.train()
     return twin

@@ -63,7 +63,7 @@ def start_engine(
     model.train()  # a loaded model comes without dropout
     train_only(model, config.train.parts)
     if config.train.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     for parameter in model.parameters():  # and no buffer
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(DTYPES[config.train.precision])

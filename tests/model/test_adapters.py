@@ -74,7 +74,7 @@ def test_every_adapter_gets_a_gradient_with_recomputed_activations_too(new_model
         model(ids, pixels, labels=labels).loss.backward()
         assert [name for name, p in trained.items() if p.grad is None] == []
         gradients.append([p.grad.clone() for p in trained.values()])
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     for plain, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, recomputed)
 

@@ -139,7 +139,7 @@ def test_every_tower_trains_is_saved_and_loads_equal(tmp_path, make, image_size,
     side, positions = model.config.image_size, model.config.positions_per_image
     ids = torch.tensor([[1, *[SLOT] * positions, 2, 3]])
     pixels = torch.randint(0, 256, (1, 3, side, side), dtype=torch.uint8)
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.activation_checkpointing_enable({"use_reentrant": False})
     model.train()(ids, pixels, labels=torch.where(ids == 3, 3, -100)).loss.backward()
     model.eval()
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
