@@ -62,7 +62,7 @@ ASSISTANT = {"role": "assistant", "content": "This."}
     [
         ([], "the body is an array, wanted a JSON object"),
         ({}, "messages is missing"),
-        ({"messages": []}, "messages is an array, wanted an array that ends with a user's"),
+        ({"messages": []}, "messages is empty, wanted an array that ends with a user's"),
         ({"messages": ["hi"]}, r"messages\[0\]\.role is None, wanted 'user'"),
         ({"messages": [ASSISTANT]}, r"messages\[0\]\.role is 'assistant', wanted 'user'"),
         ({"messages": [USER, USER]}, r"messages\[1\]\.role is 'user', wanted 'assistant'"),

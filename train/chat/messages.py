@@ -77,7 +77,8 @@ def read_request(body: Any, *, default: Sampling) -> ChatRequest:
 def _rounds(messages: Any) -> tuple[str | None, tuple[AskedRound, ...]]:
     """Split messages into the system text and the rounds; the last round has no answer."""
     if not isinstance(messages, list) or not messages:
-        raise ValueError(f"messages is {_kind(messages)}, wanted an array that ends with a user's")
+        found = "empty" if messages == [] else _kind(messages)
+        raise ValueError(f"messages is {found}, wanted an array that ends with a user's")
     system = None
     first = 0
     if isinstance(messages[0], dict) and messages[0].get("role") in ("system", "developer"):
