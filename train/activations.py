@@ -1,12 +1,12 @@
 """Memory that a micro-batch needs beside weights and optimizer, measured on a narrow twin.
 
 The twin is the same model in which every width (hidden, inner, head, vocabulary) is divided by one
-number and the layers are few, given a part of the rows. It really runs forward and backward on the
-CPU while every tensor it makes is counted, so gradient checkpointing, frozen parts, LoRA and
-whatever the attention keeps are in the measurement. What a layer keeps is a constant plus a
-multiple of its width, and a multiple of the positions, so four twins of two widths and two depths
-give the whole model; the loss, whose chunks have a fixed size, is added by arithmetic. A GPU's
-workspaces and fragmentation are not in it.
+number and the layers are few, given a part of the rows. It runs forward and backward on the CPU,
+matrix products apart, while every tensor it makes is counted: so gradient checkpointing, frozen
+parts, LoRA and whatever the attention keeps are in the measurement. What a layer keeps is a
+constant plus a multiple of its width, and a multiple of the positions, so four twins of two widths
+and two depths give the whole model; the loss, whose chunks have a fixed size, is added by
+arithmetic. A GPU's workspaces and fragmentation are not in it.
 
 A tower of open_clip or of Qwen-VL is not narrowed: a CLIP tower without layers stands in the twin,
 and the tower itself is measured at its true size, see `tower_cost.py`.
@@ -146,7 +146,7 @@ def tower_of_twin(model: VisualChat) -> PreTrainedConfig:
         model_type,
         hidden_size=model.tower.width,
         intermediate_size=4 * model.tower.width,
-        num_attention_heads=max(1, model.tower.width // 64),
+        num_attention_heads=1,
         num_hidden_layers=0,
         patch_size=PATCH,
         image_size=PATCH * math.isqrt(positions),

@@ -1,5 +1,7 @@
 """Bytes that are alive while operations run: counted from every tensor they make.
 
+Products of matrices are not computed, because only the size of their result matters: it is zeros.
+
 (torch's own `MemTracker` does not run on models with frozen parts.)
 """
 
@@ -34,6 +36,9 @@ class Measured:
         )
 
 
+PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default)
+
+
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of all storages that operations make while it is entered."""
 
@@ -51,7 +56,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Run the operation and count what is new in its result."""
-        result = func(*args, **(kwargs or {}))
+        result = _zeros_like_product(args) if func in PRODUCTS else func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
                 self._count(leaf.untyped_storage())
@@ -73,6 +78,13 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _freed(self, name: int, size: int) -> None:
         self._known.discard(name)
         self.now -= size
+
+
+def _zeros_like_product(args: Sequence[Any]) -> torch.Tensor:
+    """What a product of the last two arguments would give, in size."""
+    left, right = args[-2:]
+    zeros: torch.Tensor = left.new_zeros(*left.shape[:-1], right.shape[-1])
+    return zeros
 
 
 def drop_gradients(module: nn.Module) -> None:
