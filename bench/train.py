@@ -5,12 +5,13 @@ photographs of 640x480 pixels are drawn and built into shards of 224 pixels; a s
 Llama decoder are trained in float32 on one thread, one process.
 
 The bare step runs the same model and optimizer on tensors that lie in memory: random ids and pixels
-in the layout of the trainer's own micro-batches, step by step. All three take turns, five times
-from the start, and medians count: of each step's times, and of the peer's rates.
+in the layout of the trainer's own micro-batches, step by step. All take turns, five times from the
+start, and medians count: of each step's times, and of the peer's rates.
 
 The peer is what many write: a dataset that opens, decodes, resizes and tokenizes each sample when
-it is asked for (one worker process), batches padded to their longest, `transformers.Trainer`. Its
-model and the tokens it counts, padding not among them, are the same.
+it is asked for, batches padded to their longest, `transformers.Trainer`: without a worker process,
+as is its default, and with one. Its model, which skips padding by itself, and the tokens it counts,
+padding not among them, are the same.
 """
 
 from __future__ import annotations
@@ -282,7 +283,9 @@ class WithMeanLoss(torch.nn.Module):
         return {"loss": loss / (labels != IGNORED).sum()}
 
 
-def peer_rate(config: RunConfig, dialogues: list[dict[str, Any]], folder: Path) -> float:
+def peer_rate(
+    config: RunConfig, dialogues: list[dict[str, Any]], folder: Path, *, workers: int
+) -> float:
     """Train by `transformers.Trainer`; return tokens per second behind the first steps."""
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -309,7 +312,7 @@ def peer_rate(config: RunConfig, dialogues: list[dict[str, Any]], folder: Path) 
             report_to=[],
             disable_tqdm=True,
             remove_unused_columns=False,
-            dataloader_num_workers=1,
+            dataloader_num_workers=workers,
             ddp_find_unused_parameters=False,
         ),
         train_dataset=OnTheFly(dialogues, tokenizer=folder / "tokenizer", slot_id=slot_id),
@@ -329,12 +332,14 @@ def tokens_of_steps(out: Path) -> np.ndarray:
 
 def rounds(
     config: RunConfig, dialogues: list[dict[str, Any]], folder: Path
-) -> Iterator[tuple[list[float], list[float], float]]:
-    """Time bare step, trainer and peer in turn, each run from the start."""
+) -> Iterator[tuple[list[float], list[float], list[float]]]:
+    """Time bare step, trainer, and the peer without and with a worker, each from the start."""
     for number in range(ROUNDS):
         out = config.run.out / str(number)
         here = replace(config, run=replace(config.run, out=out))
-        yield bare_times(here), trainer_times(here), peer_rate(config, dialogues, folder)
+        bare, trainer = bare_times(here), trainer_times(here)
+        peers = [peer_rate(config, dialogues, folder, workers=workers) for workers in (0, 1)]
+        yield bare, trainer, peers
 
 
 def main() -> None:
@@ -357,14 +362,16 @@ def main() -> None:
     bare_rate, rate = (
         tokens[timed].sum() / np.median(times, axis=0)[timed].sum() for times in (bare, trainer)
     )
-    peer = np.median(peers)
+    alone, helped = np.median(peers, axis=0)
     each = [np.sum(b[timed]) / np.sum(t[timed]) for b, t in zip(bare, trainer, strict=True)]
     print(f"bare model step                 {bare_rate:8.0f} tokens/s")
     print(f"vchat-train                     {rate:8.0f} tokens/s")
-    print(f"Hugging Face Trainer, padded    {peer:8.0f} tokens/s")
+    print(f"Hugging Face Trainer, no worker {alone:8.0f} tokens/s")
+    print(f"Hugging Face Trainer, 1 worker  {helped:8.0f} tokens/s")
     spread = f"rounds {min(each):.3f} to {max(each):.3f}"
     print(f"vchat-train / bare step: {rate / bare_rate:.3f} ({spread})")
-    print(f"vchat-train / Hugging Face Trainer: {rate / peer:.2f}")
+    print(f"vchat-train / Hugging Face Trainer, no worker: {rate / alone:.2f}")
+    print(f"vchat-train / Hugging Face Trainer, 1 worker: {rate / helped:.2f}")
 
 
 if __name__ == "__main__":
