@@ -71,8 +71,8 @@ def _of_tower(model: VisualChat) -> float:
     trained = is_trained(tower)
     if config.model_type in OUR_KINDS:
         matrices = [p for p in tower.parameters() if len(shape_of(p)) >= 2]
-        sizes = [(shape_of(p).numel(), p.requires_grad) for p in matrices]
-        share = sum(size for size, is_trained in sizes if is_trained) / sum(s for s, _ in sizes)
+        of_trained = sum(shape_of(p).numel() for p in matrices if p.requires_grad)
+        share = of_trained / sum(shape_of(p).numel() for p in matrices)
         return forward_flops(model.config) * (1 + trained + share)
     patches = _patches(model)
     return _products(tower, with_input=trained) * patches + _per_pair(config) * patches**2 * (
