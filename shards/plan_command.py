@@ -48,7 +48,8 @@ def plan(shards: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Print what one epoch over SHARDS holds and costs: steps, tokens, padding, bytes, shuffle.
 
     SHARDS are folders or URLs; several are read as one. The numbers equal what the loader
-    delivers. Nothing is read but the index of the shards.
+    delivers; requests and bytes of shards behind a URL are those without a cache. Nothing is read
+    but the index of the shards.
     """
     from vchat.shards.joined_sets import joined
     from vchat.shards.manifest import open_shards
