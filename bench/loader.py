@@ -129,8 +129,6 @@ def measure(row: Row, found: Measured, *, data: Path, peers: Path, bucket: Bucke
     found.cpu_ms.append(one["cpu_ms"])
     if "levels" in one:
         found.equal = f"{one['checked']:.0f} samples equal within {one['levels']:.2f} levels"
-    if "mean_levels" in one:
-        found.equal = f"{one['mean_levels']:.2f} levels off in the mean: a JPEG step"
 
 
 def signed(bucket: Bucket) -> tuple[str, ...]:

@@ -27,10 +27,10 @@ from loader_checks import (
     MEAN,
     SIDE,
     STD,
-    centre,
+    decoded,
+    difference_of_processed,
     image_id,
     largest_difference,
-    mean_difference,
     of_ours,
     of_padded,
     split,
@@ -67,14 +67,14 @@ class Place:
 
 def by_pillow(data: bytes) -> np.ndarray:
     """Decode, crop and normalise to float32, as users of these libraries do."""
-    return (centre(data).astype(np.float32) / np.float32(255) - MEAN) / STD
+    return (decoded(data).astype(np.float32) / np.float32(255) - MEAN) / STD
 
 
 def by_ours(data: bytes) -> np.ndarray:
     """Decode as our loader does."""
-    from vchat.shards.decode import decoded
+    from vchat.shards import decode
 
-    return decoded(data, shorter_side=SIDE, crop=SIDE)
+    return decode.decoded(data, shorter_side=SIDE, crop=SIDE)
 
 
 def not_at_all(data: bytes) -> np.ndarray:
@@ -86,7 +86,7 @@ def decoder(name: str) -> Decode:
     """Return one of the four ways to pixels."""
     return {
         "pillow": by_pillow,
-        "pillow-uint8": centre,
+        "pillow-uint8": decoded,
         "fast": by_ours,
         "none": not_at_all,
     }[name]
@@ -312,9 +312,10 @@ def checked(reader: str, first: list[Any], *, decode: str, data: Path) -> dict[s
         return {}
     if reader.startswith("on-the-fly"):
         pixels = np.concatenate([batch[1].numpy() for batch in first])
-        return {"mean_levels": mean_difference(pixels, data=data)}
+        levels = difference_of_processed(pixels, data=data)
+        return {"checked": sum(num_samples_of(batch) for batch in first), "levels": levels}
     samples = list((of_ours if reader == "ours" else of_padded)(first, slot=image_id(data)))
-    levels = largest_difference(samples, data=data, decoded=decode != "none")
+    levels = largest_difference(samples, data=data, with_pixels=decode != "none")
     return {"checked": len(samples), "levels": levels}
 
 
