@@ -199,7 +199,8 @@ class DeepSpeedConfig:
 
     offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
     """Where optimizer state lives: `cpu` at stage 1 and up, `nvme` at stage 3. From `nvme`
-    DeepSpeed does not restore Adam's moments: a run that goes on says that they start anew."""
+    DeepSpeed does not restore Adam's moments: a run that goes on says that they start anew. In fp32
+    runs on a CPU, `nvme` was seen to make other steps than memory: compare before relying on it."""
 
     offload_parameters: Literal["none", "cpu", "nvme"] = "none"
     """Where weights live when not in use (stage 3)."""
