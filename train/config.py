@@ -199,11 +199,10 @@ class DeepSpeedConfig:
 
     offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
     """Where optimizer state lives: `cpu` at stage 1 and up, `nvme` at stage 3. From `nvme`
-    DeepSpeed does not restore Adam's moments: a run that goes on says that they start anew. In fp32
-    runs on a CPU, `nvme` was seen to make other steps than memory: compare before relying on it."""
+    DeepSpeed does not restore Adam's moments: a run that goes on says that they start anew."""
 
     offload_parameters: Literal["none", "cpu", "nvme"] = "none"
-    """Where weights live when not in use (stage 3)."""
+    """Where weights live when not in use (stage 3). `nvme` rounds those of fp32 runs to bf16."""
 
     nvme_folder: Path | None = None
     """Folder on a fast local disk, the same path on every host; needed by `nvme`."""

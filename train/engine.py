@@ -36,20 +36,6 @@ def loading_for(config: RunConfig, *, world_size: int) -> Loading:
     )
 
 
-def check_nvme(config: RunConfig) -> None:
-    """Raise ValueError if the run offloads to NVMe and what DeepSpeed needs for it is not here."""
-    sharding = config.deepspeed
-    if "nvme" not in (sharding.offload_optimizer, sharding.offload_parameters):
-        return
-    from deepspeed.ops.op_builder import AsyncIOBuilder
-
-    if not AsyncIOBuilder().is_compatible(verbose=False):
-        raise ValueError(
-            "offloading to nvme needs the library libaio with its headers (Debian: libaio-dev) and "
-            "g++: DeepSpeed compiles its reader at the first start, which takes minutes"
-        )
-
-
 def start_engine(
     model: VisualChat, config: RunConfig, *, world_size: int, load_universal: bool = False
 ) -> deepspeed.DeepSpeedEngine:

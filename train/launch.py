@@ -22,12 +22,13 @@ from vchat.train.bad_loss import LossLimit
 from vchat.train.checkpoint import Checkpoint, newest_complete, open_checkpoint
 from vchat.train.config import RunConfig
 from vchat.train.data import RunData, Share, open_sets
-from vchat.train.engine import check_nvme, loading_for, start_engine
+from vchat.train.engine import loading_for, start_engine
 from vchat.train.identity import Identity, check_same_run, identity_of
 from vchat.train.loading import Loading
 from vchat.train.log import TrainingLog
 from vchat.train.loop import train
 from vchat.train.mirror import Mirror, fetch_if_newer
+from vchat.train.nvme import prepare_nvme
 from vchat.train.processes import (
     StopRequest,
     lost_ranks_in_one_line,
@@ -121,7 +122,7 @@ def run_training(config: RunConfig) -> None:
 
 def opened(config: RunConfig, share: Share, *, background: Background) -> OpenRun:
     """Make model, data and engine, and put them where the newest checkpoint left them."""
-    check_nvme(config)
+    prepare_nvme(config)
     shard_sets = open_sets(config)
     identity = identity_of(config, shard_sets)
     checkpoint = agreed_checkpoint(config)
