@@ -15,6 +15,19 @@ from PIL import Image
 
 COLORS = ("red", "lime", "blue", "yellow", "white", "black")
 
+COCO_KINDS = {
+    1: "good",
+    2: "gif",
+    3: "tiny",
+    4: "truncated",
+    5: "png16",
+    6: "exif",
+    7: "huge",
+    8: "text",
+    9: "palette",
+}
+"""Number of a photograph -> the kind of file that lies under its name; 99 is missing."""
+
 
 def drawn(number: int, *, size: tuple[int, int] = (48, 36)) -> Image.Image:
     """Return a picture of one color, which tells `number`, with a dark corner at the top left."""

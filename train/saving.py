@@ -64,25 +64,12 @@ def save_checkpoint(
         state.write()
         save_file(random_state, part / _rng_file(rank))
         if rank == 0:
-            if frozen is None:
-                engine.module.save_pretrained(part / "model", state_dict=weights)
-            else:
-                save_trained(engine, part / "model", weights=weights, frozen=frozen)
+            _save_model(engine, part / "model", weights=weights, frozen=frozen)
             tokenizer.save(part / "tokenizer")
             (part / "run.toml").write_text(to_toml(config), encoding="utf-8")
             write_json(part / "shards.json", _shards(engine, identity))
             write_json(part / "state.json", facts)
-            complete = folder_of.finish_when_all_have_written(
-                out,
-                step=step,
-                num_ranks=facts["world_size"],
-                keep_last=config.run.keep_last,
-                beside={} if frozen is None else frozen_facts(frozen),
-                given_up=given_up,
-            )
-            if complete and config.run.mirror:
-                mirror = Mirror(config.run.mirror, storage=config.storage)
-                mirror.store(complete, log=out / "log.jsonl", keep_last=config.run.keep_last)
+            _finish(config, step=step, facts=facts, frozen=frozen, given_up=given_up)
         else:
             folder_of.say_written(out, [*names, _rng_file(rank)], step=step, rank=rank)
 
@@ -90,6 +77,42 @@ def save_checkpoint(
     if not config.run.save_in_background:
         background.wait()
         dist.barrier()
+
+
+def _save_model(
+    engine: deepspeed.DeepSpeedEngine,
+    folder: Path,
+    *,
+    weights: dict[str, torch.Tensor],
+    frozen: Path | None,
+) -> None:
+    """Save the model whole, or what is trained of it and where the frozen rest lies."""
+    if frozen is None:
+        engine.module.save_pretrained(folder, state_dict=weights)
+    else:
+        save_trained(engine, folder, weights=weights, frozen=frozen)
+
+
+def _finish(
+    config: RunConfig,
+    *,
+    step: int,
+    facts: dict[str, Any],
+    frozen: Path | None,
+    given_up: threading.Event,
+) -> None:
+    """On rank 0: give the folder its name when all ranks have written, then copy it."""
+    complete = folder_of.finish_when_all_have_written(
+        config.run.out,
+        step=step,
+        num_ranks=facts["world_size"],
+        keep_last=config.run.keep_last,
+        beside={} if frozen is None else frozen_facts(frozen),
+        given_up=given_up,
+    )
+    if complete and config.run.mirror:
+        mirror = Mirror(config.run.mirror, storage=config.storage)
+        mirror.store(complete, log=config.run.out / "log.jsonl", keep_last=config.run.keep_last)
 
 
 def load_checkpoint(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint) -> None:

@@ -5,25 +5,20 @@ from pathlib import Path
 
 import pytest
 from converting import converted, expect, expected
-from raw_data import good_llava_row, llava_row, turns, write_coco, write_image, write_json
+from raw_data import (
+    COCO_KINDS,
+    good_llava_row,
+    llava_row,
+    turns,
+    write_coco,
+    write_image,
+    write_json,
+)
 from vchat.prep.convert import convert
 from vchat.prep.image_files import ImageFiles
 from vchat.prep.sources import SOURCES, source_named
 from vchat.prep.sources.own import own_source
 from vchat.shards.command import WrongUse
-
-COCO_KINDS = {
-    1: "good",
-    2: "gif",
-    3: "tiny",
-    4: "truncated",
-    5: "png16",
-    6: "exif",
-    7: "huge",
-    8: "text",
-    9: "palette",
-}
-"""Number of a photograph -> the kind of file that lies under its name; 99 is missing."""
 
 LLAVA_ROWS = [
     (good_llava_row(1), None),
@@ -119,79 +114,6 @@ def test_ocr_vqa(tmp_path):
     assert [round_.answer for round_ in records[2].rounds] == ["B"]
     assert len(records[2].rounds[0].images) == 1
     assert records[3].rounds[1].answer == "1998"
-
-
-def pair(*images, rel=(), instruction="What differs?", answer="A boat."):
-    ids = [
-        f"CGD_IMG_{image}" if isinstance(image, str) else f"CGD_IMG_{image:012d}"
-        for image in images
-    ]
-    return {
-        "instruction": instruction,
-        "answer": answer,
-        "image_ids": ids,
-        "rel_ins_ids": list(rel),
-    }
-
-
-def write_cgd(data: Path, entries: dict) -> None:
-    write_json(
-        data / "MIMIC-IT/CGD/CGD_instructions.json", {"meta": {"version": "0"}, "data": entries}
-    )
-
-
-def test_cgd(tmp_path):
-    write_coco(tmp_path, {**COCO_KINDS, 14: "good", 1417: "good"})
-    write_cgd(
-        tmp_path,
-        {
-            "I01": pair(1, 2, rel=["I02", "I01", "absent"], answer="First."),
-            "I02": pair(1, 2, answer="Second, related one-sidedly."),
-            "I03": pair(1, 2, answer="Unrelated: its own dialogue."),
-            "I04": pair(2, 1, rel=["I01"], answer="Other order: other images."),
-            "I05": pair("0000000000000014", "000000001417", answer="16 digits."),
-            "I06": pair(14, 1417, rel=["I07"], answer=" "),
-            "I07": pair(14, 1417, answer="Kept without its neighbour."),
-            "I08": pair(14, 99),
-            "I09": pair(14, 14),
-            "I10": pair(14),
-            "I11": pair("abc", 14),
-            "I12": {"instruction": "?", "answer": "!", "image_ids": None},
-            "I13": pair(3, 14),
-            "I14": pair(14, 1417, answer=""),
-            "I15": pair(14, 1417, instruction=None),
-            "I16": pair("12345678901234", 14),
-        },
-    )
-    records, tally = converted(SOURCES["otter_mimicit_cgd"], tmp_path, work=tmp_path / "work")
-    rejected = {
-        "bad_id": 2,
-        "bad_row": 2,
-        "empty_text": 1,
-        "missing_image": 1,
-        "placeholder_mismatch": 2,
-        "tiny_image": 1,
-    }
-    expect(tally, records=5, rows=rejected, pairs={"empty_text": 1})
-    assert tally["pairs"] == 16
-    first = records[0]
-    assert [round_.answer for round_ in first.rounds] == ["First.", "Second, related one-sidedly."]
-    assert [image.key for image in first.images] == ["coco:1", "coco:2"]
-    assert first.rounds[1].images == ()
-    assert [image.file for image in records[3].images] == [
-        "coco/train2017/000000000014.jpg",
-        "coco/train2017/000000001417.jpg",
-    ]
-
-
-def test_a_repeated_instruction_id_is_a_duplicate(tmp_path):
-    write_coco(tmp_path, {14: "good", 1417: "good"})
-    one = json.dumps(pair(14, 1417))
-    path = tmp_path / "MIMIC-IT/CGD/CGD_instructions.json"
-    write_cgd(tmp_path, {})
-    path.write_text(f'{{"data": {{"I1": {one}, "I1": {one}}}}}')
-    _, tally = converted(SOURCES["otter_mimicit_cgd"], tmp_path, work=tmp_path / "work")
-    expect(tally, records=1, rows={"duplicate": 1})
 
 
 def message(role, content):
@@ -375,36 +297,3 @@ def test_all_thirteen_names_are_listed_with_their_layout():
     )
     assert list(SOURCES) == names.split()
     assert all(source.needs and source.licence for source in SOURCES.values())
-
-
-def test_llava_otter_blend(tmp_path):
-    write_coco(tmp_path, dict.fromkeys((1, 2, 3, 4), "good"))
-    dialogue = llava_row(1, "<image>\nOne?", "Yes.", "Sure?", "Sure.")
-    write_json(tmp_path / "llava/detail_23k.json", [llava_row(2, "Two?\n<image>", "Two.")])
-    write_json(tmp_path / "llava/complex_reasoning_77k.json", [llava_row(3, "<image>\nBad", "")])
-    write_json(tmp_path / "llava/conversation_58k.json", [dialogue, dialogue])
-    entries = {
-        "I1": pair(1, 2, rel=["I2"], answer="First difference."),
-        "I2": pair(1, 2, answer="Second difference."),
-        "I3": pair("0000000000000002", 4, answer="The last one has no conversation."),
-        "I4": pair(3, 1, answer="The first has a defective one only."),
-        "I5": pair(4, 4),
-        "I6": pair(1, 2, answer=""),
-    }
-    write_cgd(tmp_path, entries)
-    records, tally = converted(SOURCES["llava_otter_blend"], tmp_path, work=tmp_path / "work")
-    rejected = {"empty_text": 1, "placeholder_mismatch": 1, "unmatched": 1}
-    expect(tally, records=2, rows=rejected)
-    both, one = records
-    assert [round_.answer for round_ in both.rounds] == [
-        "Yes.",
-        "Sure.",
-        "Two.",
-        "First difference.",
-        "Second difference.",
-    ]
-    assert [len(round_.images) for round_ in both.rounds] == [1, 0, 1, 0, 0]
-    assert [image.key for image in both.images] == ["coco:1", "coco:2"]
-    assert [image.key for image in one.rounds[-1].images] == ["coco:4"]
-    assert both.record_id == "I1+conversation_58k/000000000001+detail_23k/000000000002"
-    assert tally["repairs"] == {"long_id": 1}
