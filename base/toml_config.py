@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
-from vchat.shards.command import WrongUse
+from vchat.base.cli import WrongUse
 
 T = TypeVar("T")
 

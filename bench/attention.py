@@ -36,6 +36,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
 )
+
 from vchat.model.visual_chat import VisualChat
 
 FORMS = ("mmca", "causal", "masks", "dense")

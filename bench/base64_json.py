@@ -29,8 +29,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from toy import toy_tokenizer
+from vchat_testing.toy import toy_tokenizer
 
 PICTURE_SIDE = 224
 NUM_DRAWN = 64
@@ -107,7 +106,14 @@ def drawn_png(number: int) -> bytes:
 
 def prep_command(command: str, folder: Path) -> list[str]:
     """Return a command line of vchat-prep that reads the data, into a folder of its own."""
-    words = [sys.executable, "-m", "vchat.prep.cli", command, "--datasets", "otter_mimicit_sd"]
+    words = [
+        sys.executable,
+        "-m",
+        "vchat.prep.commands.main",
+        command,
+        "--datasets",
+        "otter_mimicit_sd",
+    ]
     words += ["--data", str(folder / "data"), "--tokenizer", str(folder / "tokenizer")]
     return [*words, "--out", str(folder / command)]
 

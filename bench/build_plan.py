@@ -19,10 +19,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from base64_json import Measured, run
-from raw_data import write_image
-from toy import toy_tokenizer
+
+from vchat_testing.raw_data import write_image
+from vchat_testing.toy import toy_tokenizer
 
 NUM_PHOTOS = 100_000
 NUM_DRAWN = 6
@@ -37,7 +37,14 @@ def main() -> None:
         folder = Path(name)
         annotations = write_data(folder / "data", num_records=num_records)
         toy_tokenizer(folder / "tokenizer")
-        command = [sys.executable, "-m", "vchat.prep.cli", "plan", "--datasets", "llava_dial"]
+        command = [
+            sys.executable,
+            "-m",
+            "vchat.prep.commands.main",
+            "plan",
+            "--datasets",
+            "llava_dial",
+        ]
         command += ["--data", str(folder / "data"), "--tokenizer", str(folder / "tokenizer")]
         command += ["--out", str(folder / "out"), "--concatenate", "2"]
         measured = {"ijson": run([sys.executable, "-c", IJSON, str(annotations)])}

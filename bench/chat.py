@@ -24,6 +24,7 @@ from functools import partial
 import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
+
 from vchat.model.image_states import ImageStates
 from vchat.model.layout import DialogueCache
 from vchat.model.visual_chat import VisualChat

@@ -13,11 +13,12 @@ import sys
 import time
 
 import numpy as np
-from vchat.shards.epoch import plan_epoch
-from vchat.shards.ordering import TextColumn
-from vchat.shards.plan_arguments import PlanArguments
-from vchat.shards.plan_index import PlanIndex
-from vchat.shards.plan_summary import summarized
+
+from vchat.shards.plan.arguments import PlanArguments
+from vchat.shards.plan.epoch import plan_epoch
+from vchat.shards.plan.ordering import TextColumn
+from vchat.shards.plan.plan_index import PlanIndex
+from vchat.shards.plan.summary import summarized
 
 SAMPLES_PER_SHARD = 5_000
 TOKENS_PER_ROW = 4_096

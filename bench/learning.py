@@ -151,15 +151,15 @@ class Curve:
 
 def train_one(out: Path, attention: str, *, steps: int, seed: int) -> None:
     """Run the training loop of `vchat-train run` with a log that measures CPU time."""
-    from vchat.train.processes import end_processes, prepare_environment
+    from vchat.train.engine.processes import end_processes, prepare_environment
 
     prepare_environment()
-    from vchat.train.commands import shipped_or_own
-    from vchat.train.config import read_run
-    from vchat.train.data import Share
-    from vchat.train.launch import opened, start_processes
-    from vchat.train.loop import train
-    from vchat.train.processes import StopRequest
+    from vchat.train.commands.commands import shipped_or_own
+    from vchat.train.config.run import read_run
+    from vchat.train.engine.processes import StopRequest
+    from vchat.train.run.data import Share
+    from vchat.train.run.launch import opened, start_processes
+    from vchat.train.run.loop import train
 
     run = out / f"{attention}-{seed}"
     settings = {

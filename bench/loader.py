@@ -36,9 +36,8 @@ from loader_data import written_data
 from loader_readers import Place
 from peer_environments import PACKAGES, python_of
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from s3_server import Bucket, new_bucket, serving_s3
-from toy import toy_tokenizer
+from vchat_testing.s3_server import Bucket, new_bucket, serving_s3
+from vchat_testing.toy import toy_tokenizer
 
 HERE = Path(__file__).parent
 PEERS = ("webdataset", "mosaicml", "litdata", "energon")

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from vchat.shards.codec import RecordOrigin, Sample, StoredImage, StoredRound
-from vchat.shards.loader import Loader
-from vchat.shards.manifest import ShardSet, finished_shard, open_shards, publish
-from vchat.shards.plan_arguments import PlanArguments
-from vchat.shards.template import VisualChatTemplate
-from vchat.shards.tokens import TextTokenizer
-from vchat.shards.writer import write_shard
+
+from vchat.shards.format.manifest import ShardSet, finished_shard, open_shards, publish
+from vchat.shards.format.sample import RecordOrigin, Sample, StoredImage, StoredRound
+from vchat.shards.format.writer import write_shard
+from vchat.shards.loading.loader import Loader
+from vchat.shards.plan.arguments import PlanArguments
+from vchat.shards.text.template import VisualChatTemplate
+from vchat.shards.text.tokenizer import TextTokenizer
 
 SIDE = 224
 POSITIONS_PER_IMAGE = 257

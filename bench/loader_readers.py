@@ -72,7 +72,7 @@ def by_pillow(data: bytes) -> np.ndarray:
 
 def by_ours(data: bytes) -> np.ndarray:
     """Decode as our loader does."""
-    from vchat.shards import decode
+    from vchat.shards.pixels import decode
 
     return decode.decoded(data, shorter_side=SIDE, crop=SIDE)
 
@@ -219,9 +219,10 @@ def on_the_fly_faster(data: Path, workers: int, decode: Decode, place: Place) ->
 def ours(data: Path, workers: int, name: str, place: Place) -> Batches:
     """Our loader with as many decode threads as peers have workers, endless."""
     from loader_data import our_loader
-    from vchat.shards import sample_loader
-    from vchat.shards.manifest import open_shards
-    from vchat.shards.storage import StorageConfig
+
+    from vchat.shards.format.manifest import open_shards
+    from vchat.shards.loading import sample_loader
+    from vchat.shards.storage.config import StorageConfig
 
     if name == "none":
         sample_loader.decode_into = lambda pixels, *_, **__: pixels.fill(0)
@@ -238,7 +239,8 @@ def ours(data: Path, workers: int, name: str, place: Place) -> Batches:
 def limit(data: Path, workers: int, name: str, place: Place) -> Iterator[tuple[None, None, int]]:
     """No loader: plain threads decode what is in memory, 16 images at a time, and keep nothing."""
     from peer_sets import stored
-    from vchat.shards.decode import Scratch, decode_into
+
+    from vchat.shards.pixels.decode import Scratch, decode_into
 
     images = [split(sample) for sample in stored(data)]
     flat = [image for several in images for image in several]

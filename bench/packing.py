@@ -30,13 +30,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import functional
+
 from vchat.model.visual_chat import VisualChat
-from vchat.shards.collate import IGNORED, Batch
-from vchat.shards.manifest import open_shards
-from vchat.train.commands import shipped_or_own
-from vchat.train.config import RunConfig, read_run
-from vchat.train.data import RunData, Share
-from vchat.train.starting_model import build_model, sizes_of
+from vchat.shards.format.manifest import open_shards
+from vchat.shards.loading.collate import IGNORED, Batch
+from vchat.train.commands.commands import shipped_or_own
+from vchat.train.config.run import RunConfig, read_run
+from vchat.train.engine.starting_model import build_model, sizes_of
+from vchat.train.run.data import RunData, Share
 
 BIN = Path(sys.executable).parent
 FORMS = ("mmca packed", "mmca padded", "causal packed", "library padded")

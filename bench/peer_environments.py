@@ -35,8 +35,7 @@ def python_of(peer: str, *, folder: Path) -> str:
         version = f"python{sys.version_info.major}.{sys.version_info.minor}"
         site = home / "lib" / version / "site-packages"
         (site / "zz_project.pth").write_text("\n".join(behind) + "\n")
-        (site / "vchat").mkdir()
-        (site / "vchat" / "shards").symlink_to(Path(__file__).resolve().parents[1] / "shards")
+        (site / "vchat").symlink_to(Path(__file__).resolve().parents[1] / "src" / "vchat")
         command = [str(python), "-m", "pip", "install", "--quiet", *PACKAGES[peer]]
         subprocess.run(command, check=True)
         (home / "ready").touch()

@@ -53,12 +53,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import simplejpeg
 from peer_environments import python_of
 from prep_peers import CODECS, QUALITY, samples
-from vchat.prep.images import ImagePolicy, encode_for_shard
-from vchat.prep.pool import process_pool
-from vchat.prep.recipe import Recipe, SourceChoice
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from toy import toy_tokenizer
+from vchat.prep.build.pool import process_pool
+from vchat.prep.convert.images import ImagePolicy, encode_for_shard
+from vchat.prep.convert.recipe import Recipe, SourceChoice
+from vchat_testing.toy import toy_tokenizer
 
 SCRIPT = Path(__file__).with_name("prep_peers.py")
 PEERS = ("webdataset", "mosaicml", "litdata")
@@ -166,7 +165,7 @@ def two_loops(folder: Path) -> None:
 
 def one_build(folder: Path, out: Path, *, workers: int) -> None:
     """Make a whole shard set in this process."""
-    from vchat.prep.build import build  # not at the top: every worker imports this file
+    from vchat.prep.build.build import build  # not at the top: every worker imports this file
 
     recipe = Recipe(
         source=(SourceChoice(name="llava"),),
@@ -183,7 +182,7 @@ def one_build(folder: Path, out: Path, *, workers: int) -> None:
 
 def one_command(folder: Path, out: Path, *, workers: int) -> None:
     """Make a whole shard set as a user does."""
-    command = [sys.executable, "-m", "vchat.prep.cli", "build", "--datasets", "llava"]
+    command = [sys.executable, "-m", "vchat.prep.commands.main", "build", "--datasets", "llava"]
     command += ["--data", str(folder / "data"), "--tokenizer", str(folder / "tokenizer")]
     command += ["--out", str(out), "--shard-size", SHARD_SIZE, "--eval-fraction", "0"]
     subprocess.run([*command, "--workers", str(workers)], check=True, capture_output=True)

@@ -16,11 +16,10 @@ import numpy as np
 import pyarrow as pa
 from epoch import peak_gb
 from loader_data import our_loader, written_data
-from vchat.shards.loader import Loader
-from vchat.shards.manifest import ShardSet
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from toy import toy_tokenizer
+from vchat.shards.format.manifest import ShardSet
+from vchat.shards.loading.loader import Loader
+from vchat_testing.toy import toy_tokenizer
 
 SMALL = 1_500
 ROWS_PER_STEP = 64

@@ -20,12 +20,11 @@ from pathlib import Path
 
 import torch
 from loader_data import our_loader, written_data
-from vchat.shards.manifest import ShardSet, open_shards
-from vchat.shards.storage import StorageConfig
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from s3_server import new_bucket, serving_s3
-from toy import toy_tokenizer
+from vchat.shards.format.manifest import ShardSet, open_shards
+from vchat.shards.storage.config import StorageConfig
+from vchat_testing.s3_server import new_bucket, serving_s3
+from vchat_testing.toy import toy_tokenizer
 
 ROUNDS = 3
 

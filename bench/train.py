@@ -34,24 +34,23 @@ import deepspeed
 import numpy as np
 import torch
 from PIL import Image
-from vchat.model.visual_chat import VisualChat
-from vchat.shards.codec import Sample, StoredImage, StoredRound
-from vchat.shards.collate import IGNORED, Batch
-from vchat.shards.manifest import finished_shard, publish
-from vchat.shards.template import VisualChatTemplate
-from vchat.shards.tokens import TextTokenizer
-from vchat.shards.writer import write_shard
-from vchat.train.background import Background
-from vchat.train.config import RunConfig, read_run
-from vchat.train.data import Share
-from vchat.train.engine import batch_loss
-from vchat.train.launch import opened, run_training
-from vchat.train.log import TrainingLog
-from vchat.train.loop import loss_weight
-from vchat.train.processes import prepare_environment, start_processes
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from toy import WORDS, sample_of, toy_tokenizer
+from vchat.model.visual_chat import VisualChat
+from vchat.shards.format.manifest import finished_shard, publish
+from vchat.shards.format.sample import Sample, StoredImage, StoredRound
+from vchat.shards.format.writer import write_shard
+from vchat.shards.loading.collate import IGNORED, Batch
+from vchat.shards.text.template import VisualChatTemplate
+from vchat.shards.text.tokenizer import TextTokenizer
+from vchat.train.checkpoints.background import Background
+from vchat.train.config.run import RunConfig, read_run
+from vchat.train.engine.engine import batch_loss
+from vchat.train.engine.processes import prepare_environment, start_processes
+from vchat.train.run.data import Share
+from vchat.train.run.launch import opened, run_training
+from vchat.train.run.log import TrainingLog
+from vchat.train.run.loop import loss_weight
+from vchat_testing.toy import WORDS, sample_of, toy_tokenizer
 
 SIDE, DIALOGUES, ROUNDS, UNTIMED_STEPS = 224, 400, 5, 2
 RUN = """

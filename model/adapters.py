@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from transformers import PreTrainedModel
+
 from vchat.model.four_bit import FourBitLinear, plain_linear, use_four_bits
 
 if TYPE_CHECKING:

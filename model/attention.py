@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
+
 from vchat.model.config import ATTENTIONS
 from vchat.model.layout import (
     CachedLayout,

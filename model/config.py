@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
-from vchat.model.towers import CLIP_MEAN, CLIP_STD, register_towers
+
+from vchat.model.towers.hugging_face import CLIP_MEAN, CLIP_STD, register_towers
 
 ATTENTIONS = ("mmca", "mmca_published", "causal")
 PROJECTIONS = ("baseline", "vit", "perceiver")
@@ -54,7 +55,7 @@ class VisualChatConfig(PreTrainedConfig):  # type: ignore[misc]
     """How many positions of a decoder row one image takes, or one tile of an image."""
 
     max_tiles: int = 0
-    """The most tiles an image is cut into; 0: images are not cut. See `shards/positions.py`."""
+    """The most tiles an image is cut into; 0: images are not cut. See `shards/pixels/grid.py`."""
 
     image_order: str = "in_order"
     """Which slots the images of a dialogue fill: one of `IMAGE_ORDERS`. The published code puts the

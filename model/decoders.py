@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+
 from vchat.model.attention import register
 from vchat.model.shares import whole
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+
 from vchat.model.layout import (
     DialogueCache,
     FlatLayout,

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+
 from vchat.model.decoding import Rows, hidden_of_newest
 from vchat.model.layout import IMAGE, TEXT, DialogueCache, flat_layout
 

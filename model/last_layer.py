@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
 from vchat.model.layout import CollectingLayout, FlatLayout
 
 

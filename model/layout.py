@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+
 from vchat.model.varlen import Sequences, sequences_of
 
 PAD, TEXT, IMAGE = 0, 1, 2

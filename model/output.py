@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 from transformers.utils import ModelOutput
+
 from vchat.model.layout import DialogueCache
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.generation import LogitsProcessorList, SuppressTokensLogitsProcessor
+
 from vchat.model.adapters import add_configured, merge_adapters, target_names
 from vchat.model.config import VisualChatConfig
 from vchat.model.decoders import cover_ids, use_attention
@@ -33,10 +34,10 @@ from vchat.model.last_layer import can_drop_rows, drop_rows_before_last_layer
 from vchat.model.layout import DialogueCache, kinds_of
 from vchat.model.loss import SummedCrossEntropy
 from vchat.model.output import VisualChatOutput
-from vchat.model.projection import positions_after, projection_named
 from vchat.model.shares import unsplit
 from vchat.model.splice import reversed_in_dialogues, splice, times_zero
-from vchat.model.towers import HuggingFaceTower, kind_of, positions_of, vision_half
+from vchat.model.towers.hugging_face import HuggingFaceTower, kind_of, positions_of, vision_half
+from vchat.model.towers.projection import positions_after, projection_named
 
 
 class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]

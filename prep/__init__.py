@@ -1,0 +1,23 @@
+"""Preparation: raw data sets to a shard set.
+
+What `__all__` names is public. Rooms, each on those before it: raw, sources, convert, plan, build,
+commands; sample_data draws a small world in the formats of all sources. Nothing here knows a model.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vchat.prep.build.build import build_shards as build_shards
+    from vchat.prep.convert.recipe import Recipe as Recipe
+else:
+    from vchat.base.faces import lazy_names
+
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "Recipe": "convert.recipe",
+            "build_shards": "build.build",
+        },
+    )
+
+__all__ = ["Recipe", "build_shards"]

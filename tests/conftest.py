@@ -10,7 +10,7 @@ import pytest
 @pytest.fixture(scope="session")
 def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real S3 server, started once, when the first test needs it."""
-    from s3_server import serving_s3
+    from vchat_testing.s3_server import serving_s3
 
     with serving_s3(tmp_path_factory.mktemp("s3")) as endpoint:
         yield endpoint
@@ -19,7 +19,7 @@ def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     """An empty place on that server (`s3_server.Bucket`); clients of this process find it."""
-    from s3_server import new_bucket
+    from vchat_testing.s3_server import new_bucket
 
     bucket = new_bucket(s3_endpoint)
     for name, value in bucket.environment.items():

@@ -6,9 +6,9 @@ import sys
 import pytest
 
 ENTRY_POINTS = {
-    "vchat-prep": "vchat.prep.cli",
-    "vchat-shards": "vchat.shards.cli",
-    "vchat-train": "vchat.train.cli",
+    "vchat-prep": "vchat.prep.commands.main",
+    "vchat-shards": "vchat.shards.commands.main",
+    "vchat-train": "vchat.train.commands.main",
     "vchat-chat": "vchat.train.chat.cli",
 }
 HEAVY = {"torch", "transformers", "deepspeed", "pyarrow", "webdataset", "numpy", "PIL"}

@@ -4,8 +4,8 @@ import itertools
 import re
 from pathlib import Path
 
-from toy import toy_shards
-from vchat.shards.loader import Loader
+from vchat.shards.loading.loader import Loader
+from vchat_testing.toy import toy_shards
 
 README = Path(__file__).parents[1] / "README.md"
 

@@ -2,8 +2,8 @@
 
 import os
 
-from vchat.train.cli import main
-from vchat.train.processes import end_with_launcher
+from vchat.train.commands.main import main
+from vchat.train.engine.processes import end_with_launcher
 
 if "LOCAL_RANK" in os.environ:
     end_with_launcher()

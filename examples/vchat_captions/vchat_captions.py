@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vchat.prep.sources.source import Converted, Need, Row, Source
 from vchat.prep.sources.texts import file_id, filled_text
-from vchat.shards.dialogue import ImageRef, Record, Round
+from vchat.shards.format.record import ImageRef, Record, Round
 
 FILE = "captions/captions.csv"
 IMAGES = "captions/images/"

@@ -35,7 +35,7 @@ FUNCTIONS = '''\
 """What lmms-eval asks about a question of the local task."""
 
 from PIL import Image
-from vchat.train.metrics import exact
+from vchat.train.evaluation.metrics import exact
 
 
 def doc_to_visual(doc):

@@ -18,6 +18,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+
 from vchat.model.visual_chat import VisualChat
 
 PARTS = {

@@ -17,8 +17,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
-from vchat.model.open_clip_tower import OpenClipVision, OpenClipVisionConfig
-from vchat.model.qwen_vl_tower import QwenVLVisual, QwenVLVisualConfig
+
+from vchat.model.towers.open_clip import OpenClipVision, OpenClipVisionConfig
+from vchat.model.towers.qwen_vl import QwenVLVisual, QwenVLVisualConfig
 
 
 class Tower(Protocol):

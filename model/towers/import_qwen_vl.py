@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from vchat.model.qwen_vl_tower import QwenVLVisual, QwenVLVisualConfig
-from vchat.model.towers import CLIP_MEAN, CLIP_STD
-from vchat.model.weight_files import weights_of
+
+from vchat.model.towers.hugging_face import CLIP_MEAN, CLIP_STD
+from vchat.model.towers.qwen_vl import QwenVLVisual, QwenVLVisualConfig
+from vchat.model.towers.weight_files import weights_of
 
 PREFIX = "transformer.visual."
 OF_LANGUAGE_MODEL = re.compile(r"transformer\.(wte|h|ln_f|rotary_emb)\.|lm_head\.")

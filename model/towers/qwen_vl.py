@@ -18,7 +18,8 @@ from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
-from vchat.model.projection import grid_embeddings, resized_grid
+
+from vchat.model.towers.projection import grid_embeddings, resized_grid
 
 EPSILON = 1e-6
 """Of all norms in the tower."""

@@ -13,15 +13,15 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vchat.prep.build import Prepared, begin, clear_storage_errors, locked, output_of, prepare
-from vchat.prep.finish import PUBLICATION, Built, already_complete, finish, published
-from vchat.prep.output import Output, output_named
-from vchat.prep.plan import read_plan
-from vchat.prep.pool import run_tasks
-from vchat.prep.recipe import Recipe
-from vchat.prep.task import Job, read_result
-from vchat.shards.command import WrongUse
-from vchat.shards.progress import progress
+from vchat.prep.build.build import Prepared, begin, clear_storage_errors, locked, output_of, prepare
+from vchat.prep.build.finish import PUBLICATION, Built, already_complete, finish, published
+from vchat.prep.build.output import Output, output_named
+from vchat.prep.plan.plan import read_plan
+from vchat.prep.build.pool import run_tasks
+from vchat.prep.convert.recipe import Recipe
+from vchat.prep.build.task import Job, read_result
+from vchat.base.cli import WrongUse
+from vchat.base.progress import progress
 
 _SHARE = re.compile(r"(\d+)/(\d+)")
 

@@ -14,13 +14,13 @@ from functools import lru_cache
 from itertools import groupby
 
 import numpy as np
-from vchat.prep.rejected import Rejected
-from vchat.shards.chat_template import TextChanged
-from vchat.shards.codec import RecordOrigin, Sample, StoredImage, StoredRound
-from vchat.shards.dialogue import Record
-from vchat.shards.positions import num_positions
-from vchat.shards.template import Template, TextRound
-from vchat.shards.tokens import Encoded, TextTokenizer
+from vchat.prep.raw.rejected import Rejected
+from vchat.shards.text.chat_template import TextChanged
+from vchat.shards.format.sample import RecordOrigin, Sample, StoredImage, StoredRound
+from vchat.shards.format.record import Record
+from vchat.shards.pixels.grid import num_positions
+from vchat.shards.text.template import Template, TextRound
+from vchat.shards.text.tokenizer import Encoded, TextTokenizer
 
 OnRejected = Callable[[Record, Rejected], None]
 

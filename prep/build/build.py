@@ -23,13 +23,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from vchat.prep.blend import RecordColumns, blend, record_columns
-from vchat.prep.chosen_sources import ChosenSource, chosen_sources
-from vchat.prep.convert import Staged
-from vchat.prep.convert_all import convert_all
-from vchat.prep.encoded_images import repeated_images, write_repeated
-from vchat.prep.engines import get_ready, run_tasks
-from vchat.prep.finish import (
+from vchat.prep.plan.blend import RecordColumns, blend, record_columns
+from vchat.prep.convert.chosen_sources import ChosenSource, chosen_sources
+from vchat.prep.convert.convert import Staged
+from vchat.prep.convert.convert_all import convert_all
+from vchat.prep.build.encoded_images import repeated_images, write_repeated
+from vchat.prep.build.engines import get_ready, run_tasks
+from vchat.prep.build.finish import (
     PUBLICATION,
     Built,
     Publication,
@@ -38,19 +38,19 @@ from vchat.prep.finish import (
     finish,
     remove_half_written,
 )
-from vchat.prep.left_out import Examples, left_out_examples
-from vchat.prep.libraries import libraries
-from vchat.prep.output import Output, check_same, output_named
-from vchat.prep.plan import FILE as PLAN_FILE
-from vchat.prep.plan import BuildPlan, make_plan, read_plan, write_plan
-from vchat.prep.recipe import Recipe, for_manifest, size_in_bytes
-from vchat.prep.staged import plan_columns, write_record_file
-from vchat.prep.task import Job, SourceFiles, read_result
-from vchat.shards.command import WrongUse
-from vchat.shards.named_template import template_named
-from vchat.shards.progress import progress
-from vchat.shards.template import Template
-from vchat.shards.tokens import TextTokenizer
+from vchat.prep.build.left_out import Examples, left_out_examples
+from vchat.prep.build.libraries import libraries
+from vchat.prep.build.output import Output, check_same, output_named
+from vchat.prep.plan.plan import FILE as PLAN_FILE
+from vchat.prep.plan.plan import BuildPlan, make_plan, read_plan, write_plan
+from vchat.prep.convert.recipe import Recipe, for_manifest, size_in_bytes
+from vchat.prep.convert.staged import plan_columns, write_record_file
+from vchat.prep.build.task import Job, SourceFiles, read_result
+from vchat.base.cli import WrongUse
+from vchat.shards.text.named_template import template_named
+from vchat.base.progress import progress
+from vchat.shards.text.template import Template
+from vchat.shards.text.tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
-from vchat.prep.blend import USED, Blend, RecordColumns
-from vchat.prep.images import Encoded
-from vchat.shards.dialogue import ImageRef
-from vchat.shards.files import written_whole
+from vchat.prep.plan.blend import USED, Blend, RecordColumns
+from vchat.prep.convert.images import Encoded
+from vchat.shards.format.record import ImageRef
+from vchat.base.files import written_whole
 
 FOLDER = "images"
 

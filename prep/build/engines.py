@@ -11,8 +11,8 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vchat.prep import pool
-from vchat.prep.recipe import EngineName
+from vchat.prep.build import pool
+from vchat.prep.convert.recipe import EngineName
 
 
 def get_ready(*, engine: EngineName, workers: int) -> None:
@@ -42,7 +42,7 @@ def run_tasks(
     """
     shutil.rmtree(work / pool.FOLDER, ignore_errors=True)
     if engine == "ray" and numbers:
-        from vchat.prep import ray_engine
+        from vchat.prep.build import ray_engine
 
         ray_engine.run_tasks(work, numbers, address=ray_address, on_dialogues=on_dialogues)
     else:

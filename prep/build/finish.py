@@ -14,16 +14,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vchat.prep import report
-from vchat.prep.convert import Staged
-from vchat.prep.encoded_images import FOLDER as IMAGES_FOLDER
-from vchat.prep.left_out import Examples
-from vchat.prep.output import MANIFEST, Output, check_same
-from vchat.prep.plan import BuildPlan, PlannedShard, read_plan
-from vchat.prep.task import ShardResult, read_result
-from vchat.shards.files import written_whole
-from vchat.shards.manifest import FinishedShard, publish
-from vchat.shards.tokens import TextTokenizer
+from vchat.prep.build import report
+from vchat.prep.convert.convert import Staged
+from vchat.prep.build.encoded_images import FOLDER as IMAGES_FOLDER
+from vchat.prep.build.left_out import Examples
+from vchat.prep.build.output import MANIFEST, Output, check_same
+from vchat.prep.plan.plan import BuildPlan, PlannedShard, read_plan
+from vchat.prep.build.task import ShardResult, read_result
+from vchat.base.files import written_whole
+from vchat.shards.format.manifest import FinishedShard, publish
+from vchat.shards.text.tokenizer import TextTokenizer
 
 PUBLICATION = "publication.json"
 _NAMED = 5

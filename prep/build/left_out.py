@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import xxhash
-from vchat.prep.blend import STATUSES, USED, Blend, Hashes, RecordColumns
-from vchat.prep.convert import Staged
-from vchat.prep.rejected import EXAMPLES_PER_REASON
-from vchat.prep.staged import rows_at
+from vchat.prep.plan.blend import STATUSES, USED, Blend, Hashes, RecordColumns
+from vchat.prep.convert.convert import Staged
+from vchat.prep.raw.rejected import EXAMPLES_PER_REASON
+from vchat.prep.convert.staged import rows_at
 
 Examples = dict[str, list[str]]
 """Reason code -> the first few records, as `key: what was found`."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 
-from vchat.prep.images import library_versions
+from vchat.prep.convert.images import library_versions
 
 
 @cache

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from vchat.shards.command import WrongUse
-from vchat.shards.files import sha256_file, written_whole
-from vchat.shards.remote_store import RemoteStore
-from vchat.shards.storage import StorageConfig, refuse_secrets
+from vchat.base.cli import WrongUse
+from vchat.base.files import sha256_file, written_whole
+from vchat.shards.storage.remote import RemoteStore
+from vchat.shards.storage.config import StorageConfig, refuse_secrets
 
 CLAIM = ".work/build.json"
 """The object that says whose place a URL is before there is a manifest."""

@@ -20,14 +20,14 @@ from multiprocessing import connection, forkserver
 from pathlib import Path
 from typing import TypeVar
 
-from vchat.prep.task import run_task
+from vchat.prep.build.task import run_task
 
 T = TypeVar("T")
 POLL_S = 0.2
 FOLDER = "progress"
 """Of the files, in the work folder, that say how far each task is."""
 
-_LIBRARIES = ["vchat.prep.task", "vchat.prep.convert_all", "vchat.shards.decode"]
+_LIBRARIES = ["vchat.prep.build.task", "vchat.prep.convert.convert_all", "vchat.shards.pixels.decode"]
 """What workers find loaded."""
 
 

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vchat.prep.pool import FOLDER, counted_task, num_counted
-from vchat.shards.command import WrongUse
+from vchat.prep.build.pool import FOLDER, counted_task, num_counted
+from vchat.base.cli import WrongUse
 
 POLL_S = 0.5
 CONNECT_S = 10.0

@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from vchat.prep.convert import Staged
-from vchat.prep.plan import BuildPlan
-from vchat.prep.rejected import REASONS, Reasons
-from vchat.prep.report_page import PAGE
-from vchat.prep.task import ShardResult
-from vchat.shards.files import written_whole
-from vchat.shards.manifest import FinishedShard
+from vchat.prep.convert.convert import Staged
+from vchat.prep.plan.plan import BuildPlan
+from vchat.prep.raw.rejected import REASONS, Reasons
+from vchat.prep.build.report_page import PAGE
+from vchat.prep.build.task import ShardResult
+from vchat.base.files import written_whole
+from vchat.shards.format.manifest import FinishedShard
 
 _MAX_SIDE = 2**31 - 1
 

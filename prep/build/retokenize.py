@@ -22,19 +22,19 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-from vchat.prep.assemble import Assembler, PreparedRecord
-from vchat.prep.output import MANIFEST, Output, check_same, output_named
-from vchat.prep.plan import PlannedShard
-from vchat.prep.pool import process_pool
-from vchat.prep.rejected import Reasons, Rejected
-from vchat.prep.task import ShardResult, read_result, write_task_shard
-from vchat.shards.codec import RecordOrigin, Sample
-from vchat.shards.dialogue import ImageRef, Record, Round
-from vchat.shards.files import written_whole
-from vchat.shards.manifest import FinishedShard, ShardSet, open_shards, publish
-from vchat.shards.named_template import template_named
-from vchat.shards.progress import progress
-from vchat.shards.tokens import TextTokenizer
+from vchat.prep.build.assemble import Assembler, PreparedRecord
+from vchat.prep.build.output import MANIFEST, Output, check_same, output_named
+from vchat.prep.plan.plan import PlannedShard
+from vchat.prep.build.pool import process_pool
+from vchat.prep.raw.rejected import Reasons, Rejected
+from vchat.prep.build.task import ShardResult, read_result, write_task_shard
+from vchat.shards.format.sample import RecordOrigin, Sample
+from vchat.shards.format.record import ImageRef, Record, Round
+from vchat.base.files import written_whole
+from vchat.shards.format.manifest import FinishedShard, ShardSet, open_shards, publish
+from vchat.shards.text.named_template import template_named
+from vchat.base.progress import progress
+from vchat.shards.text.tokenizer import TextTokenizer
 
 KEPT = ("image", "licences", "recipe")
 """What a manifest says of images and sources, which stay as they are."""

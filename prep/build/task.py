@@ -17,27 +17,27 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from vchat.prep.ahead import announced, in_groups
-from vchat.prep.assemble import Assembler, PreparedRecord
-from vchat.prep.data_path import data_path
-from vchat.prep.encoded_images import EncodedImages
-from vchat.prep.image_files import ImageFiles
-from vchat.prep.images import Encoded, ImagePolicy, encode_for_shard
-from vchat.prep.libraries import check_libraries
-from vchat.prep.output import Output
-from vchat.prep.plan import BuildPlan, PlannedShard, read_plan
-from vchat.prep.rejected import Reasons, Rejected
-from vchat.prep.staged import RecordFile
-from vchat.shards.codec import Sample, StoredImage
-from vchat.shards.dialogue import ImageRef, Record
-from vchat.shards.files import written_whole
-from vchat.shards.index_rows import ROW_SCHEMA
-from vchat.shards.manifest import FinishedShard, finished_shard
-from vchat.shards.named_template import template_named
-from vchat.shards.storage import StorageConfig
-from vchat.shards.strict_toml import as_plain, from_table
-from vchat.shards.tokens import TextTokenizer
-from vchat.shards.writer import write_shard
+from vchat.prep.raw.lookahead import announced, in_groups
+from vchat.prep.build.assemble import Assembler, PreparedRecord
+from vchat.prep.raw.data_path import data_path
+from vchat.prep.build.encoded_images import EncodedImages
+from vchat.prep.raw.image_files import ImageFiles
+from vchat.prep.convert.images import Encoded, ImagePolicy, encode_for_shard
+from vchat.prep.build.libraries import check_libraries
+from vchat.prep.build.output import Output
+from vchat.prep.plan.plan import BuildPlan, PlannedShard, read_plan
+from vchat.prep.raw.rejected import Reasons, Rejected
+from vchat.prep.convert.staged import RecordFile
+from vchat.shards.format.sample import Sample, StoredImage
+from vchat.shards.format.record import ImageRef, Record
+from vchat.base.files import written_whole
+from vchat.shards.format.index import ROW_SCHEMA
+from vchat.shards.format.manifest import FinishedShard, finished_shard
+from vchat.shards.text.named_template import template_named
+from vchat.shards.storage.config import StorageConfig
+from vchat.base.toml_config import as_plain, from_table
+from vchat.shards.text.tokenizer import TextTokenizer
+from vchat.shards.format.writer import write_shard
 
 _RECORDS_AT_ONCE = 256
 """So many dialogues' records are looked up together."""

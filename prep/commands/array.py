@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import click
-from vchat.prep.build_command import print_plan, print_summary
-from vchat.prep.recipe_options import recipe_options
+
+from vchat.prep.commands.build import print_plan, print_summary
+from vchat.prep.commands.recipe_options import recipe_options
 
 
 @click.command("plan", help="Convert data sets and plan their shards, for `build --task I/N`.")
 @recipe_options
 def plan(recipe: Path | None, **flags: Any) -> None:
     """Make the plan and say how to go on."""
-    from vchat.prep.array_build import make_plan_folder
-    from vchat.prep.recipe import read_recipe
+    from vchat.prep.build.array_build import make_plan_folder
+    from vchat.prep.convert.recipe import read_recipe
 
     prepared = make_plan_folder(read_recipe(recipe, flags))
     print_plan(prepared)
@@ -30,6 +31,6 @@ def plan(recipe: Path | None, **flags: Any) -> None:
 @click.option("--work", metavar="DIR", help="Folder of work files, as given to `plan`.")
 def finish(out: str, work: str | None) -> None:
     """Publish and print the summary; a set that is complete is left as it is."""
-    from vchat.prep.array_build import finish_folder, planned_output
+    from vchat.prep.build.array_build import finish_folder, planned_output
 
     print_summary(finish_folder(planned_output(out, work=work)))

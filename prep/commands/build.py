@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from vchat.prep.recipe_options import recipe_options
+
+from vchat.prep.commands.recipe_options import recipe_options
 
 if TYPE_CHECKING:
-    from vchat.prep.build import Prepared
-    from vchat.prep.finish import Built
+    from vchat.prep.build.build import Prepared
+    from vchat.prep.build.finish import Built
 
 
 @click.command("build", help="Convert data sets into a shard set that is ready for training.")
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 @click.option("--task", metavar="I/N", help="Write share I of N (from 0) of what `plan` planned.")
 def command(recipe: Path | None, dry_run: bool, task: str | None, **flags: Any) -> None:
     """Read the flags and build, or print the plan, or write one share of its shards."""
-    from vchat.prep.build import build
-    from vchat.prep.recipe import read_recipe
-    from vchat.shards.command import WrongUse
+    from vchat.base.cli import WrongUse
+    from vchat.prep.build.build import build
+    from vchat.prep.convert.recipe import read_recipe
 
     if task is not None:
         _run_share(task, {"recipe": recipe, "dry_run": dry_run or None} | flags)
@@ -40,8 +41,8 @@ def command(recipe: Path | None, dry_run: bool, task: str | None, **flags: Any) 
 
 
 def _run_share(task: str, flags: dict[str, Any]) -> None:
-    from vchat.prep.array_build import planned_output, run_share, share_named
-    from vchat.shards.command import WrongUse
+    from vchat.base.cli import WrongUse
+    from vchat.prep.build.array_build import planned_output, run_share, share_named
 
     share, output = share_named(task), planned_output(flags.pop("out"), work=flags.pop("work"))
     if given := [name.replace("_", "-") for name, value in flags.items() if value is not None]:
@@ -54,7 +55,7 @@ def _planned(recipe: Any) -> Prepared:
     """Return the plan; without --out the converted records are thrown away."""
     import tempfile
 
-    from vchat.prep.build import output_of, prepare
+    from vchat.prep.build.build import output_of, prepare
 
     if recipe.out is not None:
         return prepare(recipe, work=output_of(recipe).work)
@@ -90,7 +91,7 @@ def _counts(counts: dict[str, int]) -> str:
 
 def print_summary(built: Built) -> None:
     """Print what a shard set holds, what was repaired and what was rejected."""
-    from vchat.prep.report import marks, rejections, repairs
+    from vchat.prep.build.report import marks, rejections, repairs
 
     if built.already_complete:
         click.echo(f"{built.out} holds this build already, complete")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from vchat.prep.chosen_sources import ChosenSource
-    from vchat.prep.doctor import Finding
+    from vchat.prep.convert.chosen_sources import ChosenSource
+    from vchat.prep.convert.doctor import Finding
 
 
 @click.command("doctor", help="Say which data sets are there, what is missing, what will be lost.")
@@ -38,11 +38,11 @@ def command(data: str, datasets: str | None, sample: int, max_images: int, as_js
 
 
 def _findings(data: str, datasets: str | None, **limits: int) -> list[Finding]:
-    from vchat.prep.chosen_sources import chosen_source
-    from vchat.prep.data_path import data_path
-    from vchat.prep.recipe import read_recipe
+    from vchat.base.cli import WrongUse
+    from vchat.prep.convert.chosen_sources import chosen_source
+    from vchat.prep.convert.recipe import read_recipe
+    from vchat.prep.raw.data_path import data_path
     from vchat.prep.sources import source_names
-    from vchat.shards.command import WrongUse
 
     if not data_path(data).is_dir():
         raise WrongUse(f"--data {data}: there is no such folder, or nothing in it")
@@ -53,8 +53,8 @@ def _findings(data: str, datasets: str | None, **limits: int) -> list[Finding]:
 
 
 def _examined(one: ChosenSource, **limits: int) -> Finding:
-    from vchat.prep.doctor import examined
-    from vchat.shards.progress import progress
+    from vchat.base.progress import progress
+    from vchat.prep.convert.doctor import examined
 
     with progress(f"examine {one.source.name}", unit="rows") as advance:
         return examined(one, on_row=lambda: advance(1), **limits)

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from vchat.shards.command import LazyGroup, run
+from vchat.base.cli import LazyGroup, run
 
 group = LazyGroup(
     name="vchat-prep",
     help="Make training shards of image-text data sets.",
     lazy={
-        "build": ("vchat.prep.build_command:command", "Convert data sets into a shard set."),
+        "build": ("vchat.prep.commands.build:command", "Convert data sets into a shard set."),
         "plan": (
-            "vchat.prep.array_commands:plan",
+            "vchat.prep.commands.array:plan",
             "Convert data sets and plan their shards, for `build --task I/N`.",
         ),
         "finish": (
-            "vchat.prep.array_commands:finish",
+            "vchat.prep.commands.array:finish",
             "Check that the tasks of a plan are done, and publish the shards.",
         ),
         "sources": (
-            "vchat.prep.sources_command:command",
+            "vchat.prep.commands.sources:command",
             "List the data sets: what to download, and where to put it.",
         ),
         "doctor": (
-            "vchat.prep.doctor_command:command",
+            "vchat.prep.commands.doctor:command",
             "Say which data sets are there, what is missing, what will be lost.",
         ),
         "retokenize": (
-            "vchat.prep.retokenize_command:command",
+            "vchat.prep.commands.retokenize:command",
             "Make a shard set for another decoder, without the sources.",
         ),
         "sample-data": (
-            "vchat.prep.sample_data_command:command",
+            "vchat.prep.commands.sample_data:command",
             "Draw a small world in the formats of all data sets.",
         ),
     },

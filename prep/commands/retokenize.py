@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from vchat.prep.retokenize import NewTokens
+    from vchat.prep.build.retokenize import NewTokens
 
 
 @click.command("retokenize", help="Make a shard set for another decoder, without the sources.")
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 @click.option("--workers", type=click.IntRange(min=1), default=1, help="Processes (1).")
 def command(shards: str, workers: int, **flags: Any) -> None:
     """Make the new set and print what became of the old one's records."""
-    from vchat.prep.rejected import REASONS
-    from vchat.prep.retokenize import retokenize
+    from vchat.prep.build.retokenize import retokenize
+    from vchat.prep.raw.rejected import REASONS
 
     wanted = _wanted(shards, flags)
     manifest = retokenize(wanted, workers=workers)
@@ -42,9 +42,9 @@ def command(shards: str, workers: int, **flags: Any) -> None:
 
 def _wanted(shards: str, flags: dict[str, Any]) -> NewTokens:
     """Return what the flags say, completed by what the set was made with."""
-    from vchat.prep.retokenize import NewTokens
-    from vchat.shards.command import WrongUse
-    from vchat.shards.manifest import open_shards
+    from vchat.base.cli import WrongUse
+    from vchat.prep.build.retokenize import NewTokens
+    from vchat.shards.format.manifest import open_shards
 
     manifest = open_shards(shards).manifest
     if flags["template"] in (None, manifest["template"]["name"]) and flags["system"] is None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vchat.prep.data_path import DataPath, data_path
-from vchat.prep.recipe import Recipe, SourceChoice
+from vchat.base.cli import WrongUse
+from vchat.prep.convert.recipe import Recipe, SourceChoice
+from vchat.prep.raw.data_path import DataPath, data_path
 from vchat.prep.sources import source_named, source_names
 from vchat.prep.sources.own import own_source
 from vchat.prep.sources.source import Source, check_needs
-from vchat.shards.command import WrongUse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
-from vchat.prep.ahead import announced
-from vchat.prep.data_path import DataPath, RemotePath, version_of
-from vchat.prep.image_files import ImageFiles
-from vchat.prep.rejected import Rejected, Tally
+
+from vchat.base.files import written_whole
+from vchat.prep.convert.staged import staged_row, write_staged
+from vchat.prep.raw.data_path import DataPath, RemotePath, version_of
+from vchat.prep.raw.image_files import ImageFiles
+from vchat.prep.raw.lookahead import announced
+from vchat.prep.raw.rejected import Rejected, Tally
 from vchat.prep.sources.source import Converted, Row, Source, annotation_files, image_places
-from vchat.prep.staged import staged_row, write_staged
-from vchat.shards.dialogue import ImageRef, Record
-from vchat.shards.files import written_whole
+from vchat.shards.format.record import ImageRef, Record
 
 STAGED_VERSION = 5
 """Raised whenever a converter or the staged form changes what it makes of equal inputs."""

@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from vchat.prep.chosen_sources import ChosenSource, chosen_source
-from vchat.prep.convert import Staged, convert
-from vchat.prep.image_files import ImageFiles
-from vchat.prep.pool import counted, run_calls
-from vchat.prep.recipe import Recipe, SourceChoice
-from vchat.shards.progress import progress
+from vchat.base.progress import progress
+from vchat.prep.build.pool import counted, run_calls
+from vchat.prep.convert.chosen_sources import ChosenSource, chosen_source
+from vchat.prep.convert.convert import Staged, convert
+from vchat.prep.convert.recipe import Recipe, SourceChoice
+from vchat.prep.raw.image_files import ImageFiles
 
 
 def convert_all(

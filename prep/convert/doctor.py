@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vchat.prep.chosen_sources import ChosenSource
-from vchat.prep.convert import fitting
-from vchat.prep.data_path import DataPath, path_below
-from vchat.prep.image_files import ImageFiles
-from vchat.prep.images import ImagePolicy, encode_for_shard, sniff
-from vchat.prep.keyed_hash import keyed_hash
-from vchat.prep.parquet_cells import is_parquet
-from vchat.prep.rejected import Rejected
+from vchat.prep.convert.chosen_sources import ChosenSource
+from vchat.prep.convert.convert import fitting
+from vchat.prep.convert.images import ImagePolicy, encode_for_shard, sniff
+from vchat.prep.raw.data_path import DataPath, path_below
+from vchat.prep.raw.image_files import ImageFiles
+from vchat.prep.raw.keyed_hash import keyed_hash
+from vchat.prep.raw.parquet_cells import is_parquet
+from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources.source import KnownCount, Need, Row, check_needs, found_places
 
 _PART_OF = re.compile(r"(.*)-(\d+)-of-(\d+)")

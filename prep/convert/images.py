@@ -24,8 +24,9 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, features
 from PIL import __version__ as pillow_version
-from vchat.prep.rejected import Rejected
-from vchat.shards.positions import stored_size
+
+from vchat.prep.raw.rejected import Rejected
+from vchat.shards.pixels.grid import stored_size
 
 Pixels = NDArray[np.uint8]
 
@@ -252,7 +253,9 @@ def _opened_upright(data: bytes, *, name: str) -> _Upright:
 
 
 def _resized(rgb: Pixels, size: tuple[int, int]) -> Pixels:
-    from vchat.shards.decode import resized  # imports torch: 480 MB that few builds can do without
+    from vchat.shards.pixels.decode import (
+        resized,
+    )  # imports torch: 480 MB that few builds can do without
 
     return resized(rgb, size=size)
 

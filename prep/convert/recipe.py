@@ -23,10 +23,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from vchat.prep.images import ImagePolicy
-from vchat.shards.command import WrongUse
-from vchat.shards.storage import StorageConfig
-from vchat.shards.strict_toml import as_plain, read_toml
+from vchat.base.cli import WrongUse
+from vchat.base.toml_config import as_plain, read_toml
+from vchat.prep.convert.images import ImagePolicy
+from vchat.shards.storage.config import StorageConfig
 
 EngineName = Literal["processes", "ray"]
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from vchat.shards.dialogue import ImageRef, Record, Round
-from vchat.shards.files import written_whole
+
+from vchat.base.files import written_whole
+from vchat.shards.format.record import ImageRef, Record, Round
 
 ROWS_PER_GROUP = 2048
 """Records held in memory while writing."""

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
-from vchat.prep.estimate import stored_bytes
-from vchat.prep.images import ImagePolicy
-from vchat.prep.keyed_hash import RANGE, keyed_hash
-from vchat.prep.staged import PLAN_COLUMNS
+
+from vchat.prep.convert.images import ImagePolicy
+from vchat.prep.convert.staged import PLAN_COLUMNS
+from vchat.prep.plan.estimate import stored_bytes
+from vchat.prep.raw.keyed_hash import RANGE, keyed_hash
 
 USED = 0
 STATUSES = ("", "too_many_images", "capped", "held_out_image")

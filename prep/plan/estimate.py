@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from vchat.prep.images import ImagePolicy
+
+from vchat.prep.convert.images import ImagePolicy
 
 BYTES_PER_PIXEL = {"jpeg": 0.32, "keep": 0.32, "webp": 0.2, "png": 1.6}
 """Of photographs at quality 90, shorter side 224."""

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from vchat.prep.blend import STATUSES, USED, Blend, RecordColumns, starts_of
-from vchat.shards.files import written_whole
+
+from vchat.base.files import written_whole
+from vchat.prep.plan.blend import STATUSES, USED, Blend, RecordColumns, starts_of
 
 PLAN_VERSION = 1
 """Raised whenever equal inputs would give another plan."""

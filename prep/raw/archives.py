@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from vchat.prep.data_path import DataPath, RemotePath, read_range
-from vchat.prep.images import MAX_BYTES
-from vchat.prep.rejected import Rejected
+from vchat.prep.convert.images import MAX_BYTES
+from vchat.prep.raw.data_path import DataPath, RemotePath, read_range
+from vchat.prep.raw.rejected import Rejected
 
 SUFFIXES = (".zip", ".tar")
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
-from vchat.prep.data_path import DataPath
-from vchat.prep.json_stream import DAMAGED
-from vchat.prep.rejected import Rejected
+from vchat.prep.raw.data_path import DataPath
+from vchat.prep.raw.json_stream import DAMAGED
+from vchat.prep.raw.rejected import Rejected
 
 BLOCK_BYTES = 4 * 2**20
 _AFTER_NAME = re.compile(rb"\s*:\s*")

@@ -21,10 +21,11 @@ from typing import IO, Any, TypeAlias, cast
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
-from vchat.shards.command import WrongUse
-from vchat.shards.remote_store import PART_BYTES, RemoteStore
-from vchat.shards.storage import StorageConfig, refuse_secrets
-from vchat.shards.store_file import StoreFile
+
+from vchat.base.cli import WrongUse
+from vchat.shards.storage.config import StorageConfig, refuse_secrets
+from vchat.shards.storage.remote import PART_BYTES, RemoteStore
+from vchat.shards.storage.store_file import StoreFile
 
 SCHEMES = ("s3", "gs", "az", "http", "https")
 BUFFER_BYTES = 1 << 16

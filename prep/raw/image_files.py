@@ -23,14 +23,14 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from vchat.prep.archives import archive_of, member_name, members_of, read_member
-from vchat.prep.base64_json import decoded, decoded_head
-from vchat.prep.data_path import DataPath, RemotePath, path_below, read_range
-from vchat.prep.images import MAX_BYTES, Header, read_header, sniff
-from vchat.prep.parquet_cells import read_cell
-from vchat.prep.rejected import Rejected
-from vchat.shards.dialogue import ImageRef
-from vchat.shards.remote_store import RemoteStore
+from vchat.prep.convert.images import MAX_BYTES, Header, read_header, sniff
+from vchat.prep.raw.archives import archive_of, member_name, members_of, read_member
+from vchat.prep.raw.base64_json import decoded, decoded_head
+from vchat.prep.raw.data_path import DataPath, RemotePath, path_below, read_range
+from vchat.prep.raw.parquet_cells import read_cell
+from vchat.prep.raw.rejected import Rejected
+from vchat.shards.format.record import ImageRef
+from vchat.shards.storage.remote import RemoteStore
 
 _UNSAFE = re.compile("[\0\ud800-\udfff]")
 """Characters that no file name can hold."""

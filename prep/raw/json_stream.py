@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 import ijson
-from vchat.prep.data_path import DataPath
+
+from vchat.prep.raw.data_path import DataPath
 
 DAMAGED = "\ufdd0"
 """A Unicode noncharacter, standing for a byte that was not UTF-8."""

@@ -14,9 +14,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
-from vchat.prep.base64_json import Place, values
-from vchat.prep.data_path import DataPath, version_of
-from vchat.shards.files import written_whole
+
+from vchat.base.files import written_whole
+from vchat.prep.raw.base64_json import Place, values
+from vchat.prep.raw.data_path import DataPath, version_of
 
 INDEX_VERSION = 1
 """Raised whenever the pass finds something else in equal files."""

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from vchat.prep.base64_json import decoded
-from vchat.prep.data_path import DataPath, for_arrow
-from vchat.prep.rejected import Rejected
+
+from vchat.prep.raw.base64_json import decoded
+from vchat.prep.raw.data_path import DataPath, for_arrow
+from vchat.prep.raw.rejected import Rejected
 
 PICTURE_COLUMNS = ("image", "base64")
 ID_COLUMNS = ("id", "__index_level_0__", "index")

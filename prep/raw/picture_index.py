@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
-from vchat.prep.base64_json import values
-from vchat.prep.data_path import DataPath, path_below
-from vchat.prep.kept_offsets import kept_values
-from vchat.prep.parquet_cells import is_parquet, picture_column, picture_ids
-from vchat.shards.dialogue import ImageRef
+
+from vchat.prep.raw.base64_json import values
+from vchat.prep.raw.data_path import DataPath, path_below
+from vchat.prep.raw.kept_offsets import kept_values
+from vchat.prep.raw.parquet_cells import is_parquet, picture_column, picture_ids
+from vchat.shards.format.record import ImageRef
 
 IN_PARQUET = -1
 """Stands for the size of a picture whose offset is a row number."""

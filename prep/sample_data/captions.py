@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
 from vchat.prep.sample_data import questions
 from vchat.prep.sample_data.draw import picture
 from vchat.prep.sample_data.draws import Draws

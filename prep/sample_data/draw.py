@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
+
 from vchat.prep.sample_data import glyphs
 from vchat.prep.sample_data.draws import Draws
 from vchat.prep.sample_data.world import PLACES, Cover, Scene, Thing

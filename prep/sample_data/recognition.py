@@ -12,6 +12,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+
 from vchat.prep.sample_data import glyphs
 from vchat.prep.sample_data.draw import FINE, SIZE, TINTS, Spot, draw_shape
 from vchat.prep.sample_data.world import PLACES, SHAPES, WORDS, Cover, Scene, Thing, scene_of

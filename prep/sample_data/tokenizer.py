@@ -11,12 +11,13 @@ import json
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from vchat.base.files import written_whole
 from vchat.prep.sample_data import questions
 from vchat.prep.sample_data.draws import Draws
 from vchat.prep.sample_data.walks import draw_walk
 from vchat.prep.sample_data.world import CHANGES, draw_cover, draw_pair, draw_scene
-from vchat.shards.files import written_whole
-from vchat.shards.template import Text, TextRound, VisualChatTemplate
+from vchat.shards.text.template import Text, TextRound, VisualChatTemplate
 
 BEGIN, END = "<s>", "</s>"
 MOST_IDS = 1024

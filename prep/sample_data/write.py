@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from vchat.shards.files import written_whole
+
+from vchat.base.files import written_whole
 
 STRETCHED = (224, 224)
 """The size of every picture in MIMIC-IT."""

@@ -12,10 +12,10 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from vchat.base.progress import progress
 from vchat.prep.sample_data import books, captions, coco, evaluation, mimicit
 from vchat.prep.sample_data.tokenizer import write_tokenizer
 from vchat.prep.sample_data.write import write_json
-from vchat.shards.progress import progress
 
 MARKER = "sample_data.json"
 VERSION = 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 
+from vchat.base.cli import WrongUse
 from vchat.prep.sources import (
     aokvqa,
     coco_caption,
@@ -26,7 +27,6 @@ from vchat.prep.sources import (
 )
 from vchat.prep.sources.plugins import added_sources, loaded
 from vchat.prep.sources.source import Source
-from vchat.shards.command import WrongUse
 
 _ALL = (
     aokvqa.SOURCE,

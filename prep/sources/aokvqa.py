@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from vchat.prep.data_path import DataPath
-from vchat.prep.json_stream import items
-from vchat.prep.rejected import Rejected
+from vchat.prep.raw.data_path import DataPath
+from vchat.prep.raw.json_stream import items
+from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources import coco
 from vchat.prep.sources.prompts import REASONS, prompt_for
 from vchat.prep.sources.source import Converted, KnownCount, Need, Row, Source
 from vchat.prep.sources.texts import as_sentence, checked_text, filled_text
-from vchat.shards.dialogue import Record, Round
+from vchat.shards.format.record import Record, Round
 
 FILE = "aokvqa/annotations/aokvqa_v1p0_train.json"
 

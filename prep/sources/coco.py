@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 
-from vchat.prep.rejected import Rejected
+from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources.source import Need
-from vchat.shards.dialogue import ImageRef
+from vchat.shards.format.record import ImageRef
 
 TRAIN_2017 = Need(
     paths=("coco/train2017/",),

@@ -13,15 +13,15 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from vchat.prep.archives import archive_of, member_name
-from vchat.prep.data_path import DataPath
-from vchat.prep.json_stream import items
-from vchat.prep.rejected import Rejected
+from vchat.prep.raw.archives import archive_of, member_name
+from vchat.prep.raw.data_path import DataPath
+from vchat.prep.raw.json_stream import items
+from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources import coco
 from vchat.prep.sources.prompts import BRIEF, prompt_for
 from vchat.prep.sources.source import Converted, KnownCount, Need, Row, Source
 from vchat.prep.sources.texts import as_sentence, filled_text
-from vchat.shards.dialogue import ImageRef, Record, Round
+from vchat.shards.format.record import ImageRef, Record, Round
 
 FILES = ("coco_caption/dataset.json", "coco_caption/dataset_coco.json")
 """Two names of the same content; the first that is there is read."""

@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from vchat.prep.data_path import DataPath, matching, path_below
-from vchat.prep.rejected import Rejected
+from vchat.prep.raw.data_path import DataPath, matching, path_below
+from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources import coco, image_names
 from vchat.prep.sources.llava import LICENCE, file_need
 from vchat.prep.sources.llava_turns import num_answers, rounds_of
 from vchat.prep.sources.own import Cell, unique_keys, values
 from vchat.prep.sources.source import Converted, KnownCount, Need, Row, Source
-from vchat.shards.dialogue import ImageRef, Record
+from vchat.shards.format.record import ImageRef, Record
 
 FOLDERS = (
     "coco/train2017/",

@@ -15,15 +15,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from vchat.prep.data_path import DataPath
-from vchat.prep.json_stream import items
-from vchat.prep.keyed_hash import keyed_hash
-from vchat.prep.rejected import Rejected
+from vchat.prep.raw.data_path import DataPath
+from vchat.prep.raw.json_stream import items
+from vchat.prep.raw.keyed_hash import keyed_hash
+from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources import coco, llava, llava_dial, otter_mimicit_cgd
 from vchat.prep.sources.llava_turns import num_answers, rounds_of
 from vchat.prep.sources.mimicit import Instruction, grouped, instructions, instructions_need
 from vchat.prep.sources.source import Converted, Row, Source
-from vchat.shards.dialogue import ImageRef, Record, Round
+from vchat.shards.format.record import ImageRef, Record, Round
 
 NAME = "llava_otter_blend"
 FILES = (*llava.FILES, llava_dial.FILE)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vchat.prep.rejected import Rejected
+from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources.texts import paired, placed_rounds
-from vchat.shards.dialogue import ImageRef, Round
+from vchat.shards.format.record import ImageRef, Round
 
 
 def num_answers(row: Any) -> int:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from vchat.prep.rejected import Rejected
+from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources.texts import filled_text, paired, placed_rounds
-from vchat.shards.dialogue import ImageRef, Round
+from vchat.shards.format.record import ImageRef, Round
 
 
 def num_assistant_turns(messages: Any) -> int:

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.parquet as pq
-from vchat.prep.data_path import DataPath, for_arrow, matching, path_below
-from vchat.prep.json_stream import members
-from vchat.prep.parquet_cells import column_names
+
+from vchat.prep.raw.data_path import DataPath, for_arrow, matching, path_below
+from vchat.prep.raw.json_stream import members
+from vchat.prep.raw.parquet_cells import column_names
 from vchat.prep.sources.mimicit_joined import BroughtPicture, is_joined, joined_rows
 from vchat.prep.sources.source import Converted, Need
 from vchat.prep.sources.texts import filled_rounds
-from vchat.shards.dialogue import ImageRef, Record
+from vchat.shards.format.record import ImageRef, Record
 
 LICENCE = (
     "MIT by its label; access is gated, and its agreement allows research use only and adds the"

@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from vchat.prep.data_path import DataPath, matching
-from vchat.prep.parquet_cells import PICTURE_COLUMNS, picture_column
-from vchat.prep.picture_index import PictureIndex
-from vchat.prep.rejected import Rejected
+from vchat.prep.raw.data_path import DataPath, matching
+from vchat.prep.raw.parquet_cells import PICTURE_COLUMNS, picture_column
+from vchat.prep.raw.picture_index import PictureIndex
+from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources.mimicit import (
     HOME,
     LICENCE,
@@ -30,7 +30,7 @@ from vchat.prep.sources.mimicit import (
 )
 from vchat.prep.sources.mimicit_joined import BroughtPicture
 from vchat.prep.sources.source import Converted, KnownCount, Need, Row, Source
-from vchat.shards.dialogue import ImageRef
+from vchat.shards.format.record import ImageRef
 
 
 class Pictures(Protocol):

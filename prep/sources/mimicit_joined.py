@@ -17,10 +17,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
-from vchat.prep.data_path import DataPath, for_arrow, path_below
-from vchat.prep.rejected import Rejected
+
+from vchat.prep.raw.data_path import DataPath, for_arrow, path_below
+from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources import coco
-from vchat.shards.dialogue import ImageRef
+from vchat.shards.format.record import ImageRef
 
 ROWS_AT_A_TIME = 16
 """A row holds up to some dozens of pictures of about 100 kB."""

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from vchat.prep.data_path import DataPath
-from vchat.prep.json_stream import items
-from vchat.prep.rejected import Rejected
+from vchat.prep.raw.data_path import DataPath
+from vchat.prep.raw.json_stream import items
+from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources.prompts import DETAILED, prompt_for
 from vchat.prep.sources.source import Converted, KnownCount, Need, Row, Source
 from vchat.prep.sources.texts import file_id, filled_text
-from vchat.shards.dialogue import ImageRef, Record, Round
+from vchat.shards.format.record import ImageRef, Record, Round
 
 FILE = "cc_sbu_align/filter_cap.json"
 FOLDER = "cc_sbu_align/image"

@@ -15,15 +15,16 @@ from functools import partial
 from typing import Any
 
 import pyarrow.parquet as pq
-from vchat.prep.archives import file_names
-from vchat.prep.data_path import DataPath, for_arrow, matching, path_below
-from vchat.prep.json_stream import members
-from vchat.prep.parquet_cells import column_names, has_pictures
-from vchat.prep.rejected import Rejected
+
+from vchat.prep.raw.archives import file_names
+from vchat.prep.raw.data_path import DataPath, for_arrow, matching, path_below
+from vchat.prep.raw.json_stream import members
+from vchat.prep.raw.parquet_cells import column_names, has_pictures
+from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources.own import Cell, values
 from vchat.prep.sources.source import Converted, KnownCount, Need, Row, Source
 from vchat.prep.sources.texts import file_id, filled_rounds
-from vchat.shards.dialogue import ImageRef, Record
+from vchat.shards.format.record import ImageRef, Record
 
 FILE = "OCR_VQA/dataset.json"
 FOLDER = "OCR_VQA/images"

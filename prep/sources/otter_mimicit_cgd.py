@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vchat.prep.data_path import DataPath
-from vchat.prep.picture_index import PictureIndex
-from vchat.prep.rejected import Rejected
+from vchat.prep.raw.data_path import DataPath
+from vchat.prep.raw.picture_index import PictureIndex
+from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources import coco
 from vchat.prep.sources.mimicit import (
     LICENCE,
@@ -33,7 +33,7 @@ from vchat.prep.sources.mimicit import (
 from vchat.prep.sources.mimicit_frames import picture_files
 from vchat.prep.sources.mimicit_joined import BroughtPicture
 from vchat.prep.sources.source import Converted, KnownCount, Need, Row, Source, found_places
-from vchat.shards.dialogue import ImageRef
+from vchat.shards.format.record import ImageRef
 
 PREFIX = "CGD_IMG_"
 NORMAL_LENGTH = len(PREFIX) + 12

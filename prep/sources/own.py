@@ -17,15 +17,16 @@ from functools import partial
 from typing import Any
 
 import xxhash
-from vchat.prep.data_path import DataPath, for_arrow
-from vchat.prep.json_stream import first_character, items, lines
-from vchat.prep.parquet_cells import has_pictures
-from vchat.prep.rejected import Rejected
+
+from vchat.prep.raw.data_path import DataPath, for_arrow
+from vchat.prep.raw.json_stream import first_character, items, lines
+from vchat.prep.raw.parquet_cells import has_pictures
+from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources import image_names
 from vchat.prep.sources.llava_turns import num_answers, rounds_of
 from vchat.prep.sources.messages import num_assistant_turns, rounds_of_messages
 from vchat.prep.sources.source import Converted, Need, Row, Source
-from vchat.shards.dialogue import ImageRef, Record, Round
+from vchat.shards.format.record import ImageRef, Record, Round
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 PARQUET_ROWS = 256

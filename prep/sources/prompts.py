@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vchat.prep.keyed_hash import keyed_hash
+from vchat.prep.raw.keyed_hash import keyed_hash
 
 BRIEF = (
     "Describe the image in one sentence.",

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from vchat.prep.archives import archive_of
-from vchat.prep.data_path import DataPath, matching
-from vchat.shards.command import WrongUse
-from vchat.shards.dialogue import Record
+from vchat.base.cli import WrongUse
+from vchat.prep.raw.archives import archive_of
+from vchat.prep.raw.data_path import DataPath, matching
+from vchat.shards.format.record import Record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

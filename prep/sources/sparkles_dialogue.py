@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from vchat.prep.data_path import DataPath
-from vchat.prep.json_stream import items
-from vchat.prep.rejected import Rejected
+from vchat.prep.raw.data_path import DataPath
+from vchat.prep.raw.json_stream import items
+from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources import minigpt4
 from vchat.prep.sources.source import Converted, KnownCount, Need, Row, Source
 from vchat.prep.sources.texts import file_id, filled_text, paired
-from vchat.shards.dialogue import ImageRef, Record, Round
+from vchat.shards.format.record import ImageRef, Record, Round
 
 PARTS = ("CC", "VG")
 TAG = "<Img><ImageHere></Img>"

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from vchat.prep.json_stream import DAMAGED
-from vchat.prep.rejected import Rejected
-from vchat.shards.dialogue import ImageRef, Round
+from vchat.prep.raw.json_stream import DAMAGED
+from vchat.prep.raw.rejected import Rejected
+from vchat.shards.format.record import ImageRef, Round
 
 PLACEHOLDER = "<image>"
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from vchat.shards import command
-from vchat.shards.plan_command import plan
+
+from vchat.base.cli import run
+from vchat.shards.commands.plan import plan
 
 SHARDS = click.argument("shards")
 SPLIT = click.option("--split", help="Only this split (train, eval). Default: all.")
@@ -31,9 +32,9 @@ def inspect(shards: str, split: str | None, source: str | None, as_json: bool) -
     """
     import json
 
-    from vchat.shards.inspection import overview
-    from vchat.shards.manifest import open_shards
-    from vchat.shards.terminal import print_overview
+    from vchat.shards.format.manifest import open_shards
+    from vchat.shards.inspect.inspection import overview
+    from vchat.shards.inspect.terminal import print_overview
 
     found = overview(open_shards(shards), split=split, source=source)
     if as_json:
@@ -53,9 +54,9 @@ def show(shards: str, number: int, split: str | None, source: str | None) -> Non
 
     With --split or --source, NUMBER counts within those.
     """
-    from vchat.shards.inspection import row_at, selected
-    from vchat.shards.manifest import open_shards
-    from vchat.shards.terminal import print_sample
+    from vchat.shards.format.manifest import open_shards
+    from vchat.shards.inspect.inspection import row_at, selected
+    from vchat.shards.inspect.terminal import print_sample
 
     opened = open_shards(shards)
     row = row_at(selected(opened, split=split, source=source), number)
@@ -75,7 +76,7 @@ def html(shards: str, out: Path | None, num: int, split: str | None, source: str
 
     Dialogues are taken evenly from every source. The page loads nothing from anywhere.
     """
-    from vchat.shards.manifest import open_shards
+    from vchat.shards.format.manifest import open_shards
     from vchat.shards.viewer.page import write_page
 
     opened = open_shards(shards)
@@ -92,9 +93,9 @@ def verify(shards: str) -> int:
     Checks the SHA-256 of every file, the checksum and place of every member, that each image has
     its slot, and that supervised tokens decode to the answers.
     """
-    from vchat.shards.manifest import open_shards
-    from vchat.shards.progress import progress
-    from vchat.shards.verification import verify as defects_of
+    from vchat.base.progress import progress
+    from vchat.shards.format.manifest import open_shards
+    from vchat.shards.inspect.verification import verify as defects_of
 
     opened = open_shards(shards)
     listed, num_defects = opened.manifest["shards"], 0
@@ -112,4 +113,4 @@ group.add_command(plan)
 
 def main() -> None:
     """The console script `vchat-shards`."""
-    command.run(group)
+    run(group)

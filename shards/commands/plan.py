@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from vchat.shards.joined_sets import JoinedSets
-    from vchat.shards.manifest import ShardSet
-    from vchat.shards.plan_arguments import PlanArguments, SourceShare
-    from vchat.shards.tiling import Tiling
+    from vchat.shards.format.manifest import ShardSet
+    from vchat.shards.pixels.tiling import Tiling
+    from vchat.shards.plan.arguments import PlanArguments, SourceShare
+    from vchat.shards.plan.joined_sets import JoinedSets
 
 POSITIVE = click.IntRange(min=1)
 
@@ -51,8 +51,8 @@ def plan(shards: tuple[str, ...], as_json: bool, **options: Any) -> None:
     delivers; requests and bytes of shards behind a URL are those without a cache. Nothing is read
     but the index of the shards.
     """
-    from vchat.shards.joined_sets import joined
-    from vchat.shards.manifest import open_shards
+    from vchat.shards.format.manifest import open_shards
+    from vchat.shards.plan.joined_sets import joined
 
     opened = [open_shards(folder) for folder in shards]
     sets = joined(opened, split=options["split"])
@@ -65,8 +65,8 @@ def plan(shards: tuple[str, ...], as_json: bool, **options: Any) -> None:
 
 def plan_arguments(opened: list[ShardSet], options: dict[str, Any]) -> PlanArguments:
     """Turn the options of the command into arguments of a plan."""
-    from vchat.shards.excluded_keys import read_keys
-    from vchat.shards.plan_arguments import PlanArguments
+    from vchat.shards.plan.arguments import PlanArguments
+    from vchat.shards.plan.excluded_keys import read_keys
 
     unlimited = options["tokens_per_row"]  # an image takes at least one position
     per_image = options["positions_per_image"] or opened[0].manifest["positions_per_image"]
@@ -93,7 +93,7 @@ def plan_arguments(opened: list[ShardSet], options: dict[str, Any]) -> PlanArgum
 
 def tiling(options: dict[str, Any]) -> Tiling | None:
     """Read `--max-tiles` and `--tile-side`, which go together."""
-    from vchat.shards.tiling import Tiling
+    from vchat.shards.pixels.tiling import Tiling
 
     max_tiles, side = options["max_tiles"], options["tile_side"]
     if (max_tiles is None) != (side is None):
@@ -103,7 +103,7 @@ def tiling(options: dict[str, Any]) -> Tiling | None:
 
 def source_share(text: str) -> SourceShare:
     """Read `SOURCE=WEIGHT` or `SOURCE=WEIGHT,CAP`."""
-    from vchat.shards.plan_arguments import SourceShare
+    from vchat.shards.plan.arguments import SourceShare
 
     source, _, numbers = text.partition("=")
     weight, _, cap = numbers.partition(",")
@@ -117,9 +117,9 @@ def source_share(text: str) -> SourceShare:
 
 def planned(sets: JoinedSets, arguments: PlanArguments, options: dict[str, Any]) -> dict[str, Any]:
     """Plan, and return what the plan holds and what each rank reads, as JSON values."""
-    from vchat.shards.epoch import plan_epoch
-    from vchat.shards.plan_summary import summarized
-    from vchat.shards.rank_work import SampleSpans, rank_work
+    from vchat.shards.loading.rank_work import SampleSpans, rank_work
+    from vchat.shards.plan.epoch import plan_epoch
+    from vchat.shards.plan.summary import summarized
 
     made = plan_epoch(sets.index, arguments)
     topology = {

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import xxhash
-from vchat.shards.codec import Sample
+
+from vchat.shards.format.sample import Sample
 
 BLOCK = 512
 """A tar file is a sequence of blocks of this many bytes; a header is one block."""

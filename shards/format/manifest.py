@@ -18,14 +18,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
-from vchat.shards.codec import Sample, sample_from_members
-from vchat.shards.files import sha256_file, written_whole
-from vchat.shards.named_template import template_named
-from vchat.shards.statistics import statistics
-from vchat.shards.storage import StorageConfig
-from vchat.shards.store import LocalStore, ShardError, Store
-from vchat.shards.template import Template
-from vchat.shards.tokens import TextTokenizer
+
+from vchat.base.files import sha256_file, written_whole
+from vchat.shards.format.sample import Sample, sample_from_members
+from vchat.shards.format.statistics import statistics
+from vchat.shards.storage.config import StorageConfig
+from vchat.shards.storage.store import LocalStore, ShardError, Store
+from vchat.shards.text.named_template import template_named
+from vchat.shards.text.template import Template
+from vchat.shards.text.tokenizer import TextTokenizer
 
 FORMAT_VERSION = 2
 READ_VERSIONS = (1, 2)
@@ -305,7 +306,7 @@ def open_shards(folder: Path | str, *, storage: StorageConfig | None = None) -> 
             another format version or malformed.
     """
     if "://" in str(folder):
-        from vchat.shards.remote_set import open_remote
+        from vchat.shards.format.remote_set import open_remote
 
         return open_remote(str(folder), storage=storage)
     folder = Path(folder)

@@ -11,13 +11,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vchat.shards.cache import ShardCache
-from vchat.shards.cached_store import CachedStore
-from vchat.shards.files import written_whole
-from vchat.shards.manifest import ShardSet, check_manifest
-from vchat.shards.remote_store import RemoteStore
-from vchat.shards.storage import StorageConfig
-from vchat.shards.store import ShardError
+from vchat.base.files import written_whole
+from vchat.shards.format.manifest import ShardSet, check_manifest
+from vchat.shards.storage.cache import ShardCache
+from vchat.shards.storage.cached_store import CachedStore
+from vchat.shards.storage.config import StorageConfig
+from vchat.shards.storage.remote import RemoteStore
+from vchat.shards.storage.store import ShardError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "fingerprint.json")
 

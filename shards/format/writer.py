@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
-from vchat.shards.codec import Sample, members
-from vchat.shards.files import written_whole
-from vchat.shards.index_rows import ROW_SCHEMA, index_row, locate, padded
+
+from vchat.base.files import written_whole
+from vchat.shards.format.index import ROW_SCHEMA, index_row, locate, padded
+from vchat.shards.format.sample import Sample, members
 
 
 def write_shard(path: Path, samples: Iterable[Sample], *, first_number: int) -> pa.Table:

@@ -9,12 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from vchat.shards.codec import Sample
-from vchat.shards.files import sha256_file
-from vchat.shards.manifest import ShardSet
-from vchat.shards.statistics import statistics
-from vchat.shards.store import ShardError
-from vchat.shards.tokens import TextTokenizer
+
+from vchat.base.files import sha256_file
+from vchat.shards.format.manifest import ShardSet
+from vchat.shards.format.sample import Sample
+from vchat.shards.format.statistics import statistics
+from vchat.shards.storage.store import ShardError
+from vchat.shards.text.tokenizer import TextTokenizer
 
 MOST_TOKENS_PER_CHARACTER = 8
 """Ids that are bytes of one character are shown as one piece, up to this many."""

@@ -8,9 +8,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from vchat.shards.codec import Sample
-from vchat.shards.inspection import runs, visible
-from vchat.shards.manifest import ShardSet
+
+from vchat.shards.format.manifest import ShardSet
+from vchat.shards.format.sample import Sample
+from vchat.shards.inspect.inspection import runs, visible
 
 PIPE_COLUMNS = 160
 """Width of tables where there is no terminal to ask."""

@@ -15,15 +15,16 @@ from typing import IO, Any
 import pyarrow.compute as pc
 import xxhash
 from PIL import Image
-from vchat.shards.codec import Sample, sample_from_members
-from vchat.shards.files import sha256_of
-from vchat.shards.index_rows import index_row
-from vchat.shards.inspection import Defect, missing_files
-from vchat.shards.manifest import ShardSet, index_digest
-from vchat.shards.statistics import statistics
-from vchat.shards.store import MissingError
-from vchat.shards.store_file import opened
-from vchat.shards.tokens import TextTokenizer
+
+from vchat.base.files import sha256_of
+from vchat.shards.format.index import index_row
+from vchat.shards.format.manifest import ShardSet, index_digest
+from vchat.shards.format.sample import Sample, sample_from_members
+from vchat.shards.format.statistics import statistics
+from vchat.shards.inspect.inspection import Defect, missing_files
+from vchat.shards.storage.store import MissingError
+from vchat.shards.storage.store_file import opened
+from vchat.shards.text.tokenizer import TextTokenizer
 
 Row = dict[str, Any]
 LONGEST_SHOWN = 80

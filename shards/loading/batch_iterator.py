@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from torch.utils.data import get_worker_info
-from vchat.shards.collate import Batch
-from vchat.shards.plan_cursor import Place, PlanCursor
+
+from vchat.shards.loading.collate import Batch
+from vchat.shards.plan.cursor import Place, PlanCursor
 
 
 class Delivered(NamedTuple):

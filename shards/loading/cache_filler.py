@@ -13,12 +13,13 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
-from vchat.shards.cached_store import CachedStore
-from vchat.shards.epoch import EpochPlan
-from vchat.shards.fetch import SampleFetcher
-from vchat.shards.held_shards import shard_use, shards_to_hold
-from vchat.shards.remote_store import PARTS_IN_FLIGHT
-from vchat.shards.store import ShardError
+
+from vchat.shards.loading.fetch import SampleFetcher
+from vchat.shards.loading.held_shards import shard_use, shards_to_hold
+from vchat.shards.plan.epoch import EpochPlan
+from vchat.shards.storage.cached_store import CachedStore
+from vchat.shards.storage.remote import PARTS_IN_FLIGHT
+from vchat.shards.storage.store import ShardError
 
 log = logging.getLogger(__name__)
 

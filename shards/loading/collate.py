@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from vchat.shards.batch_room import BatchRoom, RowRoom
-from vchat.shards.store import ShardError
+
+from vchat.shards.loading.buffers import BatchRoom, RowRoom
+from vchat.shards.storage.store import ShardError
 
 IGNORED = -100
 """The label of a position that carries no loss, as in torch's cross entropy."""

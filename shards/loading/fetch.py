@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow.compute as pc
 import xxhash
 from numpy.typing import NDArray
-from vchat.shards.joined_sets import JoinedSets
-from vchat.shards.plan_index import numbered_in_order, text_column
-from vchat.shards.ranges import UNREAD_MEMBER, Reading, sample_spans
-from vchat.shards.store import LocalStore, ShardError
+
+from vchat.shards.loading.ranges import UNREAD_MEMBER, Reading, sample_spans
+from vchat.shards.plan.joined_sets import JoinedSets
+from vchat.shards.plan.plan_index import numbered_in_order, text_column
+from vchat.shards.storage.store import LocalStore, ShardError
 
 TOKENS, MASK, UNREAD = -1, -2, -3
 """Roles of members; that of an image is its number."""

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from vchat.shards.epoch import EpochPlan
-from vchat.shards.ranges import REQUEST_BYTES
+
+from vchat.shards.loading.ranges import REQUEST_BYTES
+from vchat.shards.plan.epoch import EpochPlan
 
 Ints = NDArray[np.int64]
 

@@ -29,19 +29,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
-from vchat.shards.batch_iterator import BatchIterator, Delivered
-from vchat.shards.batch_room import BatchRoom, BatchRooms, RowRoom
-from vchat.shards.collate import Batch, LoadedSample
-from vchat.shards.epoch import EpochPlan, PlanArguments
-from vchat.shards.joined_sets import joined
-from vchat.shards.manifest import ShardSet
-from vchat.shards.metrics import Counted, Metrics, added_up
-from vchat.shards.plan_cursor import Place, PlanCursor
-from vchat.shards.plan_index import PlanIndex
-from vchat.shards.ranges import Reading
-from vchat.shards.read_ahead import ReadAhead
-from vchat.shards.sample_loader import SampleLoader
-from vchat.shards.store import ShardError
+
+from vchat.shards.format.manifest import ShardSet
+from vchat.shards.loading.batch_iterator import BatchIterator, Delivered
+from vchat.shards.loading.buffers import BatchRoom, BatchRooms, RowRoom
+from vchat.shards.loading.collate import Batch, LoadedSample
+from vchat.shards.loading.prefetch import ReadAhead
+from vchat.shards.loading.ranges import Reading
+from vchat.shards.loading.sample_loader import SampleLoader
+from vchat.shards.plan.cursor import Place, PlanCursor
+from vchat.shards.plan.epoch import EpochPlan, PlanArguments
+from vchat.shards.plan.joined_sets import joined
+from vchat.shards.plan.plan_index import PlanIndex
+from vchat.shards.storage.metrics import Counted, Metrics, added_up
+from vchat.shards.storage.store import ShardError
 
 LOGGED_FAULTS = 10
 

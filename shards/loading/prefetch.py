@@ -11,12 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
-from vchat.shards.cached_store import CachedStore
-from vchat.shards.epoch import EpochPlan
-from vchat.shards.fetch import SampleFetcher
-from vchat.shards.ranges import Reading, begun, joined_ranges
-from vchat.shards.shard_keeper import ShardKeeper
-from vchat.shards.store import LocalStore
+
+from vchat.shards.loading.cache_filler import ShardKeeper
+from vchat.shards.loading.fetch import SampleFetcher
+from vchat.shards.loading.ranges import Reading, begun, joined_ranges
+from vchat.shards.plan.epoch import EpochPlan
+from vchat.shards.storage.cached_store import CachedStore
+from vchat.shards.storage.store import LocalStore
 
 Ints = NDArray[np.int64]
 

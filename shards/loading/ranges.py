@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from vchat.shards.store import Store
+
+from vchat.shards.storage.store import Store
 
 Ints = NDArray[np.int64]
 

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from vchat.shards.epoch import EpochPlan
-from vchat.shards.joined_sets import JoinedSets
-from vchat.shards.ranges import LARGEST_RANGE, range_starts, sample_spans
-from vchat.shards.window_packing import SampleNumbers
+
+from vchat.shards.loading.ranges import LARGEST_RANGE, range_starts, sample_spans
+from vchat.shards.plan.epoch import EpochPlan
+from vchat.shards.plan.joined_sets import JoinedSets
+from vchat.shards.plan.window_packing import SampleNumbers
 
 Ints = NDArray[np.int64]
 

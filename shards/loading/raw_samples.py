@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
-from vchat.shards.joined_sets import joined
-from vchat.shards.manifest import ShardSet
-from vchat.shards.plan_arguments import PlanArguments
-from vchat.shards.plan_cursor import PlanCursor
+
+from vchat.shards.format.manifest import ShardSet
+from vchat.shards.plan.arguments import PlanArguments
+from vchat.shards.plan.cursor import PlanCursor
+from vchat.shards.plan.joined_sets import joined
 
 RawSample = dict[str, Any]
 

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from vchat.shards.batch_room import RowRoom
-from vchat.shards.collate import LoadedSample, lay_out
-from vchat.shards.decode import Pixels, Scratch, decode_into, decode_tiles_into
-from vchat.shards.fetch import Fetched, SampleFetcher
-from vchat.shards.joined_sets import JoinedSets
-from vchat.shards.metrics import Metrics
-from vchat.shards.positions import num_inputs, num_positions
-from vchat.shards.ranges import Reading
-from vchat.shards.store import ShardError, UnreachableError
-from vchat.shards.tiling import Tiling
+
+from vchat.shards.loading.buffers import RowRoom
+from vchat.shards.loading.collate import LoadedSample, lay_out
+from vchat.shards.loading.fetch import Fetched, SampleFetcher
+from vchat.shards.loading.ranges import Reading
+from vchat.shards.pixels.decode import Pixels, Scratch, decode_into, decode_tiles_into
+from vchat.shards.pixels.grid import num_inputs, num_positions
+from vchat.shards.pixels.tiling import Tiling
+from vchat.shards.plan.joined_sets import JoinedSets
+from vchat.shards.storage.metrics import Metrics
+from vchat.shards.storage.store import ShardError, UnreachableError
 
 ATTEMPTS = 3
 """How often a sample is read whose bytes are wrong; what storage refuses has been tried before."""

@@ -21,8 +21,9 @@ import simplejpeg
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from vchat.shards.positions import tile_grids
-from vchat.shards.tiling import Tiling
+
+from vchat.shards.pixels.grid import tile_grids
+from vchat.shards.pixels.tiling import Tiling
 
 Pixels = NDArray[np.uint8]
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from vchat.shards.tiling import Tiling
+
+from vchat.shards.pixels.tiling import Tiling
 
 
 def num_positions(

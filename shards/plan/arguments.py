@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
-from vchat.shards.tiling import Tiling
+from vchat.shards.pixels.tiling import Tiling
 
 PLAN_VERSION = 1
 

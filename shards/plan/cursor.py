@@ -18,10 +18,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vchat.shards.epoch import EpochPlan, dealt, plan_epoch
-from vchat.shards.plan_arguments import PlanArguments
-from vchat.shards.plan_index import PlanIndex
-from vchat.shards.plan_store import kept_plan
+from vchat.shards.plan.arguments import PlanArguments
+from vchat.shards.plan.epoch import EpochPlan, dealt, plan_epoch
+from vchat.shards.plan.plan_index import PlanIndex
+from vchat.shards.plan.saved_plans import kept_plan
 
 WORTH_KEEPING = 200_000
 """Samples from which on a plan is kept on disk: smaller ones are made faster than read."""

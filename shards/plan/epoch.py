@@ -23,11 +23,12 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from vchat.shards.plan_arguments import PlanArguments
-from vchat.shards.plan_index import PlanIndex
-from vchat.shards.row_order import interleaved
-from vchat.shards.selection import selected
-from vchat.shards.window_packing import PackedRows, SampleNumbers, packed_windows
+
+from vchat.shards.plan.arguments import PlanArguments
+from vchat.shards.plan.plan_index import PlanIndex
+from vchat.shards.plan.row_order import interleaved
+from vchat.shards.plan.selection import selected
+from vchat.shards.plan.window_packing import PackedRows, SampleNumbers, packed_windows
 
 __all__ = ["EpochPlan", "PlanArguments", "dealt", "plan_epoch", "sample_positions"]
 

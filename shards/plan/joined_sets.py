@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from vchat.shards.manifest import ShardSet
-from vchat.shards.plan_index import PlanIndex
-from vchat.shards.store import Store
+
+from vchat.shards.format.manifest import ShardSet
+from vchat.shards.plan.plan_index import PlanIndex
+from vchat.shards.storage.store import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

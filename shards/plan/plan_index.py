@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from vchat.shards.ordering import TextColumn
-from vchat.shards.positions import num_inputs, num_positions
-from vchat.shards.tiling import Tiling
+
+from vchat.shards.pixels.grid import num_inputs, num_positions
+from vchat.shards.pixels.tiling import Tiling
+from vchat.shards.plan.ordering import TextColumn
 
 Ints = NDArray[np.int64]
 

@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from vchat.shards.ordering import Hashes, keyed, sorted_within
-from vchat.shards.plan_arguments import PlanArguments
-from vchat.shards.plan_index import PlanIndex
+
+from vchat.shards.plan.arguments import PlanArguments
+from vchat.shards.plan.ordering import Hashes, keyed, sorted_within
+from vchat.shards.plan.plan_index import PlanIndex
 
 Ints = NDArray[np.int64]
 

@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from vchat.shards.epoch import EpochPlan, digest_of, plan_epoch
-from vchat.shards.files import written_whole
-from vchat.shards.plan_arguments import PlanArguments
-from vchat.shards.plan_index import PlanIndex
+
+from vchat.base.files import written_whole
+from vchat.shards.plan.arguments import PlanArguments
+from vchat.shards.plan.epoch import EpochPlan, digest_of, plan_epoch
+from vchat.shards.plan.plan_index import PlanIndex
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,10 @@ from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
-from vchat.shards.ordering import Hashes, TextColumn, key_hashes, keyed, mix64
-from vchat.shards.plan_arguments import PlanArguments
-from vchat.shards.plan_index import PlanIndex
+
+from vchat.shards.plan.arguments import PlanArguments
+from vchat.shards.plan.ordering import Hashes, TextColumn, key_hashes, keyed, mix64
+from vchat.shards.plan.plan_index import PlanIndex
 
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]

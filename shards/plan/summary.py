@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from vchat.shards.epoch import EpochPlan
-from vchat.shards.window_packing import SampleNumbers
+
+from vchat.shards.plan.epoch import EpochPlan
+from vchat.shards.plan.window_packing import SampleNumbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from vchat.shards.ordering import Hashes, keyed, mix64
-from vchat.shards.packing import pack
-from vchat.shards.plan_arguments import PlanArguments
-from vchat.shards.plan_index import PlanIndex
-from vchat.shards.row_order import places_of_shards
-from vchat.shards.selection import Selection, sample_hashes
+
+from vchat.shards.plan.arguments import PlanArguments
+from vchat.shards.plan.ordering import Hashes, keyed, mix64
+from vchat.shards.plan.packing import pack
+from vchat.shards.plan.plan_index import PlanIndex
+from vchat.shards.plan.row_order import places_of_shards
+from vchat.shards.plan.selection import Selection, sample_hashes
 
 Ints = NDArray[np.int64]
 SampleNumbers = NDArray[np.int32]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import Executor
 
-from vchat.shards.cache import ShardCache
-from vchat.shards.metrics import Metrics
-from vchat.shards.remote_store import RemoteStore
-from vchat.shards.store import ShardError, read_range
+from vchat.shards.storage.cache import ShardCache
+from vchat.shards.storage.metrics import Metrics
+from vchat.shards.storage.remote import RemoteStore
+from vchat.shards.storage.store import ShardError, read_range
 
 
 class CachedStore:

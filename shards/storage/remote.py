@@ -29,19 +29,20 @@ from obstore.exceptions import (
     NotFoundError,
 )
 from obstore.store import from_url
-from vchat.shards.credentials import FileCredentials
-from vchat.shards.files import sha256_of
-from vchat.shards.metrics import Metrics
-from vchat.shards.request_failures import (
+
+from vchat.base.files import sha256_of
+from vchat.shards.storage.config import StorageConfig, refuse_secrets
+from vchat.shards.storage.credentials import FileCredentials
+from vchat.shards.storage.metrics import Metrics
+from vchat.shards.storage.retries import (
     REFUSALS_ALLOWED,
     ShortBodyError,
     kind_of,
     one_line,
     pauses,
 )
-from vchat.shards.storage import StorageConfig, refuse_secrets
-from vchat.shards.store import MissingError, UnreachableError
-from vchat.shards.store_file import opened
+from vchat.shards.storage.store import MissingError, UnreachableError
+from vchat.shards.storage.store_file import opened
 
 if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta

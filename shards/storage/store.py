@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
-from vchat.shards.metrics import Metrics
+from vchat.shards.storage.metrics import Metrics
 
 OPEN_FILES = 64
 """Shards that a folder's store keeps open; a window of an epoch has fewer."""

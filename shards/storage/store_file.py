@@ -11,7 +11,7 @@ import io
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any, cast
 
-from vchat.shards.store import Store
+from vchat.shards.storage.store import Store
 
 PART_BYTES = 4 << 20
 PARTS_AHEAD = 4

@@ -24,7 +24,8 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from vchat.shards.template import (
+
+from vchat.shards.text.template import (
     Control,
     Part,
     Special,

@@ -21,7 +21,8 @@ from itertools import groupby
 from typing import Any
 
 from tokenizers import Tokenizer
-from vchat.shards.template import Text
+
+from vchat.shards.text.template import Text
 
 
 @dataclass(frozen=True, slots=True)

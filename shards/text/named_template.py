@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 
-from vchat.shards.chat_template import ChatTemplate
-from vchat.shards.command import WrongUse
-from vchat.shards.published_template import PublishedTemplate
-from vchat.shards.template import Template, VisualChatTemplate
-from vchat.shards.tokens import TextTokenizer
+from vchat.base.cli import WrongUse
+from vchat.shards.text.chat_template import ChatTemplate
+from vchat.shards.text.published_template import PublishedTemplate
+from vchat.shards.text.template import Template, VisualChatTemplate
+from vchat.shards.text.tokenizer import TextTokenizer
 
 NAMES = (VisualChatTemplate.name, ChatTemplate.name, PublishedTemplate.name)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from vchat.shards.template import (
+from vchat.shards.text.template import (
     SYSTEM,
     Control,
     Part,

@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer
-from vchat.shards.chat_template import ChatSource
-from vchat.shards.files import written_whole
-from vchat.shards.running_text import TextEncoder
-from vchat.shards.template import Control, Part, Special, Text, TextRound, VisualChatTemplate
+
+from vchat.base.files import written_whole
+from vchat.shards.text.chat_template import ChatSource
+from vchat.shards.text.encoder import TextEncoder
+from vchat.shards.text.template import Control, Part, Special, Text, TextRound, VisualChatTemplate
 
 IMAGE = "<image>"
 """The only token we add."""

@@ -17,11 +17,12 @@ from typing import Any
 import jinja2
 import numpy as np
 import pyarrow as pa
-from vchat.shards.codec import Sample, StoredImage
-from vchat.shards.files import written_whole
-from vchat.shards.inspection import Run, overview, runs, selected, visible
-from vchat.shards.manifest import ShardSet
-from vchat.shards.terminal import size
+
+from vchat.base.files import written_whole
+from vchat.shards.format.manifest import ShardSet
+from vchat.shards.format.sample import Sample, StoredImage
+from vchat.shards.inspect.inspection import Run, overview, runs, selected, visible
+from vchat.shards.inspect.terminal import size
 
 MEDIA_TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
@@ -59,7 +60,7 @@ def write_page(
     rows = selected(shards, split=split, source=source)
     chosen = chosen_rows(rows, num=num)
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("vchat.shards", "viewer"),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

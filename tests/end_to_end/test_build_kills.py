@@ -15,11 +15,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from killing import build_command, killed_until_done, sample_data
-from s3_server import Bucket
-from training_runs import environment
-from vchat.prep.output import CLAIM
-from vchat.shards.manifest import open_shards
+
+from vchat.prep.build.output import CLAIM
+from vchat.shards.format.manifest import open_shards
+from vchat_testing.killing import build_command, killed_until_done, sample_data
+from vchat_testing.s3_server import Bucket
+from vchat_testing.training_runs import environment
 
 pytestmark = pytest.mark.soak
 

@@ -8,8 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from killing import build_command, killed_until_done, sample_data
-from training_runs import command_line, environment, losses
+
+from vchat_testing.killing import build_command, killed_until_done, sample_data
+from vchat_testing.training_runs import command_line, environment, losses
 
 pytestmark = pytest.mark.soak
 

@@ -16,8 +16,10 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
-from slurm_cluster import is_installed, squeue, two_nodes
-from training_runs import (
+
+from vchat.train.checkpoints.checkpoint import open_checkpoint
+from vchat_testing.slurm_cluster import is_installed, squeue, two_nodes
+from vchat_testing.training_runs import (
     BIN,
     environment,
     free_port,
@@ -27,7 +29,6 @@ from training_runs import (
     toy_shards,
     write_run,
 )
-from vchat.train.checkpoint import open_checkpoint
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 STEPS = 60

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from training_runs import BIN, environment, launched, losses
+
 from vchat.prep.sample_data import Cover, Scene, by_place, recognise
-from vchat.shards.manifest import ShardSet, open_shards
-from vchat.shards.template import TextRound
+from vchat.shards.format.manifest import ShardSet, open_shards
+from vchat.shards.text.template import TextRound
+from vchat_testing.training_runs import BIN, environment, launched, losses
 
 DATASETS = "llava,llava_dial,ocr_vqa,otter_mimicit_cgd"
 
@@ -226,5 +227,5 @@ def test_wrong_input_gives_one_clear_line(tmp_path, monkeypatch, command, code, 
 
 
 def test_the_package_is_imported_under_one_name():
-    code = "import vchat.shards.tokens, sys; sys.exit('shards' in sys.modules)"
+    code = "import vchat.shards.text.tokenizer, sys; sys.exit('shards' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd="/").returncode == 0

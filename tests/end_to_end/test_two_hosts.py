@@ -16,9 +16,18 @@ import time
 from pathlib import Path
 
 import pytest
-from hosts import SWITCH, Host, in_own_network, make_switch
-from s3_server import new_bucket, serving_s3
-from training_runs import BIN, environment, log_of, losses, run_here, toy_shards, write_run
+
+from vchat_testing.hosts import SWITCH, Host, in_own_network, make_switch
+from vchat_testing.s3_server import new_bucket, serving_s3
+from vchat_testing.training_runs import (
+    BIN,
+    environment,
+    log_of,
+    losses,
+    run_here,
+    toy_shards,
+    write_run,
+)
 
 pytestmark = pytest.mark.soak
 
@@ -49,7 +58,7 @@ def test_a_host_that_dies_and_comes_back_changes_neither_data_nor_losses(
     shards = toy_shards(tmp_path / "shards")
     run_here(write_run(tmp_path / "undisturbed", shards=shards), *SETTINGS)
     command = in_own_network(Path(__file__), str(tmp_path))
-    surroundings = environment() | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    surroundings = environment() | {"PYTHONPATH": str(Path(__file__).parents[2] / "src")}
     done = subprocess.run(command, capture_output=True, text=True, env=surroundings)
     said = "".join(log.read_text()[-3000:] for log in sorted(tmp_path.glob("agent-*.log")))
     assert done.returncode == 0, done.stdout + done.stderr[-3000:] + said

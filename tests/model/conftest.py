@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel, LlamaConfig
+
 from vchat.model.visual_chat import VisualChat
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+
 from vchat.model.adapters import adapt, add_adapters, is_adapter, merge_adapters
 from vchat.model.four_bit import FourBitLinear
 from vchat.model.visual_chat import VisualChat

@@ -9,6 +9,7 @@ from transformers import (
     CLIPVisionModel,
     LlamaConfig,
 )
+
 from vchat.model.loss import LOGITS_PER_CHUNK
 from vchat.model.visual_chat import VisualChat
 

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AutoModelForCausalLM, LlamaConfig
+
 from vchat.model.attention import attend
 from vchat.model.decoding import Rows, hidden_of_all
 from vchat.model.layout import (

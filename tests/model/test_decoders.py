@@ -11,6 +11,7 @@ from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
 )
+
 from vchat.model.layout import IMAGE, TEXT, visible
 from vchat.model.visual_chat import VisualChat
 

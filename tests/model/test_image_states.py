@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from vchat.model.image_states import turning_of
 
 SLOT, POSITIONS = 128, 5

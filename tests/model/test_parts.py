@@ -9,10 +9,11 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 from transformers import CLIPVisionConfig
+
 from vchat.model import loss as loss_module
 from vchat.model.config import VisualChatConfig
 from vchat.model.loss import SummedCrossEntropy
-from vchat.model.projection import projection_named, resized_grid
+from vchat.model.towers.projection import projection_named, resized_grid
 
 GOLDEN_TOWER = {
     "hidden_size": 32,

@@ -11,6 +11,7 @@ from transformers import (
     LlamaConfig,
     StoppingCriteriaList,
 )
+
 from vchat.model.decoders import cover_ids
 from vchat.model.visual_chat import VisualChat
 

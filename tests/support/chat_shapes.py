@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tokenizers import AddedToken
-from toy import toy_tokenizer
+
+from vchat_testing.toy import toy_tokenizer
 
 LLAMA_3 = (
     "{{ bos_token }}"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vchat.prep.convert import convert
-from vchat.prep.image_files import ImageFiles
+from vchat.prep.convert.convert import convert
+from vchat.prep.convert.staged import RecordFile, write_record_file
+from vchat.prep.raw.image_files import ImageFiles
 from vchat.prep.sources.source import Source, check_needs
-from vchat.prep.staged import RecordFile, write_record_file
-from vchat.shards.dialogue import Record
+from vchat.shards.format.record import Record
 
 
 def converted(

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from training_runs import BIN, environment
+from vchat_testing.training_runs import BIN, environment
 
 DATASETS = "llava,llava_dial,ocr_vqa,otter_mimicit_cgd,otter_mimicit_sd,sparkles_dialogue"
 

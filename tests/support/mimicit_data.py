@@ -6,7 +6,7 @@ import base64
 from pathlib import Path
 from typing import Any
 
-from raw_data import IMAGES, write_json
+from vchat_testing.raw_data import IMAGES, write_json
 
 
 def picture(kind: str = "good", number: int = 0) -> str:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from s3_server import free_ports
+from vchat_testing.s3_server import free_ports
 
 START_S = 30.0
 

@@ -4,7 +4,8 @@ import obstore
 import pytest
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import S3Store
-from s3_server import BUCKET, Bucket
+
+from vchat_testing.s3_server import BUCKET, Bucket
 
 
 def test_what_is_stored_comes_back_whole_and_by_range(s3: Bucket) -> None:

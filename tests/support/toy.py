@@ -9,11 +9,12 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from vchat.shards.codec import RecordOrigin, Sample, StoredImage, StoredRound
-from vchat.shards.manifest import ShardSet, finished_shard, open_shards, publish
-from vchat.shards.template import TextRound, VisualChatTemplate
-from vchat.shards.tokens import TextTokenizer
-from vchat.shards.writer import write_shard
+
+from vchat.shards.format.manifest import ShardSet, finished_shard, open_shards, publish
+from vchat.shards.format.sample import RecordOrigin, Sample, StoredImage, StoredRound
+from vchat.shards.format.writer import write_shard
+from vchat.shards.text.template import TextRound, VisualChatTemplate
+from vchat.shards.text.tokenizer import TextTokenizer
 
 WORDS = (
     "You are a helpful language and vision assistant. You are able to understand the visual "

@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 
 import torch
-from chat_shapes import chat_tokenizer
-from toy import toy_tokenizer
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -15,10 +13,13 @@ from transformers import (
     LlamaConfig,
     PreTrainedConfig,
 )
+
 from vchat.model.visual_chat import VisualChat
-from vchat.shards.named_template import template_named
-from vchat.shards.tokens import TextTokenizer
+from vchat.shards.text.named_template import template_named
+from vchat.shards.text.tokenizer import TextTokenizer
 from vchat.train.chat.chat_model import ChatModel
+from vchat_testing.chat_shapes import chat_tokenizer
+from vchat_testing.toy import toy_tokenizer
 
 IMAGE_SIZE = 16  # pixels
 POSITIONS = 5  # per image: 1 + (16 / 8)^2

@@ -6,10 +6,11 @@ import itertools
 from collections.abc import Iterable, Sequence
 
 import torch
-from vchat.shards.collate import Batch
-from vchat.shards.loader import Loader
-from vchat.shards.manifest import ShardSet
-from vchat.shards.plan_arguments import PlanArguments
+
+from vchat.shards.format.manifest import ShardSet
+from vchat.shards.loading.collate import Batch
+from vchat.shards.loading.loader import Loader
+from vchat.shards.plan.arguments import PlanArguments
 
 SIDE = 32
 

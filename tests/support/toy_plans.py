@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from vchat.shards.ordering import TextColumn
-from vchat.shards.plan_arguments import PlanArguments
-from vchat.shards.plan_index import PlanIndex
+
+from vchat.shards.plan.arguments import PlanArguments
+from vchat.shards.plan.ordering import TextColumn
+from vchat.shards.plan.plan_index import PlanIndex
 
 POSITIONS_PER_IMAGE = 5
 

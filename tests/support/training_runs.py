@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from toy import toy_tokenizer
-from vchat.shards.codec import RecordOrigin, Sample, StoredImage, StoredRound
-from vchat.shards.manifest import finished_shard, publish
-from vchat.shards.template import TextRound, VisualChatTemplate
-from vchat.shards.tokens import TextTokenizer
-from vchat.shards.writer import write_shard
+
+from vchat.shards.format.manifest import finished_shard, publish
+from vchat.shards.format.sample import RecordOrigin, Sample, StoredImage, StoredRound
+from vchat.shards.format.writer import write_shard
+from vchat.shards.text.template import TextRound, VisualChatTemplate
+from vchat.shards.text.tokenizer import TextTokenizer
+from vchat_testing.toy import toy_tokenizer
 
 BIN = Path(sys.executable).parent
 
@@ -186,8 +187,8 @@ def launched(
 def run_here(run_file: Path, *settings: str) -> None:
     """Run as one process inside this one: a few seconds less than `launched`."""
     prepared()
-    from vchat.train.config import read_run
-    from vchat.train.launch import run_training
+    from vchat.train.config.run import read_run
+    from vchat.train.run.launch import run_training
 
     run_training(read_run(run_file, overrides=settings))
 
@@ -205,7 +206,7 @@ def run_together(jobs: Sequence[tuple[Path, Sequence[str]]], *, processes: int) 
 def prepared() -> None:
     """Set what must be set before DeepSpeed is imported into this process."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from vchat.train.processes import prepare_environment
+    from vchat.train.engine.processes import prepare_environment
 
     prepare_environment()
 

@@ -16,16 +16,17 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import Tensor
+
 from vchat.model.image_states import ImageStates
 from vchat.model.layout import DialogueCache
 from vchat.model.visual_chat import VisualChat
-from vchat.shards.collate import with_slots_repeated
-from vchat.shards.template import Part, Template
-from vchat.shards.tokens import TextTokenizer
+from vchat.shards.loading.collate import with_slots_repeated
+from vchat.shards.text.template import Part, Template
+from vchat.shards.text.tokenizer import TextTokenizer
 from vchat.train.chat.image_memory import ImageMemory
 from vchat.train.chat.pictures import cut_picture, num_inputs_of, picture
-from vchat.train.checkpoint import Checkpoint, open_checkpoint
-from vchat.train.starting_model import tiling_of
+from vchat.train.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from vchat.train.engine.starting_model import tiling_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

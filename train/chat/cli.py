@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import click
-from vchat.shards import command
-from vchat.shards.command import LazyGroup
+
+from vchat.base.cli import LazyGroup, run
 
 
 @click.group(
@@ -55,9 +55,9 @@ def chat(
     if sys.stdin.isatty():
         click.echo(f"loading {checkpoint} ...", err=True)
     from vchat.train.chat.chat_model import load_chat_model
+    from vchat.train.chat.generation import Sampling
     from vchat.train.chat.session import ChatSession
     from vchat.train.chat.terminal import talk
-    from vchat.train.generation import Sampling
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
     chat_model, opened = load_chat_model(checkpoint, device=device, system=system)
@@ -67,4 +67,4 @@ def chat(
 
 def main() -> None:
     """The console script `vchat-chat`."""
-    command.run(chat)
+    run(chat)

@@ -10,6 +10,7 @@ import hashlib
 from collections import OrderedDict
 
 from torch import Tensor
+
 from vchat.model.image_states import ImageStates
 from vchat.model.visual_chat import VisualChat
 

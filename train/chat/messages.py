@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vchat.train.generation import Sampling
+from vchat.train.chat.generation import Sampling
 
 MAX_NEW_TOKENS = 4096
 """Most a client may ask for, whatever the model's positions."""

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from vchat.shards.decode import (
+
+from vchat.shards.pixels.decode import (
     FORMATS,
     check_header,
     decode_tiles_into,
@@ -21,8 +22,8 @@ from vchat.shards.decode import (
     resized,
     rgb_by_pillow,
 )
-from vchat.shards.positions import num_inputs, stored_size
-from vchat.shards.tiling import Tiling
+from vchat.shards.pixels.grid import num_inputs, stored_size
+from vchat.shards.pixels.tiling import Tiling
 
 ORIENTATION = 0x0112
 """The EXIF tag that says how a camera was held; 1 is upright."""

@@ -49,10 +49,11 @@ def command(
     _require_extra()
     listening = _listening(host, port)
     import uvicorn
+
     from vchat.train.chat.chat_model import load_chat_model
+    from vchat.train.chat.generation import Sampling
     from vchat.train.chat.server import ChatServer
     from vchat.train.chat.service import ChatService
-    from vchat.train.generation import Sampling
 
     default = Sampling(max_new_tokens=max_new_tokens)
     chat_model, opened = load_chat_model(checkpoint, device=device, system=system)

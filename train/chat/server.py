@@ -27,10 +27,11 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+
+from vchat.train.chat.generation import Sampling
 from vchat.train.chat.messages import read_request
 from vchat.train.chat.service import ChatService, Finished, Prepared
 from vchat.train.chat.session import Ended
-from vchat.train.generation import Sampling
 
 MAX_BODY_BYTES = 64 << 20
 PAGE_HEADERS = {

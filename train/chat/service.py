@@ -13,6 +13,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
+
 from vchat.train.chat.chat_model import ChatModel
 from vchat.train.chat.messages import AskedRound, ChatRequest
 from vchat.train.chat.session import ChatRound, ChatSession, Ended

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
 from vchat.model.layout import DialogueCache
-from vchat.shards.tokens import TextTokenizer
+from vchat.shards.text.tokenizer import TextTokenizer
 from vchat.train.chat.chat_model import ChatModel, inputs_of
-from vchat.train.generation import Sampling, next_ids
+from vchat.train.chat.generation import Sampling, next_ids
 
 
 class Ended(enum.Enum):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TextIO
 
 from torch import Tensor
+
 from vchat.train.chat.session import ChatSession, Ended
 
 HELP = """\

@@ -28,11 +28,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vchat.shards.files import as_readable_as_its_folder, sha256_file, written_whole
+from vchat.base.files import as_readable_as_its_folder, sha256_file, written_whole
 
 if TYPE_CHECKING:
-    from vchat.shards.template import Template
-    from vchat.shards.tokens import TextTokenizer
+    from vchat.shards.text.template import Template
+    from vchat.shards.text.tokenizer import TextTokenizer
 
 FORMAT_VERSION = 1
 EXPORT_FACTS = "visual_chat.json"
@@ -78,7 +78,7 @@ class Checkpoint:
     @property
     def tokenizer(self) -> TextTokenizer:
         """The tokenizer the model was trained with; raises ValueError if it changed since."""
-        from vchat.shards.tokens import TextTokenizer
+        from vchat.shards.text.tokenizer import TextTokenizer
 
         place = self.folder if self.is_exported else self.folder / "tokenizer"
         tokenizer = TextTokenizer.load(place)
@@ -93,7 +93,7 @@ class Checkpoint:
     @property
     def template(self) -> Template:
         """The template that wrote the dialogues the model was trained on."""
-        from vchat.shards.named_template import template_named
+        from vchat.shards.text.named_template import template_named
 
         template = self.shards["template"]
         return template_named(template["name"], system=template["system"], tokenizer=self.tokenizer)

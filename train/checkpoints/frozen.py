@@ -18,9 +18,10 @@ import deepspeed
 import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import save_file
-from vchat.shards.files import as_readable_as_its_folder, sha256_file
-from vchat.train.checkpoint import newest_complete, write_json
-from vchat.train.engine import gathered_weights
+
+from vchat.base.files import as_readable_as_its_folder, sha256_file
+from vchat.train.checkpoints.checkpoint import newest_complete, write_json
+from vchat.train.engine.engine import gathered_weights
 
 FOLDER = "frozen"
 TRAINED_FILE = "trained.safetensors"

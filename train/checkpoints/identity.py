@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vchat.shards.joined_sets import joined_digest
-from vchat.shards.manifest import ShardSet
-from vchat.train.checkpoint import Checkpoint
-from vchat.train.config import RunConfig, digest, shaping
+from vchat.shards.format.manifest import ShardSet
+from vchat.shards.plan.joined_sets import joined_digest
+from vchat.train.checkpoints.checkpoint import Checkpoint
+from vchat.train.config.run import RunConfig, digest, shaping
 
 LONGEST_VALUE = 100
 """Characters of a value that a refusal tells."""

@@ -22,11 +22,12 @@ from typing import Any
 import obstore
 from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import from_url
-from vchat.shards.files import sha256_file, written_whole
-from vchat.shards.remote_store import client_settings
-from vchat.shards.request_failures import one_line
-from vchat.shards.storage import StorageConfig, refuse_secrets
-from vchat.train.checkpoint import newest_complete, place, step_name, step_of
+
+from vchat.base.files import sha256_file, written_whole
+from vchat.shards.storage.config import StorageConfig, refuse_secrets
+from vchat.shards.storage.remote import client_settings
+from vchat.shards.storage.retries import one_line
+from vchat.train.checkpoints.checkpoint import newest_complete, place, step_name, step_of
 
 AT_ONCE = 4
 RETRIES = 8

@@ -13,18 +13,19 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
-from vchat.shards.strict_toml import to_toml
-from vchat.shards.tokens import TextTokenizer
-from vchat.train import checkpoint as folder_of
-from vchat.train.background import Background
-from vchat.train.checkpoint import FORMAT_VERSION, Checkpoint, verify, write_json
-from vchat.train.config import RunConfig
-from vchat.train.engine import gathered_weights, whole_weights
-from vchat.train.frozen import frozen_facts, frozen_file, save_trained
-from vchat.train.identity import Identity
-from vchat.train.mirror import Mirror
-from vchat.train.snapshot import engine_state
-from vchat.train.universal import converted
+
+from vchat.base.toml_config import to_toml
+from vchat.shards.text.tokenizer import TextTokenizer
+from vchat.train.checkpoints import checkpoint as folder_of
+from vchat.train.checkpoints.background import Background
+from vchat.train.checkpoints.checkpoint import FORMAT_VERSION, Checkpoint, verify, write_json
+from vchat.train.checkpoints.frozen import frozen_facts, frozen_file, save_trained
+from vchat.train.checkpoints.identity import Identity
+from vchat.train.checkpoints.mirror import Mirror
+from vchat.train.checkpoints.snapshot import engine_state
+from vchat.train.checkpoints.universal import converted
+from vchat.train.config.run import RunConfig
+from vchat.train.engine.engine import gathered_weights, whole_weights
 
 TAG = "deepspeed"
 LOG = logging.getLogger(__name__)

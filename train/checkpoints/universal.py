@@ -13,7 +13,8 @@ import shutil
 from pathlib import Path
 
 import torch.distributed as dist
-from vchat.train.checkpoint import Checkpoint
+
+from vchat.train.checkpoints.checkpoint import Checkpoint
 
 
 def needs_conversion(checkpoint: Checkpoint, *, zero_stage: int, world_size: int) -> bool:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from vchat.shards.command import WrongUse
-from vchat.train.checkpoint import open_checkpoint
-from vchat.train.config import read_run
+
+from vchat.base.cli import WrongUse
+from vchat.train.checkpoints.checkpoint import open_checkpoint
+from vchat.train.config.run import read_run
 
 RUN_FILE = click.argument("run_file", metavar="RUN.toml", type=click.Path(path_type=Path))
 SETTINGS = click.option(
@@ -34,7 +35,7 @@ def run(run_file: Path, overrides: tuple[str, ...]) -> None:
         deepspeed --module vchat.train run RUN.toml
         torchrun --nproc-per-node 2 -m vchat.train run RUN.toml
     """
-    from vchat.train.processes import (
+    from vchat.train.engine.processes import (
         end_processes,
         keep_sigusr1_waiting,
         prepare_environment,
@@ -43,7 +44,7 @@ def run(run_file: Path, overrides: tuple[str, ...]) -> None:
     keep_sigusr1_waiting()
     config = read_run(shipped_or_own(run_file), overrides=overrides)
     prepare_environment()
-    from vchat.train.launch import run_training
+    from vchat.train.run.launch import run_training
 
     run_training(config)
     end_processes()
@@ -74,10 +75,10 @@ def where(
     if (step is None) == (key is None):
         raise click.UsageError("give either --step or --key")
     config = read_run(shipped_or_own(run_file), overrides=overrides)
-    from vchat.train.processes import prepare_environment
+    from vchat.train.engine.processes import prepare_environment
 
     prepare_environment()
-    from vchat.train.lineage import logged_processes, print_sample, print_step
+    from vchat.train.where.lineage import logged_processes, print_sample, print_step
 
     if key is not None:
         print_sample(config, key=key)
@@ -90,7 +91,7 @@ def where(
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 def report(out: Path) -> None:
     """Draw the curves of the run in OUT (its run.out folder): OUT/report.html and report.png."""
-    from vchat.train.report import write_report
+    from vchat.train.report.report import write_report
 
     for path in write_report(out):
         click.echo(path)
@@ -98,7 +99,7 @@ def report(out: Path) -> None:
 
 def shipped_or_own(run_file: Path) -> Path:
     """The file itself, or the shipped run of that name if there is no such file here."""
-    shipped = Path(__file__).parent / "runs" / run_file.name
+    shipped = Path(__file__).parents[1] / "config" / "runs" / run_file.name
     bare = run_file.name == str(run_file)
     return shipped if bare and not run_file.exists() and shipped.is_file() else run_file
 
@@ -128,8 +129,8 @@ def export(path: Path, out: Path, precision: str | None) -> None:
     if out.exists():
         raise WrongUse(f"{out}: exists already, want a new folder")
     checkpoint = open_checkpoint(path)
-    from vchat.train.export import export as write_export
-    from vchat.train.processes import prepare_environment
+    from vchat.train.convert.export import export as write_export
+    from vchat.train.engine.processes import prepare_environment
 
     prepare_environment()
     write_export(checkpoint, out, precision=precision)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from vchat.train.heldout import HeldOut
+    from vchat.train.run.heldout import HeldOut
 
 
 @click.command("heldout")
@@ -28,10 +28,10 @@ def command(checkpoint: Path, shards: str | None, split: str | None, as_json: bo
 
     Alone this is one process; under torchrun or deepspeed the samples are shared out.
     """
-    from vchat.train.processes import end_processes, prepare_environment
+    from vchat.train.engine.processes import end_processes, prepare_environment
 
     prepare_environment()
-    from vchat.train.heldout_checkpoint import heldout_of_checkpoint
+    from vchat.train.run.heldout_checkpoint import heldout_of_checkpoint
 
     found = heldout_of_checkpoint(checkpoint, shards=shards, split=split)
     if found is not None and as_json:

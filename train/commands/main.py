@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import click
-from vchat.shards import command
-from vchat.shards.command import LazyGroup
+
+from vchat.base.cli import LazyGroup, run
 
 group = LazyGroup(
     "vchat-train",
     help="Train a model on shards, and measure it.",
     lazy={
-        "run": ("vchat.train.commands:run", "Train, or go on with a run that was interrupted."),
-        "plan": ("vchat.train.plan_command:plan", "Print what a run will do and need."),
-        "eval": ("vchat.train.evaluate:command", "Answer an evaluation file and score it."),
-        "report": ("vchat.train.commands:report", "Draw the curves of a run as one page."),
-        "heldout": ("vchat.train.heldout_command:command", "Measure the held-out loss by source."),
-        "export": ("vchat.train.commands:export", "Write a checkpoint as a Hugging Face folder."),
-        "where": ("vchat.train.commands:where", "Name the samples of a step, or reverse."),
+        "run": (
+            "vchat.train.commands.commands:run",
+            "Train, or go on with a run that was interrupted.",
+        ),
+        "plan": ("vchat.train.commands.plan:plan", "Print what a run will do and need."),
+        "eval": (
+            "vchat.train.evaluation.evaluate:command",
+            "Answer an evaluation file and score it.",
+        ),
+        "report": ("vchat.train.commands.commands:report", "Draw the curves of a run as one page."),
+        "heldout": ("vchat.train.commands.heldout:command", "Measure the held-out loss by source."),
+        "export": (
+            "vchat.train.commands.commands:export",
+            "Write a checkpoint as a Hugging Face folder.",
+        ),
+        "where": ("vchat.train.commands.commands:where", "Name the samples of a step, or reverse."),
         "import-checkpoint": (
-            "vchat.train.import_checkpoint:command",
+            "vchat.train.convert.import_checkpoint:command",
             "Turn a model of the published code into ours.",
         ),
-        "import-tower": ("vchat.train.import_tower:command", "Take a vision tower out of a model."),
+        "import-tower": (
+            "vchat.train.convert.import_tower:command",
+            "Take a vision tower out of a model.",
+        ),
     },
     # The deepspeed launcher puts --local_rank=N before the command; LOCAL_RANK says the same.
     params=[click.Option(["--local_rank"], type=int, hidden=True, expose_value=False)],
@@ -30,4 +42,4 @@ group = LazyGroup(
 
 def main() -> None:
     """The console script `vchat-train`."""
-    command.run(group)
+    run(group)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from vchat.train.commands import RUN_FILE, SETTINGS, shipped_or_own
-from vchat.train.config import read_run
-from vchat.train.gpus import GPUS
+
+from vchat.train.commands.commands import RUN_FILE, SETTINGS, shipped_or_own
+from vchat.train.config.run import read_run
+from vchat.train.costs.gpus import GPUS
 
 POSITIVE = click.IntRange(min=1)
 
@@ -52,10 +53,10 @@ def plan(
     it would fit.
     """
     config = read_run(shipped_or_own(run_file), overrides=overrides)
-    from vchat.train.processes import prepare_environment
+    from vchat.train.engine.processes import prepare_environment
 
     prepare_environment()
-    from vchat.train.forecast import Cluster, forecast
+    from vchat.train.forecast.forecast import Cluster, forecast
 
     known = GPUS[gpu] if gpu else None
     cluster = Cluster(

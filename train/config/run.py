@@ -16,10 +16,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from vchat.shards.plan_arguments import SourceShare
-from vchat.shards.storage import StorageConfig
-from vchat.shards.strict_toml import as_plain, read_toml
-from vchat.train.model_config import ModelConfig
+from vchat.base.toml_config import as_plain, read_toml
+from vchat.shards.plan.arguments import SourceShare
+from vchat.shards.storage.config import StorageConfig
+from vchat.train.config.model import ModelConfig
 
 Part = Literal["embeddings", "head", "decoder", "projection", "tower"]
 

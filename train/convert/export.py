@@ -22,10 +22,11 @@ from pathlib import Path
 
 import torch
 import transformers
+
+from vchat.base.files import as_readable_as_its_folder
 from vchat.model.visual_chat import VisualChat
-from vchat.shards.files import as_readable_as_its_folder
-from vchat.train.checkpoint import EXPORT_FACTS, Checkpoint, verify, write_json
-from vchat.train.starting_model import load_model
+from vchat.train.checkpoints.checkpoint import EXPORT_FACTS, Checkpoint, verify, write_json
+from vchat.train.engine.starting_model import load_model
 
 TORCH_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 FROM_CHECKPOINT = ("model/", "../frozen/", "tokenizer/", "shards.json")
@@ -51,8 +52,8 @@ image stands, and uint8 pixels [images, 3, {side}, {side}] in that order{tiles}.
 
 TILES = """. An image that is larger is several: a small
 view of the whole, then its tiles, by `tiling` of `preprocessor_config.json`: the shorter side is
-made `stored_side`, `num_inputs` of `vchat.shards.positions` says how many they are, and
-`decode_tiles_into` of `vchat.shards.decode` cuts them"""
+made `stored_side`, `num_inputs` of `vchat.shards.pixels.grid` says how many they are, and
+`decode_tiles_into` of `vchat.shards.pixels.decode` cuts them"""
 
 
 def export(checkpoint: Checkpoint, out: Path, *, precision: str | None) -> None:

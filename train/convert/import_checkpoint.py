@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from vchat.model.published_weights import Account, Lora
+    from vchat.model.published.weights import Account, Lora
     from vchat.model.visual_chat import VisualChat
-    from vchat.shards.tokens import TextTokenizer
+    from vchat.shards.text.tokenizer import TextTokenizer
 
 ADDED_TOKENS = ("### Image:", "<image>", "<PAD>")
 """What the published code adds to a tokenizer, in this order; the last only if it has no padding
@@ -84,7 +84,8 @@ def command(
 def published_tokenizer(folder: Path) -> TextTokenizer:
     """Return the decoder's tokenizer with the tokens that the published code adds."""
     from tokenizers import AddedToken, Tokenizer
-    from vchat.shards.tokens import TextTokenizer
+
+    from vchat.shards.text.tokenizer import TextTokenizer
 
     plain = TextTokenizer.load(folder)  # says in one line what is wrong with it
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -115,10 +116,11 @@ def imported(
             key.
     """
     import torch
-    from vchat.model.published_weights import load_published, projection_of
+
+    from vchat.model.published.weights import load_published, projection_of
+    from vchat.model.towers.weight_files import weights_of
     from vchat.model.visual_chat import VisualChat
-    from vchat.model.weight_files import weights_of
-    from vchat.train.starting_model import decoder_from, stated, tower_from
+    from vchat.train.engine.starting_model import decoder_from, stated, tower_from
 
     weights = dict(weights_of(file))
     try:
@@ -143,8 +145,8 @@ def imported(
 
 def save_imported(model: VisualChat, tokenizer: TextTokenizer, out: Path) -> Path:
     """Write the checkpoint of step 0 and return its folder."""
-    from vchat.shards.published_template import PublishedTemplate
-    from vchat.train import checkpoint
+    from vchat.shards.text.published_template import PublishedTemplate
+    from vchat.train.checkpoints import checkpoint
 
     part = checkpoint.begin(out, step=STEP)
     model.save_pretrained(part / "model")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from vchat.shards.files import as_readable_as_its_folder
+
+from vchat.base.files import as_readable_as_its_folder
 
 
 @click.command("import-tower")
@@ -28,7 +29,7 @@ def command(kind: str, path: Path, out: Path) -> None:
         raise click.UsageError(f"{path}: no such folder")
     if out.exists():
         raise click.UsageError(f"{out}: already there; want a new folder")
-    from vchat.model.import_qwen_vl import qwen_vl_tower, save_tower
+    from vchat.model.towers.import_qwen_vl import qwen_vl_tower, save_tower
 
     imported = qwen_vl_tower(path)
     save_tower(imported.tower, out)

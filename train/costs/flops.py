@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+
 from vchat.model.four_bit import FourBitLinear
-from vchat.model.towers import OUR_KINDS
+from vchat.model.towers.hugging_face import OUR_KINDS
 from vchat.model.visual_chat import VisualChat
-from vchat.shards.epoch import EpochPlan
-from vchat.train.tower_cost import forward_flops
+from vchat.shards.plan.epoch import EpochPlan
+from vchat.train.costs.tower_cost import forward_flops
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

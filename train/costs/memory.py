@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import nn
+
 from vchat.model.four_bit import FourBitLinear
-from vchat.train.config import DeepSpeedConfig
-from vchat.train.flops import shape_of
+from vchat.train.config.run import DeepSpeedConfig
+from vchat.train.costs.flops import shape_of
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 MOMENTS = 8

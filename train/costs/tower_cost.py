@@ -13,9 +13,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel
+
 from vchat.model.config import VisualChatConfig
-from vchat.model.towers import HuggingFaceTower
-from vchat.train.live_bytes import LiveBytes, Measured, drop_gradients
+from vchat.model.towers.hugging_face import HuggingFaceTower
+from vchat.train.costs.live_bytes import LiveBytes, Measured, drop_gradients
 
 
 def forward_flops(config: VisualChatConfig) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vchat.train.config import RunConfig
+from vchat.train.config.run import RunConfig
 
 
 def deepspeed_dictionary(

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import deepspeed
 import torch
+
 from vchat.model.visual_chat import VisualChat
-from vchat.shards.collate import IGNORED, Batch
-from vchat.train.config import RunConfig
-from vchat.train.deepspeed_config import deepspeed_dictionary
-from vchat.train.loading import Loading
-from vchat.train.parts import parameter_groups, train_only
+from vchat.shards.loading.collate import IGNORED, Batch
+from vchat.train.config.run import RunConfig
+from vchat.train.engine.deepspeed_config import deepspeed_dictionary
+from vchat.train.engine.loading import Loading
+from vchat.train.engine.parts import parameter_groups, train_only
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

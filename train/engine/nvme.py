@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from vchat.train.config import RunConfig
+
+from vchat.train.config.run import RunConfig
 
 
 def prepare_nvme(config: RunConfig) -> None:

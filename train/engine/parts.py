@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import nn
+
 from vchat.model.adapters import is_adapter
 from vchat.model.visual_chat import VisualChat
-from vchat.train.config import OptimizerConfig, Part
-from vchat.train.flops import shape_of
+from vchat.train.config.run import OptimizerConfig, Part
+from vchat.train.costs.flops import shape_of
 
 
 def train_only(model: VisualChat, parts: Sequence[Part]) -> None:

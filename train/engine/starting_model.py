@@ -9,15 +9,16 @@ from typing import Any
 import torch
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
+
 from vchat.model.adapters import adapt
 from vchat.model.config import VisualChatConfig
-from vchat.model.open_clip_tower import FOLDER_CONFIG, OpenClipVision, from_folder
-from vchat.model.towers import register_towers
+from vchat.model.towers.hugging_face import register_towers
+from vchat.model.towers.open_clip import FOLDER_CONFIG, OpenClipVision, from_folder
 from vchat.model.visual_chat import VisualChat
-from vchat.shards.tiling import Tiling
-from vchat.train.data import ModelSizes
-from vchat.train.loading import WHOLE, Loading
-from vchat.train.model_config import LoraConfig, ModelConfig
+from vchat.shards.pixels.tiling import Tiling
+from vchat.train.config.model import LoraConfig, ModelConfig
+from vchat.train.engine.loading import WHOLE, Loading
+from vchat.train.run.data import ModelSizes
 
 
 def build_model(

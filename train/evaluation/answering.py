@@ -13,10 +13,11 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+
 from vchat.train.chat.chat_model import ChatModel, inputs_of
-from vchat.train.generation import Sampling, next_ids
-from vchat.train.questions import Question
-from vchat.train.scoring import Answered
+from vchat.train.chat.generation import Sampling, next_ids
+from vchat.train.evaluation.questions import Question
+from vchat.train.evaluation.scoring import Answered
 
 T = TypeVar("T")
 

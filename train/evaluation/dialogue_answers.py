@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vchat.shards.files import written_whole
+from vchat.base.files import written_whole
 from vchat.train.chat.chat_model import ChatModel
+from vchat.train.chat.generation import Sampling
 from vchat.train.chat.session import ChatSession, Ended
-from vchat.train.dialogue_questions import AskedDialogue, AskedRound
-from vchat.train.evaluation_page import ShownRound, evaluation_page
-from vchat.train.generation import Sampling
-from vchat.train.metrics import METRICS
+from vchat.train.evaluation.dialogue_questions import AskedDialogue, AskedRound
+from vchat.train.evaluation.metrics import METRICS
+from vchat.train.evaluation.page import ShownRound, evaluation_page
 
 COLUMNS = ("test_name", "image_path", "question", "answer")
 """Of the CSV file, as the published evaluation writes them."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vchat.train.questions import MAX_FILE_BYTES, image_below, shown
+from vchat.train.evaluation.questions import MAX_FILE_BYTES, image_below, shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,17 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from vchat.shards.command import WrongUse
-from vchat.shards.files import sha256_file, written_whole
-from vchat.shards.progress import progress
-from vchat.train.dialogue_questions import AskedDialogue, holds_dialogues, read_dialogues
-from vchat.train.questions import Question, read_questions, swapped
-from vchat.train.scoring import Answered, Score, scores, table
+
+from vchat.base.cli import WrongUse
+from vchat.base.files import sha256_file, written_whole
+from vchat.base.progress import progress
+from vchat.train.evaluation.dialogue_questions import AskedDialogue, holds_dialogues, read_dialogues
+from vchat.train.evaluation.questions import Question, read_questions, swapped
+from vchat.train.evaluation.scoring import Answered, Score, scores, table
 
 if TYPE_CHECKING:
-    from vchat.train.answering import Batching
     from vchat.train.chat.chat_model import ChatModel
-    from vchat.train.checkpoint import Checkpoint
+    from vchat.train.checkpoints.checkpoint import Checkpoint
+    from vchat.train.evaluation.answering import Batching
 
 IMAGES = ("as-is", "blank", "swapped")
 CSV_COLUMNS = ("images", "id", "kind", "num_images", "question", "wanted", "answer", "right")
@@ -122,8 +123,8 @@ def command(
     shown = IMAGES if ablations else (images,)
     asked = {name: swapped(questions) if name == "swapped" else questions for name in shown}
 
-    from vchat.train.answering import Batching
     from vchat.train.chat.chat_model import load_chat_model
+    from vchat.train.evaluation.answering import Batching
 
     batching = Batching(rows=batch_size)
     chat_model, opened = load_chat_model(checkpoint, device=device)
@@ -149,7 +150,7 @@ def answer_dialogues(
 ) -> None:
     """Answer dialogues, write the answers, and print how many there were and their scores."""
     from vchat.train.chat.chat_model import load_chat_model
-    from vchat.train.dialogue_answers import (
+    from vchat.train.evaluation.dialogue_answers import (
         dialogue_answers,
         mean_scores,
         write_dialogue_answers,
@@ -188,7 +189,7 @@ def write_page(
     title: str,
 ) -> None:
     """Write `answers.html`: the scores, and every answer of the first way of showing images."""
-    from vchat.train.evaluation_page import ShownRound, evaluation_page
+    from vchat.train.evaluation.page import ShownRound, evaluation_page
 
     name, run = next(iter(answered.items()))
     shown = [
@@ -215,7 +216,7 @@ def _answer_runs(
     batching: Batching,
 ) -> dict[str, list[Answered]]:
     """Answer all questions once for each way of showing images, under one progress bar."""
-    from vchat.train.answering import answers
+    from vchat.train.evaluation.answering import answers
 
     answered = {}
     with progress("answering", total=sum(map(len, asked.values())), unit="questions") as done:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from vchat.shards.command import WrongUse
+from vchat.base.cli import WrongUse
 
 
 def normalised(text: str) -> str:

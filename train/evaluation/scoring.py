@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from rich import box
 from rich.table import Table
-from vchat.train.metrics import METRICS, normalised
-from vchat.train.questions import Question
+
+from vchat.train.evaluation.metrics import METRICS, normalised
+from vchat.train.evaluation.questions import Question
 
 Z_95 = 1.959963984540054
 """Standard normal quantile of a two-sided 95 % interval."""

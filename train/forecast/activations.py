@@ -20,15 +20,16 @@ from dataclasses import dataclass, replace
 
 import torch
 from transformers import AutoConfig, PreTrainedConfig
+
 from vchat.model.loss import LOGITS_PER_CHUNK
-from vchat.model.towers import KINDS
+from vchat.model.towers.hugging_face import KINDS
 from vchat.model.visual_chat import VisualChat
-from vchat.train.config import RunConfig
-from vchat.train.engine import DTYPES
-from vchat.train.flops import is_trained, shape_of
-from vchat.train.live_bytes import LiveBytes, Measured, drop_gradients
-from vchat.train.parts import train_only
-from vchat.train.tower_cost import tower_bytes
+from vchat.train.config.run import RunConfig
+from vchat.train.costs.flops import is_trained, shape_of
+from vchat.train.costs.live_bytes import LiveBytes, Measured, drop_gradients
+from vchat.train.costs.tower_cost import tower_bytes
+from vchat.train.engine.engine import DTYPES
+from vchat.train.engine.parts import train_only
 
 WIDTHS = ("hidden_size", "intermediate_size", "head_dim")
 DEPTHS = (2, 3)

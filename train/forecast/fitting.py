@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from vchat.train.config import RunConfig
+from vchat.train.config.run import RunConfig
 
 RESERVED_SHARE = 0.1
 """Share of a GPU's memory left to its runtime, communication buffers and fragmentation."""

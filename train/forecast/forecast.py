@@ -13,19 +13,20 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from vchat.model.visual_chat import VisualChat
-from vchat.shards.epoch import EpochPlan
-from vchat.shards.joined_sets import joined
-from vchat.shards.manifest import ShardSet
-from vchat.shards.plan_summary import PlanSummary, summarized
-from vchat.shards.rank_work import SampleSpans, rank_work
-from vchat.train.config import RunConfig
-from vchat.train.data import RunData, Share, open_sets
-from vchat.train.flops import flops_of, pairs_of_epoch
-from vchat.train.gpu_memory import GpuMemory, memory_facts
-from vchat.train.memory import weight_counts
-from vchat.train.parts import train_only
-from vchat.train.starting_model import build_model, sizes_of
+from vchat.shards.format.manifest import ShardSet
+from vchat.shards.loading.rank_work import SampleSpans, rank_work
+from vchat.shards.plan.epoch import EpochPlan
+from vchat.shards.plan.joined_sets import joined
+from vchat.shards.plan.summary import PlanSummary, summarized
+from vchat.train.config.run import RunConfig
+from vchat.train.costs.flops import flops_of, pairs_of_epoch
+from vchat.train.costs.memory import weight_counts
+from vchat.train.engine.parts import train_only
+from vchat.train.engine.starting_model import build_model, sizes_of
+from vchat.train.forecast.gpu_memory import GpuMemory, memory_facts
+from vchat.train.run.data import RunData, Share, open_sets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

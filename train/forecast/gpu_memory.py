@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from vchat.model.visual_chat import VisualChat
-from vchat.shards.epoch import EpochPlan
-from vchat.train.activations import MicroBatch, activation_bytes
-from vchat.train.config import RunConfig
-from vchat.train.fitting import verdict
-from vchat.train.memory import StateMemory, state_memory, weight_counts
+from vchat.shards.plan.epoch import EpochPlan
+from vchat.train.config.run import RunConfig
+from vchat.train.costs.memory import StateMemory, state_memory, weight_counts
+from vchat.train.forecast.activations import MicroBatch, activation_bytes
+from vchat.train.forecast.fitting import verdict
 
 
 class GpuMemory:

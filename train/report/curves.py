@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-from vchat.shards.command import WrongUse
+from vchat.base.cli import WrongUse
 
 COLORS = ("#1763ad", "#d1572b", "#2b8a5a", "#8a4fbd", "#c29a12", "#3aa0b5", "#b5446e", "#6b7a8f")
 SMOOTHED_FROM = 60

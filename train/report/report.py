@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from vchat.shards.files import written_whole
-from vchat.train.curves import PANELS, drawn_together, panel_svg
-from vchat.train.log import log_lines
+
+from vchat.base.files import written_whole
+from vchat.train.report.curves import PANELS, drawn_together, panel_svg
+from vchat.train.run.log import log_lines
 
 
 def write_report(out: Path) -> list[Path]:

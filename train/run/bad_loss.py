@@ -15,10 +15,11 @@ from dataclasses import replace
 import deepspeed
 import torch
 import torch.distributed as dist
-from vchat.shards.collate import IGNORED, Batch
-from vchat.train.config import OptimizerConfig
-from vchat.train.engine import BatchLoss, batch_loss
-from vchat.train.tally import Tally
+
+from vchat.shards.loading.collate import IGNORED, Batch
+from vchat.train.config.run import OptimizerConfig
+from vchat.train.engine.engine import BatchLoss, batch_loss
+from vchat.train.run.tally import Tally
 
 NAMED_SAMPLES = 20
 RECENT_STEPS = 50

@@ -12,15 +12,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from vchat.shards.collate import Batch
-from vchat.shards.excluded_keys import read_keys
-from vchat.shards.joined_sets import check_same_language
-from vchat.shards.loader import Loader
-from vchat.shards.manifest import ShardSet, open_shards
-from vchat.shards.plan_arguments import PlanArguments
-from vchat.shards.plan_store import usual_folder
-from vchat.shards.tiling import Tiling
-from vchat.train.config import RunConfig
+
+from vchat.shards.format.manifest import ShardSet, open_shards
+from vchat.shards.loading.collate import Batch
+from vchat.shards.loading.loader import Loader
+from vchat.shards.pixels.tiling import Tiling
+from vchat.shards.plan.arguments import PlanArguments
+from vchat.shards.plan.excluded_keys import read_keys
+from vchat.shards.plan.joined_sets import check_same_language
+from vchat.shards.plan.saved_plans import usual_folder
+from vchat.train.config.run import RunConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

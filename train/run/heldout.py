@@ -8,10 +8,11 @@ from typing import Any
 import deepspeed
 import torch
 import torch.distributed as dist
+
 from vchat.model.visual_chat import VisualChat
-from vchat.train.data import RunData
-from vchat.train.engine import batch_loss
-from vchat.train.source_losses import SourceLosses
+from vchat.train.engine.engine import batch_loss
+from vchat.train.run.data import RunData
+from vchat.train.run.source_losses import SourceLosses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 
 from deepspeed.accelerator import get_accelerator
-from vchat.train.checkpoint import open_checkpoint
-from vchat.train.config import read_run
-from vchat.train.data import RunData, Share, open_sets
-from vchat.train.engine import DTYPES
-from vchat.train.heldout import HeldOut, heldout_loss
-from vchat.train.identity import identity_of
-from vchat.train.processes import ranks_per_node, start_processes
-from vchat.train.starting_model import load_model, sizes_of
+
+from vchat.train.checkpoints.checkpoint import open_checkpoint
+from vchat.train.checkpoints.identity import identity_of
+from vchat.train.config.run import read_run
+from vchat.train.engine.engine import DTYPES
+from vchat.train.engine.processes import ranks_per_node, start_processes
+from vchat.train.engine.starting_model import load_model, sizes_of
+from vchat.train.run.data import RunData, Share, open_sets
+from vchat.train.run.heldout import HeldOut, heldout_loss
 
 
 def heldout_of_checkpoint(path: Path, *, shards: str | None, split: str | None) -> HeldOut | None:

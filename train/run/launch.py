@@ -14,32 +14,33 @@ from pathlib import Path
 import deepspeed
 import torch
 import torch.distributed as dist
+
+from vchat.base.files import written_whole
 from vchat.model.visual_chat import VisualChat
-from vchat.shards.files import written_whole
-from vchat.shards.manifest import ShardSet
-from vchat.train.background import Background
-from vchat.train.bad_loss import LossLimit
-from vchat.train.checkpoint import Checkpoint, newest_complete, open_checkpoint
-from vchat.train.config import RunConfig
-from vchat.train.data import RunData, Share, open_sets
-from vchat.train.engine import loading_for, start_engine
-from vchat.train.identity import Identity, check_same_run, identity_of
-from vchat.train.loading import Loading
-from vchat.train.log import TrainingLog
-from vchat.train.loop import train
-from vchat.train.mirror import Mirror, fetch_if_newer
-from vchat.train.nvme import prepare_nvme
-from vchat.train.processes import (
+from vchat.shards.format.manifest import ShardSet
+from vchat.train.checkpoints.background import Background
+from vchat.train.checkpoints.checkpoint import Checkpoint, newest_complete, open_checkpoint
+from vchat.train.checkpoints.identity import Identity, check_same_run, identity_of
+from vchat.train.checkpoints.mirror import Mirror, fetch_if_newer
+from vchat.train.checkpoints.saving import load_checkpoint, save_checkpoint
+from vchat.train.checkpoints.universal import needs_conversion
+from vchat.train.config.run import RunConfig
+from vchat.train.engine.engine import loading_for, start_engine
+from vchat.train.engine.loading import Loading
+from vchat.train.engine.nvme import prepare_nvme
+from vchat.train.engine.processes import (
     StopRequest,
     lost_ranks_in_one_line,
     ranks_per_node,
     start_processes,
 )
-from vchat.train.saving import load_checkpoint, save_checkpoint
-from vchat.train.speed import speed_of
-from vchat.train.starting_model import build_model, load_model, sizes_of
-from vchat.train.trackers import open_trackers
-from vchat.train.universal import needs_conversion
+from vchat.train.engine.starting_model import build_model, load_model, sizes_of
+from vchat.train.run.bad_loss import LossLimit
+from vchat.train.run.data import RunData, Share, open_sets
+from vchat.train.run.log import TrainingLog
+from vchat.train.run.loop import train
+from vchat.train.run.speed import speed_of
+from vchat.train.run.trackers import open_trackers
 
 LOCK_WAIT_S = 15.0
 SHARED_WAIT_S = 10.0

@@ -18,8 +18,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from vchat.shards.files import written_whole
-from vchat.train.trackers import Tracker
+
+from vchat.base.files import written_whole
+from vchat.train.run.trackers import Tracker
 
 PLAIN_EVERY_S = 10.0
 

@@ -11,18 +11,19 @@ from collections.abc import Callable
 
 import deepspeed
 import torch.distributed as dist
-from vchat.train.bad_loss import LossLimit, checked_loss, stop_if_bad
-from vchat.train.config import RunConfig
-from vchat.train.data import RunData
-from vchat.train.engine import set_learning_rate
-from vchat.train.heldout import heldout_loss
-from vchat.train.log import TrainingLog, in_one_line
-from vchat.train.out_of_memory import naming_rows
-from vchat.train.processes import StopRequest
-from vchat.train.schedule import learning_rate
-from vchat.train.speed import Speed
-from vchat.train.tally import Tally
-from vchat.train.watchdog import watchdog
+
+from vchat.train.config.run import RunConfig
+from vchat.train.engine.engine import set_learning_rate
+from vchat.train.engine.processes import StopRequest
+from vchat.train.run.bad_loss import LossLimit, checked_loss, stop_if_bad
+from vchat.train.run.data import RunData
+from vchat.train.run.heldout import heldout_loss
+from vchat.train.run.log import TrainingLog, in_one_line
+from vchat.train.run.out_of_memory import naming_rows
+from vchat.train.run.schedule import learning_rate
+from vchat.train.run.speed import Speed
+from vchat.train.run.tally import Tally
+from vchat.train.run.watchdog import watchdog
 
 
 def train(

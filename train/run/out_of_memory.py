@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-from vchat.shards.collate import Batch
+
+from vchat.shards.loading.collate import Batch
 
 NAMED_SAMPLES = 20
 

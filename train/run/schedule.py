@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from vchat.train.config import OptimizerConfig
+from vchat.train.config.run import OptimizerConfig
 
 
 def learning_rate(step: int, *, total_steps: int, optimizer: OptimizerConfig) -> float:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from vchat.shards.collate import IGNORED, Batch
+
+from vchat.shards.loading.collate import IGNORED, Batch
 
 
 class SourceLosses:

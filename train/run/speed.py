@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
 from vchat.model.visual_chat import VisualChat
-from vchat.train.data import RunData
-from vchat.train.flops import Flops, flops_of, pairs_of_epoch
-from vchat.train.gpus import gpu_named
-from vchat.train.tally import Totals
+from vchat.train.costs.flops import Flops, flops_of, pairs_of_epoch
+from vchat.train.costs.gpus import gpu_named
+from vchat.train.run.data import RunData
+from vchat.train.run.tally import Totals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import xxhash
-from vchat.shards.collate import Batch
-from vchat.train.source_losses import SourceLosses
+
+from vchat.shards.loading.collate import Batch
+from vchat.train.run.source_losses import SourceLosses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

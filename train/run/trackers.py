@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from vchat.shards.command import WrongUse
-from vchat.shards.strict_toml import as_plain
-from vchat.train.config import RunConfig
+from vchat.base.cli import WrongUse
+from vchat.base.toml_config import as_plain
+from vchat.train.config.run import RunConfig
 
 
 class Tracker(Protocol):

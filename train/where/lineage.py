@@ -15,15 +15,16 @@ import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from vchat.shards.codec import RecordOrigin, Sample
-from vchat.shards.epoch import EpochPlan, dealt
-from vchat.shards.loader import Loader
-from vchat.shards.manifest import ShardSet
-from vchat.shards.progress import progress
-from vchat.train.config import RunConfig
-from vchat.train.data import total_steps
-from vchat.train.forecast import planned
-from vchat.train.log import log_lines
+
+from vchat.base.progress import progress
+from vchat.shards.format.manifest import ShardSet
+from vchat.shards.format.sample import RecordOrigin, Sample
+from vchat.shards.loading.loader import Loader
+from vchat.shards.plan.epoch import EpochPlan, dealt
+from vchat.train.config.run import RunConfig
+from vchat.train.forecast.forecast import planned
+from vchat.train.run.data import total_steps
+from vchat.train.run.log import log_lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

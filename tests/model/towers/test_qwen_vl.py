@@ -9,10 +9,11 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 from torch.nn import functional
-from vchat.model.import_qwen_vl import qwen_vl_tower
-from vchat.model.qwen_vl_tower import QwenVLVisual, QwenVLVisualConfig
-from vchat.train.import_tower import command
-from vchat.train.starting_model import tower_from
+
+from vchat.model.towers.import_qwen_vl import qwen_vl_tower
+from vchat.model.towers.qwen_vl import QwenVLVisual, QwenVLVisualConfig
+from vchat.train.convert.import_tower import command
+from vchat.train.engine.starting_model import tower_from
 
 WIDTH, HEADS, HIDDEN, QUERIES, PATCH = 24, 3, 16, 9, 4
 CONFIG = QwenVLVisualConfig(

@@ -20,9 +20,10 @@ from transformers import (
     ViTConfig,
     ViTModel,
 )
-from vchat.model.open_clip_tower import OpenClipVision, OpenClipVisionConfig, from_folder
-from vchat.model.qwen_vl_tower import QwenVLVisual, QwenVLVisualConfig
-from vchat.model.towers import HuggingFaceTower
+
+from vchat.model.towers.hugging_face import HuggingFaceTower
+from vchat.model.towers.open_clip import OpenClipVision, OpenClipVisionConfig, from_folder
+from vchat.model.towers.qwen_vl import QwenVLVisual, QwenVLVisualConfig
 from vchat.model.visual_chat import VisualChat
 
 SIZES = {

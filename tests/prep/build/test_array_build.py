@@ -4,15 +4,15 @@ import subprocess
 import sys
 
 import pytest
-from raw_data import write_image, write_llava
-from toy import toy_tokenizer
-from vchat.prep.array_build import finish_folder, make_plan_folder, run_share, share_named
-from vchat.prep.build import build
-from vchat.prep.finish import PUBLICATION
-from vchat.prep.images import ImagePolicy
-from vchat.prep.output import Output
-from vchat.prep.recipe import Recipe, SourceChoice
-from vchat.shards.command import WrongUse
+from vchat_testing.raw_data import write_image, write_llava
+from vchat_testing.toy import toy_tokenizer
+from vchat.prep.build.array_build import finish_folder, make_plan_folder, run_share, share_named
+from vchat.prep.build.build import build
+from vchat.prep.build.finish import PUBLICATION
+from vchat.prep.convert.images import ImagePolicy
+from vchat.prep.build.output import Output
+from vchat.prep.convert.recipe import Recipe, SourceChoice
+from vchat.base.cli import WrongUse
 
 
 def recipe(folder, out):
@@ -95,7 +95,7 @@ def test_a_share_that_cannot_be_meant_is_wrong_use(text):
 
 
 def prep(*arguments):
-    command = [sys.executable, "-m", "vchat.prep.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "vchat.prep.commands.main", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True)
 
 

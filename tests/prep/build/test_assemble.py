@@ -1,13 +1,13 @@
 """Over-long dialogues are cut between rounds and keep the images that their rounds need."""
 
 import pytest
-from chat_shapes import chat_tokenizer
-from toy import toy_image, toy_tokenizer
-from vchat.prep.assemble import Assembler, PreparedRecord
-from vchat.shards.dialogue import ImageRef, Record, Round
-from vchat.shards.named_template import template_named
-from vchat.shards.template import VisualChatTemplate
-from vchat.shards.tokens import TextTokenizer
+from vchat_testing.chat_shapes import chat_tokenizer
+from vchat_testing.toy import toy_image, toy_tokenizer
+from vchat.prep.build.assemble import Assembler, PreparedRecord
+from vchat.shards.format.record import ImageRef, Record, Round
+from vchat.shards.text.named_template import template_named
+from vchat.shards.text.template import VisualChatTemplate
+from vchat.shards.text.tokenizer import TextTokenizer
 
 PER_IMAGE = 17
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from raw_data import (
+from vchat_testing.raw_data import (
     COLORS,
     good_llava_row,
     llava_row,
@@ -20,12 +20,12 @@ from raw_data import (
     write_json,
     write_llava,
 )
-from toy import toy_tokenizer
-from vchat.prep.build import begin, build, output_of, prepare
-from vchat.prep.images import ImagePolicy
-from vchat.prep.pool import run_tasks
-from vchat.prep.recipe import Recipe, SourceChoice
-from vchat.shards.manifest import open_shards
+from vchat_testing.toy import toy_tokenizer
+from vchat.prep.build.build import begin, build, output_of, prepare
+from vchat.prep.convert.images import ImagePolicy
+from vchat.prep.build.pool import run_tasks
+from vchat.prep.convert.recipe import Recipe, SourceChoice
+from vchat.shards.format.manifest import open_shards
 
 
 def recipe(folder: Path, *, out: str = "out", names=("llava",), **changed) -> Recipe:
@@ -181,7 +181,7 @@ def test_a_plan_alone_writes_no_shard(built, tmp_path):
 def start_build(folder: Path, *, workers: int) -> subprocess.Popen[bytes]:
     """Start the real command in a process group of its own."""
     arguments = [
-        *(sys.executable, "-m", "vchat.prep.cli", "build", "--datasets", "llava,llava_dial"),
+        *(sys.executable, "-m", "vchat.prep.commands.main", "build", "--datasets", "llava,llava_dial"),
         *(
             "--data",
             folder / "data",

@@ -4,14 +4,14 @@ import json
 import shutil
 
 import pytest
-from chat_shapes import chat_tokenizer
-from raw_data import write_llava
-from vchat.prep.build import build
-from vchat.prep.images import ImagePolicy
-from vchat.prep.recipe import Recipe, SourceChoice, TemplateChoice
-from vchat.shards.manifest import open_shards
-from vchat.shards.template import TextRound
-from vchat.shards.verification import verify
+from vchat_testing.chat_shapes import chat_tokenizer
+from vchat_testing.raw_data import write_llava
+from vchat.prep.build.build import build
+from vchat.prep.convert.images import ImagePolicy
+from vchat.prep.convert.recipe import Recipe, SourceChoice, TemplateChoice
+from vchat.shards.format.manifest import open_shards
+from vchat.shards.text.template import TextRound
+from vchat.shards.inspect.verification import verify
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import xxhash
-from vchat.prep.encoded_images import EncodedImages, write_repeated
-from vchat.prep.images import Encoded
-from vchat.prep.rejected import Rejected
-from vchat.shards.dialogue import ImageRef
+from vchat.prep.build.encoded_images import EncodedImages, write_repeated
+from vchat.prep.convert.images import Encoded
+from vchat.prep.raw.rejected import Rejected
+from vchat.shards.format.record import ImageRef
 
 TWICE, ONCE = ImageRef(key="coco:1", file="a.jpg"), ImageRef(key="coco:2", file="b.jpg")
 

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from vchat.prep.pool import counted, run_calls
+from vchat.prep.build.pool import counted, run_calls
 
 
 def steps(counts: Path, name: str, number: int) -> str:

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 import ray
-import ray_cluster
-from raw_data import write_image, write_llava
+import vchat_testing.ray_cluster as ray_cluster
+from vchat_testing.raw_data import write_image, write_llava
 from ray.exceptions import RayTaskError
-from ray_cluster import run_in_namespace, why_no_namespace
-from toy import toy_tokenizer
-from vchat.prep.build import build
-from vchat.prep.images import ImagePolicy
-from vchat.prep.libraries import check_libraries, libraries
-from vchat.prep.ray_engine import raise_failures, run_tasks
-from vchat.prep.recipe import Recipe, SourceChoice
+from vchat_testing.ray_cluster import run_in_namespace, why_no_namespace
+from vchat_testing.toy import toy_tokenizer
+from vchat.prep.build.build import build
+from vchat.prep.convert.images import ImagePolicy
+from vchat.prep.build.libraries import check_libraries, libraries
+from vchat.prep.build.ray_engine import raise_failures, run_tasks
+from vchat.prep.convert.recipe import Recipe, SourceChoice
 
 needs_namespace = pytest.mark.skipif(
     bool(why_no_namespace()), reason=f"no network namespace: {why_no_namespace()}"
@@ -47,7 +47,7 @@ def prepare_folder(folder: Path, *, count: int, shard_size: str) -> list[str]:
     )
     build(recipe)
     return [
-        *(sys.executable, "-m", "vchat.prep.cli", "build", "--datasets", "llava"),
+        *(sys.executable, "-m", "vchat.prep.commands.main", "build", "--datasets", "llava"),
         *("--concatenate", "2", "--data", f"{folder}/data", "--tokenizer", f"{folder}/tokenizer"),
         *("--out", f"{folder}/out", "--eval-fraction", "0", "--shard-size", shard_size),
         *("--positions-per-image", "5", "--image-size", "200", "--engine", "ray"),

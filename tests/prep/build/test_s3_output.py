@@ -10,24 +10,24 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from raw_data import write_image, write_llava
-from s3_server import ACCESS_KEY, SECRET_KEY, Bucket
-from toy import toy_tokenizer
-from toy_loading import first_epoch, keys_of, toy_loader
-from vchat.prep import cli
-from vchat.prep.array_build import finish_folder, make_plan_folder, run_share, share_named
-from vchat.prep.build import begin, build, output_of, prepare
-from vchat.prep.images import ImagePolicy
-from vchat.prep.output import CLAIM, output_named
-from vchat.prep.pool import run_tasks
-from vchat.prep.recipe import Recipe, SourceChoice
-from vchat.prep.retokenize import NewTokens, retokenize
-from vchat.shards import cli as shards_cli
-from vchat.shards.command import WrongUse
-from vchat.shards.manifest import open_shards
-from vchat.shards.remote_set import open_remote
-from vchat.shards.remote_store import RemoteStore
-from vchat.shards.storage import StorageConfig
+from vchat_testing.raw_data import write_image, write_llava
+from vchat_testing.s3_server import ACCESS_KEY, SECRET_KEY, Bucket
+from vchat_testing.toy import toy_tokenizer
+from vchat_testing.toy_loading import first_epoch, keys_of, toy_loader
+from vchat.prep.commands import main as cli
+from vchat.prep.build.array_build import finish_folder, make_plan_folder, run_share, share_named
+from vchat.prep.build.build import begin, build, output_of, prepare
+from vchat.prep.convert.images import ImagePolicy
+from vchat.prep.build.output import CLAIM, output_named
+from vchat.prep.build.pool import run_tasks
+from vchat.prep.convert.recipe import Recipe, SourceChoice
+from vchat.prep.build.retokenize import NewTokens, retokenize
+from vchat.shards.commands import main as shards_cli
+from vchat.base.cli import WrongUse
+from vchat.shards.format.manifest import open_shards
+from vchat.shards.format.remote_set import open_remote
+from vchat.shards.storage.remote import RemoteStore
+from vchat.shards.storage.config import StorageConfig
 
 
 @pytest.fixture(scope="module")

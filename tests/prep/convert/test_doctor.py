@@ -6,11 +6,19 @@ import subprocess
 import sys
 
 import pytest
-from raw_data import IMAGES, good_llava_row, write_coco, write_image, write_json, write_llava
-from vchat.prep.chosen_sources import chosen_source
-from vchat.prep.doctor import compared, examined, missing_parts
-from vchat.prep.recipe import Recipe, SourceChoice
+
+from vchat.prep.convert.chosen_sources import chosen_source
+from vchat.prep.convert.doctor import compared, examined, missing_parts
+from vchat.prep.convert.recipe import Recipe, SourceChoice
 from vchat.prep.sources.source import KnownCount
+from vchat_testing.raw_data import (
+    IMAGES,
+    good_llava_row,
+    write_coco,
+    write_image,
+    write_json,
+    write_llava,
+)
 
 
 def finding(data, name, *, sample=100, max_images=8):
@@ -108,7 +116,7 @@ def test_gaps_in_a_sequence_of_files_are_named():
 
 
 def doctor(*arguments):
-    command = [sys.executable, "-m", "vchat.prep.cli", "doctor", *map(str, arguments)]
+    command = [sys.executable, "-m", "vchat.prep.commands.main", "doctor", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True)
 
 

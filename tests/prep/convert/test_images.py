@@ -6,9 +6,17 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from raw_data import IMAGES, drawn, encoded, exif_rotated, palette_png, sixteen_bit_png
-from vchat.prep.images import ImagePolicy, encode_for_shard, read_header, sniff, stored_size
-from vchat.prep.rejected import Rejected
+
+from vchat.prep.convert.images import ImagePolicy, encode_for_shard, read_header, sniff, stored_size
+from vchat.prep.raw.rejected import Rejected
+from vchat_testing.raw_data import (
+    IMAGES,
+    drawn,
+    encoded,
+    exif_rotated,
+    palette_png,
+    sixteen_bit_png,
+)
 
 PNG = ImagePolicy(size=24, format="png")
 

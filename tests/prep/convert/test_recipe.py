@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
-from vchat.prep.recipe import Recipe, SourceChoice, for_manifest, read_recipe, size_in_bytes
+
+from vchat.base.cli import WrongUse
+from vchat.prep.convert.recipe import Recipe, SourceChoice, for_manifest, read_recipe, size_in_bytes
 from vchat.prep.sources import SOURCES
-from vchat.shards.command import WrongUse
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from vchat.prep.staged import (
+from vchat.prep.convert.staged import (
     ROWS_PER_GROUP,
     RecordFile,
     staged_row,
     write_record_file,
     write_staged,
 )
-from vchat.shards.dialogue import ImageRef, Record, Round
+from vchat.shards.format.record import ImageRef, Record, Round
 
 
 def record(number: int) -> Record:

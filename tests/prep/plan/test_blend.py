@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vchat.prep.blend import STATUSES, USED, blend, record_columns
-from vchat.prep.estimate import stored_bytes
-from vchat.prep.images import ImagePolicy
-from vchat.prep.plan import make_plan, read_plan, write_plan
+
+from vchat.prep.convert.images import ImagePolicy
+from vchat.prep.plan.blend import STATUSES, USED, blend, record_columns
+from vchat.prep.plan.estimate import stored_bytes
+from vchat.prep.plan.plan import make_plan, read_plan, write_plan
 
 POLICY = ImagePolicy()
 

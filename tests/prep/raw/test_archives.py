@@ -4,12 +4,13 @@ import tarfile
 import zipfile
 
 import pytest
-from converting import converted, expect
-from raw_data import IMAGES, write_json, write_llava
-from vchat.prep.archives import file_names, members_of, read_member
-from vchat.prep.image_files import ImageFiles
-from vchat.prep.rejected import Rejected
+
+from vchat.prep.raw.archives import file_names, members_of, read_member
+from vchat.prep.raw.image_files import ImageFiles
+from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources import SOURCES
+from vchat_testing.converting import converted, expect
+from vchat_testing.raw_data import IMAGES, write_json, write_llava
 
 
 def pack(path, contents, *, method=zipfile.ZIP_STORED):
@@ -84,7 +85,7 @@ def test_a_truncated_or_damaged_member_is_rejected(tmp_path, cut):
 
 
 def test_a_member_that_unpacks_to_too_much_is_rejected_unread(tmp_path, monkeypatch):
-    monkeypatch.setattr("vchat.prep.archives.MAX_BYTES", 1000)
+    monkeypatch.setattr("vchat.prep.raw.archives.MAX_BYTES", 1000)
     path = tmp_path / "a.zip"
     pack(path, {"x.jpg": b"0" * 100_000}, method=zipfile.ZIP_DEFLATED)
     with pytest.raises(Rejected, match="huge_image"):

@@ -4,11 +4,12 @@ import base64
 import json
 
 import pytest
-from vchat.prep import base64_json
-from vchat.prep.base64_json import decoded, values
-from vchat.prep.image_files import ImageFiles
-from vchat.prep.picture_index import PictureIndex
-from vchat.prep.rejected import Rejected
+
+from vchat.prep.raw import base64_json
+from vchat.prep.raw.base64_json import decoded, values
+from vchat.prep.raw.image_files import ImageFiles
+from vchat.prep.raw.picture_index import PictureIndex
+from vchat.prep.raw.rejected import Rejected
 
 
 def written(folder, text):

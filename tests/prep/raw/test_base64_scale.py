@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARK = Path(__file__).parents[2] / "bench/base64_json.py"
+BENCHMARK = Path(__file__).parents[3] / "bench/base64_json.py"
 
 
 @pytest.mark.soak

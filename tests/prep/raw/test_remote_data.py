@@ -12,23 +12,31 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from converting import converted
-from range_server import serving
-from raw_data import IMAGES, good_llava_row, llava_row, write_image, write_json, write_llava
-from s3_server import SECRET_KEY, Bucket
-from toy import toy_tokenizer
-from vchat.prep.archives import file_names
-from vchat.prep.build import build
-from vchat.prep.data_path import RemotePath, data_path, matching
-from vchat.prep.image_files import ImageFiles
-from vchat.prep.images import MAX_BYTES, ImagePolicy
-from vchat.prep.recipe import Recipe, SourceChoice
-from vchat.prep.rejected import Rejected
+
+from vchat.base.cli import WrongUse
+from vchat.prep.build.build import build
+from vchat.prep.convert.images import MAX_BYTES, ImagePolicy
+from vchat.prep.convert.recipe import Recipe, SourceChoice
+from vchat.prep.raw.archives import file_names
+from vchat.prep.raw.data_path import RemotePath, data_path, matching
+from vchat.prep.raw.image_files import ImageFiles
+from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sample_data.write_world import World, write_world
 from vchat.prep.sources import SOURCES
-from vchat.shards.command import WrongUse
-from vchat.shards.dialogue import ImageRef
-from vchat.shards.store import ShardError
+from vchat.shards.format.record import ImageRef
+from vchat.shards.storage.store import ShardError
+from vchat_testing.converting import converted
+from vchat_testing.range_server import serving
+from vchat_testing.raw_data import (
+    IMAGES,
+    good_llava_row,
+    llava_row,
+    write_image,
+    write_json,
+    write_llava,
+)
+from vchat_testing.s3_server import SECRET_KEY, Bucket
+from vchat_testing.toy import toy_tokenizer
 
 
 def recipe(data: str, tokenizer: Path, out: Path, *names: str, **files: str) -> Recipe:
@@ -202,7 +210,7 @@ def test_an_odd_name_in_a_bucket_is_read(s3: Bucket):
 
 def test_a_picture_above_the_limit_is_rejected_unread(s3: Bucket, monkeypatch):
     s3.put("raw/big.jpg", IMAGES["large"](1))
-    monkeypatch.setattr("vchat.prep.image_files.MAX_BYTES", 1000)
+    monkeypatch.setattr("vchat.prep.raw.image_files.MAX_BYTES", 1000)
     images = ImageFiles([data_path(f"{s3.url}/raw")])
     assert MAX_BYTES > 1000
     with pytest.raises(Rejected, match="huge_image"):
@@ -215,7 +223,7 @@ def test_a_store_that_fails_stops_the_build_instead_of_losing_records(
     s3.put_folder(llava / "data", "raw")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "guessed")
     monkeypatch.setattr(
-        "vchat.prep.data_path._bucket", data_path.__globals__["_bucket"].__wrapped__
+        "vchat.prep.raw.data_path._bucket", data_path.__globals__["_bucket"].__wrapped__
     )
     with pytest.raises(ShardError) as error:
         build(recipe(f"{s3.url}/raw", llava / "tokenizer", llava / "out", "llava"))
@@ -225,7 +233,7 @@ def test_a_store_that_fails_stops_the_build_instead_of_losing_records(
 def test_pictures_added_to_a_bucket_are_seen_by_the_next_build(llava, s3: Bucket, monkeypatch):
     s3.put_folder(llava / "data", "raw")
     monkeypatch.setattr(
-        "vchat.prep.data_path._bucket", data_path.__globals__["_bucket"].__wrapped__
+        "vchat.prep.raw.data_path._bucket", data_path.__globals__["_bucket"].__wrapped__
     )
     wanted = recipe(f"{s3.url}/raw", llava / "tokenizer", llava / "first", "llava")
     first = build(wanted).report["sources"]["llava"]["converted"]

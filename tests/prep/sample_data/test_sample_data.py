@@ -7,14 +7,15 @@ import re
 import shutil
 
 import pytest
-from converting import converted
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
+
 from vchat.prep.sample_data import Cover, by_place, recognise
 from vchat.prep.sample_data.write_world import MARKER, World, write_world
 from vchat.prep.sources import SOURCES
-from vchat.shards.template import Text
-from vchat.shards.tokens import TextTokenizer
+from vchat.shards.text.template import Text
+from vchat.shards.text.tokenizer import TextTokenizer
+from vchat_testing.converting import converted
 
 SMALL = World(images=240, seed=3)
 

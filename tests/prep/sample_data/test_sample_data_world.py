@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 from PIL import Image
+
 from vchat.prep.sample_data import questions, recognise
 from vchat.prep.sample_data.draw import SIZE, picture
 from vchat.prep.sample_data.draws import Draws

@@ -5,12 +5,13 @@ import json
 from pathlib import Path
 
 import pytest
-from raw_data import drawn, encoded, write_json
-from toy import toy_tokenizer
-from vchat.prep.build import build
-from vchat.prep.recipe import Recipe, SourceChoice
-from vchat.shards.codec import members, sample_from_members
-from vchat.shards.manifest import open_shards
+
+from vchat.prep.build.build import build
+from vchat.prep.convert.recipe import Recipe, SourceChoice
+from vchat.shards.format.manifest import open_shards
+from vchat.shards.format.sample import members, sample_from_members
+from vchat_testing.raw_data import drawn, encoded, write_json
+from vchat_testing.toy import toy_tokenizer
 
 
 @pytest.fixture(scope="module")

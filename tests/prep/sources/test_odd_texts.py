@@ -5,19 +5,20 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from chat_shapes import TOKENS, chat_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from raw_data import write_image
-from toy import toy_tokenizer
-from vchat.prep.build import build
-from vchat.prep.images import ImagePolicy
-from vchat.prep.json_stream import DAMAGED
-from vchat.prep.recipe import Recipe, SourceChoice, TemplateChoice
-from vchat.shards.manifest import open_shards
-from vchat.shards.named_template import template_named
-from vchat.shards.template import TextRound
-from vchat.shards.tokens import TextTokenizer
+
+from vchat.prep.build.build import build
+from vchat.prep.convert.images import ImagePolicy
+from vchat.prep.convert.recipe import Recipe, SourceChoice, TemplateChoice
+from vchat.prep.raw.json_stream import DAMAGED
+from vchat.shards.format.manifest import open_shards
+from vchat.shards.text.named_template import template_named
+from vchat.shards.text.template import TextRound
+from vchat.shards.text.tokenizer import TextTokenizer
+from vchat_testing.chat_shapes import TOKENS, chat_tokenizer
+from vchat_testing.raw_data import write_image
+from vchat_testing.toy import toy_tokenizer
 
 ODD = (
     "<image>",

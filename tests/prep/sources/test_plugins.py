@@ -8,13 +8,14 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
-from raw_data import write_image
-from toy import toy_tokenizer
+
 from vchat.prep import sources
 from vchat.prep.sources import plugins
-from vchat.shards.manifest import open_shards
+from vchat.shards.format.manifest import open_shards
+from vchat_testing.raw_data import write_image
+from vchat_testing.toy import toy_tokenizer
 
-EXAMPLE = Path(__file__).parents[2] / "examples/vchat_captions"
+EXAMPLE = Path(__file__).parents[3] / "examples/vchat_captions"
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def installed(tmp_path_factory):
 
 
 def prep(installed, *arguments):
-    command = [sys.executable, "-m", "vchat.prep.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "vchat.prep.commands.main", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 

@@ -4,8 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
-from converting import converted, expect, expected
-from raw_data import (
+
+from vchat.base.cli import WrongUse
+from vchat.prep.convert.convert import convert
+from vchat.prep.raw.image_files import ImageFiles
+from vchat.prep.sources import SOURCES, source_named
+from vchat.prep.sources.own import own_source
+from vchat_testing.converting import converted, expect, expected
+from vchat_testing.raw_data import (
     COCO_KINDS,
     good_llava_row,
     llava_row,
@@ -14,11 +20,6 @@ from raw_data import (
     write_image,
     write_json,
 )
-from vchat.prep.convert import convert
-from vchat.prep.image_files import ImageFiles
-from vchat.prep.sources import SOURCES, source_named
-from vchat.prep.sources.own import own_source
-from vchat.shards.command import WrongUse
 
 LLAVA_ROWS = [
     (good_llava_row(1), None),

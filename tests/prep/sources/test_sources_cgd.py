@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from converting import converted, expect
-from raw_data import COCO_KINDS, llava_row, write_coco, write_json
 from vchat.prep.sources import SOURCES
+from vchat_testing.converting import converted, expect
+from vchat_testing.raw_data import COCO_KINDS, llava_row, write_coco, write_json
 
 
 def pair(*images, rel=(), instruction="What differs?", answer="A boat."):

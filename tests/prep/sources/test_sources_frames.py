@@ -3,11 +3,12 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from converting import converted, expect
-from mimicit_data import entry, picture, sd, write_set
-from raw_data import IMAGES, write_coco, write_json
-from vchat.prep.image_files import ImageFiles
+
+from vchat.prep.raw.image_files import ImageFiles
 from vchat.prep.sources import SOURCES
+from vchat_testing.converting import converted, expect
+from vchat_testing.mimicit_data import entry, picture, sd, write_set
+from vchat_testing.raw_data import IMAGES, write_coco, write_json
 
 
 def test_sd(tmp_path):

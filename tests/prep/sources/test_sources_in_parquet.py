@@ -6,14 +6,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from converting import converted, expect
-from raw_data import IMAGES, write_coco
-from vchat.prep.chosen_sources import chosen_source
-from vchat.prep.doctor import Finding, examined
-from vchat.prep.image_files import ImageFiles
-from vchat.prep.recipe import Recipe, SourceChoice
+
+from vchat.prep.convert.chosen_sources import chosen_source
+from vchat.prep.convert.doctor import Finding, examined
+from vchat.prep.convert.recipe import Recipe, SourceChoice
+from vchat.prep.raw.image_files import ImageFiles
 from vchat.prep.sources import SOURCES
 from vchat.prep.sources.mimicit_joined import joined_rows
+from vchat_testing.converting import converted, expect
+from vchat_testing.raw_data import IMAGES, write_coco
 
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 TEXTS = pa.list_(pa.string())

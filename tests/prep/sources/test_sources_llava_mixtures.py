@@ -5,12 +5,21 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from converting import converted, expect, expected
-from raw_data import IMAGES, good_llava_row, llava_row, turns, write_coco, write_image, write_json
-from vchat.prep.chosen_sources import chosen_source
-from vchat.prep.image_files import ImageFiles
-from vchat.prep.recipe import Recipe, SourceChoice
+
+from vchat.prep.convert.chosen_sources import chosen_source
+from vchat.prep.convert.recipe import Recipe, SourceChoice
+from vchat.prep.raw.image_files import ImageFiles
 from vchat.prep.sources import RELATIVES, source_named
+from vchat_testing.converting import converted, expect, expected
+from vchat_testing.raw_data import (
+    IMAGES,
+    good_llava_row,
+    llava_row,
+    turns,
+    write_coco,
+    write_image,
+    write_json,
+)
 
 GOOD = turns("<image>\nWhat color is it?", "Red.")
 

@@ -1,9 +1,10 @@
 """A-OKVQA, COCO captions, MiniGPT-4 and Sparkles: rows read = records + expected rejections."""
 
 import pytest
-from converting import converted, expect, expected
-from raw_data import write_coco, write_image, write_json
+
 from vchat.prep.sources import SOURCES
+from vchat_testing.converting import converted, expect, expected
+from vchat_testing.raw_data import write_coco, write_image, write_json
 
 
 def question(number, **changed):

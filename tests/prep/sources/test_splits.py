@@ -1,11 +1,12 @@
 """Splits that are evaluation data are left out unless a recipe names them."""
 
 import pytest
-from raw_data import write_image, write_json
-from vchat.prep.chosen_sources import chosen_source
-from vchat.prep.convert_all import convert_all
-from vchat.prep.recipe import Recipe, SourceChoice, read_recipe
-from vchat.shards.command import WrongUse
+
+from vchat.base.cli import WrongUse
+from vchat.prep.convert.chosen_sources import chosen_source
+from vchat.prep.convert.convert_all import convert_all
+from vchat.prep.convert.recipe import Recipe, SourceChoice, read_recipe
+from vchat_testing.raw_data import write_image, write_json
 
 
 @pytest.fixture

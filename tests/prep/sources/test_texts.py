@@ -1,8 +1,9 @@
 """Texts keep their words, lines and odd characters; placeholders leave nothing behind."""
 
 import pytest
-from vchat.prep.json_stream import DAMAGED
-from vchat.prep.rejected import Rejected
+
+from vchat.prep.raw.json_stream import DAMAGED
+from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources.texts import (
     checked_text,
     filled_rounds,
@@ -10,7 +11,7 @@ from vchat.prep.sources.texts import (
     placed_rounds,
     without_placeholders,
 )
-from vchat.shards.dialogue import ImageRef
+from vchat.shards.format.record import ImageRef
 
 IMAGE = ImageRef(key="k:1", file="1.jpg")
 

@@ -5,9 +5,12 @@ import subprocess
 import sys
 
 import pytest
-from toy import toy_shards
 
-CODE = "import sys; from vchat.shards.cli import main; sys.argv[0] = 'vchat-shards'; main()"
+from vchat_testing.toy import toy_shards
+
+CODE = (
+    "import sys; from vchat.shards.commands.main import main; sys.argv[0] = 'vchat-shards'; main()"
+)
 
 
 @pytest.fixture(scope="module")

@@ -11,17 +11,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
-from range_server import serving
-from toy import toy_shards
-from vchat.shards import ranges
-from vchat.shards.cli import group
-from vchat.shards.excluded_keys import read_keys
-from vchat.shards.joined_sets import joined
-from vchat.shards.loader import Loader
-from vchat.shards.manifest import ShardSet, open_shards
-from vchat.shards.plan_arguments import PlanArguments, SourceShare
-from vchat.shards.rank_work import SampleSpans, rank_work
-from vchat.shards.store import LocalStore
+
+from vchat.shards.commands.main import group
+from vchat.shards.format.manifest import ShardSet, open_shards
+from vchat.shards.loading import ranges
+from vchat.shards.loading.loader import Loader
+from vchat.shards.loading.rank_work import SampleSpans, rank_work
+from vchat.shards.plan.arguments import PlanArguments, SourceShare
+from vchat.shards.plan.excluded_keys import read_keys
+from vchat.shards.plan.joined_sets import joined
+from vchat.shards.storage.store import LocalStore
+from vchat_testing.range_server import serving
+from vchat_testing.toy import toy_shards
 
 
 @pytest.fixture(scope="module")

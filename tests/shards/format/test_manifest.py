@@ -7,15 +7,16 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from toy import toy_manifest, toy_sample, toy_shards, toy_tokenizer
-from vchat.shards import manifest as manifest_module
-from vchat.shards.codec import members
-from vchat.shards.files import sha256_file
-from vchat.shards.manifest import finished_shard, index_digest, open_shards, publish
-from vchat.shards.statistics import sample_bytes, statistics
-from vchat.shards.store import ShardError
-from vchat.shards.tokens import TextTokenizer
-from vchat.shards.writer import write_shard
+
+from vchat.base.files import sha256_file
+from vchat.shards.format import manifest as manifest_module
+from vchat.shards.format.manifest import finished_shard, index_digest, open_shards, publish
+from vchat.shards.format.sample import members
+from vchat.shards.format.statistics import sample_bytes, statistics
+from vchat.shards.format.writer import write_shard
+from vchat.shards.storage.store import ShardError
+from vchat.shards.text.tokenizer import TextTokenizer
+from vchat_testing.toy import toy_manifest, toy_sample, toy_shards, toy_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy import sample_of, toy_image, toy_sample, toy_tokenizer
-from vchat.shards.codec import StoredRound, members, sample_from_members
-from vchat.shards.tokens import TextTokenizer
+
+from vchat.shards.format.sample import StoredRound, members, sample_from_members
+from vchat.shards.text.tokenizer import TextTokenizer
+from vchat_testing.toy import sample_of, toy_image, toy_sample, toy_tokenizer
 
 
 @pytest.fixture(scope="module")

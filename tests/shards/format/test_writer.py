@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import webdataset
 import xxhash
-from toy import toy_image, toy_sample, toy_tokenizer
-from vchat.shards.codec import RecordOrigin, Sample, StoredRound, members
-from vchat.shards.index_rows import ROW_SCHEMA
-from vchat.shards.tokens import TextTokenizer
-from vchat.shards.writer import header, write_shard
+
+from vchat.shards.format.index import ROW_SCHEMA
+from vchat.shards.format.sample import RecordOrigin, Sample, StoredRound, members
+from vchat.shards.format.writer import header, write_shard
+from vchat.shards.text.tokenizer import TextTokenizer
+from vchat_testing.toy import toy_image, toy_sample, toy_tokenizer
 
 GOLDEN = "117273c8f6ca968265f5e44af779e54bdf9d1d99e22c94f5dc6ac51cf7cdc977"
 """SHA-256 of `literal_sample` in a shard. If it must change, so must FORMAT.md's version."""

@@ -3,9 +3,10 @@
 import json
 
 import pytest
-from toy import sample_of, toy_image, toy_shards
-from vchat.shards.codec import StoredRound
-from vchat.shards.inspection import (
+
+from vchat.shards.format.manifest import open_shards
+from vchat.shards.format.sample import StoredRound
+from vchat.shards.inspect.inspection import (
     missing_files,
     overview,
     row_at,
@@ -13,8 +14,8 @@ from vchat.shards.inspection import (
     selected,
     visible,
 )
-from vchat.shards.manifest import open_shards
-from vchat.shards.template import SYSTEM
+from vchat.shards.text.template import SYSTEM
+from vchat_testing.toy import sample_of, toy_image, toy_shards
 
 
 @pytest.fixture

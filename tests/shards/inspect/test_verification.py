@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from toy import toy_image, toy_manifest, toy_sample, toy_shards, toy_tokenizer
-from vchat.shards.codec import Sample
-from vchat.shards.manifest import finished_shard, open_shards, publish
-from vchat.shards.tokens import TextTokenizer
-from vchat.shards.verification import verify
-from vchat.shards.writer import write_shard
+
+from vchat.shards.format.manifest import finished_shard, open_shards, publish
+from vchat.shards.format.sample import Sample
+from vchat.shards.format.writer import write_shard
+from vchat.shards.inspect.verification import verify
+from vchat.shards.text.tokenizer import TextTokenizer
+from vchat_testing.toy import toy_image, toy_manifest, toy_sample, toy_shards, toy_tokenizer
 
 
 @pytest.fixture(scope="module")

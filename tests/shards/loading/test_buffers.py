@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from vchat.shards.batch_room import BatchRooms, ReusedMemory
-from vchat.shards.collate import Batch
+
+from vchat.shards.loading.buffers import BatchRooms, ReusedMemory
+from vchat.shards.loading.collate import Batch
 
 
 def test_memory_is_used_again_only_when_no_view_of_it_is_left() -> None:

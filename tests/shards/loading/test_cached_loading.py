@@ -10,18 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from range_server import Served, serving
-from toy import toy_shards
-from toy_loading import toy_arguments, toy_loader
-from vchat.shards.cache import folder_locked, size_of
-from vchat.shards.cached_store import CachedStore
-from vchat.shards.epoch import EpochPlan
-from vchat.shards.held_shards import ShardUse, shard_use, shards_to_hold
-from vchat.shards.loader import Loader
-from vchat.shards.manifest import ShardSet
-from vchat.shards.ranges import REQUEST_BYTES
-from vchat.shards.remote_set import open_remote
-from vchat.shards.storage import StorageConfig
+
+from vchat.shards.format.manifest import ShardSet
+from vchat.shards.format.remote_set import open_remote
+from vchat.shards.loading.held_shards import ShardUse, shard_use, shards_to_hold
+from vchat.shards.loading.loader import Loader
+from vchat.shards.loading.ranges import REQUEST_BYTES
+from vchat.shards.plan.epoch import EpochPlan
+from vchat.shards.storage.cache import folder_locked, size_of
+from vchat.shards.storage.cached_store import CachedStore
+from vchat.shards.storage.config import StorageConfig
+from vchat_testing.range_server import Served, serving
+from vchat_testing.toy import toy_shards
+from vchat_testing.toy_loading import toy_arguments, toy_loader
 
 
 @pytest.fixture(scope="module")

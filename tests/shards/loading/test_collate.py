@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from vchat.shards.batch_room import BatchRooms
-from vchat.shards.collate import Batch, LoadedSample, lay_out, with_slots_repeated
+
+from vchat.shards.loading.buffers import BatchRooms
+from vchat.shards.loading.collate import Batch, LoadedSample, lay_out, with_slots_repeated
 
 IMAGE = 99
 

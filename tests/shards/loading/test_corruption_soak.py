@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from toy import toy_shards
-from toy_loading import are_equal, first_epoch, toy_loader
-from vchat.shards.collate import Batch
-from vchat.shards.manifest import ShardSet, open_shards
-from vchat.shards.verification import verify
+
+from vchat.shards.format.manifest import ShardSet, open_shards
+from vchat.shards.inspect.verification import verify
+from vchat.shards.loading.collate import Batch
+from vchat_testing.toy import toy_shards
+from vchat_testing.toy_loading import are_equal, first_epoch, toy_loader
 
 CORRUPTIONS = 200
 

@@ -14,16 +14,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
-from toy import toy_image, toy_shards, toy_tokenizer
-from toy_loading import SIDE, first_epoch, keys_of, toy_arguments, toy_loader
-from vchat.shards.collate import IGNORED
-from vchat.shards.decode import decoded
-from vchat.shards.epoch import PlanArguments
-from vchat.shards.loader import Loader
-from vchat.shards.manifest import ShardSet
-from vchat.shards.plan_summary import summarized
-from vchat.shards.store import LocalStore, ShardError
-from vchat.shards.tokens import TextTokenizer
+
+from vchat.shards.format.manifest import ShardSet
+from vchat.shards.loading.collate import IGNORED
+from vchat.shards.loading.loader import Loader
+from vchat.shards.pixels.decode import decoded
+from vchat.shards.plan.epoch import PlanArguments
+from vchat.shards.plan.summary import summarized
+from vchat.shards.storage.store import LocalStore, ShardError
+from vchat.shards.text.tokenizer import TextTokenizer
+from vchat_testing.toy import toy_image, toy_shards, toy_tokenizer
+from vchat_testing.toy_loading import SIDE, first_epoch, keys_of, toy_arguments, toy_loader
 
 POSITIONS_PER_IMAGE = 5
 TOKENS_PER_ROW = 400

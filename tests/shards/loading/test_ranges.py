@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from vchat.shards.ranges import LARGEST_RANGE, REQUEST_BYTES, joined_ranges
+
+from vchat.shards.loading.ranges import LARGEST_RANGE, REQUEST_BYTES, joined_ranges
 
 SPANS = st.lists(
     st.tuples(st.integers(0, 2), st.integers(0, 400), st.integers(1, 3 << 20)), max_size=40

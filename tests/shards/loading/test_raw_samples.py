@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import webdataset
 from torchdata.stateful_dataloader import StatefulDataLoader
-from toy import toy_shards
-from vchat.shards.manifest import ShardSet
-from vchat.shards.plan_arguments import PlanArguments
-from vchat.shards.raw_samples import RawSample, RawSamples
-from vchat.shards.store import ShardError
+
+from vchat.shards.format.manifest import ShardSet
+from vchat.shards.loading.raw_samples import RawSample, RawSamples
+from vchat.shards.plan.arguments import PlanArguments
+from vchat.shards.storage.store import ShardError
+from vchat_testing.toy import toy_shards
 
 
 @pytest.fixture(scope="module")

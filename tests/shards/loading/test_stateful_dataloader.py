@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 from torchdata.stateful_dataloader import StatefulDataLoader
-from toy import toy_shards
-from vchat.shards.collate import Batch
-from vchat.shards.loader import Loader
-from vchat.shards.manifest import ShardSet
-from vchat.shards.plan_arguments import PlanArguments, SourceShare
+
+from vchat.shards.format.manifest import ShardSet
+from vchat.shards.loading.collate import Batch
+from vchat.shards.loading.loader import Loader
+from vchat.shards.plan.arguments import PlanArguments, SourceShare
+from vchat_testing.toy import toy_shards
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from vchat.shards.decode import decode_into, decoded, resized_size
+
+from vchat.shards.pixels.decode import decode_into, decoded, resized_size
 
 
 def photograph(width: int, height: int) -> Image.Image:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from vchat.shards.positions import num_positions
+
+from vchat.shards.pixels.grid import num_positions
 
 
 def test_every_image_takes_the_same_number_of_positions() -> None:

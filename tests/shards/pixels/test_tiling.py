@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from toy import toy_shards
-from vchat.shards.decode import decode_tiles_into
-from vchat.shards.epoch import PlanArguments, plan_epoch
-from vchat.shards.loader import Loader
-from vchat.shards.plan_summary import summarized
-from vchat.shards.positions import num_inputs, num_positions, tile_grids
-from vchat.shards.tiling import Tiling
+
+from vchat.shards.loading.loader import Loader
+from vchat.shards.pixels.decode import decode_tiles_into
+from vchat.shards.pixels.grid import num_inputs, num_positions, tile_grids
+from vchat.shards.pixels.tiling import Tiling
+from vchat.shards.plan.epoch import PlanArguments, plan_epoch
+from vchat.shards.plan.summary import summarized
+from vchat_testing.toy import toy_shards
 
 TILING = Tiling(max_tiles=6, side=16)
 

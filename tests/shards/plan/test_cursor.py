@@ -8,11 +8,12 @@ import threading
 from dataclasses import replace
 
 import pytest
-from toy_plans import arguments, regular_index
-from vchat.shards import plan_cursor
-from vchat.shards.epoch import EpochPlan, PlanArguments, plan_epoch
-from vchat.shards.plan_cursor import PlanCursor
-from vchat.shards.plan_index import PlanIndex
+
+from vchat.shards.plan import cursor as plan_cursor
+from vchat.shards.plan.cursor import PlanCursor
+from vchat.shards.plan.epoch import EpochPlan, PlanArguments, plan_epoch
+from vchat.shards.plan.plan_index import PlanIndex
+from vchat_testing.toy_plans import arguments, regular_index
 
 
 def cursor() -> PlanCursor:

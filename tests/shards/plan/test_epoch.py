@@ -8,13 +8,14 @@ from dataclasses import fields, replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_plans import POSITIONS_PER_IMAGE, arguments, index_of, regular_index
-from vchat.shards.epoch import EpochPlan, dealt, plan_epoch
-from vchat.shards.plan_arguments import PlanArguments, SourceShare
-from vchat.shards.plan_index import PlanIndex
-from vchat.shards.plan_summary import summarized
-from vchat.shards.row_order import places_of_shards
-from vchat.shards.tiling import Tiling
+
+from vchat.shards.pixels.tiling import Tiling
+from vchat.shards.plan.arguments import PlanArguments, SourceShare
+from vchat.shards.plan.epoch import EpochPlan, dealt, plan_epoch
+from vchat.shards.plan.plan_index import PlanIndex
+from vchat.shards.plan.row_order import places_of_shards
+from vchat.shards.plan.summary import summarized
+from vchat_testing.toy_plans import POSITIONS_PER_IMAGE, arguments, index_of, regular_index
 
 GOLDEN_DIGEST = "3662de58ed52817c55bbf7b2fa37cf12996d99ad35047d8e2afeff0b077e0864"
 

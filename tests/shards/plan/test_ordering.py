@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from vchat.shards.ordering import TextColumn, key_hashes, keyed, mix64, sorted_within
+
+from vchat.shards.plan.ordering import TextColumn, key_hashes, keyed, mix64, sorted_within
 
 GOLDEN_HASHES = [16294208416658607535, 16775897972666590487, 1381468937419440783]
 GOLDEN_SORT_KEYS = [18396819878501383114, 15671939473213953310, 3278310289680051146]

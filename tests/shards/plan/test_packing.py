@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vchat.shards.packing import Ints, pack
+
+from vchat.shards.plan.packing import Ints, pack
 
 
 @st.composite

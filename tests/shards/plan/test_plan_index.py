@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pyarrow as pa
-from vchat.shards.plan_index import PlanIndex
+
+from vchat.shards.plan.plan_index import PlanIndex
 
 
 def table(first: int, count: int) -> pa.Table:

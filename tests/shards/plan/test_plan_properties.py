@@ -17,15 +17,16 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from toy import toy_shards
-from toy_plans import POSITIONS_PER_IMAGE, arguments, index_of, regular_index
-from vchat.shards import loader as loader_module
-from vchat.shards.epoch import dealt, digest_of, plan_epoch, sample_positions
-from vchat.shards.joined_sets import joined
-from vchat.shards.loader import Loader
-from vchat.shards.manifest import ShardSet
-from vchat.shards.plan_arguments import PlanArguments, SourceShare
-from vchat.shards.row_order import places_of_shards
+
+from vchat.shards.format.manifest import ShardSet
+from vchat.shards.loading import loader as loader_module
+from vchat.shards.loading.loader import Loader
+from vchat.shards.plan.arguments import PlanArguments, SourceShare
+from vchat.shards.plan.epoch import dealt, digest_of, plan_epoch, sample_positions
+from vchat.shards.plan.joined_sets import joined
+from vchat.shards.plan.row_order import places_of_shards
+from vchat_testing.toy import toy_shards
+from vchat_testing.toy_plans import POSITIONS_PER_IMAGE, arguments, index_of, regular_index
 
 TOKENS_PER_ROW = 400
 NUM_SAMPLES = 40

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from vchat.shards.plan_arguments import PlanArguments
-from vchat.shards.row_order import Ints, interleaved
+
+from vchat.shards.plan.arguments import PlanArguments
+from vchat.shards.plan.row_order import Ints, interleaved
 
 
 def arguments(*, lanes: int, balanced_rows: int) -> PlanArguments:

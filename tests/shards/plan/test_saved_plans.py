@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_plans import arguments, regular_index
-from vchat.shards import plan_cursor, plan_store
-from vchat.shards.epoch import EpochPlan, plan_epoch
-from vchat.shards.plan_cursor import PlanCursor
-from vchat.shards.plan_store import kept_plan, name_of
+
+from vchat.shards.plan import cursor as plan_cursor
+from vchat.shards.plan import saved_plans as plan_store
+from vchat.shards.plan.cursor import PlanCursor
+from vchat.shards.plan.epoch import EpochPlan, plan_epoch
+from vchat.shards.plan.saved_plans import kept_plan, name_of
+from vchat_testing.toy_plans import arguments, regular_index
 
 INDEX = regular_index()
 NAME = name_of(INDEX, arguments())

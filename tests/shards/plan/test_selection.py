@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vchat.shards.epoch import EpochPlan, plan_epoch
-from vchat.shards.ordering import TextColumn
-from vchat.shards.plan_arguments import PlanArguments, SourceShare
-from vchat.shards.plan_index import PlanIndex
-from vchat.shards.plan_summary import summarized
+
+from vchat.shards.plan.arguments import PlanArguments, SourceShare
+from vchat.shards.plan.epoch import EpochPlan, plan_epoch
+from vchat.shards.plan.ordering import TextColumn
+from vchat.shards.plan.plan_index import PlanIndex
+from vchat.shards.plan.summary import summarized
 
 
 def index_of(sources: list[int], *, sets: tuple[int, ...] = (0,)) -> PlanIndex:

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from vchat.shards.cache import ShardCache, folder_locked, size_of
+
+from vchat.shards.storage.cache import ShardCache, folder_locked, size_of
 
 
 def shard(number: int, *, size: int = 100) -> tuple[str, bytes]:

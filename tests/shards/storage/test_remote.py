@@ -7,15 +7,16 @@ import pickle
 from pathlib import Path
 
 import pytest
-from range_server import Served, serving
-from toy import toy_shards
-from toy_loading import first_epoch, keys_of, toy_loader
-from vchat.shards.manifest import ShardSet, open_shards, own_digest
-from vchat.shards.remote_set import open_remote
-from vchat.shards.remote_store import RemoteStore
-from vchat.shards.request_failures import pauses
-from vchat.shards.storage import StorageConfig
-from vchat.shards.store import ShardError
+
+from vchat.shards.format.manifest import ShardSet, open_shards, own_digest
+from vchat.shards.format.remote_set import open_remote
+from vchat.shards.storage.config import StorageConfig
+from vchat.shards.storage.remote import RemoteStore
+from vchat.shards.storage.retries import pauses
+from vchat.shards.storage.store import ShardError
+from vchat_testing.range_server import Served, serving
+from vchat_testing.toy import toy_shards
+from vchat_testing.toy_loading import first_epoch, keys_of, toy_loader
 
 
 @pytest.fixture(scope="module")

@@ -7,15 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fault_proxy import FAULTS, Fault, Proxy, proxying
-from s3_server import ACCESS_KEY, SECRET_KEY, Bucket, new_bucket
-from toy import toy_shards
-from toy_loading import are_equal, first_epoch, toy_loader
-from vchat.shards.collate import Batch
-from vchat.shards.credentials import FileCredentials
-from vchat.shards.manifest import ShardSet, open_shards
-from vchat.shards.storage import StorageConfig
-from vchat.shards.store import ShardError, UnreachableError
+
+from vchat.shards.format.manifest import ShardSet, open_shards
+from vchat.shards.loading.collate import Batch
+from vchat.shards.storage.config import StorageConfig
+from vchat.shards.storage.credentials import FileCredentials
+from vchat.shards.storage.store import ShardError, UnreachableError
+from vchat_testing.fault_proxy import FAULTS, Fault, Proxy, proxying
+from vchat_testing.s3_server import ACCESS_KEY, SECRET_KEY, Bucket, new_bucket
+from vchat_testing.toy import toy_shards
+from vchat_testing.toy_loading import are_equal, first_epoch, toy_loader
 
 PASSING: tuple[Fault, ...] = tuple(f for f in FAULTS if f not in ("expired", "denied"))
 

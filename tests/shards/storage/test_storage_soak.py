@@ -13,16 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fault_proxy import FAULTS, Fault, proxying
-from s3_server import Bucket, free_ports, new_bucket, serving_s3
 from torch.utils.data import DataLoader
-from toy import toy_shards
-from toy_loading import toy_arguments, toy_loader
-from vchat.shards.collate import Batch
-from vchat.shards.loader import Loader
-from vchat.shards.manifest import ShardSet, open_shards
-from vchat.shards.storage import StorageConfig
-from vchat.shards.store import ShardError
+
+from vchat.shards.format.manifest import ShardSet, open_shards
+from vchat.shards.loading.collate import Batch
+from vchat.shards.loading.loader import Loader
+from vchat.shards.storage.config import StorageConfig
+from vchat.shards.storage.store import ShardError
+from vchat_testing.fault_proxy import FAULTS, Fault, proxying
+from vchat_testing.s3_server import Bucket, free_ports, new_bucket, serving_s3
+from vchat_testing.toy import toy_shards
+from vchat_testing.toy_loading import toy_arguments, toy_loader
 
 WORLD, WORKERS = 2, 2
 ROWS_PER_STEP = 2

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from vchat.shards.store import OPEN_FILES, LocalStore, ShardError
+
+from vchat.shards.storage.store import OPEN_FILES, LocalStore, ShardError
 
 
 @pytest.fixture

@@ -1,15 +1,16 @@
 """Chat templates as parts: equal to what transformers renders, text that stays text, errors."""
 
 import pytest
-from chat_shapes import LLAMA_3, QWEN_2_5, TEMPLATES, TOKENS, chat_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken
-from toy import toy_tokenizer
-from vchat.shards.chat_template import ChatTemplate, TextChanged
-from vchat.shards.named_template import template_named
-from vchat.shards.template import SYSTEM, Control, Special, Text, TextRound
-from vchat.shards.tokens import TextTokenizer
+
+from vchat.shards.text.chat_template import ChatTemplate, TextChanged
+from vchat.shards.text.named_template import template_named
+from vchat.shards.text.template import SYSTEM, Control, Special, Text, TextRound
+from vchat.shards.text.tokenizer import TextTokenizer
+from vchat_testing.chat_shapes import LLAMA_3, QWEN_2_5, TEMPLATES, TOKENS, chat_tokenizer
+from vchat_testing.toy import toy_tokenizer
 
 SHAPES = tuple(TEMPLATES)
 ENDS = {"llama_3": "<|eot_id|>", "qwen_2_5": "<|im_end|>"}

@@ -1,6 +1,6 @@
 """The published text format, character by character."""
 
-from vchat.shards.template import (
+from vchat.shards.text.template import (
     Control,
     Part,
     Text,

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from toy import toy_tokenizer
-from vchat.shards.template import Control, Text, TextRound, VisualChatTemplate
-from vchat.shards.tokens import IMAGE, TextTokenizer
 
-LLAMA = Path(__file__).parents[1] / "golden" / "tokenizer"
+from vchat.shards.text.template import Control, Text, TextRound, VisualChatTemplate
+from vchat.shards.text.tokenizer import IMAGE, TextTokenizer
+from vchat_testing.toy import toy_tokenizer
+
+LLAMA = Path(__file__).parents[2] / "golden" / "tokenizer"
 SHAPES = ("byte_level", "llama", "no_begin", "across_lines", "metaspace", "unigram", "composing")
 LOSSLESS = ("byte_level", "no_begin", "across_lines")
 ODD = (

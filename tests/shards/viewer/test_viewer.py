@@ -4,12 +4,13 @@ import base64
 from html.parser import HTMLParser
 
 import pytest
-from toy import sample_of, toy_image, toy_manifest, toy_shards, toy_tokenizer
-from vchat.shards.codec import StoredRound
-from vchat.shards.manifest import finished_shard, open_shards, publish
-from vchat.shards.tokens import TextTokenizer
+
+from vchat.shards.format.manifest import finished_shard, open_shards, publish
+from vchat.shards.format.sample import StoredRound
+from vchat.shards.format.writer import write_shard
+from vchat.shards.text.tokenizer import TextTokenizer
 from vchat.shards.viewer.page import chosen_rows, write_page
-from vchat.shards.writer import write_shard
+from vchat_testing.toy import sample_of, toy_image, toy_manifest, toy_shards, toy_tokenizer
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror='alert(2)'>\"'\x1b[31m\x00&amp;{{ 7*7 }}"
 

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from toy_chat import POSITIONS, toy_chat_model, toy_picture
+
+from vchat.train.chat.generation import Sampling
 from vchat.train.chat.image_memory import ImageMemory
 from vchat.train.chat.session import ChatSession
-from vchat.train.generation import Sampling
+from vchat_testing.toy_chat import POSITIONS, toy_chat_model, toy_picture
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
 import base64
 
 import pytest
+
+from vchat.train.chat.generation import Sampling
 from vchat.train.chat.messages import read_request
-from vchat.train.generation import Sampling
 
 DEFAULT = Sampling(max_new_tokens=77)
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from vchat.shards.decode import decoded
+
+from vchat.shards.pixels.decode import decoded
 from vchat.train.chat.pictures import picture
 
 

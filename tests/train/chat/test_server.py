@@ -11,15 +11,16 @@ import pytest
 import torch
 import uvicorn
 from PIL import Image
-from toy_chat import save_toy_checkpoint, toy_chat_model, toy_picture
-from vchat.shards.command import run
+
+from vchat.base.cli import run
 from vchat.train.chat import server as server_module
 from vchat.train.chat.cli import chat
+from vchat.train.chat.generation import Sampling
 from vchat.train.chat.messages import read_request
 from vchat.train.chat.server import ChatServer
 from vchat.train.chat.service import ChatService
 from vchat.train.chat.session import ChatSession, Ended
-from vchat.train.generation import Sampling
+from vchat_testing.toy_chat import save_toy_checkpoint, toy_chat_model, toy_picture
 
 DEFAULT = Sampling(max_new_tokens=8)
 

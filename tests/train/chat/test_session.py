@@ -3,10 +3,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toy_chat import POSITIONS, toy_chat_model, toy_picture
-from vchat.shards.template import TextRound
+
+from vchat.shards.text.template import TextRound
+from vchat.train.chat.generation import Sampling
 from vchat.train.chat.session import ChatSession, Ended, TextStream
-from vchat.train.generation import Sampling
+from vchat_testing.toy_chat import POSITIONS, toy_chat_model, toy_picture
 
 
 @pytest.fixture(autouse=True)

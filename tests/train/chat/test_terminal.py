@@ -4,9 +4,10 @@ import itertools
 import pytest
 import torch
 from PIL import Image
-from toy_chat import list_files, save_toy_checkpoint, toy_chat_model
-from vchat.shards.command import run
+
+from vchat.base.cli import run
 from vchat.train.chat.cli import chat
+from vchat.train.chat.generation import Sampling
 from vchat.train.chat.session import ChatSession
 from vchat.train.chat.terminal import (
     Conversation,
@@ -18,7 +19,7 @@ from vchat.train.chat.terminal import (
     printable,
     typed_lines,
 )
-from vchat.train.generation import Sampling
+from vchat_testing.toy_chat import list_files, save_toy_checkpoint, toy_chat_model
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,8 @@
 import threading
 
 import pytest
-from vchat.train.background import Background
+
+from vchat.train.checkpoints.background import Background
 
 
 def test_work_runs_beside_the_caller_and_one_piece_after_the_other():

@@ -1,8 +1,9 @@
 """A checkpoint is complete or absent, and half of one is never used."""
 
 import pytest
-from vchat.train import checkpoint
-from vchat.train.checkpoint import newest_complete, open_checkpoint, write_json
+
+from vchat.train.checkpoints import checkpoint
+from vchat.train.checkpoints.checkpoint import newest_complete, open_checkpoint, write_json
 
 
 def written(out, step, *, keep_last=0):

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
-from training_runs import prepared
+
+from vchat_testing.training_runs import prepared
 
 
 def checkpoint_of(shards: dict, settings: dict):
-    from vchat.train.checkpoint import Checkpoint
+    from vchat.train.checkpoints.checkpoint import Checkpoint
 
     return Checkpoint(
         folder=Path("out/step-000004"), state={"settings": settings}, shards=shards, files={}
@@ -39,7 +40,7 @@ FACTS = {"index_digest": "a1", "tokenizer_fingerprint": "b2", "template": {"name
 )
 def test_what_differs_is_named_with_both_digests(name, other, message):
     prepared()
-    from vchat.train.identity import Identity, check_same_run
+    from vchat.train.checkpoints.identity import Identity, check_same_run
 
     ours = Identity(settings={}, shards=FACTS | {name: other})
     with pytest.raises(ValueError, match=message):
@@ -48,7 +49,7 @@ def test_what_differs_is_named_with_both_digests(name, other, message):
 
 def test_equal_facts_are_one_run():
     prepared()
-    from vchat.train.identity import Identity, check_same_run
+    from vchat.train.checkpoints.identity import Identity, check_same_run
 
     ours = Identity(settings={"optimizer.lr": 1.0}, shards=FACTS)
     check_same_run(ours, checkpoint_of(FACTS, {"optimizer.lr": 1.0}))
@@ -58,7 +59,7 @@ def test_equal_facts_are_one_run():
 
 def test_another_stage_says_how_to_begin_from_the_weights():
     prepared()
-    from vchat.train.identity import Identity, check_same_run
+    from vchat.train.checkpoints.identity import Identity, check_same_run
 
     ours = Identity(settings={"deepspeed.zero_stage": 3}, shards=FACTS)
     with pytest.raises(ValueError, match=r"zero_stage = 1, .* model.start_from = .*step-000004"):
@@ -77,6 +78,6 @@ def test_another_stage_says_how_to_begin_from_the_weights():
 )
 def test_the_differing_field_alone_is_told_however_deep_it_stands(old, new, told):
     prepared()
-    from vchat.train.identity import first_difference
+    from vchat.train.checkpoints.identity import first_difference
 
     assert first_difference(old, new) == told

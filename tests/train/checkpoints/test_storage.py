@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from s3_server import ACCESS_KEY, SECRET_KEY, Bucket
-from training_runs import log_of, losses, run_here, toy_shards, write_run
-from vchat.shards.command import WrongUse
-from vchat.train.config import read_run
+
+from vchat.base.cli import WrongUse
+from vchat.train.config.run import read_run
+from vchat_testing.s3_server import ACCESS_KEY, SECRET_KEY, Bucket
+from vchat_testing.training_runs import log_of, losses, run_here, toy_shards, write_run
 
 
 def test_a_run_from_a_bucket_is_the_run_from_the_folder_and_keeps_no_secret(

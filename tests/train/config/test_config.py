@@ -8,9 +8,10 @@ import typing
 from pathlib import Path
 
 import pytest
-from vchat.shards.strict_toml import WrongKeyError, to_toml
-from vchat.train.commands import shipped_or_own
-from vchat.train.config import (
+
+from vchat.base.toml_config import WrongKeyError, to_toml
+from vchat.train.commands.commands import shipped_or_own
+from vchat.train.config.run import (
     FREE_TO_CHANGE,
     BatchConfig,
     RunConfig,

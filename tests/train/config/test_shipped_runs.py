@@ -8,7 +8,8 @@ import math
 from pathlib import Path
 
 import pytest
-from training_runs import losses, prepared, toy_shards
+
+from vchat_testing.training_runs import losses, prepared, toy_shards
 
 WIDTHS = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
 SMALL = {"num_hidden_layers": 2, "num_key_value_heads": 1, "vocab_size": 300}
@@ -37,15 +38,16 @@ def shards(tmp_path_factory) -> Path:
 
 
 def shipped() -> list[str]:
-    import vchat.train.runs
+    import vchat.train.config.runs
 
-    return sorted(path.name for path in Path(vchat.train.runs.__path__[0]).glob("*.toml"))
+    return sorted(path.name for path in Path(vchat.train.config.runs.__path__[0]).glob("*.toml"))
 
 
 def small_part(named: object, kinds: dict[str, dict], folder: Path, **sizes: int) -> str:
     """Save a small part of the kind that a run's setting names; returns its folder."""
     import transformers
-    from vchat.model.towers import register_towers
+
+    from vchat.model.towers.hugging_face import register_towers
 
     register_towers()
     kind = next(fields for word, fields in kinds.items() if word in Path(str(named)).name)
@@ -57,8 +59,8 @@ def small_part(named: object, kinds: dict[str, dict], folder: Path, **sizes: int
 
 def with_small_parts(run: str, *, shards: Path, folder: Path):
     """The shipped run with small parts and steps, on toy shards."""
-    from vchat.train.commands import shipped_or_own
-    from vchat.train.config import read_run
+    from vchat.train.commands.commands import shipped_or_own
+    from vchat.train.config.run import read_run
 
     config = read_run(shipped_or_own(Path(run)))
     model = config.model
@@ -79,7 +81,7 @@ def with_small_parts(run: str, *, shards: Path, folder: Path):
 
 def planned_steps(config) -> int:
     """What `vchat-train plan` counts for two GPUs."""
-    from vchat.train.forecast import Cluster, forecast
+    from vchat.train.forecast.forecast import Cluster, forecast
 
     cluster = Cluster(gpus=2, gpus_per_node=8, memory_gb=80.0, tflops=300.0, mfu=0.4)
     return forecast(config, cluster=cluster)["run"]["steps"]
@@ -87,7 +89,7 @@ def planned_steps(config) -> int:
 
 def test_the_forecast_of_a_model_that_is_gone_on_with_reads_no_weights(shards, tmp_path):
     prepared()
-    from vchat.train.launch import run_training
+    from vchat.train.run.launch import run_training
 
     config = with_small_parts("visualchat-7b.toml", shards=shards, folder=tmp_path)
     run_training(config)
@@ -102,8 +104,8 @@ def test_the_forecast_of_a_model_that_is_gone_on_with_reads_no_weights(shards, t
 @pytest.mark.parametrize("run", shipped())
 def test_a_shipped_run_is_planned_and_takes_two_steps(run, shards, tmp_path):
     prepared()
-    from vchat.train.checkpoint import open_checkpoint
-    from vchat.train.launch import run_training
+    from vchat.train.checkpoints.checkpoint import open_checkpoint
+    from vchat.train.run.launch import run_training
 
     config = with_small_parts(run, shards=shards, folder=tmp_path)
     assert planned_steps(config) == 2

@@ -5,13 +5,14 @@ import sys
 
 import pytest
 import torch
-from training_runs import BIN, environment, run_here, toy_shards, write_run
-from vchat.train.answering import greedy
+
 from vchat.train.chat.chat_model import load_chat_model
+from vchat.train.chat.generation import Sampling
 from vchat.train.chat.session import ChatSession
-from vchat.train.checkpoint import open_checkpoint
-from vchat.train.export import export
-from vchat.train.generation import Sampling
+from vchat.train.checkpoints.checkpoint import open_checkpoint
+from vchat.train.convert.export import export
+from vchat.train.evaluation.answering import greedy
+from vchat_testing.training_runs import BIN, environment, run_here, toy_shards, write_run
 
 FRESH = """
 import sys

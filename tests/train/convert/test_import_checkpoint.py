@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from published_port import PublishedChat, added_special_tokens
-from toy_chat import toy_picture
 from transformers import (
     AutoModelForCausalLM,
     CLIPVisionConfig,
@@ -16,20 +14,23 @@ from transformers import (
     LlamaConfig,
     PreTrainedTokenizerFast,
 )
-from vchat.model.import_qwen_vl import save_tower
-from vchat.model.qwen_vl_tower import QwenVLVisual, QwenVLVisualConfig
-from vchat.model.towers import normalised
-from vchat.model.visual_chat import VisualChat
-from vchat.shards.named_template import template_named
-from vchat.shards.template import TextRound
-from vchat.train.chat.chat_model import load_chat_model
-from vchat.train.chat.session import ChatSession
-from vchat.train.generation import Sampling
-from vchat.train.import_checkpoint import command as import_command
-from vchat.train.import_checkpoint import imported, published_tokenizer
-from vchat.train.parts import train_only
 
-TOKENIZER = Path(__file__).parents[1] / "golden" / "tokenizer"
+from vchat.model.towers.hugging_face import normalised
+from vchat.model.towers.import_qwen_vl import save_tower
+from vchat.model.towers.qwen_vl import QwenVLVisual, QwenVLVisualConfig
+from vchat.model.visual_chat import VisualChat
+from vchat.shards.text.named_template import template_named
+from vchat.shards.text.template import TextRound
+from vchat.train.chat.chat_model import load_chat_model
+from vchat.train.chat.generation import Sampling
+from vchat.train.chat.session import ChatSession
+from vchat.train.convert.import_checkpoint import command as import_command
+from vchat.train.convert.import_checkpoint import imported, published_tokenizer
+from vchat.train.engine.parts import train_only
+from vchat_testing.published_port import PublishedChat, added_special_tokens
+from vchat_testing.toy_chat import toy_picture
+
+TOKENIZER = Path(__file__).parents[2] / "golden" / "tokenizer"
 NUM_IDS = 703
 RANK = 3
 

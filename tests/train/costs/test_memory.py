@@ -9,8 +9,16 @@ from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
-from training_runs import RUN_TOML
-from vchat.train.activations import (
+
+from vchat.train.config.model import LoraConfig
+from vchat.train.config.run import DeepSpeedConfig, read_run
+from vchat.train.costs.flops import flops_of
+from vchat.train.costs.gpus import GPUS, gpu_named
+from vchat.train.costs.live_bytes import LiveBytes, drop_gradients
+from vchat.train.costs.memory import WeightCounts, state_memory, weight_counts
+from vchat.train.engine.parts import train_only
+from vchat.train.engine.starting_model import build_model
+from vchat.train.forecast.activations import (
     MicroBatch,
     activation_bytes,
     full_rows,
@@ -18,15 +26,8 @@ from vchat.train.activations import (
     own_tower_bytes,
     twin_of,
 )
-from vchat.train.config import DeepSpeedConfig, read_run
-from vchat.train.fitting import verdict
-from vchat.train.flops import flops_of
-from vchat.train.gpus import GPUS, gpu_named
-from vchat.train.live_bytes import LiveBytes, drop_gradients
-from vchat.train.memory import WeightCounts, state_memory, weight_counts
-from vchat.train.model_config import LoraConfig
-from vchat.train.parts import train_only
-from vchat.train.starting_model import build_model
+from vchat.train.forecast.fitting import verdict
+from vchat_testing.training_runs import RUN_TOML
 
 NUM_IDS = 300
 BATCH = MicroBatch(rows=2, positions=512, images=8, supervised=16)

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from training_runs import (
+
+from vchat_testing.training_runs import (
     BIN,
     environment,
     free_port,
@@ -125,7 +126,7 @@ def test_no_rank_holds_a_big_decoder_whole_with_adapters_either(shards, tmp_path
     jobs = [json.dumps([*shared, *settings]) for settings in (small, big)]
     command = [BIN / "torchrun", *start, __file__, run_file, *jobs]
     surroundings = environment() | {
-        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONPATH": str(Path(__file__).parents[3] / "src"),
         "MALLOC_MMAP_THRESHOLD_": "65536",  # what is freed leaves the process, as with big tensors
     }
     done = subprocess.run(command, capture_output=True, text=True, env=surroundings, timeout=300)
@@ -171,11 +172,11 @@ def measure(run_file: Path, *jobs: list[str]) -> None:
     The ones before it load the libraries, which take memory too.
     """
     prepared()
-    from vchat.train.background import Background
-    from vchat.train.config import read_run
-    from vchat.train.data import Share
-    from vchat.train.launch import opened
-    from vchat.train.processes import start_processes
+    from vchat.train.checkpoints.background import Background
+    from vchat.train.config.run import read_run
+    from vchat.train.engine.processes import start_processes
+    from vchat.train.run.data import Share
+    from vchat.train.run.launch import opened
 
     rank, world_size = start_processes()
     for settings in jobs:

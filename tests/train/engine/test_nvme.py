@@ -6,7 +6,8 @@ Long, because DeepSpeed compiles its reader first: `make soak`.
 import shutil
 
 import pytest
-from training_runs import losses, prepared, run_here, toy_shards, write_run
+
+from vchat_testing.training_runs import losses, prepared, run_here, toy_shards, write_run
 
 SETTINGS = ["deepspeed.zero_stage=3", "run.steps=4", "run.save_every=2", "run.eval_every=0"]
 

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from training_runs import prepared
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
+
 from vchat.model.visual_chat import VisualChat
-from vchat.train.config import OptimizerConfig
-from vchat.train.parts import parameter_groups, part_parameters, train_only
+from vchat.train.config.run import OptimizerConfig
+from vchat.train.engine.parts import parameter_groups, part_parameters, train_only
+from vchat_testing.training_runs import prepared
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ import time
 
 import psutil
 import pytest
-from training_runs import command_line, environment, prepared, toy_shards, write_run
-from vchat.train.processes import StopRequest, lost_ranks_in_one_line
+
+from vchat.train.engine.processes import StopRequest, lost_ranks_in_one_line
+from vchat_testing.training_runs import command_line, environment, prepared, toy_shards, write_run
 
 
 def test_a_rank_left_waiting_says_so_in_one_line():
@@ -41,7 +42,7 @@ def test_a_signal_is_remembered_inside_the_block_only(number):
 
 STARTING = """
 import os, signal, sys, time
-from vchat.train.processes import StopRequest, end_with_launcher, keep_sigusr1_waiting
+from vchat.train.engine.processes import StopRequest, end_with_launcher, keep_sigusr1_waiting
 end_with_launcher()
 keep_sigusr1_waiting()
 os.kill(os.getpid(), signal.SIGUSR1)
@@ -79,7 +80,7 @@ ORPHAN = """
 import os, sys, time
 while os.getppid() == int(sys.argv[1]):
     time.sleep(0.05)
-from vchat.train.processes import end_with_launcher
+from vchat.train.engine.processes import end_with_launcher
 end_with_launcher()
 time.sleep(60)
 """
@@ -99,7 +100,7 @@ def test_a_rank_whose_launcher_was_gone_before_it_could_look_ends_too(word, vari
 
 def test_a_folder_that_not_all_hosts_share_is_told_by_its_token(tmp_path):
     prepared()
-    from vchat.train.launch import sees_token
+    from vchat.train.run.launch import sees_token
 
     (tmp_path / ".token").write_text("mine")
     assert sees_token(tmp_path, "mine", wait_s=0)

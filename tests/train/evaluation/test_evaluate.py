@@ -4,19 +4,20 @@ import json
 import pytest
 import torch
 from PIL import Image
-from toy_chat import list_files, save_toy_checkpoint, toy_chat_model
+
+from vchat.base.cli import run
 from vchat.model.adapters import adapt
-from vchat.model.open_clip_tower import OpenClipVisionConfig
-from vchat.model.qwen_vl_tower import QwenVLVisualConfig
-from vchat.model.towers import register_towers
-from vchat.shards.command import run
-from vchat.train.answering import Batching, answers, equal_length_batches
+from vchat.model.towers.hugging_face import register_towers
+from vchat.model.towers.open_clip import OpenClipVisionConfig
+from vchat.model.towers.qwen_vl import QwenVLVisualConfig
 from vchat.train.chat.chat_model import load_chat_model
+from vchat.train.chat.generation import Sampling
 from vchat.train.chat.session import ChatSession
-from vchat.train.cli import group
-from vchat.train.generation import Sampling
-from vchat.train.metrics import normalised
-from vchat.train.questions import read_questions
+from vchat.train.commands.main import group
+from vchat.train.evaluation.answering import Batching, answers, equal_length_batches
+from vchat.train.evaluation.metrics import normalised
+from vchat.train.evaluation.questions import read_questions
+from vchat_testing.toy_chat import list_files, save_toy_checkpoint, toy_chat_model
 
 TEXTS = ("What color?", "How many circles are there?", "What is this?", "Left or right?")
 
@@ -97,7 +98,7 @@ def test_an_answer_ends_at_its_end_token_while_others_of_the_batch_go_on(
     end, letter = chat_model.tokenizer.end_id, 70
     steps = iter([[letter, letter], [end, letter], [letter, letter], [letter, end]] * 2)
     monkeypatch.setattr(
-        "vchat.train.answering.next_ids", lambda *_, **__: torch.tensor(next(steps))
+        "vchat.train.evaluation.answering.next_ids", lambda *_, **__: torch.tensor(next(steps))
     )
     same = [questions[0], questions[0]]
     short, long = answers(chat_model, same, max_new_tokens=9, batching=Batching())
@@ -116,7 +117,7 @@ def test_a_checkpoint_in_a_chat_template_answers_up_to_the_end_token_of_the_temp
     assert ends == ["<|eot_id|>", "<|end_of_text|>"]
     steps = iter([[70], [loaded.tokenizer.end_id], [70], [loaded.end_id]])
     monkeypatch.setattr(
-        "vchat.train.answering.next_ids", lambda *_, **__: torch.tensor(next(steps))
+        "vchat.train.evaluation.answering.next_ids", lambda *_, **__: torch.tensor(next(steps))
     )
     question = read_questions(questions_file)[0]
     (answer,) = answers(loaded, [question], max_new_tokens=9, batching=Batching())

@@ -5,15 +5,16 @@ import json
 
 import pytest
 from PIL import Image
-from toy_chat import save_toy_checkpoint, toy_chat_model
-from vchat.shards.command import run
+
+from vchat.base.cli import run
+from vchat.train.chat.generation import Sampling
 from vchat.train.chat.session import ChatSession
-from vchat.train.cli import group
-from vchat.train.dialogue_answers import dialogue_answers
-from vchat.train.dialogue_questions import holds_dialogues, read_dialogues
-from vchat.train.evaluation_page import ShownRound, evaluation_page
-from vchat.train.generation import Sampling
-from vchat.train.metrics import exact, rouge_l, vqa
+from vchat.train.commands.main import group
+from vchat.train.evaluation.dialogue_answers import dialogue_answers
+from vchat.train.evaluation.dialogue_questions import holds_dialogues, read_dialogues
+from vchat.train.evaluation.metrics import exact, rouge_l, vqa
+from vchat.train.evaluation.page import ShownRound, evaluation_page
+from vchat_testing.toy_chat import save_toy_checkpoint, toy_chat_model
 
 PUBLISHED = {
     "cats": [

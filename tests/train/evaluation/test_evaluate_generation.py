@@ -1,6 +1,7 @@
 import pytest
 import torch
-from vchat.train.generation import Sampling, next_ids
+
+from vchat.train.chat.generation import Sampling, next_ids
 
 LOGITS = torch.tensor([[0.0, 3.0, 1.0, 9.0], [2.0, 1.0, 0.0, 9.0]])
 

@@ -1,7 +1,8 @@
 import json
 
 import pytest
-from vchat.train.questions import read_questions, swapped
+
+from vchat.train.evaluation.questions import read_questions, swapped
 
 ENTRY = {
     "id": "q0",

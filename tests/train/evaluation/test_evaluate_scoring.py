@@ -2,9 +2,10 @@ import io
 
 import pytest
 from rich.console import Console
-from vchat.train.metrics import normalised
-from vchat.train.questions import Question
-from vchat.train.scoring import Answered, scores, table, wilson_interval
+
+from vchat.train.evaluation.metrics import normalised
+from vchat.train.evaluation.questions import Question
+from vchat.train.evaluation.scoring import Answered, scores, table, wilson_interval
 
 
 def answered(kind, num_images, *, right, chance=0.5):

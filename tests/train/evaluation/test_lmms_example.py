@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from PIL import Image
 
-EXAMPLE = Path(__file__).parents[2] / "examples/vchat_lmms_eval"
+EXAMPLE = Path(__file__).parents[3] / "examples/vchat_lmms_eval"
 
 
 def loaded(path):

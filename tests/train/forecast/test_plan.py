@@ -4,8 +4,9 @@ import json
 import subprocess
 
 import pytest
-from training_runs import BIN, environment, toy_shards, write_run
-from vchat.train.plan_command import verdict_in_words
+
+from vchat.train.commands.plan import verdict_in_words
+from vchat_testing.training_runs import BIN, environment, toy_shards, write_run
 
 
 def plan(run_file, *flags):

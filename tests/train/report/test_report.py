@@ -5,8 +5,9 @@ import re
 
 import pytest
 from PIL import Image
-from vchat.train.curves import PANELS, running_mean
-from vchat.train.report import write_report
+
+from vchat.train.report.curves import PANELS, running_mean
+from vchat.train.report.report import write_report
 
 LINES = [
     {

@@ -3,7 +3,8 @@
 import math
 
 import pytest
-from training_runs import log_of, run_here, toy_shards, write_run
+
+from vchat_testing.training_runs import log_of, run_here, toy_shards, write_run
 
 CULPRIT = "toy/train/7"
 
@@ -11,10 +12,10 @@ CULPRIT = "toy/train/7"
 @pytest.fixture
 def run_file(tmp_path, monkeypatch):
     """A run in which one sample makes the loss of its micro-batch NaN."""
-    from training_runs import prepared
+    from vchat_testing.training_runs import prepared
 
     prepared()
-    from vchat.train import bad_loss
+    from vchat.train.run import bad_loss
 
     sound = bad_loss.batch_loss
 
@@ -48,11 +49,11 @@ def test_a_loss_above_the_limit_counts_as_bad(run_file):
 
 
 def test_a_spike_counts_as_bad_only_against_the_latest_steps():
-    from training_runs import prepared
+    from vchat_testing.training_runs import prepared
 
     prepared()
-    from vchat.train.bad_loss import FEWEST_STEPS, LossLimit
-    from vchat.train.config import OptimizerConfig
+    from vchat.train.config.run import OptimizerConfig
+    from vchat.train.run.bad_loss import FEWEST_STEPS, LossLimit
 
     limit = LossLimit(OptimizerConfig(lr=1e-3, spike_factor=2.0))
     for _ in range(FEWEST_STEPS):
@@ -64,7 +65,7 @@ def test_a_spike_counts_as_bad_only_against_the_latest_steps():
 
 
 def test_a_resumed_run_knows_the_losses_before_it(run_file):
-    from vchat.train.checkpoint import open_checkpoint
+    from vchat.train.checkpoints.checkpoint import open_checkpoint
 
     run_here(run_file, "optimizer.on_bad_loss=skip", "run.steps=3")
     out = run_file.parent / "out"
@@ -73,10 +74,10 @@ def test_a_resumed_run_knows_the_losses_before_it(run_file):
 
 
 def test_a_spike_stops_the_run_and_names_the_samples(tmp_path, monkeypatch):
-    from training_runs import prepared
+    from vchat_testing.training_runs import prepared
 
     prepared()
-    from vchat.train import bad_loss
+    from vchat.train.run import bad_loss
 
     sound, calls = bad_loss.batch_loss, []
 

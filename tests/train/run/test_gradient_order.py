@@ -4,10 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from training_runs import prepared
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
+
 from vchat.model.visual_chat import VisualChat
-from vchat.shards.collate import IGNORED, Batch
+from vchat.shards.loading.collate import IGNORED, Batch
+from vchat_testing.training_runs import prepared
 
 SIZES = {
     "hidden_size": 8,
@@ -48,7 +49,7 @@ def model() -> VisualChat:
 
 def test_gradients_of_all_parameters_arrive_in_one_order(model):
     prepared()
-    from vchat.train.engine import batch_loss
+    from vchat.train.engine.engine import batch_loss
 
     class Engine(SimpleNamespace):
         def __call__(self, **inputs):

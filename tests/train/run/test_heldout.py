@@ -4,7 +4,16 @@ import json
 import subprocess
 
 import pytest
-from training_runs import BIN, environment, free_port, log_of, run_here, toy_shards, write_run
+
+from vchat_testing.training_runs import (
+    BIN,
+    environment,
+    free_port,
+    log_of,
+    run_here,
+    toy_shards,
+    write_run,
+)
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,22 @@ import sys
 import time
 from pathlib import Path
 
-from training_runs import BIN, environment, free_port, prepared, run_here, toy_shards, write_run
+from vchat_testing.training_runs import (
+    BIN,
+    environment,
+    free_port,
+    prepared,
+    run_here,
+    toy_shards,
+    write_run,
+)
 
 
 def test_all_ranks_print_their_stacks_and_end_with_an_error(tmp_path):
     run_file = write_run(tmp_path, shards=toy_shards(tmp_path / "shards"))
     start = ["--nproc-per-node", "2", "--master-port", free_port()]
     command = [BIN / "torchrun", *start, __file__, run_file]
-    surroundings = environment() | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    surroundings = environment() | {"PYTHONPATH": str(Path(__file__).parents[3] / "src")}
     done = subprocess.run(command, capture_output=True, text=True, env=surroundings, timeout=300)
     assert done.returncode != 0
     for rank in (0, 1):
@@ -26,7 +34,7 @@ def hang(run_file: Path) -> None:
     prepared()
     import os
 
-    from vchat.train import loop
+    from vchat.train.run import loop
 
     sound = loop.checked_loss
 

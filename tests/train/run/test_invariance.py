@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from training_runs import BIN, environment, free_port, prepared, toy_shards, write_run
+
+from vchat_testing.training_runs import BIN, environment, free_port, prepared, toy_shards, write_run
 
 ROWS = ["data.tokens_per_row=288", "batch.rows_per_step=8"]
 WIDE = ["data.tokens_per_row=576", "data.images_per_row=7", "batch.rows_per_step=8"]
@@ -42,7 +43,7 @@ def measured(run_file) -> dict[str, dict[str, torch.Tensor]]:
         jobs = {way: settings for way, (num, settings) in WAYS.items() if num == num_processes}
         start = ["--nproc-per-node", str(num_processes), "--master-port", free_port()]
         command = [BIN / "torchrun", *start, __file__, run_file, json.dumps(jobs)]
-        surroundings = environment() | {"PYTHONPATH": str(Path(__file__).parents[1])}
+        surroundings = environment() | {"PYTHONPATH": str(Path(__file__).parents[3] / "src")}
         done = subprocess.run(
             command, capture_output=True, text=True, env=surroundings, timeout=500
         )
@@ -54,11 +55,11 @@ def measured(run_file) -> dict[str, dict[str, torch.Tensor]]:
 def plain(run_file) -> dict[str, torch.Tensor]:
     """The same by one loop over one row at a time, without DeepSpeed."""
     prepared()
-    from vchat.train.config import read_run
-    from vchat.train.data import RunData, Share, open_sets
-    from vchat.train.launch import starting_model
-    from vchat.train.loading import WHOLE
-    from vchat.train.starting_model import sizes_of
+    from vchat.train.config.run import read_run
+    from vchat.train.engine.loading import WHOLE
+    from vchat.train.engine.starting_model import sizes_of
+    from vchat.train.run.data import RunData, Share, open_sets
+    from vchat.train.run.launch import starting_model
 
     config = read_run(run_file, overrides=ROWS)
     sets = open_sets(config)
@@ -94,13 +95,14 @@ def measure(run_file: Path, jobs: dict[str, list[str]]) -> None:
     """Compute the step in each way with this many processes; rank 0 writes the gradients down."""
     prepared()
     import deepspeed
-    from vchat.train.background import Background
-    from vchat.train.config import read_run
-    from vchat.train.data import Share
-    from vchat.train.engine import batch_loss
-    from vchat.train.launch import opened
-    from vchat.train.loop import loss_weight
-    from vchat.train.processes import start_processes
+
+    from vchat.train.checkpoints.background import Background
+    from vchat.train.config.run import read_run
+    from vchat.train.engine.engine import batch_loss
+    from vchat.train.engine.processes import start_processes
+    from vchat.train.run.data import Share
+    from vchat.train.run.launch import opened
+    from vchat.train.run.loop import loss_weight
 
     rank, world_size = start_processes()
     for way, settings in jobs.items():

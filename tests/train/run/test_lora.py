@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 from safetensors import safe_open
-from training_runs import losses, prepared, run_here, run_together, toy_shards, write_run
+
+from vchat_testing.training_runs import (
+    losses,
+    prepared,
+    run_here,
+    run_together,
+    toy_shards,
+    write_run,
+)
 
 LORA = [
     "model.lora.rank=2",
@@ -57,8 +65,8 @@ def test_a_checkpoint_holds_only_what_is_trained_and_refers_to_the_rest(adapted_
 def test_chat_answers_with_a_checkpoint_of_adapters(adapted_out):
     prepared()
     from vchat.train.chat.chat_model import load_chat_model
+    from vchat.train.chat.generation import Sampling
     from vchat.train.chat.session import ChatSession
-    from vchat.train.generation import Sampling
 
     chat_model, _ = load_chat_model(adapted_out, device="cpu")
     assert chat_model.model.config.adapters["rank"] == 2
@@ -72,9 +80,10 @@ def test_chat_answers_with_a_checkpoint_of_adapters(adapted_out):
 def test_an_export_has_the_adapters_merged_and_computes_the_same(adapted_out, tmp_path):
     prepared()
     import torch
-    from vchat.train.checkpoint import open_checkpoint
-    from vchat.train.export import export
-    from vchat.train.starting_model import load_model
+
+    from vchat.train.checkpoints.checkpoint import open_checkpoint
+    from vchat.train.convert.export import export
+    from vchat.train.engine.starting_model import load_model
 
     export(open_checkpoint(adapted_out), tmp_path / "plain", precision=None)
     plain, adapted = load_model(tmp_path / "plain"), load_model(adapted_out / "step-000004")
@@ -87,7 +96,7 @@ def test_an_export_has_the_adapters_merged_and_computes_the_same(adapted_out, tm
 
 def test_a_checkpoint_without_its_frozen_weights_is_an_error_that_names_them(adapted_out, tmp_path):
     prepared()
-    from vchat.train.checkpoint import open_checkpoint
+    from vchat.train.checkpoints.checkpoint import open_checkpoint
 
     shutil.copytree(adapted_out / "step-000004", tmp_path / "step-000004")
     with pytest.raises(ValueError, match=r"\.\./frozen/[0-9a-f]{64}\.safetensors is missing"):
@@ -110,7 +119,7 @@ def test_a_tied_head_stays_tied_when_its_table_is_trained_and_the_rest_is_frozen
     run_file = write_run(tmp_path, shards=shards)
     tied = ["model.decoder.tie_word_embeddings=true", "deepspeed.zero_stage=3"]
     run_here(run_file, *LORA, *tied)
-    from vchat.train.starting_model import load_model
+    from vchat.train.engine.starting_model import load_model
 
     before, after = (load_model(tmp_path / "out" / f"step-00000{step}") for step in (2, 4))
     assert after.get_output_embeddings().weight is after.get_input_embeddings().weight

@@ -7,8 +7,9 @@ all of them with `make soak`.
 import itertools
 
 import pytest
-from training_runs import losses, run_together, toy_shards, write_run
-from vchat.train.checkpoint import open_checkpoint
+
+from vchat.train.checkpoints.checkpoint import open_checkpoint
+from vchat_testing.training_runs import losses, run_together, toy_shards, write_run
 
 TRAINED = {
     "full": ['train.parts=["embeddings", "head", "decoder", "projection", "tower"]'],

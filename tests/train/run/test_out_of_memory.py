@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from training_runs import prepared, run_here, toy_shards, write_run
-from vchat.shards.collate import Batch
+
+from vchat.shards.loading.collate import Batch
+from vchat_testing.training_runs import prepared, run_here, toy_shards, write_run
 
 
 def batch(*keys: list[str]) -> Batch:
@@ -22,7 +23,7 @@ def batch(*keys: list[str]) -> Batch:
 
 
 def test_the_rows_and_samples_are_named_when_the_allocator_gives_up():
-    from vchat.train.out_of_memory import naming_rows
+    from vchat.train.run.out_of_memory import naming_rows
 
     message = (
         r"step 7, micro-batch 2 of 4: out of memory with 2 rows of 16 positions and 3 images "
@@ -36,7 +37,7 @@ def test_the_rows_and_samples_are_named_when_the_allocator_gives_up():
 
 
 def test_an_accelerator_that_gives_up_is_named_too_and_long_rows_are_cut():
-    from vchat.train.out_of_memory import naming_rows
+    from vchat.train.run.out_of_memory import naming_rows
 
     keys = [f"s/{number}" for number in range(30)]
     with (
@@ -47,7 +48,7 @@ def test_an_accelerator_that_gives_up_is_named_too_and_long_rows_are_cut():
 
 
 def test_another_error_keeps_its_own_words():
-    from vchat.train.out_of_memory import naming_rows
+    from vchat.train.run.out_of_memory import naming_rows
 
     with pytest.raises(RuntimeError, match="size mismatch"), naming_rows(batch(["a"]), step=1):
         raise RuntimeError("size mismatch")
@@ -55,7 +56,7 @@ def test_another_error_keeps_its_own_words():
 
 def test_a_run_that_meets_the_end_of_memory_names_its_samples(tmp_path, monkeypatch):
     prepared()
-    from vchat.train import bad_loss
+    from vchat.train.run import bad_loss
 
     def too_much(engine, batch):
         return torch.empty(1 << 60, dtype=torch.uint8)

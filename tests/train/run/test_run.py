@@ -16,7 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from training_runs import (
+
+from vchat.train.checkpoints.checkpoint import (
+    incompleteness,
+    newest_complete,
+    open_checkpoint,
+    verify,
+)
+from vchat_testing.training_runs import (
     command_line,
     environment,
     launched,
@@ -27,7 +34,6 @@ from training_runs import (
     toy_shards,
     write_run,
 )
-from vchat.train.checkpoint import incompleteness, newest_complete, open_checkpoint, verify
 
 STEPS = 12
 
@@ -93,7 +99,7 @@ def test_the_losses_do_not_depend_on_world_size_and_accumulation(
 
 
 def test_a_saved_model_is_whole_and_loads_by_itself(undisturbed):
-    from vchat.train.starting_model import load_model
+    from vchat.train.engine.starting_model import load_model
 
     weights = [
         {
@@ -172,7 +178,7 @@ def test_a_changed_optimizer_file_is_never_unpickled(undisturbed, shards, tmp_pa
 def test_a_checkpoint_written_late_holds_what_was_there_when_it_was_asked_for(
     shards, tmp_path, monkeypatch
 ):
-    from vchat.train.snapshot import Capture
+    from vchat.train.checkpoints.snapshot import Capture
 
     write, written_at = Capture.write, []
 

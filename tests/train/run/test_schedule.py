@@ -1,8 +1,9 @@
 """The learning rate as a function of the step."""
 
 import pytest
-from vchat.train.config import OptimizerConfig
-from vchat.train.schedule import learning_rate
+
+from vchat.train.config.run import OptimizerConfig
+from vchat.train.run.schedule import learning_rate
 
 
 def rates(**settings):

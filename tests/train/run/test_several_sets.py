@@ -5,12 +5,13 @@ import shutil
 from collections import Counter
 
 import pytest
-from training_runs import toy_shards, write_run
-from vchat.shards.manifest import own_digest
-from vchat.train.config import read_run
-from vchat.train.data import ModelSizes, RunData, Share, open_sets
-from vchat.train.forecast import Cluster, forecast
-from vchat.train.lineage import print_step
+
+from vchat.shards.format.manifest import own_digest
+from vchat.train.config.run import read_run
+from vchat.train.forecast.forecast import Cluster, forecast
+from vchat.train.run.data import ModelSizes, RunData, Share, open_sets
+from vchat.train.where.lineage import print_step
+from vchat_testing.training_runs import toy_shards, write_run
 
 SIZES = ModelSizes(image_size=32, positions_per_image=5)
 

@@ -5,8 +5,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from toy import toy_sample, toy_shards
-from training_runs import losses, prepared, run_here, write_run
+
+from vchat_testing.toy import toy_sample, toy_shards
+from vchat_testing.training_runs import losses, prepared, run_here, write_run
 
 TILED = ["model.max_tiles=4", "model.image_size=16", "model.tower.patch_size=8"]
 SETTINGS = [*TILED, "data.tokens_per_row=400", "data.images_per_row=16", "run.eval_every=0"]
@@ -32,11 +33,11 @@ def test_a_run_goes_on_in_mid_epoch_with_the_same_losses(run):
 
 def test_chat_asks_with_the_ids_and_pixels_that_training_saw(run):
     prepared()
-    from vchat.shards.loader import Loader
+    from vchat.shards.loading.loader import Loader
     from vchat.train.chat.chat_model import load_chat_model
-    from vchat.train.config import read_run
-    from vchat.train.data import plan_arguments
-    from vchat.train.starting_model import sizes_of
+    from vchat.train.config.run import read_run
+    from vchat.train.engine.starting_model import sizes_of
+    from vchat.train.run.data import plan_arguments
 
     shards, run_file, out = run
     chat_model, _ = load_chat_model(out, device="cpu")
@@ -65,11 +66,11 @@ def test_a_dialogue_about_cut_images_answers_the_same_with_and_without_reuse(run
     prepared()
     from dataclasses import replace
 
-    from toy import toy_image
     from vchat.train.chat.chat_model import load_chat_model
+    from vchat.train.chat.generation import Sampling
     from vchat.train.chat.image_memory import ImageMemory
     from vchat.train.chat.session import ChatSession
-    from vchat.train.generation import Sampling
+    from vchat_testing.toy import toy_image
 
     chat_model, _ = load_chat_model(run[2], device="cpu")
     chat_model = replace(chat_model, images=ImageMemory(max_bytes=remembered))
@@ -89,6 +90,7 @@ def test_a_larger_picture_is_first_made_as_small_as_the_shards_images(run):
     import io
 
     from PIL import Image
+
     from vchat.train.chat.chat_model import load_chat_model
 
     chat_model, _ = load_chat_model(run[2], device="cpu")
@@ -105,8 +107,9 @@ def test_an_export_says_how_images_are_cut(run, tmp_path):
     import json
 
     from transformers import CLIPImageProcessor
-    from vchat.train.checkpoint import open_checkpoint
-    from vchat.train.export import export
+
+    from vchat.train.checkpoints.checkpoint import open_checkpoint
+    from vchat.train.convert.export import export
 
     export(open_checkpoint(run[2]), tmp_path / "plain", precision=None)
     said = json.loads((tmp_path / "plain" / "preprocessor_config.json").read_text())
@@ -118,8 +121,8 @@ def test_an_export_says_how_images_are_cut(run, tmp_path):
 def test_tiles_of_a_model_that_reverses_its_images_are_refused(run, tmp_path):
     prepared()
     from vchat.train.chat.chat_model import load_chat_model
-    from vchat.train.model_config import ModelConfig
-    from vchat.train.starting_model import build_model
+    from vchat.train.config.model import ModelConfig
+    from vchat.train.engine.starting_model import build_model
 
     model = load_chat_model(run[2], device="cpu")[0].model
     model.config.max_tiles, model.config.image_order = 0, "reversed"

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training_runs import log_of, run_here, toy_shards, write_run
-from vchat.shards.collate import Batch
-from vchat.train.log import flat, in_one_line
-from vchat.train.source_losses import SourceLosses
+
+from vchat.shards.loading.collate import Batch
+from vchat.train.run.log import flat, in_one_line
+from vchat.train.run.source_losses import SourceLosses
+from vchat_testing.training_runs import log_of, run_here, toy_shards, write_run
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,8 @@
 """Wrong use of `vchat-train` ends with one clear line and exit code 2, before torch is imported."""
 
 import pytest
-from training_runs import launched, write_run
+
+from vchat_testing.training_runs import launched, write_run
 
 
 @pytest.mark.parametrize("launcher", ["alone", "deepspeed"])

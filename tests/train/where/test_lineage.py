@@ -4,18 +4,19 @@ import json
 from dataclasses import replace
 
 import pytest
-import toy
-from toy import toy_tokenizer
-from training_runs import toy_shards, write_run
-from vchat.shards.command import run
-from vchat.shards.loader import Loader
-from vchat.shards.manifest import finished_shard, open_shards, publish
-from vchat.shards.tokens import TextTokenizer
-from vchat.shards.writer import write_shard
-from vchat.train.cli import group
-from vchat.train.config import read_run
-from vchat.train.data import ModelSizes, plan_arguments
-from vchat.train.lineage import print_sample, print_step, samples_of_step, steps_of_sample
+
+import vchat_testing.toy as toy
+from vchat.base.cli import run
+from vchat.shards.format.manifest import finished_shard, open_shards, publish
+from vchat.shards.format.writer import write_shard
+from vchat.shards.loading.loader import Loader
+from vchat.shards.text.tokenizer import TextTokenizer
+from vchat.train.commands.main import group
+from vchat.train.config.run import read_run
+from vchat.train.run.data import ModelSizes, plan_arguments
+from vchat.train.where.lineage import print_sample, print_step, samples_of_step, steps_of_sample
+from vchat_testing.toy import toy_tokenizer
+from vchat_testing.training_runs import toy_shards, write_run
 
 PROCESSES = 2
 

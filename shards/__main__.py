@@ -1,0 +1,5 @@
+"""`python -m vchat.shards`: the command `vchat-shards`."""
+
+from vchat.shards.commands.main import main
+
+main()

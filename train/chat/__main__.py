@@ -1,0 +1,5 @@
+"""`python -m vchat.train.chat`: the command `vchat-chat`."""
+
+from vchat.train.chat.cli import main
+
+main()
