@@ -45,7 +45,7 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in self._lazy.items()])
 
 
-def run(command: click.Command) -> None:
+def run_command(command: click.Command) -> None:
     """Run a command line and exit: bad input gives one clear line, not a traceback.
 
     `VCHAT_TRACEBACK=1` in the environment shows the traceback as well.

@@ -15,7 +15,7 @@ BUFFER_BYTES = 2**20
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[IO[bytes]]:
+def write_atomically(path: Path) -> Iterator[IO[bytes]]:
     """Open a file beside `path` for writing; it takes the name `path` only if the block succeeds.
 
     Bytes are synced to disk before the rename: after a crash `path` is absent, old, or whole.
@@ -32,7 +32,7 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
         aside.unlink(missing_ok=True)
 
 
-def as_readable_as_its_folder(file: Path) -> None:
+def inherit_permissions(file: Path) -> None:
     """Let those read a file who may read the folder that it lies in: so the umask decides.
 
     safetensors makes files that only their owner reads.

@@ -16,7 +16,7 @@ Advance = Callable[[int], None]
 
 
 @contextlib.contextmanager
-def progress(title: str, *, total: int | None = None, unit: str = "") -> Iterator[Advance]:
+def show_progress(title: str, *, total: int | None = None, unit: str = "") -> Iterator[Advance]:
     """Yield a function that is told how many more are done; if none are, no line is printed.
 
     Args:
@@ -24,15 +24,15 @@ def progress(title: str, *, total: int | None = None, unit: str = "") -> Iterato
         unit: what is counted, plural.
     """
     if sys.stderr.isatty():
-        with _bar(title, total=total, unit=unit) as advance:
+        with _show_bar(title, total=total, unit=unit) as advance:
             yield advance
     else:
-        with _lines(title, total=total, unit=unit) as advance:
+        with _show_lines(title, total=total, unit=unit) as advance:
             yield advance
 
 
 @contextlib.contextmanager
-def _bar(title: str, *, total: int | None, unit: str) -> Iterator[Advance]:
+def _show_bar(title: str, *, total: int | None, unit: str) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -57,7 +57,7 @@ def _bar(title: str, *, total: int | None, unit: str) -> Iterator[Advance]:
 
 
 @contextlib.contextmanager
-def _lines(title: str, *, total: int | None, unit: str) -> Iterator[Advance]:
+def _show_lines(title: str, *, total: int | None, unit: str) -> Iterator[Advance]:
     done, start = 0, time.monotonic()
     said = start
 
@@ -67,14 +67,14 @@ def _lines(title: str, *, total: int | None, unit: str) -> Iterator[Advance]:
         now = time.monotonic()
         if now - said >= LINE_EVERY_S:
             said = now
-            _say(title, done=done, total=total, unit=unit, seconds=now - start)
+            _print_line(title, done=done, total=total, unit=unit, seconds=now - start)
 
     yield advance
     if done:
-        _say(title, done=done, total=total, unit=unit, seconds=time.monotonic() - start)
+        _print_line(title, done=done, total=total, unit=unit, seconds=time.monotonic() - start)
 
 
-def _say(title: str, *, done: int, total: int | None, unit: str, seconds: float) -> None:
+def _print_line(title: str, *, done: int, total: int | None, unit: str, seconds: float) -> None:
     of = "" if total is None else f" of {total}"
     sys.stderr.write(f"{title}: {done}{of} {unit} in {seconds:.0f} s\n")
     sys.stderr.flush()

@@ -71,12 +71,14 @@ def from_table(cls: type[T], table: Mapping[str, Any], *, where: str, section: s
     hints = typing.get_type_hints(cls)
     for key in table:
         if key not in fields:
-            raise WrongKeyError(_unknown(key, list(fields), where=where, section=section))
+            raise WrongKeyError(
+                _unknown_key_message(key, list(fields), where=where, section=section)
+            )
     values: dict[str, Any] = {}
     for name, field in fields.items():
         dotted = f"{section}.{name}" if section else name
         if name in table:
-            values[name] = _value(hints[name], table[name], where=where, dotted=dotted)
+            values[name] = _convert(hints[name], table[name], where=where, dotted=dotted)
         elif _is_required(field):
             raise WrongKeyError(f"{where}: {dotted} is missing and has no default")
     try:
@@ -92,13 +94,13 @@ def to_toml(config: object) -> str:
     return "\n".join(_lines(_plain(config), prefix="")) + "\n"
 
 
-def as_plain(config: object) -> dict[str, Any]:
+def to_table(config: object) -> dict[str, Any]:
     """A dataclass as nested dictionaries of JSON values; fields that are None are left out."""
     table: dict[str, Any] = _plain(config)
     return table
 
 
-def _unknown(key: str, known: list[str], *, where: str, section: str) -> str:
+def _unknown_key_message(key: str, known: list[str], *, where: str, section: str) -> str:
     place = f"in [{section}]" if section else "at the top level"
     nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     advice = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
@@ -109,15 +111,15 @@ def _is_required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _value(hint: Any, value: Any, *, where: str, dotted: str) -> Any:
+def _convert(hint: Any, value: Any, *, where: str, dotted: str) -> Any:
     """Return `value` as `hint` wants it; `hint` is one of the few types our configs use."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
-        return _first_that_fits(arguments, value, where=where, dotted=dotted)
+        return _convert_first_fit(arguments, value, where=where, dotted=dotted)
     if dataclasses.is_dataclass(hint) and isinstance(value, dict):
         return from_table(typing.cast(type, hint), value, where=where, section=dotted)
     if origin is tuple and isinstance(value, list):
-        return tuple(_value(arguments[0], item, where=where, dotted=dotted) for item in value)
+        return tuple(_convert(arguments[0], item, where=where, dotted=dotted) for item in value)
     if origin is dict and isinstance(value, dict):
         return value
     if origin is Literal:
@@ -132,29 +134,29 @@ def _value(hint: Any, value: Any, *, where: str, dotted: str) -> Any:
         return float(value)
     if isinstance(hint, type) and type(value) is hint:
         return value
-    raise WrongKeyError(f"{where}: {dotted} = {value!r}; want {_described(hint)}")
+    raise WrongKeyError(f"{where}: {dotted} = {value!r}; want {_describe(hint)}")
 
 
-def _first_that_fits(hints: Sequence[Any], value: Any, *, where: str, dotted: str) -> Any:
+def _convert_first_fit(hints: Sequence[Any], value: Any, *, where: str, dotted: str) -> Any:
     problems = []
     for hint in hints:
         if hint is types.NoneType:
             continue
         try:
-            return _value(hint, value, where=where, dotted=dotted)
+            return _convert(hint, value, where=where, dotted=dotted)
         except WrongKeyError as err:
             problems.append(err)
     if len(problems) == 1:
         raise problems[0]
-    wanted = " or ".join(_described(hint) for hint in hints if hint is not types.NoneType)
+    wanted = " or ".join(_describe(hint) for hint in hints if hint is not types.NoneType)
     raise WrongKeyError(f"{where}: {dotted} = {value!r}; want {wanted}")
 
 
-def _described(hint: Any) -> str:
+def _describe(hint: Any) -> str:
     if dataclasses.is_dataclass(hint) or typing.get_origin(hint) is dict:
         return "a table"
     if typing.get_origin(hint) is tuple:
-        return f"a list, each {_described(typing.get_args(hint)[0])}"
+        return f"a list, each {_describe(typing.get_args(hint)[0])}"
     names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
     return names.get(hint, "a path" if hint is Path else str(hint))
 

@@ -77,7 +77,7 @@ class Job:
 def jobs_of(model: VisualChat, *, question: int) -> dict[str, Job]:
     """Return the ways by name. In one of two dialogues round 8 shows an image."""
     pixels = pictures()
-    known = [model.image_states(one[None], num_positions=PER_IMAGE) for one in pixels]
+    known = [model.compute_image_states(one[None], num_positions=PER_IMAGE) for one in pixels]
     asks, shows = (dialogue(question, images) for images in ([2, *[1] * 6, 0], [1] * ROUNDS))
     ways: dict[str, tuple[list[Tensor], int, Callable[..., Tensor]]] = {
         "again": (shows, 0, lambda _: model.extend(None, torch.cat(shows, dim=1), pixels)[0]),
@@ -111,7 +111,7 @@ def seven_rounds(
 
 def with_new_image(model: VisualChat, cache: DialogueCache, ids: Tensor, pixels: Tensor) -> Tensor:
     """Extend the cache by a round with one image, as the chat does when it sees it first."""
-    states = model.image_states(pixels, num_positions=PER_IMAGE)
+    states = model.compute_image_states(pixels, num_positions=PER_IMAGE)
     return model.extend(cache, ids, images=[states])[0]
 
 

@@ -18,7 +18,7 @@ from vchat.shards.plan.arguments import PlanArguments
 from vchat.shards.plan.epoch import plan_epoch
 from vchat.shards.plan.ordering import TextColumn
 from vchat.shards.plan.plan_index import PlanIndex
-from vchat.shards.plan.summary import summarized
+from vchat.shards.plan.summary import summarize_plan
 
 SAMPLES_PER_SHARD = 5_000
 TOKENS_PER_ROW = 4_096
@@ -90,7 +90,7 @@ def main() -> None:
         f"plan of {num_samples} samples: {wall:.1f} s ({cpu:.1f} s CPU), target 10 s per 10 million"
     )
     print(f"memory: {before_gb:.2f} GB with the index, {peak_gb():.2f} GB at the peak of planning")
-    summary = summarized(plan, rows_per_step=64)
+    summary = summarize_plan(plan, rows_per_step=64)
     lengths = index.text_tokens + POSITIONS_PER_IMAGE * index.num_images
     print(f"positions filled: {summary.fill_of_rows:.4f} packed (target 0.98), ", end="")
     print(f"{longest_of_batch_fill(lengths):.4f} padded to the longest of {ROWS_PER_BATCH}")

@@ -151,14 +151,14 @@ class Curve:
 
 def train_one(out: Path, attention: str, *, steps: int, seed: int) -> None:
     """Run the training loop of `vchat-train run` with a log that measures CPU time."""
-    from vchat.train.engine.processes import end_processes, prepare_environment
+    from vchat.train.engine.processes import disconnect_processes, prepare_environment
 
     prepare_environment()
-    from vchat.train.commands.commands import shipped_or_own
+    from vchat.train.commands.commands import find_run_file
     from vchat.train.config.run import read_run
     from vchat.train.engine.processes import StopRequest
-    from vchat.train.run.data import Share
-    from vchat.train.run.launch import opened, start_processes
+    from vchat.train.run.data import RankShare
+    from vchat.train.run.launch import connect_processes, prepare_run
     from vchat.train.run.loop import train
 
     run = out / f"{attention}-{seed}"
@@ -172,13 +172,13 @@ def train_one(out: Path, attention: str, *, steps: int, seed: int) -> None:
         "run.save_every": steps,
     }
     config = read_run(
-        shipped_or_own(Path("tiny.toml")),
+        find_run_file(Path("tiny.toml")),
         overrides=[f"{key}={value}" for key, value in settings.items()],
     )
     curve = Curve()
     with StopRequest() as stop:
-        rank, world_size = start_processes()
-        run_state = opened(config, Share(rank=rank, world_size=world_size))
+        rank, world_size = connect_processes()
+        run_state = prepare_run(config, RankShare(rank=rank, world_size=world_size))
         train(
             run_state.engine,
             run_state.data,
@@ -189,7 +189,7 @@ def train_one(out: Path, attention: str, *, steps: int, seed: int) -> None:
         )
     seconds = statistics.median(curve.step_s)
     (run / "curve.json").write_text(json.dumps({"points": curve.points, "step_s": seconds}))
-    end_processes()
+    disconnect_processes()
 
 
 def read_result(out: Path, attention: str, seed: int) -> Result:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vchat.shards.format.manifest import ShardSet, finished_shard, open_shards, publish
+from vchat.shards.format.manifest import ShardSet, describe_shard, open_shards, publish
 from vchat.shards.format.sample import RecordOrigin, Sample, StoredImage, StoredRound
 from vchat.shards.format.writer import write_shard
 from vchat.shards.loading.loader import Loader
@@ -121,7 +121,7 @@ def written_data(folder: Path, *, num_samples: int, tokenizer: Path) -> ShardSet
         rows_written = write_shard(
             path, itertools.islice(samples, each), first_number=number * each
         )
-        shards.append(finished_shard(path, split="train", rows=rows_written))
+        shards.append(describe_shard(path, split="train", rows=rows_written))
     template = VisualChatTemplate()
     facts = {"template": {"name": template.name, "system": template.system}, "licences": {}}
     publish(folder / "set", manifest_without_shards=facts, shards=shards, tokenizer=loaded)
@@ -152,5 +152,5 @@ def our_loader(
         rows_per_micro_batch=4,
         image_size=SIDE,
         threads=threads,
-        kept_plans=kept_plans,
+        plan_folder=kept_plans,
     )

@@ -74,7 +74,7 @@ def by_ours(data: bytes) -> np.ndarray:
     """Decode as our loader does."""
     from vchat.shards.pixels import decode
 
-    return decode.decoded(data, shorter_side=SIDE, crop=SIDE)
+    return decode.decode_image(data, shorter_side=SIDE, crop=SIDE)
 
 
 def not_at_all(data: bytes) -> np.ndarray:

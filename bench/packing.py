@@ -34,10 +34,10 @@ from torch.nn import functional
 from vchat.model.visual_chat import VisualChat
 from vchat.shards.format.manifest import open_shards
 from vchat.shards.loading.collate import IGNORED, Batch
-from vchat.train.commands.commands import shipped_or_own
+from vchat.train.commands.commands import find_run_file
 from vchat.train.config.run import RunConfig, read_run
-from vchat.train.engine.starting_model import build_model, sizes_of
-from vchat.train.run.data import RunData, Share
+from vchat.train.engine.starting_model import build_model, read_sizes
+from vchat.train.run.data import RankShare, RunData
 
 BIN = Path(sys.executable).parent
 FORMS = ("mmca packed", "mmca padded", "causal packed", "library padded")
@@ -78,7 +78,7 @@ def drawn_shards(place: Path, *, images: int) -> Path:
 
 def compare(shards: Path, *, num_steps: int) -> None:
     """Make the steps in turns, and print what each form did in a CPU second."""
-    config = read_run(shipped_or_own(Path("tiny.toml")), overrides=[f"data.shards={shards}"])
+    config = read_run(find_run_file(Path("tiny.toml")), overrides=[f"data.shards={shards}"])
     steps = list(steps_of(config, num_steps=num_steps + 1))
     jobs = {form: job_of(form, config) for form in FORMS}
     seconds = dict.fromkeys(FORMS, 0.0)
@@ -104,10 +104,12 @@ def steps_of(config: RunConfig, *, num_steps: int) -> Iterator[list[Batch]]:
     """Yield the micro-batches of the first steps of a run in one process."""
     shard_set = open_shards(config.data.shards)
     model = new_model(config)
-    data = RunData([shard_set], config, sizes=sizes_of(model), share=Share(rank=0, world_size=1))
+    data = RunData(
+        [shard_set], config, sizes=read_sizes(model), share=RankShare(rank=0, world_size=1)
+    )
     for _ in range(num_steps):
-        yield list(data.step())
-        data.step_done()
+        yield list(data.read_step())
+        data.finish_step()
 
 
 def new_model(config: RunConfig) -> VisualChat:

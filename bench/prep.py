@@ -165,7 +165,9 @@ def two_loops(folder: Path) -> None:
 
 def one_build(folder: Path, out: Path, *, workers: int) -> None:
     """Make a whole shard set in this process."""
-    from vchat.prep.build.build import build  # not at the top: every worker imports this file
+    from vchat.prep.build.build import (
+        build_shards,
+    )  # not at the top: every worker imports this file
 
     recipe = Recipe(
         source=(SourceChoice(name="llava"),),
@@ -177,7 +179,7 @@ def one_build(folder: Path, out: Path, *, workers: int) -> None:
         workers=workers,
     )
     with contextlib.redirect_stderr(io.StringIO()):
-        build(recipe)
+        build_shards(recipe)
 
 
 def one_command(folder: Path, out: Path, *, workers: int) -> None:

@@ -44,13 +44,13 @@ def rate(shard_set: ShardSet, what: str, *, threads: int) -> float:
     """Read one epoch, print what it cost, and return the samples per second."""
     loader = our_loader(shard_set, threads=threads)
     num_batches = loader.plan(0).num_steps(loader.rows_per_step)
-    before = loader.measured()
+    before = loader.metrics()
     wall, cpu, server = time.perf_counter(), time.process_time(), server_cpu_s()
     batches = itertools.islice(loader, num_batches)
     num_samples = sum(len(row) for batch in batches for row in batch.keys)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     server = server_cpu_s() - server
-    cost = {name: total - before[name] for name, total in loader.measured().items()}
+    cost = {name: total - before[name] for name, total in loader.metrics().items()}
     print(
         f"{what:<28} {num_samples / wall:8.0f} samples/s"
         f" {1e3 * cpu / num_samples:7.3f} CPU ms each, {1e3 * server / num_samples:.3f} the server"

@@ -36,7 +36,7 @@ import torch
 from PIL import Image
 
 from vchat.model.visual_chat import VisualChat
-from vchat.shards.format.manifest import finished_shard, publish
+from vchat.shards.format.manifest import describe_shard, publish
 from vchat.shards.format.sample import Sample, StoredImage, StoredRound
 from vchat.shards.format.writer import write_shard
 from vchat.shards.loading.collate import IGNORED, Batch
@@ -45,9 +45,9 @@ from vchat.shards.text.tokenizer import TextTokenizer
 from vchat.train.checkpoints.background import Background
 from vchat.train.config.run import RunConfig, read_run
 from vchat.train.engine.engine import batch_loss
-from vchat.train.engine.processes import prepare_environment, start_processes
-from vchat.train.run.data import Share
-from vchat.train.run.launch import opened, run_training
+from vchat.train.engine.processes import connect_processes, prepare_environment
+from vchat.train.run.data import RankShare
+from vchat.train.run.launch import prepare_run, run_training
 from vchat.train.run.log import TrainingLog
 from vchat.train.run.loop import loss_weight
 from vchat_testing.toy import WORDS, sample_of, toy_tokenizer
@@ -143,7 +143,7 @@ def write_set(folder: Path, dialogues: list[dict[str, Any]]) -> None:
     samples = [sample(number, one, tokenizer) for number, one in enumerate(dialogues)]
     path = folder / "set" / "train-000000.tar"
     path.parent.mkdir()
-    shard = finished_shard(path, split="train", rows=write_shard(path, samples, first_number=0))
+    shard = describe_shard(path, split="train", rows=write_shard(path, samples, first_number=0))
     template = VisualChatTemplate()
     facts = {
         "template": {"name": template.name, "system": template.system},
@@ -184,15 +184,15 @@ def trainer_times(config: RunConfig) -> list[float]:
 def bare_times(config: RunConfig) -> list[float]:
     """Make the same steps on tensors in memory; return the seconds from one to the next."""
     with Background() as background:
-        run = opened(config, Share(rank=0, world_size=1), background=background)
+        run = prepare_run(config, RankShare(rank=0, world_size=1), background=background)
     steps = []
     for _ in range(config.run.steps or 0):
-        steps.append([randomised(batch, run.engine.module) for batch in run.data.step()])
-        run.data.step_done()
+        steps.append([randomised(batch, run.engine.module) for batch in run.data.read_step()])
+        run.data.finish_step()
     ended = []
     for batches in steps:
         for batch in batches:
-            loss = batch_loss(run.engine, batch).summed
+            loss = batch_loss(run.engine, batch).loss_sum
             run.engine.backward(loss * loss_weight(run.engine, batch.supervised_of_step))
             run.engine.step()
         ended.append(time.perf_counter())
@@ -289,7 +289,7 @@ def peer_rate(
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     with Background() as background:
-        run = opened(config, Share(rank=0, world_size=1), background=background)
+        run = prepare_run(config, RankShare(rank=0, world_size=1), background=background)
     model = WithMeanLoss(run.engine.module)
     seen: list[tuple[float, int]] = []
 
@@ -345,7 +345,7 @@ def main() -> None:
     """Print tokens per second of each, then our ratios."""
     torch.set_num_threads(1)
     prepare_environment()
-    start_processes()
+    connect_processes()
     deepspeed.utils.logger.setLevel("ERROR")
     steps = int(sys.argv[1]) if len(sys.argv) > 1 else 12
     with tempfile.TemporaryDirectory() as name:

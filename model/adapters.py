@@ -60,11 +60,11 @@ def adapt(
         "decoder_targets": None if decoder_targets is None else list(decoder_targets),
         "tower_targets": None if tower_targets is None else list(tower_targets),
     }
-    add_configured(model, adapters)
+    add_configured_adapters(model, adapters)
     model.config.adapters = adapters
 
 
-def add_configured(model: VisualChat, adapters: dict[str, Any]) -> None:
+def add_configured_adapters(model: VisualChat, adapters: dict[str, Any]) -> None:
     """Give decoder and tower the adapters that a configuration names."""
     settings = {k: v for k, v in adapters.items() if not k.endswith("_targets")}
     for part, targets in (

@@ -30,11 +30,11 @@ from vchat.model.config import ATTENTIONS
 from vchat.model.layout import (
     CachedLayout,
     CollectingLayout,
+    FlatDialogue,
     FlatLayout,
     Layout,
     PrefillLayout,
     PublishedLayout,
-    Stretch,
 )
 from vchat.model.varlen import Sequences, attend_sequences, can_use_kernel
 
@@ -42,7 +42,7 @@ SCORES_PER_BLOCK = 2**24
 """How many scores exist at one time while decoding many tokens with a cache."""
 
 
-def register() -> None:
+def register_attention() -> None:
     """Make our attention known to transformers under the names in `ATTENTIONS`."""
     for name in ATTENTIONS:
         AttentionInterface.register(name, attend)
@@ -84,18 +84,18 @@ def attend(
         raise ValueError("this attention needs a layout: call VisualChat, not its decoder")
     if dropout > 0.0:
         raise ValueError(f"attention dropout must be 0, the decoder's configuration has {dropout}")
-    _refuse_the_undefined(wishes, layout, asked_by=type(module).__name__)
+    _refuse_undefined(wishes, layout, asked_by=type(module).__name__)
     if isinstance(layout, FlatLayout):
         return attend_flat(query, key, value, layout, scale=scaling), None
     if isinstance(layout, PrefillLayout):
         return _attend_prefill(query, key, value, layout.flat, scale=scaling), None
     if isinstance(layout, CollectingLayout):
         layout.keys_and_values.append((key, value))
-        return _of_heads(value, num_heads=query.shape[1]).transpose(1, 2), None
+        return _repeat_heads(value, num_heads=query.shape[1]).transpose(1, 2), None
     return _attend_cached(query, key, value, layout, scale=scaling), None
 
 
-def _refuse_the_undefined(wishes: dict[str, object], layout: Layout, *, asked_by: str) -> None:
+def _refuse_undefined(wishes: dict[str, object], layout: Layout, *, asked_by: str) -> None:
     """Stop where a layer wants what MMCA has no meaning for.
 
     Raises:
@@ -127,16 +127,16 @@ def attend_flat(
     and backward passes of a whole tiny model take 0.3 to 0.5 of the time that boolean masks take,
     because slices skip what masks only hide; the calls themselves are under a tenth of the time.
     """
-    num_text = sum(stretch.num_text for stretch in layout.stretches)
+    num_text = sum(stretch.num_text for stretch in layout.dialogues)
     front = query.shape[2] - num_text  # rows that only pass their value on
-    passed_on = _of_heads(value[:, :, :front], num_heads=query.shape[1])
+    passed_on = _repeat_heads(value[:, :, :front], num_heads=query.shape[1])
     text, image = _text_and_image(key, value, layout, num_text=num_text)
     asking = query[:, :, front:]
     outputs = [passed_on.transpose(1, 2)]
     if layout.sequences is not None and can_use_kernel(query):
-        outputs.append(_at_once(asking, text, image, layout.sequences, scale=scale))
+        outputs.append(_attend_at_once(asking, text, image, layout.sequences, scale=scale))
     else:
-        outputs += _one_by_one(asking, text, image, layout.stretches, scale=scale)
+        outputs += _attend_one_by_one(asking, text, image, layout.dialogues, scale=scale)
     return torch.cat(outputs, dim=1)
 
 
@@ -151,7 +151,7 @@ def _text_and_image(
     return text, (key[:, :, :before], value[:, :, :before])
 
 
-def _at_once(
+def _attend_at_once(
     query: Tensor,
     text: tuple[Tensor, Tensor],
     image: tuple[Tensor, Tensor],
@@ -166,30 +166,30 @@ def _at_once(
     )[None]
 
 
-def _one_by_one(
+def _attend_one_by_one(
     query: Tensor,
     text: tuple[Tensor, Tensor],
     image: tuple[Tensor, Tensor],
-    stretches: Sequence[Stretch],
+    dialogues: Sequence[FlatDialogue],
     *,
     scale: float,
 ) -> Iterator[Tensor]:
     """Yield the output of all text, run by run, as float[1, run, H, d]."""
-    texts = [stretch.num_text for stretch in stretches]
-    images = [stretch.num_image for stretch in stretches]
+    texts = [stretch.num_text for stretch in dialogues]
+    images = [stretch.num_image for stretch in dialogues]
     for stretch, asking, of_text, of_image in zip(
-        stretches,
+        dialogues,
         torch.split(query, texts, dim=2),
         zip(*(torch.split(x, texts, dim=2) for x in text), strict=True),
         zip(*(torch.split(x, images, dim=2) for x in image), strict=True),
         strict=True,
     ):
-        for output in _attend_stretch(stretch, asking, of_text, of_image, scale=scale):
+        for output in _attend_dialogue(stretch, asking, of_text, of_image, scale=scale):
             yield output.transpose(1, 2)
 
 
-def _attend_stretch(
-    stretch: Stretch,
+def _attend_dialogue(
+    dialogue: FlatDialogue,
     query: Tensor,
     text: tuple[Tensor, Tensor],
     image: tuple[Tensor, Tensor],
@@ -197,15 +197,15 @@ def _attend_stretch(
     scale: float,
 ) -> Iterator[Tensor]:
     """Yield the output of one dialogue's text, run by run, as float[1, H, run, d]."""
-    if stretch.num_text == 0:
+    if dialogue.num_text == 0:
         return
     grouped = query.shape[1] != text[0].shape[1]
-    lengths = [length for length, _ in stretch.runs]
+    lengths = [length for length, _ in dialogue.text_spans]
     onto_text = functional.scaled_dot_product_attention(
         query, *text, is_causal=True, scale=scale, enable_gqa=grouped
     )
     runs = zip(
-        stretch.runs,
+        dialogue.text_spans,
         torch.split(query, lengths, 2),
         torch.split(onto_text, lengths, 2),
         strict=True,
@@ -220,7 +220,7 @@ def _attend_stretch(
         )
 
 
-def _of_heads(value: Tensor, *, num_heads: int) -> Tensor:
+def _repeat_heads(value: Tensor, *, num_heads: int) -> Tensor:
     """Return float[B, G, S, d] as float[B, H, S, d]: for every query head the one it reads."""
     if value.shape[1] == num_heads:
         return value
@@ -232,13 +232,13 @@ def _attend_prefill(
 ) -> Tensor:
     """Attend in B rows by way of one flat row, as float[B, S, H, d]; padding gives 0."""
     num_rows, num_heads, length, width = query.shape
-    q, k, v = (_flattened(tensor, flat.order) for tensor in (query, key, value))
+    q, k, v = (_flatten(tensor, flat.order) for tensor in (query, key, value))
     attended = attend_flat(q, k, v, flat, scale=scale)[0]
     output = attended.new_zeros(num_rows * length, num_heads, width)
     return output.index_copy(0, flat.order, attended).view(num_rows, length, num_heads, width)
 
 
-def _flattened(tensor: Tensor, order: Tensor) -> Tensor:
+def _flatten(tensor: Tensor, order: Tensor) -> Tensor:
     """Return float[B, heads, S, d] as float[1, heads, N, d], positions in the given order."""
     by_position = tensor.transpose(1, 2).flatten(0, 1)
     return by_position.index_select(0, order).transpose(0, 1)[None]
@@ -257,21 +257,23 @@ def _attend_cached(
     A block of queries at a time bounds the memory of their scores, where these are formed.
     """
     num_rows, num_heads, length, _ = query.shape
-    output = _of_heads(value[:, :, -length:], num_heads=num_heads).transpose(1, 2)
+    output = _repeat_heads(value[:, :, -length:], num_heads=num_heads).transpose(1, 2)
     rows = max(1, SCORES_PER_BLOCK // (num_rows * num_heads * key.shape[2]))
     blocks = [slice(start, start + rows) for start in range(0, len(layout.queries), rows)]
     if not blocks:
         return output
     if isinstance(layout, CachedLayout):
-        attended = [_of_key_sets(query, key, value, layout, b, scale=scale) for b in blocks]
+        attended = [_attend_key_sets(query, key, value, layout, b, scale=scale) for b in blocks]
     else:
-        attended = [_two_softmaxes(query, key, value, layout, b, scale=scale) for b in blocks]
+        attended = [
+            _attend_two_softmaxes(query, key, value, layout, b, scale=scale) for b in blocks
+        ]
     new = torch.cat(attended, dim=1)
     kept = torch.where(layout.attends[..., None, None], new, output[:, layout.queries])
     return output.index_copy(1, layout.queries, kept)
 
 
-def _of_key_sets(
+def _attend_key_sets(
     query: Tensor, key: Tensor, value: Tensor, layout: CachedLayout, block: slice, *, scale: float
 ) -> Tensor:
     """Return float[B, Q, H, d] of a block of the layout's queries: the sum over its key sets."""
@@ -293,7 +295,7 @@ def _of_key_sets(
     return output.transpose(1, 2)
 
 
-def _two_softmaxes(
+def _attend_two_softmaxes(
     query: Tensor,
     key: Tensor,
     value: Tensor,

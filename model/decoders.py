@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from vchat.model.attention import register
-from vchat.model.shares import whole
+from vchat.model.attention import register_attention
+from vchat.model.partitioning import gather_weights
 
 
 def use_attention(decoder: PreTrainedModel, name: str) -> None:
@@ -24,7 +24,7 @@ def use_attention(decoder: PreTrainedModel, name: str) -> None:
             f"{kind} does not take its attention from transformers' interface (for one, because it "
             f"adds position biases to its scores), so {name} cannot be used with it"
         )
-    register()
+    register_attention()
     decoder.set_attn_implementation(name)
     if not isinstance(decoder.get_output_embeddings(), nn.Linear):
         raise ValueError(f"{kind} has no linear output head")
@@ -34,7 +34,7 @@ def use_attention(decoder: PreTrainedModel, name: str) -> None:
             raise ValueError(f"{kind} changes its logits by {setting} = {value}, which is not done")
 
 
-def cover_ids(decoder: PreTrainedModel, *, num_ids: int, image_token_id: int) -> None:
+def fit_vocabulary(decoder: PreTrainedModel, *, num_ids: int, image_token_id: int) -> None:
     """Give the decoder a row for each of `num_ids` ids, in its table and in its head.
 
     A table that is already larger keeps its size. Added rows, and the row of the image slot, which
@@ -56,5 +56,5 @@ def cover_ids(decoder: PreTrainedModel, *, num_ids: int, image_token_id: int) ->
     known = torch.tensor([i for i in range(num_known) if i != image_token_id])
     for module in (decoder.get_input_embeddings(), decoder.get_output_embeddings()):
         for rows in module.parameters(recurse=False):
-            with torch.no_grad(), whole([rows], changed_by_rank_0=True):
+            with torch.no_grad(), gather_weights([rows], changed_by_rank_0=True):
                 rows[fresh] = rows[known].float().mean(dim=0).to(rows.dtype)

@@ -21,8 +21,8 @@ from vchat.model.layout import (
     PrefillLayout,
     cached_layout,
     flat_layout,
+    positions_in_segments,
     published_layout,
-    restarted_positions,
 )
 
 IGNORED = -100
@@ -48,23 +48,23 @@ class Rows:
     def positions(self) -> Tensor:
         """Return int64[B, S]."""
         if self.position_ids is None:
-            return restarted_positions(self.segments)
+            return positions_in_segments(self.segments)
         return self.position_ids.expand_as(self.segments)
 
 
-def hidden_of_all(decoder: PreTrainedModel, rows: Rows, *, published: bool) -> Tensor:
+def decode_all(decoder: PreTrainedModel, rows: Rows, *, published: bool) -> Tensor:
     """Return the last hidden states of every position, float[B, S, D]; of padding, anything."""
     if published:
         layout = published_layout(rows.kinds, rows.segments, num_new=rows.kinds.shape[1])
-        return _decode(decoder, rows.embeddings, rows.positions(), layout)
+        return _run_decoder(decoder, rows.embeddings, rows.positions(), layout)
     flat = flat_layout(rows.kinds, rows.segments)
     hidden = _decode_flat(decoder, rows, flat)
     everywhere = hidden.new_zeros(rows.kinds.numel(), hidden.shape[-1])
     return everywhere.index_copy(0, flat.order, hidden).view(*rows.kinds.shape, -1)
 
 
-def hidden_of_predictors(
-    decoder: PreTrainedModel, rows: Rows, labels: Tensor, *, published: bool, drop_rows: bool
+def decode_predictors(
+    decoder: PreTrainedModel, rows: Rows, labels: Tensor, *, published: bool, skip_images: bool
 ) -> tuple[Tensor, Tensor]:
     """Return what predicts the supervised tokens, float[T, D], and these tokens, int64[T].
 
@@ -78,22 +78,22 @@ def hidden_of_predictors(
     row, column = ((labels[:, 1:] != IGNORED) & of_same).nonzero(as_tuple=True)
     targets = labels[row, column + 1]
     if published:
-        return hidden_of_all(decoder, rows, published=True)[row, column], targets
+        return decode_all(decoder, rows, published=True)[row, column], targets
     flat = flat_layout(rows.kinds, rows.segments)
     index = flat.index_of(row * labels.shape[1] + column, batch_size=labels.numel())
-    if drop_rows:
-        flat, index = _without_unread_images(flat, index)
+    if skip_images:
+        flat, index = _skip_unread_images(flat, index)
     return _decode_flat(decoder, rows, flat).index_select(0, index), targets
 
 
-def hidden_of_newest(
+def decode_newest(
     decoder: PreTrainedModel,
     rows: Rows,
     cache: DialogueCache,
     *,
     published: bool,
-    places: Tensor | None = None,
-    known: FlatLayout | None = None,
+    positions: Tensor | None = None,
+    text_layout: FlatLayout | None = None,
 ) -> Tensor:
     """Extend the cache by rows, in place, and return their last hidden states, float[B, S, D].
 
@@ -103,23 +103,23 @@ def hidden_of_newest(
     """
     num_new = rows.kinds.shape[1]
     is_first = cache.get_seq_length() == 0
-    kinds, segments, places = cache.remember(rows.kinds, rows.segments, places=places)
+    kinds, segments, positions = cache.remember(rows.kinds, rows.segments, positions=positions)
     position_ids = rows.position_ids
     if position_ids is None:
         position_ids = ((segments != 0).cumsum(dim=1) - 1).clamp(min=0)[:, -num_new:]
     layout: Layout
     if published:
         layout = published_layout(kinds, segments, num_new=num_new)
-    elif known is not None:
-        layout = known
+    elif text_layout is not None:
+        layout = text_layout
     elif is_first:
         layout = PrefillLayout(flat=flat_layout(kinds, segments))
     else:
-        layout = cached_layout(kinds, segments, num_new=num_new, places=places)
-    return _decode(decoder, rows.embeddings, position_ids, layout, cache)
+        layout = cached_layout(kinds, segments, num_new=num_new, positions=positions)
+    return _run_decoder(decoder, rows.embeddings, position_ids, layout, cache)
 
 
-def _without_unread_images(flat: FlatLayout, index: Tensor) -> tuple[FlatLayout, Tensor]:
+def _skip_unread_images(flat: FlatLayout, index: Tensor) -> tuple[FlatLayout, Tensor]:
     """Return the layout that keeps image rows only if read, and where the read rows then stand.
 
     Args:
@@ -135,10 +135,10 @@ def _without_unread_images(flat: FlatLayout, index: Tensor) -> tuple[FlatLayout,
 def _decode_flat(decoder: PreTrainedModel, rows: Rows, flat: FlatLayout) -> Tensor:
     """Return float[N, D], the hidden states of a flat row, or of those the last layer keeps."""
     embeddings = rows.embeddings.flatten(0, 1).index_select(0, flat.order)[None]
-    return _decode(decoder, embeddings, rows.positions().flatten()[flat.order][None], flat)[0]
+    return _run_decoder(decoder, embeddings, rows.positions().flatten()[flat.order][None], flat)[0]
 
 
-def _decode(
+def _run_decoder(
     decoder: PreTrainedModel,
     embeddings: Tensor,
     position_ids: Tensor,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from vchat.model.shares import whole
+from vchat.model.partitioning import gather_weights
 
 BLOCK = 64
 """So many neighbouring weights share a scale."""
@@ -97,7 +97,7 @@ def use_four_bits(module: nn.Module, names: list[str], *, same_weights: bool) ->
                 plain.in_features, plain.out_features, bias=plain.bias is not None
             )
         if same_weights and not plain.weight.is_meta:
-            with whole(list(plain.parameters(recurse=False))):
+            with gather_weights(list(plain.parameters(recurse=False))):
                 layer.quantise(plain.weight)
         layer.bias = plain.bias
         parent, _, last = name.rpartition(".")

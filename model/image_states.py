@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from vchat.model.decoding import Rows, hidden_of_newest
+from vchat.model.decoding import Rows, decode_newest
 from vchat.model.layout import IMAGE, TEXT, DialogueCache, flat_layout
 
-PROBED_AT = 7
+PROBE_POSITION = 7
 """Where the probe stands a second time."""
 
 TOLERANCE = 0.02
@@ -52,16 +52,16 @@ class ImageStates:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Turning:
+class KeyRotation:
     """How the keys of a decoder are turned from one position to another."""
 
     rotary: Any
     """The decoder's rotary embedding: gives cosines and sines of positions."""
 
-    turned_layers: tuple[bool, ...]
+    depends_on_position: tuple[bool, ...]
     """Whether a layer's keys depend on their position at all."""
 
-    def turned(self, states: ImageStates, *, by: int) -> tuple[Tensor, ...]:
+    def rotate(self, states: ImageStates, *, by: int) -> tuple[Tensor, ...]:
         """Return the keys of every layer as they are `by` positions later."""
         like = states.keys[0]
         position = torch.tensor([[by]], device=like.device)
@@ -69,12 +69,12 @@ class Turning:
         scale = float(getattr(self.rotary, "attention_scaling", 1.0))
         angles = cos[:, None] / scale, sin[:, None] / scale
         return tuple(
-            _turned(keys, *angles) if depends else keys
-            for keys, depends in zip(states.keys, self.turned_layers, strict=True)
+            _rotate(keys, *angles) if depends else keys
+            for keys, depends in zip(states.keys, self.depends_on_position, strict=True)
         )
 
 
-def turning_of(decoder: PreTrainedModel) -> Turning | None:
+def find_key_rotation(decoder: PreTrainedModel) -> KeyRotation | None:
     """Return how the decoder's keys are turned, or None if it does not work that way."""
     rotary = getattr(decoder.get_decoder(), "rotary_emb", None)
     if rotary is None or getattr(rotary, "rope_type", "default") in ("dynamic", "longrope"):
@@ -82,20 +82,20 @@ def turning_of(decoder: PreTrainedModel) -> Turning | None:
     width = decoder.get_input_embeddings().weight.shape[1]
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn(1, 2, width, generator=generator).to(decoder.device, decoder.dtype)
-    near, far = (encoded(decoder, probe, start=start) for start in (0, PROBED_AT))
+    near, far = (encode_image(decoder, probe, start=start) for start in (0, PROBE_POSITION))
     depends = tuple(
-        not _close(here, there) for here, there in zip(near.keys, far.keys, strict=True)
+        not _are_close(here, there) for here, there in zip(near.keys, far.keys, strict=True)
     )
-    turning = Turning(rotary=rotary, turned_layers=depends)
+    turning = KeyRotation(rotary=rotary, depends_on_position=depends)
     try:
-        turned = turning.turned(near, by=PROBED_AT)
+        turned = turning.rotate(near, by=PROBE_POSITION)
     except (TypeError, RuntimeError):  # several rotary embeddings in one, or another width
         return None
-    works = all(_close(here, there) for here, there in zip(turned, far.keys, strict=True))
+    works = all(_are_close(here, there) for here, there in zip(turned, far.keys, strict=True))
     return turning if works else None
 
 
-def encoded(decoder: PreTrainedModel, embeddings: Tensor, *, start: int = 0) -> ImageStates:
+def encode_image(decoder: PreTrainedModel, embeddings: Tensor, *, start: int = 0) -> ImageStates:
     """Run the decoder on the positions of one image, float[1, P, D], alone."""
     num = embeddings.shape[1]
     ones = torch.ones(1, num, dtype=torch.int64, device=embeddings.device)
@@ -107,7 +107,7 @@ def encoded(decoder: PreTrainedModel, embeddings: Tensor, *, start: int = 0) -> 
     )
     cache = DialogueCache()
     with torch.no_grad():
-        hidden_of_newest(decoder, rows, cache, published=False)
+        decode_newest(decoder, rows, cache, published=False)
     return ImageStates(
         keys=tuple(layer.keys for layer in cache.layers),
         values=tuple(layer.values for layer in cache.layers),
@@ -116,7 +116,7 @@ def encoded(decoder: PreTrainedModel, embeddings: Tensor, *, start: int = 0) -> 
 
 def extend_with_images(
     decoder: PreTrainedModel,
-    turning: Turning,
+    rotation: KeyRotation,
     embeddings: Tensor,
     slots: Tensor,
     cache: DialogueCache,
@@ -146,7 +146,7 @@ def extend_with_images(
     is_first = cache.get_seq_length() == 0
     layout = flat_layout(torch.where(slots, IMAGE, TEXT), ones) if is_first else None
     places = torch.arange(len(is_image), device=is_image.device) + cache.get_seq_length()
-    _add_images(cache, turning, images, places=places[is_image])
+    _add_images(cache, rotation, images, positions=places[is_image])
     text = places[None, ~is_image]
     rows = Rows(
         embeddings=embeddings[:, ~is_image],
@@ -154,19 +154,19 @@ def extend_with_images(
         segments=torch.ones_like(text),
         position_ids=text,
     )
-    return hidden_of_newest(decoder, rows, cache, published=False, places=text, known=layout)
+    return decode_newest(decoder, rows, cache, published=False, positions=text, text_layout=layout)
 
 
 def _add_images(
-    cache: DialogueCache, turning: Turning, images: Sequence[ImageStates], *, places: Tensor
+    cache: DialogueCache, rotation: KeyRotation, images: Sequence[ImageStates], *, positions: Tensor
 ) -> None:
     """Put images into the cache of one row, at places int64[n] for all their positions."""
     if not images:
         return
     starts = torch.tensor([0, *(one.num_positions for one in images[:-1])]).cumsum(0)
     keys = [
-        turning.turned(one, by=int(place))
-        for one, place in zip(images, places[starts.to(places.device)].tolist(), strict=True)
+        rotation.rotate(one, by=int(place))
+        for one, place in zip(images, positions[starts.to(positions.device)].tolist(), strict=True)
     ]
     for layer in range(len(images[0].keys)):
         cache.update(
@@ -174,11 +174,11 @@ def _add_images(
             torch.cat([one.values[layer] for one in images], dim=2),
             layer,
         )
-    ones = torch.ones_like(places)[None]
-    cache.remember(ones * IMAGE, ones, places=places[None])
+    ones = torch.ones_like(positions)[None]
+    cache.remember(ones * IMAGE, ones, positions=positions[None])
 
 
-def _turned(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotate(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the leading part of float[1, G, P, d] by angles whose cos and sin are [1, 1, 1, r]."""
     wide, rest = keys[..., : cos.shape[-1]].float(), keys[..., cos.shape[-1] :]
     first, second = wide.chunk(2, dim=-1)
@@ -186,7 +186,7 @@ def _turned(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([turned.to(keys.dtype), rest], dim=-1)
 
 
-def _close(one: Tensor, other: Tensor) -> bool:
+def _are_close(one: Tensor, other: Tensor) -> bool:
     """Tell whether two tensors of keys are the same up to rounding."""
     difference = (one.float() - other.float()).abs().max()
     return bool(difference <= TOLERANCE * other.float().abs().max())

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from vchat.model.layout import CollectingLayout, FlatLayout
 
 
-def can_drop_rows(decoder: nn.Module) -> bool:
+def can_skip_images(decoder: nn.Module) -> bool:
     """Tell whether the last layer is of a make this file understands.
 
     It takes rotary embeddings as an argument, and feeds its attention either `input_layernorm` of
@@ -42,7 +42,7 @@ def can_drop_rows(decoder: nn.Module) -> bool:
     return takes_rotary and (norms_first or norms_after)
 
 
-def drop_rows_before_last_layer(decoder: nn.Module) -> None:
+def skip_images_in_last_layer(decoder: nn.Module) -> None:
     """Make the last layer skip image rows whenever its layout names the rows to keep."""
     layers: Any = decoder.layers
     layers[-1].register_forward_pre_hook(_keep_rows, with_kwargs=True)

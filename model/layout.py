@@ -36,7 +36,7 @@ def kinds_of(image_slots: Tensor, segments: Tensor, *, mixed: bool) -> Tensor:
     return kinds.masked_fill(segments == 0, PAD)
 
 
-def restarted_positions(segments: Tensor) -> Tensor:
+def positions_in_segments(segments: Tensor) -> Tensor:
     """Return int64[B, S]: the index of each position within its segment, 0 at padding.
 
     Args:
@@ -50,7 +50,7 @@ def restarted_positions(segments: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stretch:
+class FlatDialogue:
     """One dialogue's part of a flat row."""
 
     num_text: int
@@ -59,7 +59,7 @@ class Stretch:
     num_image: int
     """Image positions."""
 
-    runs: tuple[tuple[int, int], ...]
+    text_spans: tuple[tuple[int, int], ...]
     """Its text in pieces without an image in between: (text positions, image positions before)."""
 
 
@@ -73,7 +73,7 @@ class FlatLayout:
     num_image: int
     """How many positions at the front of the flat row are image positions."""
 
-    stretches: tuple[Stretch, ...]
+    dialogues: tuple[FlatDialogue, ...]
     """The dialogues, in the order in which both their images and their texts stand."""
 
     sequences: Sequences | None = None
@@ -91,7 +91,7 @@ class FlatLayout:
     @property
     def longest(self) -> int:
         """Positions of the longest dialogue."""
-        return max((s.num_text + s.num_image for s in self.stretches), default=0)
+        return max((s.num_text + s.num_image for s in self.dialogues), default=0)
 
     def index_of(self, flat_index: Tensor, *, batch_size: int) -> Tensor:
         """Return where positions of the batch (as one vector) stand in the flat row; else -1."""
@@ -119,22 +119,22 @@ def flat_layout(kinds: Tensor, segments: Tensor) -> FlatLayout:
     keep, dialogue = keep[by_dialogue], dialogue[by_dialogue]
     is_text = kinds.flatten()[keep] != IMAGE
     order = torch.cat([keep[~is_text], keep[is_text]])
-    stretches = _stretches(dialogue, is_text)
+    stretches = _count_dialogues(dialogue, is_text)
     at_once = kinds.is_cuda and len(stretches) > 1
     return FlatLayout(
         order=order,
         num_image=int((~is_text).sum()),
-        stretches=stretches,
-        sequences=sequences_of_stretches(stretches, device=kinds.device) if at_once else None,
+        dialogues=stretches,
+        sequences=sequences_of_dialogues(stretches, device=kinds.device) if at_once else None,
     )
 
 
-def sequences_of_stretches(stretches: Sequence[Stretch], *, device: torch.device) -> Sequences:
+def sequences_of_dialogues(dialogues: Sequence[FlatDialogue], *, device: torch.device) -> Sequences:
     """Return the sequences of a flat row of these dialogues."""
-    return sequences_of([(s.num_text, s.num_image, s.runs) for s in stretches], device=device)
+    return sequences_of([(s.num_text, s.num_image, s.text_spans) for s in dialogues], device=device)
 
 
-def _stretches(dialogue: Tensor, is_text: Tensor) -> tuple[Stretch, ...]:
+def _count_dialogues(dialogue: Tensor, is_text: Tensor) -> tuple[FlatDialogue, ...]:
     """Count each dialogue's positions and cut its text where images stand in between.
 
     Args:
@@ -155,7 +155,7 @@ def _stretches(dialogue: Tensor, is_text: Tensor) -> tuple[Stretch, ...]:
     for piece, length in zip(pieces.tolist(), lengths.tolist(), strict=True):
         runs[piece // base].append((length, piece % base))
     return tuple(
-        Stretch(num_text=t, num_image=i, runs=tuple(r))
+        FlatDialogue(num_text=t, num_image=i, text_spans=tuple(r))
         for t, i, r in zip(num_text.tolist(), num_image.tolist(), runs, strict=True)
     )
 
@@ -245,7 +245,7 @@ Layout = FlatLayout | PrefillLayout | CachedLayout | PublishedLayout | Collectin
 
 
 def cached_layout(
-    kinds: Tensor, segments: Tensor, *, num_new: int, places: Tensor | None = None
+    kinds: Tensor, segments: Tensor, *, num_new: int, positions: Tensor | None = None
 ) -> CachedLayout:
     """Return the layout of the newest `num_new` positions.
 
@@ -256,7 +256,7 @@ def cached_layout(
     """
     first = kinds.shape[1] - num_new
     queries = (kinds[:, first:] == TEXT).any(dim=0).nonzero()[:, 0]
-    masks = visible(kinds, segments, queries=queries + first, places=places)
+    masks = visible_keys(kinds, segments, queries=queries + first, positions=positions)
     apart = len(kinds) == 1 and len(queries) >= MANY_QUERIES
     sets = [
         _key_set(mask, columns=(kinds[0] == kind).nonzero()[:, 0] if apart else None)
@@ -278,8 +278,8 @@ def _key_set(mask: Tensor, *, columns: Tensor | None) -> KeySet:
     return KeySet(columns=columns, mask=None if bool(mask.all()) else mask, seen=seen)
 
 
-def visible(
-    kinds: Tensor, segments: Tensor, *, queries: Tensor, places: Tensor | None = None
+def visible_keys(
+    kinds: Tensor, segments: Tensor, *, queries: Tensor, positions: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return which keys each query sees, as `(text, image)`, both bool[B, Q, K].
 
@@ -299,9 +299,9 @@ def visible(
         queries: int64[Q], the columns that ask.
         places: int64[B, K], where each key stands in its row; None is in the order of the columns.
     """
-    if places is None:
-        places = torch.arange(kinds.shape[1], device=kinds.device)[None]
-    seen = places[:, None, :] <= places[:, queries, None]
+    if positions is None:
+        positions = torch.arange(kinds.shape[1], device=kinds.device)[None]
+    seen = positions[:, None, :] <= positions[:, queries, None]
     seen = seen & (segments[:, queries, None] == segments[:, None, :])
     seen = seen & (kinds[:, queries, None] == TEXT)
     return seen & (kinds == TEXT)[:, None], seen & (kinds == IMAGE)[:, None]
@@ -348,10 +348,10 @@ class DialogueCache(DynamicCache):  # type: ignore[misc]
         super().__init__()
         self.kinds: Tensor | None = None
         self.segments: Tensor | None = None
-        self.places: Tensor | None = None
+        self.positions: Tensor | None = None
 
     def remember(
-        self, kinds: Tensor, segments: Tensor, *, places: Tensor | None = None
+        self, kinds: Tensor, segments: Tensor, *, positions: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Append int64[B, S] of new positions and return all so far, int64[B, K] each.
 
@@ -359,22 +359,22 @@ class DialogueCache(DynamicCache):  # type: ignore[misc]
             places: where they stand in their rows, counted from the rows' first position; None is
                 one after the other, behind all that are known.
         """
-        if places is None:
+        if positions is None:
             known = 0 if self.kinds is None else self.kinds.shape[1]
-            places = torch.arange(kinds.shape[1], device=kinds.device).expand_as(kinds) + known
-        if self.kinds is not None and self.segments is not None and self.places is not None:
+            positions = torch.arange(kinds.shape[1], device=kinds.device).expand_as(kinds) + known
+        if self.kinds is not None and self.segments is not None and self.positions is not None:
             kinds = torch.cat([self.kinds, kinds], dim=1)
             segments = torch.cat([self.segments, segments], dim=1)
-            places = torch.cat([self.places, places], dim=1)
-        self.kinds, self.segments, self.places = kinds, segments, places
-        return kinds, segments, places
+            positions = torch.cat([self.positions, positions], dim=1)
+        self.kinds, self.segments, self.positions = kinds, segments, positions
+        return kinds, segments, positions
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Make row i a copy of row `beam_idx[i]`, which beam search asks for."""
         super().reorder_cache(beam_idx)
-        if self.kinds is not None and self.segments is not None and self.places is not None:
+        if self.kinds is not None and self.segments is not None and self.positions is not None:
             self.kinds, self.segments = self.kinds[beam_idx], self.segments[beam_idx]
-            self.places = self.places[beam_idx]
+            self.positions = self.positions[beam_idx]
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the newest -`tokens_to_remove` positions of every row; the number is negative."""

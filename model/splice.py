@@ -32,7 +32,7 @@ def splice(embeddings: Tensor, features: Tensor, slots: Tensor) -> Tensor:
     return embeddings.masked_scatter(slots[..., None], features.to(embeddings.dtype))
 
 
-def reversed_in_dialogues(features: Tensor, slots: Tensor, segments: Tensor) -> Tensor:
+def reverse_in_dialogues(features: Tensor, slots: Tensor, segments: Tensor) -> Tensor:
     """Return features of images with the order of those of each dialogue turned around.
 
     Args:

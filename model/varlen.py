@@ -41,10 +41,10 @@ class Sequences:
     texts: Bounds
     """Of the D dialogues' text."""
 
-    run_rows: Tensor
+    span_rows: Tensor
     """int64[n]: the text positions that see images, run by run."""
 
-    runs: Bounds
+    spans: Bounds
     """Of the R runs among these."""
 
     image_keys: Tensor
@@ -77,8 +77,8 @@ def sequences_of(
     none = torch.zeros(0, dtype=torch.int64)
     return Sequences(
         texts=_bounds([num for num, _, _ in dialogues], device),
-        run_rows=torch.cat([none, *rows]).to(device),
-        runs=_bounds([len(one) for one in rows], device),
+        span_rows=torch.cat([none, *rows]).to(device),
+        spans=_bounds([len(one) for one in rows], device),
         image_keys=torch.cat([none, *keys]).to(device),
         images=_bounds([len(one) for one in keys], device),
     )
@@ -116,7 +116,7 @@ def attend_sequences(
     """
     kernel = _torch_kernel() if kernel is None else kernel
     grouped = query.shape[1] != text[0].shape[1]
-    texts, runs, images = sequences.texts, sequences.runs, sequences.images
+    texts, runs, images = sequences.texts, sequences.spans, sequences.images
     output: Tensor = kernel(
         query,
         *text,
@@ -128,10 +128,10 @@ def attend_sequences(
         window_size=(-1, 0),  # causal
         enable_gqa=grouped,
     )
-    if len(sequences.run_rows) == 0:
+    if len(sequences.span_rows) == 0:
         return output
     onto_images = kernel(
-        query.index_select(0, sequences.run_rows),
+        query.index_select(0, sequences.span_rows),
         *(one.index_select(0, sequences.image_keys) for one in image),
         runs.ends,
         images.ends,
@@ -140,7 +140,7 @@ def attend_sequences(
         scale=scale,
         enable_gqa=grouped,
     )
-    return output.index_add(0, sequences.run_rows, onto_images)
+    return output.index_add(0, sequences.span_rows, onto_images)
 
 
 def _torch_kernel() -> Kernel:

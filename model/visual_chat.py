@@ -18,26 +18,31 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.generation import LogitsProcessorList, SuppressTokensLogitsProcessor
 
-from vchat.model.adapters import add_configured, merge_adapters, target_names
+from vchat.model.adapters import add_configured_adapters, merge_adapters, target_names
 from vchat.model.config import VisualChatConfig
-from vchat.model.decoders import cover_ids, use_attention
-from vchat.model.decoding import Rows, hidden_of_all, hidden_of_newest, hidden_of_predictors
+from vchat.model.decoders import fit_vocabulary, use_attention
+from vchat.model.decoding import Rows, decode_all, decode_newest, decode_predictors
 from vchat.model.four_bit import use_four_bits
 from vchat.model.image_states import (
     ImageStates,
-    Turning,
-    encoded,
+    KeyRotation,
+    encode_image,
     extend_with_images,
-    turning_of,
+    find_key_rotation,
 )
-from vchat.model.last_layer import can_drop_rows, drop_rows_before_last_layer
+from vchat.model.last_layer import can_skip_images, skip_images_in_last_layer
 from vchat.model.layout import DialogueCache, kinds_of
 from vchat.model.loss import SummedCrossEntropy
 from vchat.model.output import VisualChatOutput
-from vchat.model.shares import unsplit
-from vchat.model.splice import reversed_in_dialogues, splice, times_zero
-from vchat.model.towers.hugging_face import HuggingFaceTower, kind_of, positions_of, vision_half
-from vchat.model.towers.projection import positions_after, projection_named
+from vchat.model.partitioning import pause_partitioning
+from vchat.model.splice import reverse_in_dialogues, splice, times_zero
+from vchat.model.towers.hugging_face import (
+    HuggingFaceTower,
+    count_features,
+    read_traits,
+    vision_half,
+)
+from vchat.model.towers.projection import build_projection, positions_after
 
 
 class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
@@ -68,7 +73,7 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             tower, image_size=config.image_size, mean=config.image_mean, std=config.image_std
         )
         self.decoder = decoder or AutoModelForCausalLM.from_config(config.decoder_config)
-        self.projection = projection_named(
+        self.projection = build_projection(
             config.projection,
             tower_config=config.tower_config,
             has_class_position=self.tower.has_class_position,
@@ -79,15 +84,17 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             self.prompt_embeddings = nn.Embedding(table.num_embeddings, table.embedding_dim)
         self.summed_cross_entropy = SummedCrossEntropy()
         use_attention(self.decoder, config.attention)
-        self._drops_rows = config.attention == "mmca" and can_drop_rows(self.decoder.get_decoder())
-        if self._drops_rows:
-            drop_rows_before_last_layer(self.decoder.get_decoder())
+        self._skips_images = config.attention == "mmca" and can_skip_images(
+            self.decoder.get_decoder()
+        )
+        if self._skips_images:
+            skip_images_in_last_layer(self.decoder.get_decoder())
         self.post_init()
         if config.four_bit_decoder:
             use_four_bits(self.decoder, target_names(self.decoder, ()), same_weights=False)
         if config.adapters is not None:
-            with unsplit():  # they are small, and some begin as their layer's weight is
-                add_configured(self, config.adapters)
+            with pause_partitioning():  # they are small, and some begin as their layer's weight is
+                add_configured_adapters(self, config.adapters)
 
     def merge(self) -> None:
         """Make adapters and 4-bit weights plain weights: the model computes the same without."""
@@ -126,11 +133,11 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             image_mean, image_std: per channel; those usual for the tower if not given.
         """
         tower = vision_half(tower)
-        cover_ids(decoder, num_ids=num_ids, image_token_id=image_token_id)
+        fit_vocabulary(decoder, num_ids=num_ids, image_token_id=image_token_id)
         for part in (tower, decoder):
             for module in part.modules():
                 module._is_hf_initialized = True  # what the library sets on loaded weights
-        image_size = kind_of(tower.config).image_size if image_size is None else image_size
+        image_size = read_traits(tower.config).image_size if image_size is None else image_size
         if tower.config.model_type == "open_clip" and tower.config.image_size != image_size:
             tower.set_image_size(image_size)
         config = VisualChatConfig(
@@ -140,10 +147,10 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             attention=attention,
             image_token_id=image_token_id,
             image_size=image_size,
-            image_mean=tuple(image_mean or kind_of(tower.config).mean),
-            image_std=tuple(image_std or kind_of(tower.config).std),
+            image_mean=tuple(image_mean or read_traits(tower.config).mean),
+            image_std=tuple(image_std or read_traits(tower.config).std),
             positions_per_image=positions_after(
-                projection, tower_positions=positions_of(tower.config, image_size=image_size)
+                projection, tower_positions=count_features(tower.config, image_size=image_size)
             ),
         )
         return cls(config, tower=tower, decoder=decoder)
@@ -222,8 +229,8 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         if labels is not None:
             if use_cache or past_key_values is not None:
                 raise ValueError("labels and a cache do not go together")
-            hidden, targets = hidden_of_predictors(
-                self.decoder, rows, labels, published=published, drop_rows=self._drops_rows
+            hidden, targets = decode_predictors(
+                self.decoder, rows, labels, published=published, skip_images=self._skips_images
             )
             head = self.get_output_embeddings()
             each = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
@@ -231,10 +238,10 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             return VisualChatOutput(loss=loss, target_losses=each)
         cache = past_key_values
         if cache is None and not use_cache:
-            hidden = hidden_of_all(self.decoder, rows, published=published)
+            hidden = decode_all(self.decoder, rows, published=published)
         else:
             cache = DialogueCache() if cache is None else cache
-            hidden = hidden_of_newest(self.decoder, rows, cache, published=published)
+            hidden = decode_newest(self.decoder, rows, cache, published=published)
         logits = self.get_output_embeddings()(hidden[:, -logits_to_keep:])
         return VisualChatOutput(logits=logits, past_key_values=cache)
 
@@ -269,20 +276,20 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         features = self._features(pixel_values)
         if self.config.image_order == "reversed" and slots.sum() == features[..., 0].numel():
             segments = torch.ones_like(input_ids) if segments is None else segments
-            features = reversed_in_dialogues(features, slots, segments)
+            features = reverse_in_dialogues(features, slots, segments)
         return splice(embeddings, features, slots)
 
     @property
     def reuses_images(self) -> bool:
         """Whether what `image_states` gives for an image may stand for it in any dialogue."""
-        return self._turning is not None
+        return self._key_rotation is not None
 
     @cached_property
-    def _turning(self) -> Turning | None:
+    def _key_rotation(self) -> KeyRotation | None:
         fit = self.config.attention == "mmca" and self.config.keeps_rounds
-        return turning_of(self.decoder) if fit else None
+        return find_key_rotation(self.decoder) if fit else None
 
-    def image_states(self, pixel_values: Tensor, *, num_positions: int) -> ImageStates:
+    def compute_image_states(self, pixel_values: Tensor, *, num_positions: int) -> ImageStates:
         """Return what the decoder computes for one image, [n, 3, H, W], in any dialogue.
 
         Args:
@@ -290,7 +297,7 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         """
         slots = torch.full((1, num_positions), self.config.image_token_id, device=self.device)
         with torch.no_grad():
-            return encoded(self.decoder, self.embed(slots, pixel_values))
+            return encode_image(self.decoder, self.embed(slots, pixel_values))
 
     def extend(
         self,
@@ -321,13 +328,13 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         self, cache: DialogueCache | None, input_ids: Tensor, images: Sequence[ImageStates]
     ) -> tuple[Tensor, DialogueCache]:
         """Extend the cache of one row whose images are known, see `extend`."""
-        assert self._turning is not None
+        assert self._key_rotation is not None
         slots = input_ids == self.config.image_token_id
         cache = DialogueCache() if cache is None else cache
         with torch.no_grad():
             embeddings = self.get_input_embeddings()(input_ids)
             hidden = extend_with_images(
-                self.decoder, self._turning, embeddings, slots, cache, images
+                self.decoder, self._key_rotation, embeddings, slots, cache, images
             )
             return self.get_output_embeddings()(hidden[:, -1]), cache
 

@@ -10,26 +10,26 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from vchat.prep.sources.source import Converted, Need, Row, Source
-from vchat.prep.sources.texts import file_id, filled_text
+from vchat.prep.sources.source import Converted, Entry, Need, Source
+from vchat.prep.sources.texts import file_id, require_text
 from vchat.shards.format.record import ImageRef, Record, Round
 
 FILE = "captions/captions.csv"
 IMAGES = "captions/images/"
 
 
-def rows(data: Path) -> Iterator[Row]:
+def rows(data: Path) -> Iterator[Entry]:
     """Yield every line, in file order."""
     with (data / FILE).open(encoding="utf-8", newline="") as file:
         for line in csv.DictReader(file):
-            yield Row(id=line["file"], num_pairs=1, convert=partial(to_record, line))
+            yield Entry(id=line["file"], num_pairs=1, convert=partial(to_record, line))
 
 
 def to_record(line: dict[str, str]) -> Converted:
     """Turn one line into a record; raises `Rejected`: `bad_id`, `bad_row`, `empty_text`."""
     name = file_id(line["file"], what="file")
     image = ImageRef(key=f"captions:{name}", file=IMAGES + name)
-    answer = filled_text(line["caption"], what="caption")
+    answer = require_text(line["caption"], what="caption")
     return Converted(
         record=Record(
             key=f"captions/{name}",
@@ -50,5 +50,5 @@ SOURCE = Source(
         Need(paths=(IMAGES,), how="put the images there"),
     ),
     licence="your own",
-    rows=rows,
+    read_entries=rows,
 )

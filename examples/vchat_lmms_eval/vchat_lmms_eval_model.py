@@ -54,7 +54,7 @@ class VChat(lmms):  # type: ignore[misc]
     def _answer(self, text: str, visuals: list[Image.Image], options: dict[str, Any]) -> str:
         sampling = Sampling(max_new_tokens=int(options.get("max_new_tokens", DEFAULT_NEW_TOKENS)))
         session = ChatSession(self._chat_model, sampling=sampling)
-        images = [self._chat_model.picture(_as_png(one)) for one in visuals]
+        images = [self._chat_model.decode_picture(_as_png(one)) for one in visuals]
         answer = "".join(session.ask(text, images=images))
         until = options.get("until") or []
         for stop in [until] if isinstance(until, str) else until:

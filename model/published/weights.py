@@ -42,10 +42,10 @@ Lora = Literal["auto", "fused", "apart"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
+class LoadSummary:
     """What became of the keys of a file."""
 
-    num_taken: int
+    num_loaded: int
     """Weights that are now the model's."""
 
     num_not_read: int
@@ -58,7 +58,7 @@ class Account:
     """`none`, or whether it was `fused` or `apart`."""
 
 
-def projection_of(keys: Mapping[str, Tensor]) -> str:
+def find_projection(keys: Mapping[str, Tensor]) -> str:
     """Return the name of the projection that was trained.
 
     Raises:
@@ -77,7 +77,7 @@ def projection_of(keys: Mapping[str, Tensor]) -> str:
     )
 
 
-def load_published(model: VisualChat, weights: Mapping[str, Tensor], *, lora: Lora) -> Account:
+def load_published(model: VisualChat, weights: Mapping[str, Tensor], *, lora: Lora) -> LoadSummary:
     """Give `model` the weights of a published file; it must hold those of the parts it began as.
 
     Args:
@@ -90,26 +90,26 @@ def load_published(model: VisualChat, weights: Mapping[str, Tensor], *, lora: Lo
     plain = {key: w for key, w in weights.items() if not key.endswith((LEFT, RIGHT))}
     stems = sorted(key.removesuffix(LEFT) for key in weights if key.endswith(LEFT))
     _require_pairs(weights, stems)
-    named = {key: _renamed(key) for key in plain if not NOT_READ.match(key)}
+    named = {key: _our_name(key) for key in plain if not NOT_READ.match(key)}
     target = model.state_dict()
     _require_same(named, plain, target)
-    added = {f"{stem}.weight": _added(weights, stem) for stem in stems}
+    added = {f"{stem}.weight": _lora_change(weights, stem) for stem in stems}
     if stems and lora == "auto":
-        lora = _how_saved(plain, added, {key: target[named[key]] for key in added})
+        lora = _detect_lora(plain, added, {key: target[named[key]] for key in added})
     for key, name in named.items():
         weight = plain[key]
         if lora == "apart" and key in added:
             weight = (weight.float() + added[key]).to(weight.dtype)
         target[name].copy_(weight)
-    return Account(
-        num_taken=len(named),
+    return LoadSummary(
+        num_loaded=len(named),
         num_not_read=len(plain) - len(named),
         num_lora=len(stems),
         lora=lora if stems else "none",
     )
 
 
-def _renamed(key: str) -> str:
+def _our_name(key: str) -> str:
     """Return our name of a key; an unknown one stays."""
     for theirs, ours in PARTS.items():
         if key.startswith(theirs):
@@ -144,13 +144,13 @@ def _require_same(
             raise ValueError(f"{key} has shape {found}, this model wants {wanted}")
 
 
-def _added(weights: Mapping[str, Tensor], stem: str) -> Tensor:
+def _lora_change(weights: Mapping[str, Tensor], stem: str) -> Tensor:
     """Return what LoRA adds to a weight, float32[O, I]; the published scale is 1 / rank."""
     left, right = weights[stem + LEFT].float(), weights[stem + RIGHT].float()  # [r, O], [I, r]
     return (right @ left).T / left.shape[0]
 
 
-def _how_saved(
+def _detect_lora(
     saved: Mapping[str, Tensor], added: Mapping[str, Tensor], before: Mapping[str, Tensor]
 ) -> Lora:
     """Tell whether LoRA is in the saved weights, by those that it was added to.

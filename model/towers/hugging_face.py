@@ -27,7 +27,7 @@ class Tower(Protocol):
 
     image_size: int
     """Side of the square input, in pixels."""
-    positions: int
+    num_features: int
     """Features per image."""
     width: int
     """Length of one feature vector."""
@@ -39,7 +39,7 @@ class Tower(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TowerKind:
+class TowerTraits:
     """What is known of a tower from its configuration."""
 
     image_size: int
@@ -56,8 +56,8 @@ class TowerKind:
 
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-KINDS = ("clip_vision_model", "siglip_vision_model", "siglip2_vision_model")
-OUR_KINDS = ("open_clip", "qwen_vl_visual")
+HUGGING_FACE_TOWERS = ("clip_vision_model", "siglip_vision_model", "siglip2_vision_model")
+OUR_TOWERS = ("open_clip", "qwen_vl_visual")
 
 
 def register_towers() -> None:
@@ -70,15 +70,15 @@ def register_towers() -> None:
         AutoModel.register(config, tower, exist_ok=True)
 
 
-def kind_of(config: PreTrainedConfig) -> TowerKind:
+def read_traits(config: PreTrainedConfig) -> TowerTraits:
     """Return what is known of towers with such a configuration.
 
     Raises:
         ValueError: a tower of another make.
     """
-    if config.model_type not in KINDS + OUR_KINDS:
+    if config.model_type not in HUGGING_FACE_TOWERS + OUR_TOWERS:
         raise ValueError(
-            f"a tower must be one of {', '.join(KINDS + OUR_KINDS)}; this one is "
+            f"a tower must be one of {', '.join(HUGGING_FACE_TOWERS + OUR_TOWERS)}; this one is "
             f"{config.model_type!r}"
         )
     is_siglip = config.model_type.startswith("siglip")
@@ -87,7 +87,7 @@ def kind_of(config: PreTrainedConfig) -> TowerKind:
         image_size = math.isqrt(config.num_patches) * int(config.patch_size)
     else:
         image_size = int(config.image_size)
-    return TowerKind(
+    return TowerTraits(
         image_size=image_size,
         has_class_position=getattr(
             config, "has_class_position", config.model_type == "clip_vision_model"
@@ -97,20 +97,20 @@ def kind_of(config: PreTrainedConfig) -> TowerKind:
     )
 
 
-def positions_of(config: PreTrainedConfig, *, image_size: int) -> int:
+def count_features(config: PreTrainedConfig, *, image_size: int) -> int:
     """Return how many features the tower gives for a square image of this side."""
     if config.model_type == "open_clip":
         return int(config.num_positions)  # its `image_size` is always the one it reads
     if config.model_type == "qwen_vl_visual":
         return int(config.num_queries)
     grid: int = image_size // int(config.patch_size)
-    return grid**2 + kind_of(config).has_class_position
+    return grid**2 + read_traits(config).has_class_position
 
 
 def vision_half(model: PreTrainedModel) -> PreTrainedModel:
     """Return the vision half of a model with two, or the model itself, without what is not read."""
     half: PreTrainedModel = getattr(model, "vision_model", model)
-    kind_of(half.config)
+    read_traits(half.config)
     if half.config.model_type == "clip_vision_model":
         half.post_layernorm = nn.Identity()
     elif half.config.model_type.startswith("siglip") and half.use_head:
@@ -138,12 +138,12 @@ class HuggingFaceTower(nn.Module):
         """`mean` and `std` are per channel, of pixel values between 0 and 1."""
         super().__init__()
         model = vision_half(model)
-        if model.config.model_type in KINDS:
+        if model.config.model_type in HUGGING_FACE_TOWERS:
             model.set_attn_implementation("sdpa")
         self.image_size = image_size
-        self.positions = positions_of(model.config, image_size=image_size)
+        self.num_features = count_features(model.config, image_size=image_size)
         self.width = int(model.config.hidden_size)
-        self.has_class_position = kind_of(model.config).has_class_position
+        self.has_class_position = read_traits(model.config).has_class_position
         self.mean, self.std = tuple(mean), tuple(std)
         self.model = model
 
@@ -159,7 +159,7 @@ class HuggingFaceTower(nn.Module):
                 f"got {list(pixels.shape)}"
             )
         if pixels.dtype == torch.uint8:
-            pixels = normalised(pixels, mean=self.mean, std=self.std)
+            pixels = normalise(pixels, mean=self.mean, std=self.std)
         trained = any(parameter.requires_grad for parameter in self.model.parameters())
         with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
             output = self.model(**self._inputs(pixels.to(self.model.dtype)))
@@ -170,14 +170,14 @@ class HuggingFaceTower(nn.Module):
         """Return what the model's `forward` takes, from normalised float[N, 3, H, W]."""
         config = self.model.config
         if config.model_type == "siglip2_vision_model":
-            return as_patches(pixels, patch_size=int(config.patch_size))
-        if config.model_type in OUR_KINDS:
+            return to_patches(pixels, patch_size=int(config.patch_size))
+        if config.model_type in OUR_TOWERS:
             return {"pixel_values": pixels}
         resized = self.image_size != int(config.image_size)
         return {"pixel_values": pixels, "interpolate_pos_encoding": resized}
 
 
-def as_patches(pixels: Tensor, *, patch_size: int) -> dict[str, Tensor]:
+def to_patches(pixels: Tensor, *, patch_size: int) -> dict[str, Tensor]:
     """Return square images as SigLIP 2 takes them: rows of patches, all shown, and their grid."""
     patches = pixels.unfold(2, patch_size, patch_size).unfold(3, patch_size, patch_size)
     grid = torch.tensor(patches.shape[2:4], device=pixels.device).expand(len(pixels), 2)
@@ -186,7 +186,7 @@ def as_patches(pixels: Tensor, *, patch_size: int) -> dict[str, Tensor]:
     return {"pixel_values": rows, "pixel_attention_mask": shown, "spatial_shapes": grid}
 
 
-def normalised(pixels: Tensor, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def normalise(pixels: Tensor, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Return uint8[N, 3, H, W] as float32, scaled to 0..1, then minus `mean`, divided by `std`."""
     scale = torch.tensor(std, device=pixels.device).mul(255.0).reciprocal()
     shift = torch.tensor(mean, device=pixels.device) / torch.tensor(std, device=pixels.device)

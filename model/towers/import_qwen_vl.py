@@ -17,23 +17,23 @@ from torch import Tensor
 
 from vchat.model.towers.hugging_face import CLIP_MEAN, CLIP_STD
 from vchat.model.towers.qwen_vl import QwenVLVisual, QwenVLVisualConfig
-from vchat.model.towers.weight_files import weights_of
+from vchat.model.towers.weight_files import read_weights
 
 PREFIX = "transformer.visual."
 OF_LANGUAGE_MODEL = re.compile(r"transformer\.(wte|h|ln_f|rotary_emb)\.|lm_head\.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Imported:
+class ImportedTower:
     """A tower, and what became of the checkpoint's keys."""
 
     tower: QwenVLVisual
-    num_taken: int
+    num_loaded: int
     num_of_language_model: int
     """Left alone."""
 
 
-def qwen_vl_tower(folder: Path, *, resampler_head_width: int = 128) -> Imported:
+def read_qwen_vl_tower(folder: Path, *, resampler_head_width: int = 128) -> ImportedTower:
     """Return the tower of a Qwen-VL folder; its sizes are read off the weights.
 
     Raises:
@@ -43,7 +43,7 @@ def qwen_vl_tower(folder: Path, *, resampler_head_width: int = 128) -> Imported:
     weights: dict[str, Tensor] = {}
     others: dict[str, Tensor] = {}
     num_of_language_model = 0
-    for name, tensor in weights_of(folder):
+    for name, tensor in read_weights(folder):
         if name.startswith(PREFIX):
             weights[name.removeprefix(PREFIX)] = tensor
         elif OF_LANGUAGE_MODEL.match(name):
@@ -56,18 +56,20 @@ def qwen_vl_tower(folder: Path, *, resampler_head_width: int = 128) -> Imported:
         first = next(iter(others))
         raise ValueError(f"{folder}: {len(others)} keys are unknown in Qwen-VL, such as {first!r}")
     with torch.device("meta"):
-        tower = QwenVLVisual(config_of(folder, weights, resampler_head_width=resampler_head_width))
+        tower = QwenVLVisual(
+            read_config(folder, weights, resampler_head_width=resampler_head_width)
+        )
     try:
         tower.load_state_dict(weights, assign=True)
     except RuntimeError as err:
         problem = str(err).splitlines()[1].strip()
         raise ValueError(f"{folder}: not the tower of Qwen-VL: {problem}") from err
-    return Imported(
-        tower=tower, num_taken=len(weights), num_of_language_model=num_of_language_model
+    return ImportedTower(
+        tower=tower, num_loaded=len(weights), num_of_language_model=num_of_language_model
     )
 
 
-def config_of(
+def read_config(
     folder: Path, weights: dict[str, Tensor], *, resampler_head_width: int
 ) -> QwenVLVisualConfig:
     """Return the sizes of a tower: heads and image size as the folder states, else as published."""
@@ -75,7 +77,7 @@ def config_of(
     missing = [name for name in (*wanted, _first("mlp.c_fc.weight")) if name not in weights]
     if missing:
         raise ValueError(f"{folder}: no vision tower of Qwen-VL there ({missing[0]} is missing)")
-    stated = _stated_visual(folder)
+    stated = _read_visual_table(folder)
     layers = {name.split(".")[2] for name in weights if name.startswith("transformer.resblocks.")}
     width, _, side, _ = weights["conv1.weight"].shape
     queries, hidden = weights["attn_pool.query"].shape
@@ -105,7 +107,7 @@ def _first(name: str) -> str:
     return f"transformer.resblocks.0.{name}"
 
 
-def _stated_visual(folder: Path) -> dict[str, Any]:
+def _read_visual_table(folder: Path) -> dict[str, Any]:
     """The table `visual` of Qwen-VL's `config.json`, empty if there is none."""
     file = folder / "config.json"
     if not file.is_file():

@@ -88,13 +88,13 @@ class OpenClipVisionConfig(PreTrainedConfig):  # type: ignore[misc]
         """
         super().__post_init__(**kwargs)
         if self.name and self.vision_cfg is None:
-            self._take_over(listed_model(self.name))
+            self._copy_settings(look_up_model(self.name))
         if self.vision_cfg is not None and self.image_mean is None:
             self.image_mean, self.image_std = normalisation(self.name, self.pretrained)
         if self.vision_cfg is not None and not self.num_positions:
             self.measure()
 
-    def _take_over(self, model: dict[str, Any]) -> None:
+    def _copy_settings(self, model: dict[str, Any]) -> None:
         """Keep what open_clip says about the vision half of a model."""
         from open_clip import get_pretrained_cfg
 
@@ -108,8 +108,8 @@ class OpenClipVisionConfig(PreTrainedConfig):  # type: ignore[misc]
         """Learn number and width of the features from a network without memory for weights."""
         assert self.vision_cfg is not None
         with torch.device("meta"):
-            visual = network(self).eval()
-            features = features_of(visual, torch.zeros(1, 3, self.image_size, self.image_size))
+            visual = build_network(self).eval()
+            features = compute_features(visual, torch.zeros(1, 3, self.image_size, self.image_size))
         self.num_positions, self.hidden_size = int(features.shape[1]), int(features.shape[2])
         trunk = getattr(visual, "trunk", None)
         num_prefix = int(hasattr(visual, "class_embedding")) + getattr(
@@ -132,7 +132,7 @@ class OpenClipVision(PreTrainedModel):  # type: ignore[misc]
         """Build it with the fresh weights that open_clip gives it."""
         super().__init__(config)
         self.gradient_checkpointing = False
-        self.visual = network(config)
+        self.visual = build_network(config)
         for module in self.modules():
             module._is_hf_initialized = True  # what the library sets on loaded weights
         self.post_init()
@@ -153,7 +153,7 @@ class OpenClipVision(PreTrainedModel):  # type: ignore[misc]
         switch: Any = getattr(self.visual, "set_grad_checkpointing", None)
         if switch is not None:
             switch(self.gradient_checkpointing and self.training)
-        return BaseModelOutput(last_hidden_state=features_of(self.visual, pixel_values))
+        return BaseModelOutput(last_hidden_state=compute_features(self.visual, pixel_values))
 
     def load_weights(self, file: Path) -> None:
         """Take the vision half out of an open_clip checkpoint: safetensors, or a file of torch.
@@ -171,8 +171,8 @@ class OpenClipVision(PreTrainedModel):  # type: ignore[misc]
             if key.startswith(PREFIX)
         }
         with torch.device("meta"):
-            behind = network(self.config, native=True, whole=True).state_dict().keys()
-        native = network(self.config, native=True)
+            behind = build_network(self.config, native=True, whole=True).state_dict().keys()
+        native = build_network(self.config, native=True)
         dropped = behind - native.state_dict().keys()
         try:
             native.load_state_dict({k: v for k, v in weights.items() if k not in dropped})
@@ -189,7 +189,7 @@ class OpenClipVision(PreTrainedModel):  # type: ignore[misc]
         self.config.measure()
 
 
-def from_folder(folder: Path) -> OpenClipVision:
+def load_folder(folder: Path) -> OpenClipVision:
     """Load a folder as published for open_clip: `open_clip_config.json` beside the weights.
 
     Where tensors have no memory (the meta device), the weights are not read.
@@ -200,7 +200,7 @@ def from_folder(folder: Path) -> OpenClipVision:
     described = json.loads((folder / FOLDER_CONFIG).read_text(encoding="utf-8"))
     config = OpenClipVisionConfig()
     config.name = folder.name
-    config._take_over(described["model_cfg"])
+    config._copy_settings(described["model_cfg"])
     preprocess = described.get("preprocess_cfg", {})
     config.image_mean, config.image_std = normalisation("", "")
     config.image_mean = preprocess.get("mean", config.image_mean)
@@ -216,7 +216,7 @@ def from_folder(folder: Path) -> OpenClipVision:
     return tower
 
 
-def listed_model(name: str) -> dict[str, Any]:
+def look_up_model(name: str) -> dict[str, Any]:
     """Return open_clip's description of a model; ValueError names the nearest known ones."""
     import open_clip
 
@@ -248,7 +248,7 @@ def normalisation(name: str, pretrained: str) -> tuple[tuple[float, ...], tuple[
     return found.pop() if len(found) == 1 else usual
 
 
-def network(
+def build_network(
     config: OpenClipVisionConfig, *, native: bool = False, whole: bool = False
 ) -> nn.Module:
     """Return open_clip's network with fresh weights.
@@ -264,13 +264,13 @@ def network(
         config.embed_dim, dict(config.vision_cfg), config.quick_gelu
     )
     if not whole:
-        drop_what_is_not_read(visual)
+        drop_unread_parameters(visual)
     if not native:
         set_image_size(visual, config.image_size)
     return visual
 
 
-def drop_what_is_not_read(visual: nn.Module) -> None:
+def drop_unread_parameters(visual: nn.Module) -> None:
     """Remove all parameters that stand behind the features."""
     trunk: Any = getattr(visual, "trunk", None)
     if trunk is not None:
@@ -304,7 +304,7 @@ def set_image_size(visual: Any, image_size: int) -> None:
         )
 
 
-def features_of(visual: Any, pixels: Tensor) -> Tensor:
+def compute_features(visual: Any, pixels: Tensor) -> Tensor:
     """Map normalised float[N, 3, H, W] to float[N, positions, width]."""
     trunk = getattr(visual, "trunk", None)
     if trunk is not None:

@@ -25,7 +25,7 @@ HEAD_WIDTH = 128
 """Of the perceiver's attention."""
 
 
-def projection_named(
+def build_projection(
     name: str, *, tower_config: PreTrainedConfig, has_class_position: bool, decoder_width: int
 ) -> nn.Module:
     """Return a fresh projection for features as wide as `tower_config.hidden_size`.
@@ -115,7 +115,7 @@ class PerceiverProjection(nn.Module):
             features = features[:, 1:]
         values = self.ln_kv(self.kv_proj(features))
         grid = self.pos_embed.to(values.dtype)  # a buffer stays float32 in a bf16 run
-        keys = values + resized_grid(grid, num_positions=values.shape[1])
+        keys = values + resize_grid(grid, num_positions=values.shape[1])
         queries = (self.ln_q(self.query) + grid).expand(len(features), -1, -1)
         gathered, _ = self.attn(queries, keys, values, need_weights=False)
         projected: Tensor = self.projection(gathered)
@@ -134,7 +134,7 @@ def grid_embeddings(width: int, *, side: int) -> Tensor:
     return torch.cat([columns, rows], dim=1)
 
 
-def resized_grid(embeddings: Tensor, *, num_positions: int) -> Tensor:
+def resize_grid(embeddings: Tensor, *, num_positions: int) -> Tensor:
     """Return the square grid float[n, width] interpolated to float[num_positions, width].
 
     Raises:

@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 
-from vchat.model.towers.projection import grid_embeddings, resized_grid
+from vchat.model.towers.projection import grid_embeddings, resize_grid
 
 EPSILON = 1e-6
 """Of all norms in the tower."""
@@ -83,7 +83,7 @@ class QwenVLVisual(PreTrainedModel):  # type: ignore[misc]
             torch.randn(config.num_table_positions, width) * width**-0.5
         )
         self.ln_pre = nn.LayerNorm(width, eps=EPSILON)
-        self.transformer = nn.ModuleDict({"resblocks": nn.ModuleList(blocks_of(config))})
+        self.transformer = nn.ModuleDict({"resblocks": nn.ModuleList(build_blocks(config))})
         self.attn_pool = Resampler(config)
         self.ln_post = nn.LayerNorm(config.hidden_size, eps=EPSILON)
         self.proj = nn.Parameter(
@@ -94,7 +94,7 @@ class QwenVLVisual(PreTrainedModel):  # type: ignore[misc]
     def forward(self, pixel_values: Tensor) -> BaseModelOutput:
         """Map normalised float[N, 3, H, W] to `last_hidden_state`, float[N, queries, width]."""
         hidden = self.conv1(pixel_values).flatten(2).mT
-        hidden = hidden + resized_grid(self.positional_embedding, num_positions=hidden.shape[1])
+        hidden = hidden + resize_grid(self.positional_embedding, num_positions=hidden.shape[1])
         hidden = self.ln_pre(hidden)
         for block in self.transformer["resblocks"].children():
             hidden = block(hidden)
@@ -102,7 +102,7 @@ class QwenVLVisual(PreTrainedModel):  # type: ignore[misc]
         return BaseModelOutput(last_hidden_state=features)
 
 
-def blocks_of(config: QwenVLVisualConfig) -> list[Block]:
+def build_blocks(config: QwenVLVisualConfig) -> list[Block]:
     """Return the layers of the transformer."""
     sizes = (config.patch_width, config.num_attention_heads, config.intermediate_size)
     return [Block(*sizes) for _ in range(config.num_hidden_layers)]
@@ -174,7 +174,7 @@ class Resampler(nn.Module):
         """Map float[N, P, patch width] to float[N, queries, width]; P must be a square."""
         values = self.ln_kv(self.kv_proj(hidden))
         grid = self.pos_embed.to(values.dtype)  # a buffer stays float32 in a bf16 run
-        keys = values + resized_grid(grid, num_positions=values.shape[1])
+        keys = values + resize_grid(grid, num_positions=values.shape[1])
         queries = (self.ln_q(self.query) + grid).expand(len(hidden), -1, -1)
         gathered: Tensor
         gathered, _ = self.attn(queries, keys, values, need_weights=False)

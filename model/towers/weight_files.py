@@ -20,18 +20,18 @@ from torch import Tensor
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 
 
-def weights_of(path: Path) -> Iterator[tuple[str, Tensor]]:
+def read_weights(path: Path) -> Iterator[tuple[str, Tensor]]:
     """Yield every `(name, tensor)` of a checkpoint folder or of one file; one file is in memory.
 
     Raises:
         ValueError: there are no weights, an index leads out of the folder, or a file is damaged or
             holds anything but tensors.
     """
-    for file in files_of(path):
+    for file in find_weight_files(path):
         yield from _read(file).items()
 
 
-def files_of(path: Path) -> list[Path]:
+def find_weight_files(path: Path) -> list[Path]:
     """Return the files that hold the weights of a folder, each once; safetensors are preferred."""
     if path.is_file():
         return [path]

@@ -13,28 +13,28 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vchat.prep.build.build import Prepared, begin, clear_storage_errors, locked, output_of, prepare
-from vchat.prep.build.finish import PUBLICATION, Built, already_complete, finish, published
-from vchat.prep.build.output import Output, output_named
+from vchat.prep.build.build import PlannedBuild, write_work_folder, explain_storage_errors, lock_output, recipe_output, plan_build
+from vchat.prep.build.finish import PUBLICATION, BuildResult, read_same_build, finish_build, read_published
+from vchat.prep.build.output import Output, parse_output
 from vchat.prep.plan.plan import read_plan
 from vchat.prep.build.pool import run_tasks
 from vchat.prep.convert.recipe import Recipe
-from vchat.prep.build.task import Job, read_result
+from vchat.prep.build.task import BuildJob, read_result
 from vchat.base.cli import WrongUse
-from vchat.base.progress import progress
+from vchat.base.progress import show_progress
 
 _SHARE = re.compile(r"(\d+)/(\d+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
+class TaskShare:
     """Every `of`-th shard, from shard `number` on; both counted from 0."""
 
     number: int
     of: int
 
 
-def share_named(text: str) -> Share:
+def parse_share(text: str) -> TaskShare:
     """Return the share that `3/16` means.
 
     Raises:
@@ -43,39 +43,39 @@ def share_named(text: str) -> Share:
     match = _SHARE.fullmatch(text)
     if match is None or int(match[1]) >= int(match[2]):
         raise WrongUse(f"--task {text}: want i/n with i from 0 to n - 1, such as 0/16 .. 15/16")
-    return Share(number=int(match[1]), of=int(match[2]))
+    return TaskShare(number=int(match[1]), of=int(match[2]))
 
 
-def make_plan_folder(recipe: Recipe) -> Prepared:
+def plan_array_build(recipe: Recipe) -> PlannedBuild:
     """Convert, decide the plan, and store it for the tasks.
 
     Raises:
         WrongUse, ValueError, OSError: as `build.build`.
     """
-    output = output_of(recipe)
-    with clear_storage_errors(output), locked(output):
+    output = recipe_output(recipe)
+    with explain_storage_errors(output), lock_output(output):
         is_complete = output.is_complete
-        prepared = prepare(recipe, work=output.work)
+        prepared = plan_build(recipe, work=output.work)
         if is_complete:
-            already_complete(output, prepared.plan)
+            read_same_build(output, prepared.plan)
         else:
-            begin(prepared, output)
+            write_work_folder(prepared, output)
     return prepared
 
 
-def planned_output(out: str | None, *, work: str | None) -> Output:
+def parse_array_output(out: str | None, *, work: str | None) -> Output:
     """Return the place that a plan was made for.
 
     Raises:
         WrongUse: as `output.output_named`.
     """
-    output = output_named(out, work=work)
+    output = parse_output(out, work=work)
     if output.url is not None and (output.work / "job.json").exists():
-        return replace(output, storage=Job.read(output.work).output.storage)
+        return replace(output, storage=BuildJob.read(output.work).output.storage)
     return output
 
 
-def run_share(output: Output, share: Share) -> int:
+def run_share(output: Output, share: TaskShare) -> int:
     """Write the shards of one share that are not there; return how many these were.
 
     Raises:
@@ -83,31 +83,31 @@ def run_share(output: Output, share: Share) -> int:
     """
     if output.is_complete:
         return 0
-    work = _planned(output)
-    with clear_storage_errors(output), locked(output, shared=True):
+    work = _check_plan_exists(output)
+    with explain_storage_errors(output), lock_output(output, shared=True):
         plan = read_plan(work)
         mine = range(share.number, len(plan.shards), share.of)
         missing = [i for i in mine if read_result(work, plan.shards[i], output=output) is None]
         dialogues = sum(plan.shards[i].end - plan.shards[i].start for i in missing)
-        with progress("write shards", total=dialogues, unit="dialogues") as advance:
+        with show_progress("write shards", total=dialogues, unit="dialogues") as advance:
             run_tasks(work, missing, workers=1, on_dialogues=advance)
     return len(missing)
 
 
-def finish_folder(output: Output) -> Built:
+def finish_array_build(output: Output) -> BuildResult:
     """Publish what the tasks wrote; a set that is published already is left as it is.
 
     Raises:
         ValueError: if there is no plan, or naming the shards that are missing.
     """
     if output.is_complete:
-        return published(output)
-    _planned(output)
-    with clear_storage_errors(output), locked(output):
-        return finish(output)
+        return read_published(output)
+    _check_plan_exists(output)
+    with explain_storage_errors(output), lock_output(output):
+        return finish_build(output)
 
 
-def _planned(output: Output) -> Path:
+def _check_plan_exists(output: Output) -> Path:
     """Return the work folder, which must hold a plan."""
     if not (output.work / PUBLICATION).exists():
         raise ValueError(

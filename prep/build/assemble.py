@@ -20,7 +20,7 @@ from vchat.shards.format.sample import RecordOrigin, Sample, StoredImage, Stored
 from vchat.shards.format.record import Record
 from vchat.shards.pixels.grid import num_positions
 from vchat.shards.text.template import Template, TextRound
-from vchat.shards.text.tokenizer import Encoded, TextTokenizer
+from vchat.shards.text.tokenizer import TokenizedText, TextTokenizer
 
 OnRejected = Callable[[Record, Rejected], None]
 
@@ -34,16 +34,16 @@ class PreparedRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
+class PreparedRound:
     """One round of a record, and the images it cannot do without."""
 
     record: Record
     question: str
     answer: str
-    images: tuple[StoredImage, ...]
+    new_images: tuple[StoredImage, ...]
     """Those first shown in this round."""
 
-    needed: tuple[StoredImage, ...]
+    needed_images: tuple[StoredImage, ...]
     """Those the record has shown up to and in this round."""
 
 
@@ -58,7 +58,7 @@ class Assembler:
 
     positions_per_image: int
 
-    def samples(
+    def assemble(
         self, records: Sequence[PreparedRecord], *, split: str, on_rejected: OnRejected
     ) -> Iterator[Sample]:
         """Yield the samples of one dialogue, in order; none if every record is rejected.
@@ -66,22 +66,22 @@ class Assembler:
         `on_rejected` is called for every record with a round that is too long, or that the
         template would change.
         """
-        turns = [turn for prepared in records for turn in turns_of(prepared)]
+        turns = [turn for prepared in records for turn in prepare_rounds(prepared)]
         if not turns:
             return
         try:
             encoded = self._encode(turns)
         except TextChanged:  # which record it was, the check of each finds out
             encoded = None
-        if encoded is not None and self._length(encoded, turns) <= self.max_tokens:
-            yield _sample(turns, encoded, split=split, key=turns[0].record.key)
+        if encoded is not None and self._count_sample_positions(encoded, turns) <= self.max_tokens:
+            yield _make_sample(turns, encoded, split=split, key=turns[0].record.key)
             return
-        yield from self._split(turns, split=split, on_rejected=on_rejected)
+        yield from self._split_dialogue(turns, split=split, on_rejected=on_rejected)
 
-    def _split(
-        self, turns: Sequence[Turn], *, split: str, on_rejected: OnRejected
+    def _split_dialogue(
+        self, turns: Sequence[PreparedRound], *, split: str, on_rejected: OnRejected
     ) -> Iterator[Sample]:
-        fitting: list[Turn] = []
+        fitting: list[PreparedRound] = []
         for _, group in groupby(turns, key=lambda turn: turn.record.key):
             of_record = list(group)
             try:
@@ -90,90 +90,90 @@ class Assembler:
                 on_rejected(of_record[0].record, rejected)
             else:
                 fitting += of_record
-        for number, part in enumerate(self._parts(fitting)):
+        for number, part in enumerate(self._cut_parts(fitting)):
             key = fitting[0].record.key + (f"#{number}" if number else "")
-            yield _sample(part, self._encode(part), split=split, key=key)
+            yield _make_sample(part, self._encode(part), split=split, key=key)
 
-    def _check_rounds(self, turns: Sequence[Turn]) -> None:
+    def _check_rounds(self, turns: Sequence[PreparedRound]) -> None:
         """Raise `Rejected` unless every round of a record fits alone with the images it needs.
 
         And unless the template renders its texts as they are.
         """
         for number, turn in enumerate(turns, start=1):
             try:
-                length = self._length(self._encode([turn]), [turn])
+                length = self._count_sample_positions(self._encode([turn]), [turn])
             except TextChanged as changed:
                 raise Rejected("changed_text", f"round {number}: {changed}") from changed
             if length > self.max_tokens:
                 problem = f"round {number} takes {length} positions, more than {self.max_tokens}"
                 raise Rejected("too_long", problem)
 
-    def _parts(self, turns: Sequence[Turn]) -> Iterator[list[Turn]]:
+    def _cut_parts(self, turns: Sequence[PreparedRound]) -> Iterator[list[PreparedRound]]:
         """Yield stretches of turns that fit, each as long as it can be."""
-        part: list[Turn] = []
+        part: list[PreparedRound] = []
         for turn in turns:
             longer = [*part, turn]
-            if part and self._length(self._encode(longer), longer) > self.max_tokens:
+            if part and self._count_sample_positions(self._encode(longer), longer) > self.max_tokens:
                 yield part
                 longer = [turn]
             part = longer
         if part:
             yield part
 
-    def _encode(self, turns: Sequence[Turn]) -> Encoded:
+    def _encode(self, turns: Sequence[PreparedRound]) -> TokenizedText:
         rounds = [
             TextRound(num_images=len(images), question=turn.question, answer=turn.answer)
-            for turn, images in zip(turns, shown_images(turns), strict=True)
+            for turn, images in zip(turns, images_by_round(turns), strict=True)
         ]
         return self.tokenizer.encode(self.template.dialogue(rounds))
 
-    def _length(self, encoded: Encoded, turns: Sequence[Turn]) -> int:
+    def _count_sample_positions(self, encoded: TokenizedText, turns: Sequence[PreparedRound]) -> int:
         """Return the positions of a sample: its text, and what its images widen to."""
-        sizes = tuple(image.size for images in shown_images(turns) for image in images)
-        return len(encoded.ids) - len(sizes) + _positions(sizes, self.positions_per_image)
+        sizes = tuple(image.size for images in images_by_round(turns) for image in images)
+        return len(encoded.ids) - len(sizes) + _count_positions(sizes, self.positions_per_image)
 
 
 @lru_cache(maxsize=4096)
-def _positions(sizes: tuple[tuple[int, int], ...], per_image: int) -> int:
+def _count_positions(sizes: tuple[tuple[int, int], ...], per_image: int) -> int:
     """Return the positions of images of these stored sizes; most have one of a few."""
     stored = np.array(sizes, dtype=np.int32).reshape(-1, 2)
     return int(num_positions(stored, per_image=per_image).sum())
 
 
-def turns_of(prepared: PreparedRecord) -> list[Turn]:
+def prepare_rounds(prepared: PreparedRecord) -> list[PreparedRound]:
     """Return the rounds of a record with the images each shows and needs."""
     turns, shown = [], 0
     for round_ in prepared.record.rounds:
         until = shown + len(round_.images)
         turns.append(
-            Turn(
+            PreparedRound(
                 record=prepared.record,
                 question=round_.question,
                 answer=round_.answer,
-                images=prepared.images[shown:until],
-                needed=prepared.images[:until],
+                new_images=prepared.images[shown:until],
+                needed_images=prepared.images[:until],
             )
         )
         shown = until
     return turns
 
 
-def shown_images(turns: Sequence[Turn]) -> list[tuple[StoredImage, ...]]:
+def images_by_round(turns: Sequence[PreparedRound]) -> list[tuple[StoredImage, ...]]:
     """Return the images shown in each round of one sample.
 
     The sample's first round of a record shows all that the record needs, also where the record
     began in an earlier sample.
     """
     return [
-        turn.images if i and turns[i - 1].record.key == turn.record.key else turn.needed
+        turn.new_images if i and turns[i - 1].record.key == turn.record.key else turn.needed_images
         for i, turn in enumerate(turns)
     ]
 
 
-def _sample(turns: Sequence[Turn], encoded: Encoded, *, split: str, key: str) -> Sample:
+def _make_sample(turns: Sequence[PreparedRound], encoded: TokenizedText, *, split: str, key: str) -> Sample:
     images: list[StoredImage] = []
     rounds = []
-    for turn, shown in zip(turns, shown_images(turns), strict=True):
+    for turn, shown in zip(turns, images_by_round(turns), strict=True):
         numbers = tuple(range(len(images), len(images) + len(shown)))
         rounds.append(StoredRound(images=numbers, question=turn.question, answer=turn.answer))
         images += shown
@@ -181,7 +181,7 @@ def _sample(turns: Sequence[Turn], encoded: Encoded, *, split: str, key: str) ->
         key=key,
         source=turns[0].record.source,
         split=split,
-        records=tuple(_origins(turns)),
+        records=tuple(_record_origins(turns)),
         rounds=tuple(rounds),
         images=tuple(images),
         ids=encoded.ids,
@@ -189,7 +189,7 @@ def _sample(turns: Sequence[Turn], encoded: Encoded, *, split: str, key: str) ->
     )
 
 
-def _origins(turns: Sequence[Turn]) -> Iterator[RecordOrigin]:
+def _record_origins(turns: Sequence[PreparedRound]) -> Iterator[RecordOrigin]:
     first = 0
     for _, group in groupby(turns, key=lambda turn: turn.record.key):
         of_record = list(group)

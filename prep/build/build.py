@@ -23,71 +23,71 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from vchat.prep.plan.blend import RecordColumns, blend, record_columns
-from vchat.prep.convert.chosen_sources import ChosenSource, chosen_sources
-from vchat.prep.convert.convert import Staged
+from vchat.prep.plan.blend import RecordColumns, blend_records, compute_record_columns
+from vchat.prep.convert.resolve import ResolvedSource, resolve_sources
+from vchat.prep.convert.convert import StagedSource
 from vchat.prep.convert.convert_all import convert_all
-from vchat.prep.build.encoded_images import repeated_images, write_repeated
-from vchat.prep.build.engines import get_ready, run_tasks
+from vchat.prep.build.encoded_images import find_repeated_images, write_repeated_images
+from vchat.prep.build.engines import warm_up, run_tasks
 from vchat.prep.build.finish import (
     PUBLICATION,
-    Built,
+    BuildResult,
     Publication,
-    already_complete,
-    clear,
-    finish,
+    read_same_build,
+    clear_work_folder,
+    finish_build,
     remove_half_written,
 )
-from vchat.prep.build.left_out import Examples, left_out_examples
+from vchat.prep.build.unused_examples import Examples, find_unused_examples
 from vchat.prep.build.libraries import libraries
-from vchat.prep.build.output import Output, check_same, output_named
-from vchat.prep.plan.plan import FILE as PLAN_FILE
+from vchat.prep.build.output import Output, check_same_build, parse_output
+from vchat.prep.plan.plan import PLAN_FILE as PLAN_FILE
 from vchat.prep.plan.plan import BuildPlan, make_plan, read_plan, write_plan
-from vchat.prep.convert.recipe import Recipe, for_manifest, size_in_bytes
-from vchat.prep.convert.staged import plan_columns, write_record_file
-from vchat.prep.build.task import Job, SourceFiles, read_result
+from vchat.prep.convert.recipe import Recipe, describe_recipe, size_in_bytes
+from vchat.prep.convert.staged import read_plan_columns, write_record_file
+from vchat.prep.build.task import BuildJob, SourceFiles, read_result
 from vchat.base.cli import WrongUse
-from vchat.shards.text.named_template import template_named
-from vchat.base.progress import progress
+from vchat.shards.text.named_template import make_template
+from vchat.base.progress import show_progress
 from vchat.shards.text.template import Template
 from vchat.shards.text.tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
+class PlannedBuild:
     """Everything decided, nothing heavy done."""
 
     recipe: Recipe
-    sources: tuple[ChosenSource, ...]
-    staged: tuple[Staged, ...]
+    sources: tuple[ResolvedSource, ...]
+    staged: tuple[StagedSource, ...]
     plan: BuildPlan
-    left_out: dict[str, Examples]
+    unused_examples: dict[str, Examples]
     """Source -> examples of the records that the plan leaves out."""
 
-    repeated: NDArray[np.uint64]
+    repeated_images: NDArray[np.uint64]
     """Hashes of the images that are used more than once."""
 
     tokenizer: TextTokenizer
     template: Template
 
 
-def prepare(recipe: Recipe, *, work: Path) -> Prepared:
+def plan_build(recipe: Recipe, *, work: Path) -> PlannedBuild:
     """Convert the sources (or find them converted) and decide the plan.
 
     Raises:
         WrongUse, ValueError, OSError: one line each, saying what to do.
     """
-    sources = chosen_sources(recipe)
+    sources = resolve_sources(recipe)
     if recipe.tokenizer is None:
         raise WrongUse("no tokenizer: give its folder with --tokenizer")
     tokenizer = TextTokenizer.load(Path(recipe.tokenizer))
-    template = template_named(
+    template = make_template(
         recipe.template.name, system=recipe.template.system, tokenizer=tokenizer
     )
     staged = convert_all(sources, recipe=recipe, work=work / "staged")
-    columns = [_columns(one, recipe) for one in staged]
+    columns = [_read_columns(one, recipe) for one in staged]
     limits = [one.choice.limit for one in sources]
-    blends = blend(
+    blends = blend_records(
         columns,
         concatenate=[one.choice.concatenate for one in sources],
         limits=limits,
@@ -96,7 +96,7 @@ def prepare(recipe: Recipe, *, work: Path) -> Prepared:
     )
     settings = {
         "inputs": {one.source: one.digest for one in staged},
-        "recipe": for_manifest(recipe),
+        "recipe": describe_recipe(recipe),
         "tokenizer": tokenizer.fingerprint,
         "template": template.digest,
         "libraries": libraries(),
@@ -104,55 +104,55 @@ def prepare(recipe: Recipe, *, work: Path) -> Prepared:
     plan = make_plan(
         columns, blends, shard_bytes=size_in_bytes(recipe.shard_size), settings=settings
     )
-    return Prepared(
+    return PlannedBuild(
         recipe=recipe,
         sources=sources,
         staged=staged,
         plan=plan,
-        left_out=left_out_examples(
+        unused_examples=find_unused_examples(
             staged, columns, blends, limits=limits, max_images=recipe.max_images
         ),
-        repeated=repeated_images(columns, blends),
+        repeated_images=find_repeated_images(columns, blends),
         tokenizer=tokenizer,
         template=template,
     )
 
 
-def _columns(staged: Staged, recipe: Recipe) -> RecordColumns:
-    batches = plan_columns(staged.path)
-    return record_columns(staged.source, batches, seed=recipe.seed, policy=recipe.image)
+def _read_columns(staged: StagedSource, recipe: Recipe) -> RecordColumns:
+    batches = read_plan_columns(staged.path)
+    return compute_record_columns(staged.source, batches, seed=recipe.seed, policy=recipe.image)
 
 
-def build(recipe: Recipe) -> Built:
+def build_shards(recipe: Recipe) -> BuildResult:
     """Make the whole shard set, or finish one that was interrupted.
 
     Raises:
         WrongUse, ValueError, OSError: one line each, saying what to do.
     """
-    output = output_of(recipe)
-    with clear_storage_errors(output), locked(output):
+    output = recipe_output(recipe)
+    with explain_storage_errors(output), lock_output(output):
         is_complete = output.is_complete  # a store that refuses us does so before the long work
         if not is_complete:
-            get_ready(engine=recipe.engine, workers=recipe.workers)
-        prepared = prepare(recipe, work=output.work)
+            warm_up(engine=recipe.engine, workers=recipe.workers)
+        prepared = plan_build(recipe, work=output.work)
         if is_complete:
-            return already_complete(output, prepared.plan)
-        begin(prepared, output)
-        _run(prepared, output)
-        return finish(output)
+            return read_same_build(output, prepared.plan)
+        write_work_folder(prepared, output)
+        _write_shards(prepared, output)
+        return finish_build(output)
 
 
-def output_of(recipe: Recipe) -> Output:
+def recipe_output(recipe: Recipe) -> Output:
     """Return where a recipe's shards go.
 
     Raises:
         WrongUse: if the recipe does not say, or names a place that cannot be written.
     """
-    return output_named(recipe.out, work=recipe.work, storage=recipe.storage)
+    return parse_output(recipe.out, work=recipe.work, storage=recipe.storage)
 
 
 @contextlib.contextmanager
-def locked(output: Output, *, shared: bool = False) -> Iterator[None]:
+def lock_output(output: Output, *, shared: bool = False) -> Iterator[None]:
     """Keep other builds out of the work folder; the lock goes with the process.
 
     Args:
@@ -171,7 +171,7 @@ def locked(output: Output, *, shared: bool = False) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def clear_storage_errors(output: Output) -> Iterator[None]:
+def explain_storage_errors(output: Output) -> Iterator[None]:
     """Say what to do when the disk is full or cannot be written."""
     try:
         yield
@@ -190,7 +190,7 @@ def clear_storage_errors(output: Output) -> Iterator[None]:
         raise
 
 
-def begin(prepared: Prepared, output: Output) -> None:
+def write_work_folder(planned: PlannedBuild, output: Output) -> None:
     """Store plan, job, tokenizer and records for the tasks, unless an earlier run has.
 
     The publication comes last: while it is not there, there is no plan to be executed.
@@ -200,13 +200,13 @@ def begin(prepared: Prepared, output: Output) -> None:
     """
     work = output.work
     (work / PUBLICATION).unlink(missing_ok=True)
-    output.claim(prepared.plan.digest)
-    _clear_traces(prepared.plan, output)
-    write_plan(prepared.plan, work)
-    write_repeated(prepared.repeated, work)
-    prepared.tokenizer.save(work / "tokenizer")
+    output.claim(planned.plan.digest)
+    _clear_earlier_runs(planned.plan, output)
+    write_plan(planned.plan, work)
+    write_repeated_images(planned.repeated_images, work)
+    planned.tokenizer.save(work / "tokenizer")
     files = {}
-    for one, staged in zip(prepared.sources, prepared.staged, strict=True):
+    for one, staged in zip(planned.sources, planned.staged, strict=True):
         records = staged.path.with_suffix(".arrow")
         if not records.exists():
             write_record_file(staged.path, records)
@@ -215,25 +215,25 @@ def begin(prepared: Prepared, output: Output) -> None:
             roots=tuple(str(root.absolute()) for root in one.roots),
             folders=one.folders,
         )
-    _job(prepared.recipe, output=output, files=files).write(work)
+    _make_job(planned.recipe, output=output, files=files).write(work)
     Publication(
-        manifest=_manifest(prepared), staged=prepared.staged, left_out=prepared.left_out
+        manifest=_manifest(planned), staged=planned.staged, unused_examples=planned.unused_examples
     ).write(work)
 
 
-def _clear_traces(plan: BuildPlan, output: Output) -> None:
+def _clear_earlier_runs(plan: BuildPlan, output: Output) -> None:
     """Remove what earlier runs left that is not of this plan, or half written."""
     work, folder = output.work, output.folder
     found = read_plan(work).digest if (work / PLAN_FILE).exists() else "unknown"
     if output.url is None and any(folder.glob("*.tar")):
-        check_same(output, found, plan.digest)
+        check_same_build(output, found, plan.digest)
     elif found != plan.digest:
-        clear(work)
+        clear_work_folder(work)
     remove_half_written(output)
 
 
-def _job(recipe: Recipe, *, output: Output, files: dict[str, SourceFiles]) -> Job:
-    return Job(
+def _make_job(recipe: Recipe, *, output: Output, files: dict[str, SourceFiles]) -> BuildJob:
+    return BuildJob(
         output=replace(output, folder=output.folder.absolute()),
         sources=files,
         image=recipe.image,
@@ -246,37 +246,37 @@ def _job(recipe: Recipe, *, output: Output, files: dict[str, SourceFiles]) -> Jo
     )
 
 
-def _run(prepared: Prepared, output: Output) -> None:
-    shards, work = prepared.plan.shards, output.work
+def _write_shards(planned: PlannedBuild, output: Output) -> None:
+    shards, work = planned.plan.shards, output.work
     missing = [
         number
         for number, shard in enumerate(shards)
         if read_result(work, shard, output=output) is None
     ]
     dialogues = sum(shards[number].end - shards[number].start for number in missing)
-    with progress("write shards", total=dialogues, unit="dialogues") as advance:
+    with show_progress("write shards", total=dialogues, unit="dialogues") as advance:
         run_tasks(
             work,
             missing,
-            engine=prepared.recipe.engine,
-            workers=prepared.recipe.workers,
-            ray_address=prepared.recipe.ray_address,
+            engine=planned.recipe.engine,
+            workers=planned.recipe.workers,
+            ray_address=planned.recipe.ray_address,
             on_dialogues=advance,
         )
 
 
-def _manifest(prepared: Prepared) -> dict[str, Any]:
-    recipe = prepared.recipe
+def _manifest(planned: PlannedBuild) -> dict[str, Any]:
+    recipe = planned.recipe
     return {
         "digests": {
-            "inputs": {one.source: one.digest for one in prepared.staged},
-            "plan": prepared.plan.digest,
+            "inputs": {one.source: one.digest for one in planned.staged},
+            "plan": planned.plan.digest,
         },
-        "template": {"name": prepared.template.name, "system": prepared.template.system},
+        "template": {"name": planned.template.name, "system": planned.template.system},
         "max_tokens": recipe.max_tokens,
         "positions_per_image": recipe.positions_per_image,
         "image": asdict(recipe.image),
-        "recipe": for_manifest(recipe),
+        "recipe": describe_recipe(recipe),
         "libraries": libraries(),
-        "licences": {one.choice.name: one.source.licence for one in prepared.sources},
+        "licences": {one.choice.name: one.source.licence for one in planned.sources},
     }

@@ -16,16 +16,16 @@ from pathlib import Path
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
-from vchat.prep.plan.blend import USED, Blend, RecordColumns
-from vchat.prep.convert.images import Encoded
+from vchat.prep.plan.blend import USED, SourceBlend, RecordColumns
+from vchat.prep.convert.images import EncodedImage
 from vchat.shards.format.record import ImageRef
-from vchat.base.files import written_whole
+from vchat.base.files import write_atomically
 
-FOLDER = "images"
+IMAGES_FOLDER = "images"
 
 
-def repeated_images(
-    sources: Sequence[RecordColumns], blends: Sequence[Blend]
+def find_repeated_images(
+    sources: Sequence[RecordColumns], blends: Sequence[SourceBlend]
 ) -> NDArray[np.uint64]:
     """Return uint64[..]: sorted hashes of the image keys that used records show more than once."""
     shown = [
@@ -36,9 +36,9 @@ def repeated_images(
     return hashes[counts > 1]
 
 
-def write_repeated(hashes: NDArray[np.uint64], work: Path) -> None:
+def write_repeated_images(hashes: NDArray[np.uint64], work: Path) -> None:
     """Store the hashes for the tasks."""
-    with written_whole(work / "repeated.npy") as file:
+    with write_atomically(work / "repeated.npy") as file:
         np.save(file, hashes)
 
 
@@ -50,12 +50,12 @@ class EncodedImages:
         self._repeated: NDArray[np.uint64] = np.asarray(
             np.load(work / "repeated.npy", mmap_mode="r")
         )
-        self._folder = work / FOLDER
+        self._folder = work / IMAGES_FOLDER
         self._folder.mkdir(exist_ok=True)
 
-    def get(self, ref: ImageRef, encode: Callable[[ImageRef], Encoded]) -> Encoded:
+    def get(self, ref: ImageRef, encode: Callable[[ImageRef], EncodedImage]) -> EncodedImage:
         """Return the encoded image; `encode` must be pure, and may raise `Rejected`."""
-        if not self._comes_again(ref.key):
+        if not self._is_repeated(ref.key):
             return encode(ref)
         place = f"{ref.file}\0{ref.member}\0{ref.offset}"
         path = self._folder / xxhash.xxh3_128_hexdigest(place.encode())
@@ -65,13 +65,13 @@ class EncodedImages:
             _write(path, found)
         return found
 
-    def _comes_again(self, key: str) -> bool:
+    def _is_repeated(self, key: str) -> bool:
         wanted = np.uint64(xxhash.xxh3_64_intdigest(key.encode()))
         position = int(np.searchsorted(self._repeated, wanted))
         return position < len(self._repeated) and bool(self._repeated[position] == wanted)
 
 
-def _write(path: Path, image: Encoded) -> None:
+def _write(path: Path, image: EncodedImage) -> None:
     """Write a file that tells whether it is whole; it is not synced, for it can be made again."""
     described = asdict(image)
     data = described.pop("data")
@@ -81,7 +81,7 @@ def _write(path: Path, image: Encoded) -> None:
     aside.replace(path)
 
 
-def _read(path: Path) -> Encoded | None:
+def _read(path: Path) -> EncodedImage | None:
     try:
         head, _, data = path.read_bytes().partition(b"\n")
     except FileNotFoundError:
@@ -93,7 +93,7 @@ def _read(path: Path) -> Encoded | None:
     if described.pop("xxh3") != xxhash.xxh3_64_hexdigest(data):
         return None
     size, original_size = described["size"], described["original_size"]
-    return Encoded(
+    return EncodedImage(
         data=data,
         extension=described["extension"],
         size=(size[0], size[1]),

@@ -15,7 +15,7 @@ from vchat.prep.build import pool
 from vchat.prep.convert.recipe import EngineName
 
 
-def get_ready(*, engine: EngineName, workers: int) -> None:
+def warm_up(*, engine: EngineName, workers: int) -> None:
     """Start what takes its time to start and will be needed, while the plan is made."""
     if engine == "processes" and workers > 1:
         pool.start_fork_server()
@@ -40,7 +40,7 @@ def run_tasks(
         WrongUse: if the engine is not installed.
         OSError: from a task, or if what runs the tasks fails.
     """
-    shutil.rmtree(work / pool.FOLDER, ignore_errors=True)
+    shutil.rmtree(work / pool.PROGRESS_FOLDER, ignore_errors=True)
     if engine == "ray" and numbers:
         from vchat.prep.build import ray_engine
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from vchat.prep.build import report
-from vchat.prep.convert.convert import Staged
-from vchat.prep.build.encoded_images import FOLDER as IMAGES_FOLDER
-from vchat.prep.build.left_out import Examples
-from vchat.prep.build.output import MANIFEST, Output, check_same
+from vchat.prep.convert.convert import StagedSource
+from vchat.prep.build.encoded_images import IMAGES_FOLDER as IMAGES_FOLDER
+from vchat.prep.build.unused_examples import Examples
+from vchat.prep.build.output import MANIFEST, Output, check_same_build
 from vchat.prep.plan.plan import BuildPlan, PlannedShard, read_plan
 from vchat.prep.build.task import ShardResult, read_result
-from vchat.base.files import written_whole
+from vchat.base.files import write_atomically
 from vchat.shards.format.manifest import FinishedShard, publish
 from vchat.shards.text.tokenizer import TextTokenizer
 
@@ -37,38 +37,38 @@ class Publication:
     manifest: dict[str, Any]
     """The manifest without its shards."""
 
-    staged: tuple[Staged, ...]
-    left_out: dict[str, Examples]
+    staged: tuple[StagedSource, ...]
+    unused_examples: dict[str, Examples]
     """Source -> examples of the records that the plan leaves out."""
 
     def write(self, work: Path) -> None:
         """Store it in the work folder."""
         staged = [asdict(one) | {"path": str(one.path.absolute())} for one in self.staged]
-        with written_whole(work / PUBLICATION) as file:
-            found = {"manifest": self.manifest, "staged": staged, "left_out": self.left_out}
+        with write_atomically(work / PUBLICATION) as file:
+            found = {"manifest": self.manifest, "staged": staged, "left_out": self.unused_examples}
             file.write(json.dumps(found, indent=1).encode())
 
     @classmethod
     def read(cls, work: Path) -> Publication:
         """Read what `write` stored."""
         found = json.loads((work / PUBLICATION).read_text(encoding="utf-8"))
-        staged = tuple(Staged(**one | {"path": Path(one["path"])}) for one in found["staged"])
-        return cls(manifest=found["manifest"], staged=staged, left_out=found["left_out"])
+        staged = tuple(StagedSource(**one | {"path": Path(one["path"])}) for one in found["staged"])
+        return cls(manifest=found["manifest"], staged=staged, unused_examples=found["left_out"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Built:
+class BuildResult:
     """A finished shard set."""
 
     out: str
     """Folder or URL of the set."""
 
     report: dict[str, Any]
-    already_complete: bool
+    was_complete: bool
     """Whether an earlier run had finished the same build."""
 
 
-def finish(output: Output) -> Built:
+def finish_build(output: Output) -> BuildResult:
     """Publish the shard set of a plan whose tasks are all done.
 
     Raises:
@@ -77,20 +77,20 @@ def finish(output: Output) -> Built:
     work = output.work
     plan = read_plan(work)
     publication = Publication.read(work)
-    results, finished = _results(plan.shards, output=output)
+    results, finished = _read_results(plan.shards, output=output)
     if not finished:
         raise ValueError("every record was rejected when it was decoded or tokenized")
-    found = report.account(
+    found = report.make_report(
         publication.staged,
         plan,
         results,
         finished,
-        left_out=publication.left_out,
+        unused_examples=publication.unused_examples,
         manifest=publication.manifest,
     )
-    report.check(found)
+    report.check_conservation(found)
     remove_half_written(output)
-    report.write(found, output.folder)
+    report.write_report(found, output.folder)
     publish(
         output.folder,
         manifest_without_shards=publication.manifest,
@@ -98,30 +98,30 @@ def finish(output: Output) -> Built:
         tokenizer=TextTokenizer.load(work / "tokenizer"),
     )
     output.publish()
-    clear(work)
+    clear_work_folder(work)
     for staged in publication.staged:
         staged.path.with_suffix(".arrow").unlink(missing_ok=True)
-    return Built(out=str(output), report=found, already_complete=False)
+    return BuildResult(out=str(output), report=found, was_complete=False)
 
 
-def already_complete(output: Output, plan: BuildPlan) -> Built:
+def read_same_build(output: Output, plan: BuildPlan) -> BuildResult:
     """Return what is published in a place.
 
     Raises:
         ValueError: if it is not the set of this plan, naming both.
     """
     manifest = json.loads(output.read(MANIFEST))
-    check_same(output, manifest["digests"]["plan"], plan.digest)
-    return published(output)
+    check_same_build(output, manifest["digests"]["plan"], plan.digest)
+    return read_published(output)
 
 
-def published(output: Output) -> Built:
+def read_published(output: Output) -> BuildResult:
     """Return what is published in a place, whatever its plan was."""
     found = json.loads(output.read("report.json"))
-    return Built(out=str(output), report=found, already_complete=True)
+    return BuildResult(out=str(output), report=found, was_complete=True)
 
 
-def clear(work: Path) -> None:
+def clear_work_folder(work: Path) -> None:
     """Remove what tasks of one plan need and leave in the work folder; records and plan stay."""
     (work / PUBLICATION).unlink(missing_ok=True)
     for name in ("results", "progress", "tokenizer", IMAGES_FOLDER):
@@ -134,7 +134,7 @@ def remove_half_written(output: Output) -> None:
         half_written.unlink(missing_ok=True)
 
 
-def _results(
+def _read_results(
     shards: Sequence[PlannedShard], *, output: Output
 ) -> tuple[list[ShardResult], list[FinishedShard]]:
     results, finished, missing = [], [], []

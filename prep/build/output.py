@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from vchat.base.cli import WrongUse
-from vchat.base.files import sha256_file, written_whole
+from vchat.base.files import sha256_file, write_atomically
 from vchat.shards.storage.remote import RemoteStore
 from vchat.shards.storage.config import StorageConfig, refuse_secrets
 
@@ -65,7 +65,7 @@ class Output:
             return path.exists() and path.stat().st_size == size_bytes
         return self._store.size_if_there(name) == size_bytes
 
-    def keep(self, name: str, *, sha256: str) -> None:
+    def put(self, name: str, *, sha256: str) -> None:
         """Bring a finished file to its place; with a URL the local one is deleted.
 
         Raises:
@@ -86,12 +86,12 @@ class Output:
             return
         path = self.work / "claim.json"
         content = json.dumps({"plan": digest}).encode()
-        with written_whole(path) as file:
+        with write_atomically(path) as file:
             file.write(content)
         try:
             self._store.create(CLAIM, path, sha256=hashlib.sha256(content).hexdigest())
         except ValueError:
-            check_same(self, json.loads(self._store.read_all(CLAIM))["plan"], digest)
+            check_same_build(self, json.loads(self._store.read_all(CLAIM))["plan"], digest)
             raise
 
     def publish(self) -> None:
@@ -102,20 +102,20 @@ class Output:
         names = [path.relative_to(self.folder).as_posix() for path in paths]
         rest = [name for name in names if not name.startswith(".work/") and name != MANIFEST]
         for name in (*rest, MANIFEST):
-            self.keep(name, sha256=sha256_file(self.folder / name))
+            self.put(name, sha256=sha256_file(self.folder / name))
 
     @property
     def _store(self) -> RemoteStore:
         assert self.url is not None
-        return _connected(self.url, self.storage)
+        return _connect(self.url, self.storage)
 
 
 @lru_cache(maxsize=4)
-def _connected(url: str, storage: StorageConfig) -> RemoteStore:
+def _connect(url: str, storage: StorageConfig) -> RemoteStore:
     return RemoteStore(url, storage=storage)
 
 
-def output_named(
+def parse_output(
     out: str | None, *, work: str | None, storage: StorageConfig | None = None
 ) -> Output:
     """Return the output that flags or a recipe name.
@@ -147,7 +147,7 @@ def output_named(
     return Output(folder=folder, url=url, storage=storage or StorageConfig())
 
 
-def check_same(output: Output, found: object, wanted: str) -> None:
+def check_same_build(output: Output, found: object, wanted: str) -> None:
     """Check that two digests of what is built are equal.
 
     Raises:

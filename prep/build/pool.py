@@ -24,7 +24,7 @@ from vchat.prep.build.task import run_task
 
 T = TypeVar("T")
 POLL_S = 0.2
-FOLDER = "progress"
+PROGRESS_FOLDER = "progress"
 """Of the files, in the work folder, that say how far each task is."""
 
 _LIBRARIES = ["vchat.prep.build.task", "vchat.prep.convert.convert_all", "vchat.shards.pixels.decode"]
@@ -47,8 +47,8 @@ def run_tasks(
         for number in numbers:
             run_task(work, number, on_dialogue=lambda: on_dialogues(1))
         return
-    calls = [partial(counted_task, work, number) for number in numbers]
-    run_calls(calls, workers=workers, counts=work / FOLDER, on_progress=on_dialogues)
+    calls = [partial(run_counted_task, work, number) for number in numbers]
+    run_calls(calls, workers=workers, counts=work / PROGRESS_FOLDER, on_progress=on_dialogues)
 
 
 def run_calls(
@@ -71,7 +71,7 @@ def run_calls(
     with process_pool(min(workers, len(calls))) as pool:
         futures = [pool.submit(call) for call in calls]
         try:
-            _watch(futures, counts, on_progress)
+            _wait_for_calls(futures, counts, on_progress)
         except BrokenProcessPool as err:
             raise OSError(
                 "a worker process died (out of memory, or killed); run the same command again to"
@@ -88,7 +88,7 @@ def process_pool(workers: int) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_LIBRARIES)
     return ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_begin, initargs=(dict(os.environ),)
+        workers, mp_context=context, initializer=_start_worker, initargs=(dict(os.environ),)
     )
 
 
@@ -98,7 +98,7 @@ def start_fork_server() -> None:
     forkserver.ensure_running()
 
 
-def _begin(environment: dict[str, str]) -> None:
+def _start_worker(environment: dict[str, str]) -> None:
     """Take over the environment of the process that started the pool, and end when it is gone.
 
     The fork server has the one of the moment when it was started, perhaps for an earlier pool.
@@ -115,14 +115,14 @@ def _begin(environment: dict[str, str]) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def counted_task(work: Path, number: int) -> None:
+def run_counted_task(work: Path, number: int) -> None:
     """Run one task; a file that grows by one byte per dialogue says how far it is."""
-    with counted(work / FOLDER / str(number)) as count:
+    with open_counter(work / PROGRESS_FOLDER / str(number)) as count:
         run_task(work, number, on_dialogue=count)
 
 
 @contextlib.contextmanager
-def counted(path: Path) -> Iterator[Callable[[], None]]:
+def open_counter(path: Path) -> Iterator[Callable[[], None]]:
     """Yield a function that counts one more, in the size of a file.
 
     It raises `OSError` when the file has been removed: then nobody waits for the result.
@@ -138,12 +138,12 @@ def counted(path: Path) -> Iterator[Callable[[], None]]:
         yield count
 
 
-def _watch(futures: Sequence[Future[T]], counts: Path, on_progress: Callable[[int], None]) -> None:
+def _wait_for_calls(futures: Sequence[Future[T]], counts: Path, on_progress: Callable[[int], None]) -> None:
     """Wait for all calls, or the first that fails, and report how much is done."""
     seen = 0
     while True:
         done, waiting = wait(futures, timeout=POLL_S, return_when=FIRST_EXCEPTION)
-        now = num_counted(counts)
+        now = read_counters(counts)
         on_progress(now - seen)
         seen = now
         for future in done:
@@ -152,6 +152,6 @@ def _watch(futures: Sequence[Future[T]], counts: Path, on_progress: Callable[[in
             return
 
 
-def num_counted(counts: Path) -> int:
+def read_counters(counts: Path) -> int:
     """Return how much all calls that count in a folder have done so far."""
     return sum(path.stat().st_size for path in counts.glob("*"))

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vchat.prep.build.pool import FOLDER, counted_task, num_counted
+from vchat.prep.build.pool import PROGRESS_FOLDER, run_counted_task, read_counters
 from vchat.base.cli import WrongUse
 
 POLL_S = 0.5
@@ -43,20 +43,20 @@ def run_tasks(
         OSError: from a task; if there is no cluster at the address; if machines were lost again and
             again.
     """
-    with _connected(address) as ray:
-        remote = ray.remote(num_cpus=1, max_retries=RETRIES)(_task_on_node)
+    with _connect(address) as ray:
+        remote = ray.remote(num_cpus=1, max_retries=RETRIES)(_run_task_on_node)
         waiting = [remote.remote(str(work.absolute()), number) for number in numbers]
         seen = 0
         while waiting:
             done, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=POLL_S)
-            written = num_counted(work / FOLDER)
+            written = read_counters(work / PROGRESS_FOLDER)
             on_dialogues(written - seen)
             seen = written
             raise_failures(ray, done)
 
 
 @contextlib.contextmanager
-def _connected(address: str | None) -> Iterator[Any]:
+def _connect(address: str | None) -> Iterator[Any]:
     """Yield Ray, connected; without an address never to a cluster that happens to be running."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -86,14 +86,14 @@ def _check_answers(address: str) -> None:
             raise OSError(f"no Ray cluster at {address}: {err.strerror or err}") from err
 
 
-def _task_on_node(work: str, number: int) -> None:
+def _run_task_on_node(work: str, number: int) -> None:
     """Run one task on whatever machine this is."""
     if not (Path(work) / "job.json").exists():
         raise OSError(
             f"{socket.gethostname()} of the Ray cluster does not see {work}: every machine needs"
             " the output folder at the same path"
         )
-    counted_task(Path(work), number)
+    run_counted_task(Path(work), number)
 
 
 def raise_failures(ray: Any, done: Sequence[Any]) -> None:

@@ -15,24 +15,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from vchat.prep.convert.convert import Staged
+from vchat.prep.convert.convert import StagedSource
 from vchat.prep.plan.plan import BuildPlan
-from vchat.prep.raw.rejected import REASONS, Reasons
+from vchat.prep.raw.rejected import REASONS, Rejections
 from vchat.prep.build.report_page import PAGE
 from vchat.prep.build.task import ShardResult
-from vchat.base.files import written_whole
+from vchat.base.files import write_atomically
 from vchat.shards.format.manifest import FinishedShard
 
 _MAX_SIDE = 2**31 - 1
 
 
-def account(
-    staged: Sequence[Staged],
+def make_report(
+    staged: Sequence[StagedSource],
     plan: BuildPlan,
     results: Sequence[ShardResult],
     shards: Sequence[FinishedShard],
     *,
-    left_out: Mapping[str, Mapping[str, list[str]]],
+    unused_examples: Mapping[str, Mapping[str, list[str]]],
     manifest: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the report: per source what was read, used and rejected; and what the shards hold.
@@ -45,7 +45,7 @@ def account(
     return {
         "plan": plan.digest,
         "sources": {
-            one.source: _of_source(one, plan, results, left_out=left_out[one.source])
+            one.source: _source_report(one, plan, results, unused_examples=unused_examples[one.source])
             for one in staged
         },
         "shards": {
@@ -54,9 +54,9 @@ def account(
             "bytes": sum(shard.size_bytes for shard in shards),
             "split_dialogues": sum(result.split_dialogues for result in results),
             "rounds": pc.sum(rows["num_rounds"]).as_py(),
-            **_repeated_images(rows),
+            **_image_totals(rows),
         },
-        "blend": _blend(rows, choices=manifest["recipe"]["source"]),
+        "blend": _blend_lines(rows, choices=manifest["recipe"]["source"]),
         "histograms": _histograms(rows),
         "licences": dict(manifest["licences"]),
     }
@@ -68,13 +68,13 @@ def _histograms(rows: pa.Table) -> dict[str, dict[str, int]]:
         "rounds per sample": _histogram(rows["num_rounds"].to_numpy()),
         "images per sample": _histogram(rows["num_images"].to_numpy()),
         "records per sample": _histogram(rows["num_records"].to_numpy()),
-        "text tokens per sample": _doubling(rows["text_tokens"].to_numpy()),
-        "supervised tokens per sample": _doubling(rows["supervised_tokens"].to_numpy()),
-        "shorter side of an original, pixels": _doubling(sides.min(axis=1, initial=_MAX_SIDE)),
+        "text tokens per sample": _doubling_histogram(rows["text_tokens"].to_numpy()),
+        "supervised tokens per sample": _doubling_histogram(rows["supervised_tokens"].to_numpy()),
+        "shorter side of an original, pixels": _doubling_histogram(sides.min(axis=1, initial=_MAX_SIDE)),
     }
 
 
-def _blend(rows: pa.Table, *, choices: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _blend_lines(rows: pa.Table, *, choices: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return one line per source and split: what of it is in the shards, and how it was joined."""
     named = {choice["name"]: choice for choice in choices}
     keys = ["source", "split"]
@@ -100,14 +100,14 @@ def _blend(rows: pa.Table, *, choices: Sequence[Mapping[str, Any]]) -> list[dict
     return lines
 
 
-def _of_source(
-    staged: Staged,
+def _source_report(
+    staged: StagedSource,
     plan: BuildPlan,
     results: Sequence[ShardResult],
     *,
-    left_out: Mapping[str, list[str]],
+    unused_examples: Mapping[str, list[str]],
 ) -> dict[str, Any]:
-    later = Reasons(examples={reason: list(some) for reason, some in left_out.items()})
+    later = Rejections(examples={reason: list(some) for reason, some in unused_examples.items()})
     later.counts.update(plan.unused[staged.source])
     later.pairs.update(plan.unused_pairs[staged.source])
     for result in results:
@@ -121,7 +121,7 @@ def _of_source(
     }
 
 
-def _repeated_images(rows: pa.Table) -> dict[str, int]:
+def _image_totals(rows: pa.Table) -> dict[str, int]:
     """Return how many images are stored, and the bytes of those that are stored again."""
     members = pc.list_flatten(rows["members"]).combine_chunks()
     images = members.filter(pc.match_substring_regex(pc.struct_field(members, "name"), "^[0-9]"))
@@ -138,7 +138,7 @@ def _histogram(values: NDArray[Any]) -> dict[str, int]:
     return {str(value): int(count) for value, count in zip(found, counts, strict=True)}
 
 
-def _doubling(values: NDArray[Any]) -> dict[str, int]:
+def _doubling_histogram(values: NDArray[Any]) -> dict[str, int]:
     """Return counts between powers of two, `128-255`, from the least to the most that there is."""
     exponents = np.frexp(values.astype(np.float64))[1] - 1
     found, counts = np.unique(np.maximum(exponents, 0), return_counts=True)
@@ -147,7 +147,7 @@ def _doubling(values: NDArray[Any]) -> dict[str, int]:
     return {f"{2**n}-{2 ** (n + 1) - 1}": of.get(n, 0) for n in span}
 
 
-def check(found: Mapping[str, Any]) -> None:
+def check_conservation(found: Mapping[str, Any]) -> None:
     """Check the conservation law of a whole build.
 
     Raises:
@@ -170,7 +170,7 @@ def check(found: Mapping[str, Any]) -> None:
         raise ValueError(f"{pairs} pairs used, but {found['shards']['rounds']} rounds are stored")
 
 
-def rejections(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+def list_rejections(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return one line per source and reason: what was rejected, at which step, with examples."""
     lines = []
     for name, one in found["sources"].items():
@@ -178,15 +178,15 @@ def rejections(found: Mapping[str, Any]) -> list[dict[str, Any]]:
         for kind, reasons in steps:
             for reason, count in reasons["counts"].items():
                 examples = reasons["examples"].get(reason, [])
-                lines.append(_line(name, reason, count, kind=kind, examples=examples))
+                lines.append(_rejection_line(name, reason, count, kind=kind, examples=examples))
         for reason, count in one["converted"]["rejected_pairs"].items():
             if count:
                 examples = one["converted"]["pair_examples"].get(reason, [])
-                lines.append(_line(name, reason, count, kind="pair", examples=examples))
+                lines.append(_rejection_line(name, reason, count, kind="pair", examples=examples))
     return lines
 
 
-def repairs(found: Mapping[str, Any]) -> list[tuple[str, str, int]]:
+def list_repairs(found: Mapping[str, Any]) -> list[tuple[str, str, int]]:
     """Return `(source, rule, image ids that it found)` of every rule that was needed."""
     return [
         (name, rule, count)
@@ -196,7 +196,7 @@ def repairs(found: Mapping[str, Any]) -> list[tuple[str, str, int]]:
     ]
 
 
-def marks(found: Mapping[str, Any]) -> list[tuple[str, str, int]]:
+def list_marks(found: Mapping[str, Any]) -> list[tuple[str, str, int]]:
     """Return `(source, mark, records that carry it)`."""
     return [
         (name, mark, count)
@@ -205,7 +205,7 @@ def marks(found: Mapping[str, Any]) -> list[tuple[str, str, int]]:
     ]
 
 
-def _line(name: str, reason: str, count: int, *, kind: str, examples: list[str]) -> dict[str, Any]:
+def _rejection_line(name: str, reason: str, count: int, *, kind: str, examples: list[str]) -> dict[str, Any]:
     return {
         "source": name,
         "reason": reason,
@@ -216,15 +216,15 @@ def _line(name: str, reason: str, count: int, *, kind: str, examples: list[str])
     }
 
 
-def write(found: Mapping[str, Any], out: Path) -> None:
+def write_report(found: Mapping[str, Any], out: Path) -> None:
     """Write report.json and report.html into the shard set's folder."""
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string(PAGE).render(
-        report=found, rejections=rejections(found), repairs=repairs(found), marks=marks(found)
+        report=found, rejections=list_rejections(found), repairs=list_repairs(found), marks=list_marks(found)
     )
-    with written_whole(out / "report.json") as file:
+    with write_atomically(out / "report.json") as file:
         file.write(json.dumps(found, indent=1).encode())
-    with written_whole(out / "report.html") as file:
+    with write_atomically(out / "report.html") as file:
         file.write(page.encode())

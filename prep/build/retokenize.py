@@ -23,28 +23,28 @@ from typing import Any
 
 import pyarrow.compute as pc
 from vchat.prep.build.assemble import Assembler, PreparedRecord
-from vchat.prep.build.output import MANIFEST, Output, check_same, output_named
+from vchat.prep.build.output import MANIFEST, Output, check_same_build, parse_output
 from vchat.prep.plan.plan import PlannedShard
 from vchat.prep.build.pool import process_pool
-from vchat.prep.raw.rejected import Reasons, Rejected
+from vchat.prep.raw.rejected import Rejections, Rejected
 from vchat.prep.build.task import ShardResult, read_result, write_task_shard
 from vchat.shards.format.sample import RecordOrigin, Sample
 from vchat.shards.format.record import ImageRef, Record, Round
-from vchat.base.files import written_whole
+from vchat.base.files import write_atomically
 from vchat.shards.format.manifest import FinishedShard, ShardSet, open_shards, publish
-from vchat.shards.text.named_template import template_named
-from vchat.base.progress import progress
+from vchat.shards.text.named_template import make_template
+from vchat.base.progress import show_progress
 from vchat.shards.text.tokenizer import TextTokenizer
 
-KEPT = ("image", "licences", "recipe")
+KEPT_KEYS = ("image", "licences", "recipe")
 """What a manifest says of images and sources, which stay as they are."""
 
-ORIGIN = ("digests", "template", "tokenizer", "max_tokens", "positions_per_image", "retokenized")
+ORIGIN_KEYS = ("digests", "template", "tokenizer", "max_tokens", "positions_per_image", "retokenized")
 """What the new manifest keeps of the old one, to say what it came from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NewTokens:
+class Retokenization:
     """What to make of which set."""
 
     shards: str
@@ -71,7 +71,7 @@ class NewTokens:
     @property
     def output(self) -> Output:
         """Where the new set goes."""
-        return output_named(self.out, work=self.work)
+        return parse_output(self.out, work=self.work)
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "positions_per_image"):
@@ -79,7 +79,7 @@ class NewTokens:
                 raise ValueError(f"{name} = {getattr(self, name)}: want at least 1")
 
 
-def retokenize(wanted: NewTokens, *, workers: int) -> dict[str, Any]:
+def retokenize(request: Retokenization, *, workers: int) -> dict[str, Any]:
     """Write the new set, or finish one that was interrupted; returns its manifest.
 
     Args:
@@ -88,23 +88,23 @@ def retokenize(wanted: NewTokens, *, workers: int) -> dict[str, Any]:
     Raises:
         ValueError, OSError: one line each, saying what to do.
     """
-    output = wanted.output
+    output = request.output
     if output.url is not None:
-        wanted = replace(wanted, work=str(output.folder))  # the same for every process
-    opened = _opened(wanted)
-    digest = _digest(wanted, opened)
+        request = replace(request, work=str(output.folder))  # the same for every process
+    opened = _open_set(request)
+    digest = _digest(request, opened)
     if output.is_complete:
-        return _complete(output, digest)
-    _begin(output, digest)
-    shards = planned_shards(opened.shards)
+        return _read_complete(output, digest)
+    _claim_output(output, digest)
+    shards = plan_shards(opened.shards)
     missing = [shard for shard in shards if read_result(output.work, shard, output=output) is None]
-    with progress("retokenize", total=sum(s.end for s in missing), unit="samples") as advance:
-        for num_samples in _written(wanted, missing, workers=workers):
+    with show_progress("retokenize", total=sum(s.end for s in missing), unit="samples") as advance:
+        for num_samples in _write_shards(request, missing, workers=workers):
             advance(num_samples)
-    return _finish(wanted, opened, shards, digest=digest)
+    return _finish_set(request, opened, shards, digest=digest)
 
 
-def planned_shards(shards: ShardSet) -> list[PlannedShard]:
+def plan_shards(shards: ShardSet) -> list[PlannedShard]:
     """Return the new shards: those of the set, with room for every round to become a sample."""
     index = shards.index()
     first_numbers: dict[str, int] = {}
@@ -129,7 +129,7 @@ def planned_shards(shards: ShardSet) -> list[PlannedShard]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Opened:
+class _OpenSet:
     """What every task of one run needs."""
 
     shards: ShardSet
@@ -137,27 +137,27 @@ class _Opened:
 
 
 @lru_cache(maxsize=1)
-def _opened(wanted: NewTokens) -> _Opened:
-    tokenizer = TextTokenizer.load(Path(wanted.tokenizer))
-    return _Opened(
-        shards=open_shards(wanted.shards),
+def _open_set(request: Retokenization) -> _OpenSet:
+    tokenizer = TextTokenizer.load(Path(request.tokenizer))
+    return _OpenSet(
+        shards=open_shards(request.shards),
         assembler=Assembler(
             tokenizer=tokenizer,
-            template=template_named(wanted.template, system=wanted.system, tokenizer=tokenizer),
-            max_tokens=wanted.max_tokens,
-            positions_per_image=wanted.positions_per_image,
+            template=make_template(request.template, system=request.system, tokenizer=tokenizer),
+            max_tokens=request.max_tokens,
+            positions_per_image=request.positions_per_image,
         ),
     )
 
 
-def _digest(wanted: NewTokens, opened: _Opened) -> str:
+def _digest(request: Retokenization, opened: _OpenSet) -> str:
     """Return the SHA-256 over all that shapes the new set's bytes."""
     settings = {
         "from": opened.shards.manifest["digests"],
         "tokenizer": opened.assembler.tokenizer.fingerprint,
         "template": opened.assembler.template.digest,
-        "max_tokens": wanted.max_tokens,
-        "positions_per_image": wanted.positions_per_image,
+        "max_tokens": request.max_tokens,
+        "positions_per_image": request.positions_per_image,
         "libraries": _libraries(),
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
@@ -167,29 +167,29 @@ def _libraries() -> dict[str, str]:
     return {name: version(name) for name in ("numpy", "tokenizers")}
 
 
-def _complete(output: Output, digest: str) -> dict[str, Any]:
+def _read_complete(output: Output, digest: str) -> dict[str, Any]:
     manifest: dict[str, Any] = json.loads(output.read(MANIFEST))
-    check_same(output, manifest.get("digests", {}).get("plan"), digest)
+    check_same_build(output, manifest.get("digests", {}).get("plan"), digest)
     return manifest
 
 
-def _begin(output: Output, digest: str) -> None:
+def _claim_output(output: Output, digest: str) -> None:
     """Claim the place for this set, and remove what a killed run left half written."""
     claim = output.work / "retokenize.json"
     if claim.exists():
-        check_same(output, json.loads(claim.read_text(encoding="utf-8"))["digest"], digest)
+        check_same_build(output, json.loads(claim.read_text(encoding="utf-8"))["digest"], digest)
     elif any(output.folder.glob("*.tar")):
-        check_same(output, "unknown", digest)
+        check_same_build(output, "unknown", digest)
     output.claim(digest)
-    with written_whole(claim) as file:
+    with write_atomically(claim) as file:
         file.write(json.dumps({"digest": digest}).encode())
     for half_written in (*output.folder.glob(".*.part"), *output.work.rglob(".*.part")):
         half_written.unlink()
 
 
-def _written(wanted: NewTokens, shards: Sequence[PlannedShard], *, workers: int) -> Iterator[int]:
+def _write_shards(request: Retokenization, shards: Sequence[PlannedShard], *, workers: int) -> Iterator[int]:
     """Write the shards; yields the number of samples read for each as it is done."""
-    task = partial(retokenize_shard, wanted)
+    task = partial(retokenize_shard, request)
     if workers == 1 or len(shards) < 2:
         yield from map(task, shards)
         return
@@ -203,24 +203,24 @@ def _written(wanted: NewTokens, shards: Sequence[PlannedShard], *, workers: int)
         ) from err
 
 
-def retokenize_shard(wanted: NewTokens, shard: PlannedShard) -> int:
+def retokenize_shard(request: Retokenization, shard: PlannedShard) -> int:
     """Write one new shard and its result file; returns the number of samples read."""
-    output, result = wanted.output, ShardResult()
-    samples = _samples(_opened(wanted), shard, result=result)
+    output, result = request.output, ShardResult()
+    samples = _make_samples(_open_set(request), shard, result=result)
     write_task_shard(shard, samples, result=result, work=output.work, output=output)
     return shard.end
 
 
-def _samples(opened: _Opened, shard: PlannedShard, *, result: ShardResult) -> Iterator[Sample]:
+def _make_samples(opened: _OpenSet, shard: PlannedShard, *, result: ShardResult) -> Iterator[Sample]:
     names = [stated["name"] for stated in opened.shards.manifest["shards"]]
     index = opened.shards.index()
     rows = index.filter(pc.equal(index["shard"], names.index(f"{shard.name}.tar")))
     for number in range(rows.num_rows):
         (row,) = rows.slice(number, 1).to_pylist()
-        yield from _reassembled(opened, opened.shards.read_sample(row), result=result)
+        yield from _reassemble(opened, opened.shards.read_sample(row), result=result)
 
 
-def _reassembled(opened: _Opened, sample: Sample, *, result: ShardResult) -> list[Sample]:
+def _reassemble(opened: _OpenSet, sample: Sample, *, result: ShardResult) -> list[Sample]:
     """Return the samples that one becomes; a record that cannot be used leaves it.
 
     Their keys are unique: parts of a dialogue that is cut add `~0`, `~1`, ...
@@ -229,13 +229,13 @@ def _reassembled(opened: _Opened, sample: Sample, *, result: ShardResult) -> lis
 
     def reject(record: Record, why: Rejected) -> None:
         rejected[record.key] = why
-        result.reject(record, why)
+        result.count_rejected(record, why)
 
-    prepared = [_prepared(sample, origin) for origin in sample.records]
-    made = list(opened.assembler.samples(prepared, split=sample.split, on_rejected=reject))
+    prepared = [_prepare_record(sample, origin) for origin in sample.records]
+    made = list(opened.assembler.assemble(prepared, split=sample.split, on_rejected=reject))
     for one in prepared:
         if one.record.key not in rejected:
-            result.use(one.record)
+            result.count_used(one.record)
     result.split_dialogues += len(made) > 1
     keys = [
         f"{sample.key}~{number}" if len(made) > 1 else sample.key for number in range(len(made))
@@ -243,7 +243,7 @@ def _reassembled(opened: _Opened, sample: Sample, *, result: ShardResult) -> lis
     return [replace(one, key=key) for one, key in zip(made, keys, strict=True)]
 
 
-def _prepared(sample: Sample, origin: RecordOrigin) -> PreparedRecord:
+def _prepare_record(sample: Sample, origin: RecordOrigin) -> PreparedRecord:
     """Return a record as far as it is in a sample, with its images as they are stored."""
     stored = sample.rounds[origin.first_round : origin.first_round + origin.num_rounds]
     rounds = tuple(
@@ -268,20 +268,20 @@ def _prepared(sample: Sample, origin: RecordOrigin) -> PreparedRecord:
     )
 
 
-def _finish(
-    wanted: NewTokens, opened: _Opened, shards: Sequence[PlannedShard], *, digest: str
+def _finish_set(
+    request: Retokenization, opened: _OpenSet, shards: Sequence[PlannedShard], *, digest: str
 ) -> dict[str, Any]:
     """Check that no record is lost, and publish; returns the manifest."""
-    output = wanted.output
-    total, finished = _results(output, shards)
+    output = request.output
+    total, finished = _read_results(output, shards)
     counted = sum(total.used_records.values()) + sum(
         sum(reasons.counts.values()) for reasons in total.rejected.values()
     )
     wanted_records = sum(shard.records for shard in shards)
     assert counted == wanted_records, f"{counted} of {wanted_records} records are accounted for"
     if not finished:
-        raise ValueError(f"no round of {wanted.shards} fits into {wanted.max_tokens} positions")
-    given = _manifest(wanted, opened, total, digest=digest)
+        raise ValueError(f"no round of {request.shards} fits into {request.max_tokens} positions")
+    given = _manifest(request, opened, total, digest=digest)
     tokenizer = opened.assembler.tokenizer
     publish(output.folder, manifest_without_shards=given, shards=finished, tokenizer=tokenizer)
     manifest = open_shards(output.folder).manifest
@@ -289,7 +289,7 @@ def _finish(
     return manifest
 
 
-def _results(
+def _read_results(
     output: Output, shards: Sequence[PlannedShard]
 ) -> tuple[ShardResult, list[FinishedShard]]:
     """Return the counts of all shards together, and the shards that have samples."""
@@ -302,26 +302,26 @@ def _results(
         for name, count in result.used_records.items():
             total.used_records[name] = total.used_records.get(name, 0) + count
         for name, reasons in result.rejected.items():
-            total.rejected.setdefault(name, Reasons()).merge(reasons)
+            total.rejected.setdefault(name, Rejections()).merge(reasons)
         total.split_dialogues += result.split_dialogues
         finished += [] if written is None else [written]
     return total, finished
 
 
 def _manifest(
-    wanted: NewTokens, opened: _Opened, total: ShardResult, *, digest: str
+    request: Retokenization, opened: _OpenSet, total: ShardResult, *, digest: str
 ) -> dict[str, Any]:
     old = opened.shards.manifest
     template = opened.assembler.template
     return {
-        **{name: old[name] for name in KEPT if name in old},
+        **{name: old[name] for name in KEPT_KEYS if name in old},
         "digests": {"inputs": old["digests"].get("inputs", {}), "plan": digest},
         "template": {"name": template.name, "system": template.system},
-        "max_tokens": wanted.max_tokens,
-        "positions_per_image": wanted.positions_per_image,
+        "max_tokens": request.max_tokens,
+        "positions_per_image": request.positions_per_image,
         "libraries": old.get("libraries", {}) | _libraries(),
         "retokenized": {
-            "from": {name: old[name] for name in ORIGIN if name in old},
+            "from": {name: old[name] for name in ORIGIN_KEYS if name in old},
             "used_records": total.used_records,
             "split_dialogues": total.split_dialogues,
             "rejected": {name: one.as_json() for name, one in total.rejected.items()},

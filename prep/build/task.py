@@ -17,25 +17,25 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from vchat.prep.raw.lookahead import announced, in_groups
+from vchat.prep.raw.lookahead import with_prefetch, group_by_weight
 from vchat.prep.build.assemble import Assembler, PreparedRecord
 from vchat.prep.raw.data_path import data_path
 from vchat.prep.build.encoded_images import EncodedImages
 from vchat.prep.raw.image_files import ImageFiles
-from vchat.prep.convert.images import Encoded, ImagePolicy, encode_for_shard
+from vchat.prep.convert.images import EncodedImage, ImagePolicy, encode_for_shard
 from vchat.prep.build.libraries import check_libraries
 from vchat.prep.build.output import Output
 from vchat.prep.plan.plan import BuildPlan, PlannedShard, read_plan
-from vchat.prep.raw.rejected import Reasons, Rejected
+from vchat.prep.raw.rejected import Rejections, Rejected
 from vchat.prep.convert.staged import RecordFile
 from vchat.shards.format.sample import Sample, StoredImage
 from vchat.shards.format.record import ImageRef, Record
-from vchat.base.files import written_whole
+from vchat.base.files import write_atomically
 from vchat.shards.format.index import ROW_SCHEMA
-from vchat.shards.format.manifest import FinishedShard, finished_shard
-from vchat.shards.text.named_template import template_named
+from vchat.shards.format.manifest import FinishedShard, describe_shard
+from vchat.shards.text.named_template import make_template
 from vchat.shards.storage.config import StorageConfig
-from vchat.base.toml_config import as_plain, from_table
+from vchat.base.toml_config import to_table, from_table
 from vchat.shards.text.tokenizer import TextTokenizer
 from vchat.shards.format.writer import write_shard
 
@@ -65,7 +65,7 @@ class SourceFiles:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class BuildJob:
     """What all tasks of a build share, apart from the plan; kept as `job.json`."""
 
     output: Output
@@ -85,13 +85,13 @@ class Job:
 
     def write(self, work: Path) -> None:
         """Store the job in the work folder."""
-        with written_whole(work / "job.json") as file:
-            parts = {"output": as_plain(self.output), "storage": as_plain(self.storage)}
+        with write_atomically(work / "job.json") as file:
+            parts = {"output": to_table(self.output), "storage": to_table(self.storage)}
             content = asdict(self) | parts
             file.write(json.dumps(content, indent=1).encode())
 
     @classmethod
-    def read(cls, work: Path) -> Job:
+    def read(cls, work: Path) -> BuildJob:
         """Read what `write` stored."""
         found = json.loads((work / "job.json").read_text(encoding="utf-8"))
         found["output"] = from_table(Output, found["output"], where="job.json")
@@ -110,17 +110,17 @@ class ShardResult:
     split_dialogues: int = 0
     """Dialogues that were too long and became several samples."""
 
-    rejected: dict[str, Reasons] = field(default_factory=dict)
+    rejected: dict[str, Rejections] = field(default_factory=dict)
 
-    def use(self, record: Record) -> None:
+    def count_used(self, record: Record) -> None:
         """Count one record that is in the shard."""
         name = record.source
         self.used_records[name] = self.used_records.get(name, 0) + 1
         self.used_pairs[name] = self.used_pairs.get(name, 0) + len(record.rounds)
 
-    def reject(self, record: Record, rejected: Rejected) -> None:
+    def count_rejected(self, record: Record, rejected: Rejected) -> None:
         """Count one record that is not."""
-        reasons = self.rejected.setdefault(record.source, Reasons())
+        reasons = self.rejected.setdefault(record.source, Rejections())
         reasons.add(rejected, where=record.key, num_pairs=len(record.rounds))
 
 
@@ -128,14 +128,14 @@ class ShardResult:
 class _OpenJob:
     """A job with its files open, kept by a process for all its tasks."""
 
-    job: Job
+    job: BuildJob
     plan: BuildPlan
     assembler: Assembler
     records: dict[str, RecordFile]
     readers: dict[str, ImageFiles]
     """By source."""
 
-    image: Callable[[str, ImageRef], Encoded]
+    encode_image: Callable[[str, ImageRef], EncodedImage]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,9 +149,9 @@ class _Encoded:
 
 
 @lru_cache(maxsize=1)
-def _open_job(work: Path, made_ns: int) -> _OpenJob:
+def _open_job(work: Path, modified_ns: int) -> _OpenJob:
     """Open the job in `work`; `made_ns` tells apart jobs that were made there one after another."""
-    job = Job.read(work)
+    job = BuildJob.read(work)
     check_libraries(job.libraries)
     readers = {
         name: ImageFiles(
@@ -162,7 +162,7 @@ def _open_job(work: Path, made_ns: int) -> _OpenJob:
 
     kept = EncodedImages(work)
 
-    def image(source: str, ref: ImageRef) -> Encoded:
+    def image(source: str, ref: ImageRef) -> EncodedImage:
         return kept.get(
             ref, lambda ref: encode_for_shard(readers[source].read(ref), job.image, name=ref.file)
         )
@@ -173,13 +173,13 @@ def _open_job(work: Path, made_ns: int) -> _OpenJob:
         plan=read_plan(work),
         assembler=Assembler(
             tokenizer=tokenizer,
-            template=template_named(job.template, system=job.system, tokenizer=tokenizer),
+            template=make_template(job.template, system=job.system, tokenizer=tokenizer),
             max_tokens=job.max_tokens,
             positions_per_image=job.positions_per_image,
         ),
         records={name: RecordFile(Path(one.records)) for name, one in job.sources.items()},
         readers=readers,
-        image=image,
+        encode_image=image,
     )
 
 
@@ -198,24 +198,24 @@ def run_task(work: Path, number: int, *, on_dialogue: Callable[[], None]) -> Non
     if read_result(work, shard, output=output) is not None:
         return
     result = ShardResult()
-    samples = _samples(opened, shard, result=result, on_dialogue=on_dialogue)
+    samples = _make_samples(opened, shard, result=result, on_dialogue=on_dialogue)
     write_task_shard(shard, samples, result=result, work=work, output=output)
 
 
-def _samples(
+def _make_samples(
     opened: _OpenJob, shard: PlannedShard, *, result: ShardResult, on_dialogue: Callable[[], None]
 ) -> Iterator[Sample]:
     rows = opened.plan.table.slice(shard.start, shard.end - shard.start).to_pylist()
-    ahead = max(reader.ahead for reader in opened.readers.values())
-    dialogues = announced(_records(opened, rows), partial(_expect, opened), ahead=ahead)
-    encoded = map(partial(_with_images, opened), dialogues)
-    for group in in_groups(encoded, weight=_weight, most=_BYTES_AT_ONCE):
+    ahead = max(reader.prefetch_depth for reader in opened.readers.values())
+    dialogues = with_prefetch(_read_dialogues(opened, rows), partial(_prefetch, opened), depth=ahead)
+    encoded = map(partial(_encode_dialogue, opened), dialogues)
+    for group in group_by_weight(encoded, weight=_size_bytes, max_weight=_BYTES_AT_ONCE):
         for dialogue in group:
-            yield from _dialogue(opened, dialogue, split=shard.split, result=result)
+            yield from _assemble_dialogue(opened, dialogue, split=shard.split, result=result)
             on_dialogue()
 
 
-def _records(opened: _OpenJob, rows: Sequence[dict[str, Any]]) -> Iterator[list[Record]]:
+def _read_dialogues(opened: _OpenJob, rows: Sequence[dict[str, Any]]) -> Iterator[list[Record]]:
     """Yield the records of each dialogue of the plan, `_RECORDS_AT_ONCE` looked up at a time."""
     for start in range(0, len(rows), _RECORDS_AT_ONCE):
         some = rows[start : start + _RECORDS_AT_ONCE]
@@ -227,34 +227,34 @@ def _records(opened: _OpenJob, rows: Sequence[dict[str, Any]]) -> Iterator[list[
             yield list(islice(found[row["source"]], len(row["rows"])))
 
 
-def _expect(opened: _OpenJob, records: Sequence[Record]) -> None:
+def _prefetch(opened: _OpenJob, records: Sequence[Record]) -> None:
     for record in records:
-        opened.readers[record.source].expect(record.images)
+        opened.readers[record.source].prefetch(record.images)
 
 
-def _with_images(opened: _OpenJob, records: Sequence[Record]) -> list[_Encoded]:
+def _encode_dialogue(opened: _OpenJob, records: Sequence[Record]) -> list[_Encoded]:
     """Return the records of one dialogue with their images as they are stored."""
-    found = [_encoded(opened, record) for record in records]
+    found = [_encode_record(opened, record) for record in records]
     for record in records:
-        opened.readers[record.source].forget(record.images)
+        opened.readers[record.source].cancel_prefetch(record.images)
     return found
 
 
-def _encoded(opened: _OpenJob, record: Record) -> _Encoded:
+def _encode_record(opened: _OpenJob, record: Record) -> _Encoded:
     try:
-        images = tuple(_stored(opened, record.source, ref) for ref in record.images)
+        images = tuple(_encode_image(opened, record.source, ref) for ref in record.images)
     except Rejected as rejected:
         return _Encoded(record=record, rejected=rejected)
     return _Encoded(record=record, images=images)
 
 
-def _weight(dialogue: Sequence[_Encoded]) -> int:
+def _size_bytes(dialogue: Sequence[_Encoded]) -> int:
     """Return about how many bytes a dialogue takes that waits with its images."""
     images = sum(len(image.data) for one in dialogue for image in one.images)
     return images + _BYTES_BESIDE_IMAGES
 
 
-def _dialogue(
+def _assemble_dialogue(
     opened: _OpenJob, encoded: Sequence[_Encoded], *, split: str, result: ShardResult
 ) -> list[Sample]:
     """Return the samples of one dialogue; a record that cannot be used leaves it."""
@@ -262,23 +262,23 @@ def _dialogue(
 
     def reject(record: Record, rejected: Rejected) -> None:
         rejected_keys.add(record.key)
-        result.reject(record, rejected)
+        result.count_rejected(record, rejected)
 
     for one in encoded:
         if one.rejected is not None:
             reject(one.record, one.rejected)
         else:
             prepared.append(PreparedRecord(record=one.record, images=one.images))
-    samples = list(opened.assembler.samples(prepared, split=split, on_rejected=reject))
+    samples = list(opened.assembler.assemble(prepared, split=split, on_rejected=reject))
     for one in encoded:
         if one.record.key not in rejected_keys:
-            result.use(one.record)
+            result.count_used(one.record)
     result.split_dialogues += len(samples) > 1
     return samples
 
 
-def _stored(opened: _OpenJob, source: str, ref: ImageRef) -> StoredImage:
-    encoded = opened.image(source, ref)
+def _encode_image(opened: _OpenJob, source: str, ref: ImageRef) -> StoredImage:
+    encoded = opened.encode_image(source, ref)
     return StoredImage(
         key=ref.key,
         data=encoded.data,
@@ -309,8 +309,8 @@ def write_task_shard(
     rows = write_shard(path, samples, first_number=shard.first_number)
     finished = None
     if rows.num_rows:
-        finished = finished_shard(path, split=shard.split, rows=rows)
-        output.keep(path.name, sha256=finished.sha256)
+        finished = describe_shard(path, split=shard.split, rows=rows)
+        output.put(path.name, sha256=finished.sha256)
     else:
         path.unlink()
     _write_result(work, shard, rows=rows, finished=finished, result=result)
@@ -326,7 +326,7 @@ def _write_result(
 ) -> None:
     """Store index rows, then the result, whose presence means that the task is done."""
     folder = _results_folder(work)
-    with written_whole(folder / f"{shard.name}.parquet") as file:
+    with write_atomically(folder / f"{shard.name}.parquet") as file:
         pq.write_table(rows, file)
     found: dict[str, Any] = {
         "used_records": result.used_records,
@@ -336,7 +336,7 @@ def _write_result(
         "bytes": 0 if finished is None else finished.size_bytes,
         "sha256": "" if finished is None else finished.sha256,
     }
-    with written_whole(folder / f"{shard.name}.json") as file:
+    with write_atomically(folder / f"{shard.name}.json") as file:
         file.write(json.dumps(found).encode())
 
 
@@ -354,7 +354,7 @@ def read_result(
     name, size_bytes, sha256 = f"{shard.name}.tar", found.pop("bytes"), found.pop("sha256")
     if size_bytes and not output.has(name, size_bytes):
         return None
-    rejected = {name: Reasons.from_json(one) for name, one in found.pop("rejected").items()}
+    rejected = {name: Rejections.from_json(one) for name, one in found.pop("rejected").items()}
     result = ShardResult(rejected=rejected, **found)
     if not size_bytes:
         return result, None

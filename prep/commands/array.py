@@ -15,10 +15,10 @@ from vchat.prep.commands.recipe_options import recipe_options
 @recipe_options
 def plan(recipe: Path | None, **flags: Any) -> None:
     """Make the plan and say how to go on."""
-    from vchat.prep.build.array_build import make_plan_folder
+    from vchat.prep.build.array_build import plan_array_build
     from vchat.prep.convert.recipe import read_recipe
 
-    prepared = make_plan_folder(read_recipe(recipe, flags))
+    prepared = plan_array_build(read_recipe(recipe, flags))
     print_plan(prepared)
     out, work = prepared.recipe.out, prepared.recipe.work
     place = f"--out {out}" if work is None else f"--out {out} --work {work}"
@@ -31,6 +31,6 @@ def plan(recipe: Path | None, **flags: Any) -> None:
 @click.option("--work", metavar="DIR", help="Folder of work files, as given to `plan`.")
 def finish(out: str, work: str | None) -> None:
     """Publish and print the summary; a set that is complete is left as it is."""
-    from vchat.prep.build.array_build import finish_folder, planned_output
+    from vchat.prep.build.array_build import finish_array_build, parse_array_output
 
-    print_summary(finish_folder(planned_output(out, work=work)))
+    print_summary(finish_array_build(parse_array_output(out, work=work)))

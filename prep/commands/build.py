@@ -10,8 +10,8 @@ import click
 from vchat.prep.commands.recipe_options import recipe_options
 
 if TYPE_CHECKING:
-    from vchat.prep.build.build import Prepared
-    from vchat.prep.build.finish import Built
+    from vchat.prep.build.build import PlannedBuild
+    from vchat.prep.build.finish import BuildResult
 
 
 @click.command("build", help="Convert data sets into a shard set that is ready for training.")
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def command(recipe: Path | None, dry_run: bool, task: str | None, **flags: Any) -> None:
     """Read the flags and build, or print the plan, or write one share of its shards."""
     from vchat.base.cli import WrongUse
-    from vchat.prep.build.build import build
+    from vchat.prep.build.build import build_shards
     from vchat.prep.convert.recipe import read_recipe
 
     if task is not None:
@@ -35,35 +35,35 @@ def command(recipe: Path | None, dry_run: bool, task: str | None, **flags: Any) 
         raise WrongUse("--workers has no place beside --engine ray: a cluster runs a task per CPU")
     wanted = read_recipe(recipe, flags)
     if dry_run:
-        print_plan(_planned(wanted))
+        print_plan(_make_plan(wanted))
     else:
-        print_summary(build(wanted))
+        print_summary(build_shards(wanted))
 
 
 def _run_share(task: str, flags: dict[str, Any]) -> None:
     from vchat.base.cli import WrongUse
-    from vchat.prep.build.array_build import planned_output, run_share, share_named
+    from vchat.prep.build.array_build import parse_array_output, parse_share, run_share
 
-    share, output = share_named(task), planned_output(flags.pop("out"), work=flags.pop("work"))
+    share, output = parse_share(task), parse_array_output(flags.pop("out"), work=flags.pop("work"))
     if given := [name.replace("_", "-") for name, value in flags.items() if value is not None]:
         raise WrongUse(f"--{given[0]} has no place beside --task: the plan holds it already")
     count = run_share(output, share)
     click.echo(f"task {task}: {count} shards written in {output}")
 
 
-def _planned(recipe: Any) -> Prepared:
+def _make_plan(recipe: Any) -> PlannedBuild:
     """Return the plan; without --out the converted records are thrown away."""
     import tempfile
 
-    from vchat.prep.build.build import output_of, prepare
+    from vchat.prep.build.build import plan_build, recipe_output
 
     if recipe.out is not None:
-        return prepare(recipe, work=output_of(recipe).work)
+        return plan_build(recipe, work=recipe_output(recipe).work)
     with tempfile.TemporaryDirectory() as folder:
-        return prepare(recipe, work=Path(folder))
+        return plan_build(recipe, work=Path(folder))
 
 
-def print_plan(prepared: Prepared) -> None:
+def print_plan(prepared: PlannedBuild) -> None:
     """Print shards by split, what became of each data set's rows, and the plan's digest."""
     plan = prepared.plan
     for split in dict.fromkeys(shard.split for shard in plan.shards):
@@ -89,11 +89,11 @@ def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{reason} {count}" for reason, count in counts.items()) or "none"
 
 
-def print_summary(built: Built) -> None:
+def print_summary(built: BuildResult) -> None:
     """Print what a shard set holds, what was repaired and what was rejected."""
-    from vchat.prep.build.report import marks, rejections, repairs
+    from vchat.prep.build.report import list_marks, list_rejections, list_repairs
 
-    if built.already_complete:
+    if built.was_complete:
         click.echo(f"{built.out} holds this build already, complete")
     shards = built.report["shards"]
     click.echo(
@@ -102,11 +102,11 @@ def print_summary(built: Built) -> None:
     )
     for name, one in built.report["sources"].items():
         click.echo(f"  {name}: {one['converted']['rows']} rows, {one['used_records']} records used")
-    for name, rule, count in repairs(built.report):
+    for name, rule, count in list_repairs(built.report):
         click.echo(f"  {name}: {count} image ids found by the rule {rule}")
-    for name, mark, count in marks(built.report):
+    for name, mark, count in list_marks(built.report):
         click.echo(f"  {name}: {count} records are marked {mark}")
-    for line in rejections(built.report):
+    for line in list_rejections(built.report):
         click.echo(
             f"  {line['source']}: {line['count']} x {line['kind']} rejected,"
             f" {line['reason']} ({line['meaning']})"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from vchat.prep.convert.chosen_sources import ChosenSource
     from vchat.prep.convert.doctor import Finding
+    from vchat.prep.convert.resolve import ResolvedSource
 
 
 @click.command("doctor", help="Say which data sets are there, what is missing, what will be lost.")
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def command(data: str, datasets: str | None, sample: int, max_images: int, as_json: bool) -> int:
     """Examine the data sets; exit code 1 if one that is named cannot be built."""
-    findings = _findings(data, datasets, sample=sample, max_images=max_images)
+    findings = _examine_sources(data, datasets, sample=sample, max_images=max_images)
     if as_json:
         import json
 
-        click.echo(json.dumps({one.name: _plain(one) for one in findings}, indent=1))
+        click.echo(json.dumps({one.name: _as_json(one) for one in findings}, indent=1))
     else:
         _print_table(findings)
         for one in findings:
@@ -37,10 +37,10 @@ def command(data: str, datasets: str | None, sample: int, max_images: int, as_js
     return 0
 
 
-def _findings(data: str, datasets: str | None, **limits: int) -> list[Finding]:
+def _examine_sources(data: str, datasets: str | None, **limits: int) -> list[Finding]:
     from vchat.base.cli import WrongUse
-    from vchat.prep.convert.chosen_sources import chosen_source
     from vchat.prep.convert.recipe import read_recipe
+    from vchat.prep.convert.resolve import resolve_source
     from vchat.prep.raw.data_path import data_path
     from vchat.prep.sources import source_names
 
@@ -49,15 +49,17 @@ def _findings(data: str, datasets: str | None, **limits: int) -> list[Finding]:
 
     flags = {"datasets": ",".join(source_names()) if datasets is None else datasets, "data": data}
     recipe = read_recipe(None, flags)
-    return [_examined(chosen_source(choice, recipe=recipe), **limits) for choice in recipe.source]
+    return [
+        _examine_source(resolve_source(choice, recipe=recipe), **limits) for choice in recipe.source
+    ]
 
 
-def _examined(one: ChosenSource, **limits: int) -> Finding:
-    from vchat.base.progress import progress
-    from vchat.prep.convert.doctor import examined
+def _examine_source(one: ResolvedSource, **limits: int) -> Finding:
+    from vchat.base.progress import show_progress
+    from vchat.prep.convert.doctor import examine_source
 
-    with progress(f"examine {one.source.name}", unit="rows") as advance:
-        return examined(one, on_row=lambda: advance(1), **limits)
+    with show_progress(f"examine {one.source.name}", unit="rows") as advance:
+        return examine_source(one, on_entry=lambda: advance(1), **limits)
 
 
 def _print_table(findings: list[Finding]) -> None:
@@ -67,8 +69,8 @@ def _print_table(findings: list[Finding]) -> None:
     table = Table("data set", "status", "packaging", "count", "images", box=None, pad_edge=False)
     for one in findings:
         packagings = dict.fromkeys(need.packaging for need in one.needs if need.packaging)
-        formats = ", ".join(f"{name} {n}" for name, n in one.sampled.formats.most_common())
-        counted = one.count or (f"{one.rows} rows" if one.rows else "")
+        formats = ", ".join(f"{name} {n}" for name, n in one.trial.formats.most_common())
+        counted = one.comparison or (f"{one.num_entries} rows" if one.num_entries else "")
         table.add_row(one.name, one.status, ", ".join(packagings), counted, formats)
     Console(width=None if Console().is_terminal else 120).print(table)
 
@@ -81,18 +83,18 @@ def _print_details(one: Finding, *, is_named: bool) -> None:
             lines.append(f"missing: {' or '.join(need.need.paths)}; {need.need.how}")
         if need.missing_parts:
             lines.append(f"missing of the files beside it: {', '.join(need.missing_parts[:5])}")
-    losses = one.expected_losses()
-    for reason, count in one.sampled.rejected.items():
-        share = f"{count} of {one.sampled.rows} rows tried"
+    losses = one.estimate_losses()
+    for reason, count in one.trial.rejected.items():
+        share = f"{count} of {one.trial.num_entries} rows tried"
         lines.append(f"expect to lose about {losses[reason]} rows: {reason} ({share})")
-    for rule, count in one.sampled.repairs.items():
-        lines.append(f"image ids found by the rule {rule}: {count} of {one.sampled.images} tried")
+    for rule, count in one.trial.repairs.items():
+        lines.append(f"image ids found by the rule {rule}: {count} of {one.trial.num_images} tried")
     for line in lines:
         click.echo(f"  {one.name}: {line}")
 
 
-def _plain(one: Finding) -> dict[str, Any]:
-    sampled = one.sampled
+def _as_json(one: Finding) -> dict[str, Any]:
+    sampled = one.trial
     return {
         "status": one.status,
         "problem": one.problem,
@@ -106,14 +108,14 @@ def _plain(one: Finding) -> dict[str, Any]:
             }
             for need in one.needs
         ],
-        "rows": one.rows,
-        "pairs": one.pairs,
-        "count": one.count,
-        "expected_losses": one.expected_losses(),
+        "rows": one.num_entries,
+        "pairs": one.num_pairs,
+        "count": one.comparison,
+        "expected_losses": one.estimate_losses(),
         "sample": {
-            "rows": sampled.rows,
-            "records": sampled.records,
-            "images": sampled.images,
+            "rows": sampled.num_entries,
+            "records": sampled.num_records,
+            "images": sampled.num_images,
             "rejected": dict(sampled.rejected),
             "repairs": dict(sampled.repairs),
             "formats": dict(sampled.formats),

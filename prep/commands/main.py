@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vchat.base.cli import LazyGroup, run
+from vchat.base.cli import LazyGroup, run_command
 
 group = LazyGroup(
     name="vchat-prep",
@@ -39,7 +39,7 @@ group = LazyGroup(
 
 def main() -> None:
     """Run the command line."""
-    run(group)
+    run_command(group)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from vchat.prep.build.retokenize import NewTokens
+    from vchat.prep.build.retokenize import Retokenization
 
 
 @click.command("retokenize", help="Make a shard set for another decoder, without the sources.")
@@ -27,7 +27,7 @@ def command(shards: str, workers: int, **flags: Any) -> None:
     from vchat.prep.build.retokenize import retokenize
     from vchat.prep.raw.rejected import REASONS
 
-    wanted = _wanted(shards, flags)
+    wanted = _read_options(shards, flags)
     manifest = retokenize(wanted, workers=workers)
     counts, totals = manifest["retokenized"], manifest["totals"]
     click.echo(
@@ -40,10 +40,10 @@ def command(shards: str, workers: int, **flags: Any) -> None:
             click.echo(f"  {source}: {count} x record rejected, {reason} ({REASONS[reason]})")
 
 
-def _wanted(shards: str, flags: dict[str, Any]) -> NewTokens:
+def _read_options(shards: str, flags: dict[str, Any]) -> Retokenization:
     """Return what the flags say, completed by what the set was made with."""
     from vchat.base.cli import WrongUse
-    from vchat.prep.build.retokenize import NewTokens
+    from vchat.prep.build.retokenize import Retokenization
     from vchat.shards.format.manifest import open_shards
 
     manifest = open_shards(shards).manifest
@@ -53,6 +53,6 @@ def _wanted(shards: str, flags: dict[str, Any]) -> NewTokens:
     for name in ("max_tokens", "positions_per_image"):
         flags[name] = manifest[name] if flags[name] is None else flags[name]
     try:
-        return NewTokens(shards=shards, **flags)
+        return Retokenization(shards=shards, **flags)
     except ValueError as err:
         raise WrongUse(str(err)) from err

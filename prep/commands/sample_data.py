@@ -23,8 +23,8 @@ def command(out: Path, images: int, seed: int) -> None:
     if not write_world(out, world):
         click.echo(f"{out} holds this world already, complete")
     click.echo(
-        f"{2 * world.photograph_pairs} photographs in {world.photograph_pairs} pairs,"
-        f" {world.books} book covers, and the other data sets in {out}"
+        f"{2 * world.num_photograph_pairs} photographs in {world.num_photograph_pairs} pairs,"
+        f" {world.num_books} book covers, and the other data sets in {out}"
     )
     click.echo(f"evaluation: {out / 'eval.json'}")
     click.echo(f"tokenizer: {out / 'tokenizer'}")

@@ -8,9 +8,9 @@ import click
 @click.command("sources", help="List the data sets: what to download, and where to put it.")
 def command() -> None:
     """Print one block per data set."""
-    from vchat.prep.sources import source_named, source_names
+    from vchat.prep.sources import find_source, source_names
 
-    for source in map(source_named, source_names()):
+    for source in map(find_source, source_names()):
         click.echo(click.style(source.name, bold=True))
         click.echo(f"  {source.about}")
         for need in source.needs:

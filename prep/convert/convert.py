@@ -17,13 +17,13 @@ from typing import Any
 
 import xxhash
 
-from vchat.base.files import written_whole
-from vchat.prep.convert.staged import staged_row, write_staged
+from vchat.base.files import write_atomically
+from vchat.prep.convert.staged import row_from_record, write_staged
 from vchat.prep.raw.data_path import DataPath, RemotePath, version_of
 from vchat.prep.raw.image_files import ImageFiles
-from vchat.prep.raw.lookahead import announced
-from vchat.prep.raw.rejected import Rejected, Tally
-from vchat.prep.sources.source import Converted, Row, Source, annotation_files, image_places
+from vchat.prep.raw.lookahead import with_prefetch
+from vchat.prep.raw.rejected import ConversionCounts, Rejected
+from vchat.prep.sources.source import Converted, Entry, Source, annotation_files, image_paths
 from vchat.shards.format.record import ImageRef, Record
 
 STAGED_VERSION = 5
@@ -31,7 +31,7 @@ STAGED_VERSION = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Staged:
+class StagedSource:
     """A converted source."""
 
     source: str
@@ -45,15 +45,15 @@ class Staged:
     """`Tally.as_json` of the conversion."""
 
 
-def convert(
+def convert_source(
     source: Source,
     *,
     data: DataPath,
     images: ImageFiles,
     work: Path,
     max_images: int | None = None,
-    on_row: Callable[[], None],
-) -> Staged:
+    on_entry: Callable[[], None],
+) -> StagedSource:
     """Convert one source, or return what an earlier call with equal inputs left in `work`.
 
     Args:
@@ -70,13 +70,13 @@ def convert(
     name = f"{source.name}-{digest[:16]}"
     path, summary = work / f"{name}.parquet", work / f"{name}.json"
     if not (summary.exists() and path.exists()):
-        rows = _counted(source.read(data, kept=work), on_row)
-        tally, digest = _convert(source, rows, data=data, images=images, path=path, most=most)
+        rows = _count_entries(source.read(data, index_folder=work), on_entry)
+        tally, digest = _write_records(source, rows, data=data, images=images, path=path, most=most)
         content = {"source": source.name, "digest": digest, "tally": tally.as_json()}
-        with written_whole(summary) as file:
+        with write_atomically(summary) as file:
             file.write(json.dumps(content, indent=1).encode())
     found = json.loads(summary.read_text(encoding="utf-8"))
-    return Staged(source=source.name, path=path, digest=found["digest"], tally=found["tally"])
+    return StagedSource(source=source.name, path=path, digest=found["digest"], tally=found["tally"])
 
 
 def inputs_digest(source: Source, *, data: DataPath, max_images: int | None) -> str:
@@ -96,29 +96,29 @@ def inputs_digest(source: Source, *, data: DataPath, max_images: int | None) -> 
         with path.open("rb") as file:
             while chunk := file.read(2**20):
                 hasher.update(chunk)
-    for place in image_places(source, data):
+    for place in image_paths(source, data):
         hasher.update(f" {version_of(place)} ".encode())
     return hasher.hexdigest()
 
 
-def _counted(rows: Iterator[Row], on_row: Callable[[], None]) -> Iterator[Row]:
-    for row in rows:
-        on_row()
+def _count_entries(entries: Iterator[Entry], on_entry: Callable[[], None]) -> Iterator[Entry]:
+    for row in entries:
+        on_entry()
         yield row
 
 
-def _convert(
+def _write_records(
     source: Source,
-    rows: Iterator[Row],
+    entries: Iterator[Entry],
     *,
     data: DataPath,
     images: ImageFiles,
     path: Path,
     most: int | None,
-) -> tuple[Tally, str]:
-    tally, hasher = Tally(), hashlib.sha256()
-    records = _records(rows, tally=tally, images=images, most=most)
-    write_staged(path, _hashed(records, hasher.update))
+) -> tuple[ConversionCounts, str]:
+    tally, hasher = ConversionCounts(), hashlib.sha256()
+    records = _records(entries, tally=tally, images=images, most=most)
+    write_staged(path, _hash_rows(records, hasher.update))
     if not tally.rows:
         files = ", ".join(str(file) for file in annotation_files(source, data))
         raise ValueError(f"{source.name}: no rows in {files}: is it the file of another data set?")
@@ -126,7 +126,7 @@ def _convert(
     return tally, hasher.hexdigest()
 
 
-def _hashed(
+def _hash_rows(
     rows: Iterator[dict[str, Any]], update: Callable[[bytes], None]
 ) -> Iterator[dict[str, Any]]:
     for row in rows:
@@ -135,23 +135,23 @@ def _hashed(
 
 
 def _records(
-    rows: Iterator[Row], *, tally: Tally, images: ImageFiles, most: int | None
+    entries: Iterator[Entry], *, tally: ConversionCounts, images: ImageFiles, most: int | None
 ) -> Iterator[dict[str, Any]]:
     """Yield staged rows of the usable records; count everything in `tally`."""
-    outcomes = announced(
-        _converted(rows, most=most),
-        lambda one: images.expect_headers(one.images),
-        ahead=4 * images.ahead,
+    outcomes = with_prefetch(
+        _convert_entries(entries, most=most),
+        lambda one: images.prefetch_headers(one.images),
+        depth=4 * images.prefetch_depth,
     )
     for one in outcomes:
-        row, converted = one.row, one.converted
+        row, converted = one.entry, one.converted
         tally.rows += 1
         tally.pairs += row.num_pairs
         try:
             if isinstance(converted, Rejected):
                 raise converted
-            record = fitting(converted.record, most=most)
-            found = _with_headers(record, images)
+            record = subsample_images(converted.record, max_images=most)
+            found = _to_staged_row(record, images)
         except Rejected as rejected:
             tally.rejected.add(rejected, where=row.id, num_pairs=row.num_pairs)
             continue
@@ -167,35 +167,35 @@ def _records(
 class _Outcome:
     """A row, and what its annotation alone makes of it."""
 
-    row: Row
+    entry: Entry
     converted: Converted | Rejected
     images: tuple[ImageRef, ...] = ()
     """Those whose headers will be wanted."""
 
 
-def _converted(rows: Iterator[Row], *, most: int | None) -> Iterator[_Outcome]:
+def _convert_entries(entries: Iterator[Entry], *, most: int | None) -> Iterator[_Outcome]:
     """Yield the outcome of every row, in order."""
     seen: set[bytes] = set()
-    for row in rows:
+    for row in entries:
         try:
             converted = row.convert()
             _check_key(converted.record, seen)
         except Rejected as rejected:
-            yield _Outcome(row=row, converted=rejected)
+            yield _Outcome(entry=row, converted=rejected)
         else:
-            images = fitting(converted.record, most=most).images
-            yield _Outcome(row=row, converted=converted, images=images)
+            images = subsample_images(converted.record, max_images=most).images
+            yield _Outcome(entry=row, converted=converted, images=images)
 
 
-def fitting(record: Record, *, most: int | None) -> Record:
+def subsample_images(record: Record, *, max_images: int | None) -> Record:
     """Return the record with an even choice of at most `most` images, first and last among them.
 
     A record that is left shorter is marked with how many images it had. None is no limit.
     """
     total = len(record.images)
-    if most is None or total <= most:
+    if max_images is None or total <= max_images:
         return record
-    kept = {i * (total - 1) // max(1, most - 1) for i in range(most)}
+    kept = {i * (total - 1) // max(1, max_images - 1) for i in range(max_images)}
     rounds, shown = [], 0
     for round_ in record.rounds:
         numbered = enumerate(round_.images, start=shown)
@@ -216,9 +216,9 @@ def _check_key(record: Record, seen: set[bytes]) -> None:
     seen.add(digest)
 
 
-def _with_headers(record: Record, images: ImageFiles) -> dict[str, Any]:
+def _to_staged_row(record: Record, images: ImageFiles) -> dict[str, Any]:
     """Return the staged row, every image found and its header checked."""
-    located = {image: images.located(image) for image in record.images}
+    located = {image: images.locate(image) for image in record.images}
     if any(image is not found for image, found in located.items()):
         rounds = tuple(
             replace(round_, images=tuple(located[image] for image in round_.images))
@@ -226,7 +226,7 @@ def _with_headers(record: Record, images: ImageFiles) -> dict[str, Any]:
         )
         record = replace(record, rounds=rounds)
     headers = [images.header(image) for image in record.images]
-    return staged_row(
+    return row_from_record(
         record,
         sizes=[header.size for header in headers],
         image_bytes=sum(header.num_bytes for header in headers),

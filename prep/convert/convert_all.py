@@ -10,50 +10,52 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from vchat.base.progress import progress
-from vchat.prep.build.pool import counted, run_calls
-from vchat.prep.convert.chosen_sources import ChosenSource, chosen_source
-from vchat.prep.convert.convert import Staged, convert
+from vchat.base.progress import show_progress
+from vchat.prep.build.pool import open_counter, run_calls
+from vchat.prep.convert.convert import StagedSource, convert_source
 from vchat.prep.convert.recipe import Recipe, SourceChoice
+from vchat.prep.convert.resolve import ResolvedSource, resolve_source
 from vchat.prep.raw.image_files import ImageFiles
 
 
 def convert_all(
-    sources: Sequence[ChosenSource], *, recipe: Recipe, work: Path
-) -> tuple[Staged, ...]:
+    sources: Sequence[ResolvedSource], *, recipe: Recipe, work: Path
+) -> tuple[StagedSource, ...]:
     """Convert every source, or find it converted in `work`; in the order given.
 
     Raises:
         ValueError, OSError: as `convert.convert`; the first error stops the others.
     """
     if recipe.workers == 1 or len(sources) < 2:
-        return tuple(_here(one, recipe=recipe, work=work) for one in sources)
+        return tuple(_convert_here(one, recipe=recipe, work=work) for one in sources)
     counts = work / "progress"
-    calls = [partial(_elsewhere, one.choice, recipe, work, counts) for one in sources]
-    with progress(f"convert {len(sources)} data sets", unit="rows") as advance:
+    calls = [partial(_convert_in_worker, one.choice, recipe, work, counts) for one in sources]
+    with show_progress(f"convert {len(sources)} data sets", unit="rows") as advance:
         return tuple(run_calls(calls, workers=recipe.workers, counts=counts, on_progress=advance))
 
 
-def _here(one: ChosenSource, *, recipe: Recipe, work: Path) -> Staged:
-    with progress(f"convert {one.source.name}", unit="rows") as advance:
-        return _converted(one, recipe=recipe, work=work, on_row=lambda: advance(1))
+def _convert_here(one: ResolvedSource, *, recipe: Recipe, work: Path) -> StagedSource:
+    with show_progress(f"convert {one.source.name}", unit="rows") as advance:
+        return _convert(one, recipe=recipe, work=work, on_entry=lambda: advance(1))
 
 
-def _elsewhere(choice: SourceChoice, recipe: Recipe, work: Path, counts: Path) -> Staged:
+def _convert_in_worker(
+    choice: SourceChoice, recipe: Recipe, work: Path, counts: Path
+) -> StagedSource:
     """Convert one source in a process of the pool."""
-    with counted(counts / choice.name) as count:
-        one = chosen_source(choice, recipe=recipe)
-        return _converted(one, recipe=recipe, work=work, on_row=count)
+    with open_counter(counts / choice.name) as count:
+        one = resolve_source(choice, recipe=recipe)
+        return _convert(one, recipe=recipe, work=work, on_entry=count)
 
 
-def _converted(
-    one: ChosenSource, *, recipe: Recipe, work: Path, on_row: Callable[[], None]
-) -> Staged:
-    return convert(
+def _convert(
+    one: ResolvedSource, *, recipe: Recipe, work: Path, on_entry: Callable[[], None]
+) -> StagedSource:
+    return convert_source(
         one.source,
         data=one.data,
         images=ImageFiles(one.roots, folders=one.folders),
         work=work,
         max_images=recipe.max_images,
-        on_row=on_row,
+        on_entry=on_entry,
     )

@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vchat.prep.convert.chosen_sources import ChosenSource
-from vchat.prep.convert.convert import fitting
-from vchat.prep.convert.images import ImagePolicy, encode_for_shard, sniff
+from vchat.prep.convert.convert import subsample_images
+from vchat.prep.convert.images import ImagePolicy, encode_for_shard, sniff_format
+from vchat.prep.convert.resolve import ResolvedSource
 from vchat.prep.raw.data_path import DataPath, path_below
 from vchat.prep.raw.image_files import ImageFiles
 from vchat.prep.raw.keyed_hash import keyed_hash
 from vchat.prep.raw.parquet_cells import is_parquet
 from vchat.prep.raw.rejected import Rejected
-from vchat.prep.sources.source import KnownCount, Need, Row, check_needs, found_places
+from vchat.prep.sources.source import Entry, KnownCount, Need, check_needs, existing_paths
 
 _PART_OF = re.compile(r"(.*)-(\d+)-of-(\d+)")
 _NEAR = 0.02
@@ -45,14 +45,14 @@ class FoundNeed:
 
 
 @dataclass(slots=True, kw_only=True)
-class Sampled:
+class TrialCounts:
     """What became of the rows of the sample."""
 
-    rows: int = 0
-    records: int = 0
+    num_entries: int = 0
+    num_records: int = 0
     """Rows that gave a record whose images can all be decoded."""
 
-    images: int = 0
+    num_images: int = 0
     """Images of the converted records, those included that a record may leave out."""
 
     rejected: Counter[str] = field(default_factory=Counter)
@@ -77,23 +77,23 @@ class Finding:
     problem: str = ""
     """Why it cannot be built, in one line; empty if it can."""
 
-    rows: int = 0
-    pairs: int = 0
+    num_entries: int = 0
+    num_pairs: int = 0
     """Question/answer pairs in all rows."""
 
-    count: str = ""
+    comparison: str = ""
     """How the rows compare with what is known of the data set; empty where nothing is known."""
 
-    sampled: Sampled = field(default_factory=Sampled)
+    trial: TrialCounts = field(default_factory=TrialCounts)
 
-    def expected_losses(self) -> dict[str, int]:
+    def estimate_losses(self) -> dict[str, int]:
         """Return reason -> how many of all rows it will cost, as the sample has it."""
-        scale = self.rows / max(1, self.sampled.rows)
-        return {reason: round(n * scale) for reason, n in sorted(self.sampled.rejected.items())}
+        scale = self.num_entries / max(1, self.trial.num_entries)
+        return {reason: round(n * scale) for reason, n in sorted(self.trial.rejected.items())}
 
 
-def examined(
-    one: ChosenSource, *, sample: int, max_images: int, on_row: Callable[[], None]
+def examine_source(
+    one: ResolvedSource, *, sample: int, max_images: int, on_entry: Callable[[], None]
 ) -> Finding:
     """Return what a build of one source would meet.
 
@@ -102,39 +102,43 @@ def examined(
         max_images: a build's limit for one dialogue; records above it count as lost.
         on_row: called once per row counted, for progress.
     """
-    needs = tuple(_found_need(need, one.data) for need in one.source.needs)
+    needs = tuple(_find_need(need, one.data) for need in one.source.needs)
     try:
         check_needs(one.source, one.data)
     except ValueError as missing:
         return Finding(name=one.source.name, status="missing", needs=needs, problem=str(missing))
     try:
-        rows, pairs, chosen = _counted(one.source.rows(one.data), sample=sample, on_row=on_row)
-        sampled = _sampled(chosen, one, most=max_images)
+        rows, pairs, chosen = _count_entries(
+            one.source.read_entries(one.data), sample=sample, on_entry=on_entry
+        )
+        sampled = _try_entries(chosen, one, most=max_images)
     except (ValueError, OSError) as broken:
         return Finding(name=one.source.name, status="broken", needs=needs, problem=str(broken))
     problem = ""
-    if not sampled.records:
+    if not sampled.num_records:
         reasons = ", ".join(sampled.rejected) or "the annotation files hold no rows"
-        problem = f"{one.source.name}: none of {sampled.rows} rows tried is usable: {reasons}"
+        problem = (
+            f"{one.source.name}: none of {sampled.num_entries} rows tried is usable: {reasons}"
+        )
     return Finding(
         name=one.source.name,
         status="broken" if problem else "ready",
         needs=needs,
         problem=problem,
-        rows=rows,
-        pairs=pairs,
-        count=compared(one.source.known, rows=rows, pairs=pairs),
-        sampled=sampled,
+        num_entries=rows,
+        num_pairs=pairs,
+        comparison=compare_count(one.source.known_count, num_entries=rows, num_pairs=pairs),
+        trial=sampled,
     )
 
 
-def _found_need(need: Need, data: DataPath) -> FoundNeed:
-    places = found_places(need, data)
+def _find_need(need: Need, data: DataPath) -> FoundNeed:
+    places = existing_paths(need, data)
     return FoundNeed(
         need=need,
         places=tuple(_below(place, data) for place in places),
         packaging=_packaging(places[0]) if places else "",
-        missing_parts=tuple(missing_parts([place.name for place in places])),
+        missing_parts=tuple(find_missing_parts([place.name for place in places])),
     )
 
 
@@ -150,7 +154,7 @@ def _packaging(place: DataPath) -> str:
     return "Parquet" if is_parquet(place) else "JSON"
 
 
-def missing_parts(names: Sequence[str]) -> list[str]:
+def find_missing_parts(names: Sequence[str]) -> list[str]:
     """Return the names that are missing from sequences such as `train-00001-of-00053.parquet`."""
     there: dict[tuple[str, str, str], set[int]] = {}
     for name in names:
@@ -165,11 +169,11 @@ def missing_parts(names: Sequence[str]) -> list[str]:
     ]
 
 
-def compared(known: KnownCount | None, *, rows: int, pairs: int) -> str:
+def compare_count(known: KnownCount | None, *, num_entries: int, num_pairs: int) -> str:
     """Say how a count compares with the known one; empty if nothing is known."""
     if known is None:
         return ""
-    found = rows if known.of == "rows" else pairs
+    found = num_entries if known.of == "rows" else num_pairs
     if known.is_exact:
         text = f"all {known.number} {known.of}"
         return text if found == known.number else f"{found} of {known.number} {known.of}"
@@ -177,14 +181,14 @@ def compared(known: KnownCount | None, *, rows: int, pairs: int) -> str:
     return f"{found} {known.of}" + ("" if near else f", expected about {known.number}")
 
 
-def _counted(
-    rows: Iterator[Row], *, sample: int, on_row: Callable[[], None]
-) -> tuple[int, int, list[Row]]:
+def _count_entries(
+    entries: Iterator[Entry], *, sample: int, on_entry: Callable[[], None]
+) -> tuple[int, int, list[Entry]]:
     """Return how many rows and pairs there are, and the rows of least hash, in file order."""
     num_rows = num_pairs = 0
-    kept: list[tuple[int, int, Row]] = []
-    for number, row in enumerate(rows):
-        on_row()
+    kept: list[tuple[int, int, Entry]] = []
+    for number, row in enumerate(entries):
+        on_entry()
         num_rows += 1
         num_pairs += row.num_pairs
         rank = -keyed_hash(0, "doctor", row.id)
@@ -195,29 +199,31 @@ def _counted(
     return num_rows, num_pairs, [row for _, _, row in sorted(kept, key=lambda one: one[1])]
 
 
-def _sampled(rows: Sequence[Row], one: ChosenSource, *, most: int) -> Sampled:
+def _try_entries(entries: Sequence[Entry], one: ResolvedSource, *, most: int) -> TrialCounts:
     images = ImageFiles(one.roots, folders=one.folders)
-    found = Sampled(rows=len(rows))
-    for row in rows:
+    found = TrialCounts(num_entries=len(entries))
+    for row in entries:
         try:
-            _try(row, images, found, most=most, may_leave_out=one.source.may_leave_out_images)
+            _try_entry(row, images, found, most=most, may_leave_out=one.source.may_leave_out_images)
         except Rejected as rejected:
             found.rejected[rejected.reason] += 1
         else:
-            found.records += 1
+            found.num_records += 1
     return found
 
 
-def _try(row: Row, images: ImageFiles, found: Sampled, *, most: int, may_leave_out: bool) -> None:
+def _try_entry(
+    entry: Entry, images: ImageFiles, found: TrialCounts, *, most: int, may_leave_out: bool
+) -> None:
     """Convert a row and decode its images, as a build does; raises what a build rejects it for."""
-    converted = row.convert()
-    record = fitting(converted.record, most=most if may_leave_out else None)
-    shown = [images.located(image) for image in record.images]
-    found.images += len(converted.record.images)
+    converted = entry.convert()
+    record = subsample_images(converted.record, max_images=most if may_leave_out else None)
+    shown = [images.locate(image) for image in record.images]
+    found.num_images += len(converted.record.images)
     found.repairs.update({rule: n for rule, n in converted.repairs.items() if n})
     for image in shown:
         data = images.read(image)
-        found.formats[sniff(data[:16]) or "unknown"] += 1
+        found.formats[sniff_format(data[:16]) or "unknown"] += 1
         encode_for_shard(data, ImagePolicy(), name=image.key)
     if len(shown) > most:
         raise Rejected("too_many_images", f"{len(shown)} images, the limit is {most}")

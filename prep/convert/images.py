@@ -26,7 +26,7 @@ from PIL import Image, ImageOps, features
 from PIL import __version__ as pillow_version
 
 from vchat.prep.raw.rejected import Rejected
-from vchat.shards.pixels.grid import stored_size
+from vchat.shards.pixels.grid import size_to_store
 
 Pixels = NDArray[np.uint8]
 
@@ -85,7 +85,7 @@ class ImagePolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
+class ImageHeader:
     """What an image's first bytes say."""
 
     format: str
@@ -96,7 +96,7 @@ class Header:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Encoded:
+class EncodedImage:
     """An image as a shard stores it."""
 
     data: bytes
@@ -107,7 +107,7 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Upright:
+class _UprightPicture:
     """A decoded image."""
 
     format: str
@@ -118,14 +118,14 @@ class _Upright:
     """Whether these are the pixels as the file has them."""
 
 
-def sniff(head: bytes) -> str | None:
+def sniff_format(head: bytes) -> str | None:
     """Return the image format that the leading bytes (at least 12) announce, or None."""
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
     return next((name for magic, name in _MAGIC if head.startswith(magic)), None)
 
 
-def read_header(file: IO[bytes], *, num_bytes: int, name: str) -> Header:
+def read_header(file: IO[bytes], *, num_bytes: int, name: str) -> ImageHeader:
     """Read the header of an image in an open file and check the limits; pixels stay undecoded.
 
     Raises:
@@ -138,11 +138,11 @@ def read_header(file: IO[bytes], *, num_bytes: int, name: str) -> Header:
     size = _jpeg_size(head) or _jpeg_size(head + file.read(_HEAD_BYTES)) if is_jpeg else None
     if size is not None:
         check_size(size, name=name)
-        return Header(format="JPEG", size=size, num_bytes=num_bytes)
+        return ImageHeader(format="JPEG", size=size, num_bytes=num_bytes)
     file.seek(0)
-    with _opened(file, name=name) as image:
+    with _open_image(file, name=name) as image:
         assert image.format is not None
-        return Header(format=image.format, size=image.size, num_bytes=num_bytes)
+        return ImageHeader(format=image.format, size=image.size, num_bytes=num_bytes)
 
 
 def _jpeg_size(head: bytes) -> tuple[int, int] | None:
@@ -154,9 +154,9 @@ def _jpeg_size(head: bytes) -> tuple[int, int] | None:
     return width, height
 
 
-def _opened(file: IO[bytes], *, name: str) -> Image.Image:
+def _open_image(file: IO[bytes], *, name: str) -> Image.Image:
     """Open an image without decoding it and check its declared size."""
-    found = sniff(file.read(16))
+    found = sniff_format(file.read(16))
     if found is None:
         raise Rejected("undecodable_image", f"{name}: not an image of a known format")
     file.seek(0)
@@ -183,7 +183,7 @@ def check_size(size: tuple[int, int], *, name: str) -> None:
         raise Rejected("huge_image", f"{name}: {width} x {height} pixels")
 
 
-def encode_for_shard(data: bytes, policy: ImagePolicy, *, name: str) -> Encoded:
+def encode_for_shard(data: bytes, policy: ImagePolicy, *, name: str) -> EncodedImage:
     """Return an image as it is stored.
 
     Args:
@@ -192,20 +192,22 @@ def encode_for_shard(data: bytes, policy: ImagePolicy, *, name: str) -> Encoded:
     Raises:
         Rejected: as `read_header`, and `undecodable_image` if the pixels are damaged.
     """
-    upright = _plain_jpeg(data, name=name) or _opened_upright(data, name=name)
+    upright = _plain_jpeg(data, name=name) or _decode_upright(data, name=name)
     height, width = upright.rgb.shape[:2]
     original_size = (width, height)
-    target = stored_size(original_size, shorter_side=policy.size)
+    target = size_to_store(original_size, shorter_side=policy.size)
     unchanged = upright.untouched and target == original_size
     if policy.format == "keep" and unchanged and upright.format in _EXTENSIONS:
         extension = _EXTENSIONS[upright.format]
-        return Encoded(data=data, extension=extension, size=target, original_size=original_size)
-    pixels = upright.rgb if target == original_size else _resized(upright.rgb, target)
-    encoded, extension = _encoded(pixels, policy)
-    return Encoded(data=encoded, extension=extension, size=target, original_size=original_size)
+        return EncodedImage(
+            data=data, extension=extension, size=target, original_size=original_size
+        )
+    pixels = upright.rgb if target == original_size else _resize(upright.rgb, target)
+    encoded, extension = _encode(pixels, policy)
+    return EncodedImage(data=encoded, extension=extension, size=target, original_size=original_size)
 
 
-def _plain_jpeg(data: bytes, *, name: str) -> _Upright | None:
+def _plain_jpeg(data: bytes, *, name: str) -> _UprightPicture | None:
     """Decode a JPEG that is upright and in a common colour space; None leaves it to Pillow.
 
     Pillow alone also decides about damage: where this decoder so much as warns, it gives up.
@@ -220,7 +222,7 @@ def _plain_jpeg(data: bytes, *, name: str) -> _Upright | None:
         rgb = simplejpeg.decode_jpeg(data)
     except ValueError:
         return None
-    return _Upright(format="JPEG", rgb=rgb, untouched=color != "Gray")
+    return _UprightPicture(format="JPEG", rgb=rgb, untouched=color != "Gray")
 
 
 def _may_be_turned(data: bytes) -> bool:
@@ -239,28 +241,30 @@ def _first_scan(data: bytes) -> int:
     return len(data)
 
 
-def _opened_upright(data: bytes, *, name: str) -> _Upright:
+def _decode_upright(data: bytes, *, name: str) -> _UprightPicture:
     """Decode the first frame of an image of any known kind."""
-    with _opened(io.BytesIO(data), name=name) as image:
+    with _open_image(io.BytesIO(data), name=name) as image:
         try:
             image.load()
             rotated = image.getexif().get(_ORIENTATION, 1) != 1
-            rgb = flatten(ImageOps.exif_transpose(image) if rotated else image)
+            rgb = to_opaque_rgb(ImageOps.exif_transpose(image) if rotated else image)
         except DAMAGE as err:
             problem = f"{name}: {image.format} data is damaged: {type(err).__name__}"
             raise Rejected("undecodable_image", problem) from err
-        return _Upright(format=str(image.format), rgb=np.asarray(rgb), untouched=rgb is image)
+        return _UprightPicture(
+            format=str(image.format), rgb=np.asarray(rgb), untouched=rgb is image
+        )
 
 
-def _resized(rgb: Pixels, size: tuple[int, int]) -> Pixels:
+def _resize(rgb: Pixels, size: tuple[int, int]) -> Pixels:
     from vchat.shards.pixels.decode import (
-        resized,
+        resize,
     )  # imports torch: 480 MB that few builds can do without
 
-    return resized(rgb, size=size)
+    return resize(rgb, size=size)
 
 
-def flatten(image: Image.Image) -> Image.Image:
+def to_opaque_rgb(image: Image.Image) -> Image.Image:
     """Return an image of any mode as RGB: transparency onto white, 16 bits scaled to 8."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
@@ -281,7 +285,7 @@ def _eight_bits(image: Image.Image) -> Pixels:
     return np.clip(np.rint(np.nan_to_num(values)), 0, 255).astype(np.uint8)
 
 
-def _encoded(rgb: Pixels, policy: ImagePolicy) -> tuple[bytes, str]:
+def _encode(rgb: Pixels, policy: ImagePolicy) -> tuple[bytes, str]:
     if policy.format in ("png", "webp"):
         file = io.BytesIO()
         Image.fromarray(rgb).save(file, policy.format.upper(), quality=policy.quality)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vchat.base.cli import WrongUse
-from vchat.base.toml_config import as_plain, read_toml
+from vchat.base.toml_config import read_toml, to_table
 from vchat.prep.convert.images import ImagePolicy
 from vchat.shards.storage.config import StorageConfig
 
@@ -188,7 +188,7 @@ def read_recipe(file: Path | None, flags: Mapping[str, Any]) -> Recipe:
 def _with_flags(recipe: Recipe, given: dict[str, Any]) -> Recipe:
     sources = recipe.source
     if "datasets" in given:
-        sources = _chosen(given.pop("datasets"), known=sources)
+        sources = _choose_sources(given.pop("datasets"), recipe_sources=sources)
     if "concatenate" in given:
         sources = _with_concatenate(sources, given.pop("concatenate"))
     if "limit" in given:
@@ -201,9 +201,11 @@ def _with_flags(recipe: Recipe, given: dict[str, Any]) -> Recipe:
     return replace(recipe, source=sources, **given)
 
 
-def _chosen(datasets: str, *, known: Sequence[SourceChoice]) -> tuple[SourceChoice, ...]:
+def _choose_sources(
+    datasets: str, *, recipe_sources: Sequence[SourceChoice]
+) -> tuple[SourceChoice, ...]:
     """Return the sources that `a,b,mine=FILE` names; one that the recipe has keeps its settings."""
-    by_name = {choice.name: choice for choice in known}
+    by_name = {choice.name: choice for choice in recipe_sources}
     chosen = []
     for item in filter(None, (part.strip() for part in datasets.split(","))):
         name, equals, file = item.partition("=")
@@ -231,9 +233,9 @@ def _with_concatenate(sources: Sequence[SourceChoice], text: str) -> tuple[Sourc
     )
 
 
-def for_manifest(recipe: Recipe) -> dict[str, Any]:
+def describe_recipe(recipe: Recipe) -> dict[str, Any]:
     """Return what a manifest says of a recipe: all that shapes bytes, and no path of a machine."""
-    plain: dict[str, Any] = as_plain(recipe)
+    plain: dict[str, Any] = to_table(recipe)
     places = ("data", "out", "work", "storage", "tokenizer")
     for name in (*places, "workers", "engine", "ray_address"):
         plain.pop(name, None)

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vchat.base.files import written_whole
+from vchat.base.files import write_atomically
 from vchat.shards.format.record import ImageRef, Record, Round
 
 ROWS_PER_GROUP = 2048
@@ -58,7 +58,7 @@ _RECORD_COLUMNS = ["key", "source", "file", "record_id", "licence", "marks", "ro
 PLAN_COLUMNS = ("key", "num_rounds", "text_bytes", "image_keys", "image_sizes", "image_bytes")
 
 
-def staged_row(
+def row_from_record(
     record: Record, *, sizes: Sequence[tuple[int, int]], image_bytes: int
 ) -> dict[str, Any]:
     """Return one record as a row of `SCHEMA`; `sizes` are those of `record.images`, in order."""
@@ -107,27 +107,32 @@ def write_staged(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     """
     count = 0
     rows = iter(rows)
-    with written_whole(path) as file, pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
+    with (
+        write_atomically(path) as file,
+        pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer,
+    ):
         while group := list(islice(rows, ROWS_PER_GROUP)):
             writer.write_table(pa.Table.from_pylist(group, schema=SCHEMA))
             count += len(group)
     return count
 
 
-def plan_columns(path: Path) -> Iterator[dict[str, list[Any]]]:
+def read_plan_columns(path: Path) -> Iterator[dict[str, list[Any]]]:
     """Yield the columns a plan needs, a group of rows at a time."""
     with pq.ParquetFile(path) as parquet:
         for batch in parquet.iter_batches(batch_size=ROWS_PER_GROUP, columns=list(PLAN_COLUMNS)):
             yield batch.to_pydict()
 
 
-def rows_at(path: Path, rows: Sequence[int], *, columns: Sequence[str]) -> list[dict[str, Any]]:
+def read_rows(
+    path: Path, numbers: Sequence[int], *, columns: Sequence[str]
+) -> list[dict[str, Any]]:
     """Return some columns of a few rows, counted from 0 in file order; reads only their groups."""
     found = []
     with pq.ParquetFile(path) as parquet:
         sizes = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
         starts = [0, *accumulate(sizes)]
-        for row in rows:
+        for row in numbers:
             group = bisect.bisect_right(starts, row) - 1
             table = parquet.read_row_group(group, columns=list(columns))
             found += table.slice(row - starts[group], 1).to_pylist()
@@ -160,23 +165,23 @@ class RecordFile:
         self._batches = []
         self._map.close()
 
-    def records(self, rows: Sequence[int]) -> list[Record]:
+    def records(self, numbers: Sequence[int]) -> list[Record]:
         """Return the records of rows, counted from 0 in file order; many at a time cost less."""
-        wanted = np.array(rows, dtype=np.int64)
+        wanted = np.array(numbers, dtype=np.int64)
         batch_of = np.searchsorted(self._starts, wanted, side="right") - 1
         found: dict[int, Record] = {}
         for number in np.unique(batch_of).tolist():
             (places,) = np.nonzero(batch_of == number)
             taken = self._batches[number].take(pa.array(wanted[places] - self._starts[number]))
             found |= zip(places.tolist(), map(record_from_row, taken.to_pylist()), strict=True)
-        return [found[place] for place in range(len(rows))]
+        return [found[place] for place in range(len(numbers))]
 
 
 def write_record_file(staged: Path, path: Path) -> None:
     """Copy a staged Parquet file into the uncompressed form that `RecordFile` maps."""
     with (
         pq.ParquetFile(staged) as parquet,
-        written_whole(path) as file,
+        write_atomically(path) as file,
         pa.ipc.new_file(file, parquet.schema_arrow) as writer,
     ):
         for batch in parquet.iter_batches(batch_size=ROWS_PER_GROUP):

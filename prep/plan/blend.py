@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from vchat.prep.convert.images import ImagePolicy
 from vchat.prep.convert.staged import PLAN_COLUMNS
-from vchat.prep.plan.estimate import stored_bytes
-from vchat.prep.raw.keyed_hash import RANGE, keyed_hash
+from vchat.prep.plan.estimate import estimate_bytes
+from vchat.prep.raw.keyed_hash import HASH_RANGE, keyed_hash
 
 USED = 0
 STATUSES = ("", "too_many_images", "capped", "held_out_image")
@@ -67,7 +67,7 @@ class RecordColumns:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Blend:
+class SourceBlend:
     """Dialogues of one source, and what became of its records."""
 
     source: str
@@ -77,24 +77,24 @@ class Blend:
     is_eval: Bools
     """bool[D]."""
 
-    rows: Counts
+    record_numbers: Counts
     """int64[used records], staged row numbers, dialogue by dialogue."""
 
     starts: Counts
     """int64[D + 1], where each dialogue's records start in `rows`."""
 
 
-def record_columns(
+def compute_record_columns(
     source: str, batches: Iterable[dict[str, list[Any]]], *, seed: int, policy: ImagePolicy
 ) -> RecordColumns:
     """Return the columns of one source's records, as `staged.plan_columns` yields them.
 
     Memory: one batch, and 60 bytes per record.
     """
-    parts = [_columns_of_batch(source, batch, seed=seed, policy=policy) for batch in batches]
+    parts = [_batch_columns(source, batch, seed=seed, policy=policy) for batch in batches]
     if not parts:
         nothing: dict[str, list[Any]] = {name: [] for name in PLAN_COLUMNS}
-        return _columns_of_batch(source, nothing, seed=seed, policy=policy)
+        return _batch_columns(source, nothing, seed=seed, policy=policy)
     names = ("side", "order", "group", "place", "images", "num_rounds", "stored_bytes")
     counts = np.concatenate([part.num_images for part in parts])
     return RecordColumns(
@@ -104,7 +104,7 @@ def record_columns(
     )
 
 
-def _columns_of_batch(
+def _batch_columns(
     source: str, batch: dict[str, list[Any]], *, seed: int, policy: ImagePolicy
 ) -> RecordColumns:
     keys, shown = batch["key"], batch["image_keys"]
@@ -119,7 +119,7 @@ def _columns_of_batch(
         images=np.array(images, dtype=np.uint64),
         image_starts=starts_of(np.array([len(some) for some in shown], dtype=np.int64)),
         num_rounds=np.array(batch["num_rounds"], dtype=np.int64),
-        stored_bytes=stored_bytes(batch, policy),
+        stored_bytes=estimate_bytes(batch, policy),
     )
 
 
@@ -132,14 +132,14 @@ def starts_of(counts: NDArray[Any]) -> Counts:
     return np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(counts, dtype=np.int64)))
 
 
-def blend(
+def blend_records(
     sources: Sequence[RecordColumns],
     *,
     concatenate: Sequence[int],
     limits: Sequence[int | None],
     max_images: int,
     eval_fraction: float,
-) -> list[Blend]:
+) -> list[SourceBlend]:
     """Return the dialogues of every source; no photograph is on both sides of the split.
 
     Args:
@@ -147,7 +147,7 @@ def blend(
         limits: per source, the most records that are used; None for all.
     """
     statuses = [
-        _first_statuses(columns, limit=limit, max_images=max_images)
+        _apply_limits(columns, limit=limit, max_images=max_images)
         for columns, limit in zip(sources, limits, strict=True)
     ]
     eval_side = [
@@ -155,12 +155,12 @@ def blend(
         for columns, status in zip(sources, statuses, strict=True)
     ]
     if any(side.any() for side in eval_side):
-        held_out = _images_of(sources, eval_side)
+        held_out = _distinct_images(sources, eval_side)
         for columns, status, is_eval in zip(sources, statuses, eval_side, strict=True):
             touches = _shows_any(columns, held_out) & ~is_eval & (status == USED)
             status[touches] = STATUSES.index("held_out_image")
     return [
-        _dialogues(columns, status, is_eval, most=min(most, max_images))
+        _join_records(columns, status, is_eval, most=min(most, max_images))
         for columns, status, is_eval, most in zip(
             sources, statuses, eval_side, concatenate, strict=True
         )
@@ -168,10 +168,10 @@ def blend(
 
 
 def _threshold(fraction: float) -> np.uint64:
-    return np.uint64(min(int(fraction * RANGE), RANGE - 1))
+    return np.uint64(min(int(fraction * HASH_RANGE), HASH_RANGE - 1))
 
 
-def _first_statuses(
+def _apply_limits(
     columns: RecordColumns, *, limit: int | None, max_images: int
 ) -> NDArray[np.int8]:
     """Return int8[N] after the limits on images and on records, before the split."""
@@ -184,7 +184,7 @@ def _first_statuses(
     return status
 
 
-def _images_of(sources: Sequence[RecordColumns], chosen: Sequence[Bools]) -> Hashes:
+def _distinct_images(sources: Sequence[RecordColumns], chosen: Sequence[Bools]) -> Hashes:
     """Return the sorted distinct images of the chosen records of all sources."""
     shown = [
         columns.images[np.repeat(of, columns.num_images)]
@@ -200,23 +200,24 @@ def _shows_any(columns: RecordColumns, images: Hashes) -> Bools:
     return shown
 
 
-def _dialogues(
+def _join_records(
     columns: RecordColumns, status: NDArray[np.int8], is_eval: Bools, *, most: int
-) -> Blend:
+) -> SourceBlend:
     """Join the used records of each side into dialogues of 1 to `most` records."""
     parts = [
-        _groups(columns, (status == USED) & (is_eval == side), most=most) for side in (False, True)
+        _group_records(columns, (status == USED) & (is_eval == side), most=most)
+        for side in (False, True)
     ]
-    return Blend(
+    return SourceBlend(
         source=columns.source,
         status=status,
         is_eval=np.repeat([False, True], [len(sizes) for _, sizes in parts]),
-        rows=np.concatenate([rows for rows, _ in parts]),
+        record_numbers=np.concatenate([rows for rows, _ in parts]),
         starts=starts_of(np.concatenate([sizes for _, sizes in parts])),
     )
 
 
-def _groups(columns: RecordColumns, chosen: Bools, *, most: int) -> tuple[Counts, Counts]:
+def _group_records(columns: RecordColumns, chosen: Bools, *, most: int) -> tuple[Counts, Counts]:
     """Return every chosen record once, group by group, and int64[groups] with the groups' sizes.
 
     Single-image records are taken in hash order, 1 to `most` at a time, each number equally often
@@ -227,12 +228,12 @@ def _groups(columns: RecordColumns, chosen: Bools, *, most: int) -> tuple[Counts
     joined = np.flatnonzero(chosen & single)
     joined = joined[np.lexsort((joined, columns.order[joined]))]
     wanted = (columns.group[joined] % np.uint64(most)).astype(np.int64) + 1
-    sizes = wanted if most == 1 else _sizes_in_turn(wanted)
+    sizes = wanted if most == 1 else _cut_group_sizes(wanted)
     rows = np.concatenate((alone, joined))
     return rows, np.concatenate((np.ones(len(alone), dtype=np.int64), sizes))
 
 
-def _sizes_in_turn(wanted: Counts) -> Counts:
+def _cut_group_sizes(wanted: Counts) -> Counts:
     """Return the sizes of groups, each as wanted by the record that it starts with."""
     sizes, start, end = array("q"), 0, len(wanted)
     while start < end:

@@ -27,7 +27,7 @@ TEXT_FACTOR = 2.4
 """Text is stored as rounds, as 4-byte ids of about 4 characters, and as a mask."""
 
 
-def stored_bytes(batch: dict[str, list[Any]], policy: ImagePolicy) -> NDArray[np.int64]:
+def estimate_bytes(batch: dict[str, list[Any]], policy: ImagePolicy) -> NDArray[np.int64]:
     """Return int64[N]: estimated bytes of each record of a batch of plan columns."""
     texts = np.array(batch["text_bytes"], dtype=np.float64) * TEXT_FACTOR
     counts = np.array([len(keys) for keys in batch["image_keys"]], dtype=np.int64)
@@ -36,15 +36,15 @@ def stored_bytes(batch: dict[str, list[Any]], policy: ImagePolicy) -> NDArray[np
     pixels = sides.prod(axis=1)
     shrink = np.minimum(1.0, policy.size / np.maximum(1.0, sides.min(axis=1, initial=np.inf)))
     shrunk = pixels * shrink**2
-    source_pixels = _sums(pixels, counts)
+    source_pixels = _segment_sums(pixels, counts)
     source_bytes = np.array(batch["image_bytes"], dtype=np.float64)
     own_rate = GROWTH * source_bytes / np.maximum(1.0, source_pixels)
     rate = np.minimum(BYTES_PER_PIXEL[policy.format], own_rate)
-    images = _sums(shrunk, counts) * rate + counts * MEMBER_BYTES
+    images = _segment_sums(shrunk, counts) * rate + counts * MEMBER_BYTES
     return (texts + images + SAMPLE_BYTES).astype(np.int64)
 
 
-def _sums(values: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+def _segment_sums(values: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the sum of each of N stretches of `values`, which have the given lengths."""
     totals = np.concatenate(([0.0], np.cumsum(values)))
     ends = np.cumsum(counts)

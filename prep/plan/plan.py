@@ -21,13 +21,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vchat.base.files import written_whole
-from vchat.prep.plan.blend import STATUSES, USED, Blend, RecordColumns, starts_of
+from vchat.base.files import write_atomically
+from vchat.prep.plan.blend import STATUSES, USED, RecordColumns, SourceBlend, starts_of
 
 PLAN_VERSION = 1
 """Raised whenever equal inputs would give another plan."""
 
-FILE = "plan.arrow"
+PLAN_FILE = "plan.arrow"
 _ROWS_AT_ONCE = 100_000
 SPLITS = ("train", "eval")
 SCHEMA = pa.schema(
@@ -93,7 +93,7 @@ class _Dialogues:
 
 def make_plan(
     sources: Sequence[RecordColumns],
-    blends: Sequence[Blend],
+    blends: Sequence[SourceBlend],
     *,
     shard_bytes: int,
     settings: Mapping[str, Any],
@@ -106,29 +106,29 @@ def make_plan(
     Raises:
         ValueError: if there is no dialogue at all.
     """
-    dialogues = _in_stored_order(sources, blends)
+    dialogues = _sort_dialogues(sources, blends)
     if not len(dialogues.place):
         raise ValueError("no record is left to build shards of; see the reasons in the report")
-    table = _table(blends, dialogues)
+    table = _dialogue_table(blends, dialogues)
     shards: list[PlannedShard] = []
     for split in SPLITS:
-        shards += _shards_of(dialogues, split=split, shard_bytes=shard_bytes)
+        shards += _cut_shards(dialogues, split=split, shard_bytes=shard_bytes)
     return BuildPlan(
         digest=_digest(table, shards, settings),
         shards=tuple(shards),
         table=table,
-        unused={one.source: _unused(one.status) for one in blends},
+        unused={one.source: _count_unused(one.status) for one in blends},
         unused_pairs={
-            one.source: _unused(one.status, weights=columns.num_rounds)
+            one.source: _count_unused(one.status, weights=columns.num_rounds)
             for one, columns in zip(blends, sources, strict=True)
         },
     )
 
 
-def _in_stored_order(sources: Sequence[RecordColumns], blends: Sequence[Blend]) -> _Dialogues:
+def _sort_dialogues(sources: Sequence[RecordColumns], blends: Sequence[SourceBlend]) -> _Dialogues:
     """Return all dialogues, train first, each side in hash order so that sources are mixed."""
     parts = [
-        _columns_of(number, columns, one)
+        _dialogue_columns(number, columns, one)
         for number, (columns, one) in enumerate(zip(sources, blends, strict=True))
     ]
 
@@ -139,34 +139,34 @@ def _in_stored_order(sources: Sequence[RecordColumns], blends: Sequence[Blend]) 
     return _Dialogues(**{name: together(name)[order] for name in _Dialogues.__dataclass_fields__})
 
 
-def _columns_of(number: int, columns: RecordColumns, one: Blend) -> _Dialogues:
-    first = one.rows[one.starts[:-1]]
+def _dialogue_columns(number: int, columns: RecordColumns, one: SourceBlend) -> _Dialogues:
+    first = one.record_numbers[one.starts[:-1]]
     return _Dialogues(
         source=np.full(len(first), number, dtype=np.int16),
         number=np.arange(len(first), dtype=np.int64),
         is_eval=one.is_eval,
         place=columns.place[first],
-        rounds=_sums(columns.num_rounds[one.rows], one.starts).astype(np.int32),
-        images=_sums(columns.num_images[one.rows], one.starts).astype(np.int32),
+        rounds=_segment_sums(columns.num_rounds[one.record_numbers], one.starts).astype(np.int32),
+        images=_segment_sums(columns.num_images[one.record_numbers], one.starts).astype(np.int32),
         records=np.diff(one.starts).astype(np.int32),
-        stored_bytes=_sums(columns.stored_bytes[one.rows], one.starts),
+        stored_bytes=_segment_sums(columns.stored_bytes[one.record_numbers], one.starts),
     )
 
 
-def _sums(values: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.int64]:
+def _segment_sums(values: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the sum of each stretch of `values`."""
     return np.diff(starts_of(values)[starts])
 
 
-def _table(blends: Sequence[Blend], dialogues: _Dialogues) -> pa.Table:
-    before = np.cumsum([0, *(len(one.rows) for one in blends)])
+def _dialogue_table(blends: Sequence[SourceBlend], dialogues: _Dialogues) -> pa.Table:
+    before = np.cumsum([0, *(len(one.record_numbers) for one in blends)])
     starts = np.zeros(len(dialogues.source), dtype=np.int64)
     for number, one in enumerate(blends):
         mine = dialogues.source == number
         starts[mine] = before[number] + one.starts[dialogues.number[mine]]
     offsets = starts_of(dialogues.records)
     places = np.repeat(starts - offsets[:-1], dialogues.records) + np.arange(offsets[-1])
-    flat = np.concatenate([one.rows for one in blends])[places]
+    flat = np.concatenate([one.record_numbers for one in blends])[places]
     names = pa.array([one.source for one in blends])
     source = pa.DictionaryArray.from_arrays(pa.array(dialogues.source.astype(np.int8)), names)
     return pa.Table.from_arrays(
@@ -175,7 +175,7 @@ def _table(blends: Sequence[Blend], dialogues: _Dialogues) -> pa.Table:
     )
 
 
-def _shards_of(dialogues: _Dialogues, *, split: str, shard_bytes: int) -> list[PlannedShard]:
+def _cut_shards(dialogues: _Dialogues, *, split: str, shard_bytes: int) -> list[PlannedShard]:
     """Cut one side into shards of nearly equal estimated size, at most `shard_bytes` on average."""
     mine = np.flatnonzero(dialogues.is_eval == (split == "eval"))
     if not len(mine):
@@ -201,7 +201,7 @@ def _shards_of(dialogues: _Dialogues, *, split: str, shard_bytes: int) -> list[P
     ]
 
 
-def _unused(
+def _count_unused(
     status: NDArray[np.int8], *, weights: NDArray[np.int64] | None = None
 ) -> dict[str, int]:
     counts = np.bincount(status, weights=weights, minlength=len(STATUSES))
@@ -237,13 +237,16 @@ def write_plan(plan: BuildPlan, folder: Path) -> None:
         "unused_pairs": plan.unused_pairs,
     }
     table = plan.table.replace_schema_metadata({"plan": json.dumps(described)})
-    with written_whole(folder / FILE) as file, pa.ipc.new_file(file, table.schema) as writer:
+    with (
+        write_atomically(folder / PLAN_FILE) as file,
+        pa.ipc.new_file(file, table.schema) as writer,
+    ):
         writer.write_table(table, max_chunksize=_ROWS_AT_ONCE)
 
 
 def read_plan(folder: Path) -> BuildPlan:
     """Return what `write_plan` stored; of its table, mapped into memory, only what is used."""
-    table = pa.ipc.open_file(pa.memory_map(str(folder / FILE))).read_all()
+    table = pa.ipc.open_file(pa.memory_map(str(folder / PLAN_FILE))).read_all()
     described = json.loads(table.schema.metadata[b"plan"])
     shards = tuple(PlannedShard(**shard) for shard in described.pop("shards"))
     return BuildPlan(table=table.replace_schema_metadata(), shards=shards, **described)

@@ -42,7 +42,7 @@ class Member:
     """Of a zip member: 0 stored, 8 deflated; None in a tar."""
 
 
-_INDEXING = threading.Lock()
+_INDEX_LOCK = threading.Lock()
 """Held while an archive is indexed, so that only one of several threads does it."""
 
 
@@ -52,7 +52,7 @@ def members_of(path: DataPath) -> Mapping[str, Member]:
     Raises:
         ValueError: if the archive is damaged, naming it.
     """
-    with _INDEXING:
+    with _INDEX_LOCK:
         return _members_of(path)
 
 
@@ -98,30 +98,30 @@ def read_member(path: DataPath, name: str) -> bytes:
     if found.method is None:
         return read_range(path, found.offset, found.stored_bytes)
     data = _zip_data(path, name, found)
-    return data if not found.method else _inflated(data, found, where=f"{name} in {path.name}")
+    return data if not found.method else _inflate(data, found, name=f"{name} in {path.name}")
 
 
-def _zip_data(path: DataPath, name: str, found: Member) -> bytes:
+def _zip_data(path: DataPath, name: str, member: Member) -> bytes:
     """Return a member's bytes as they are stored, behind its local header, mostly in one read."""
     expected = _LOCAL_HEADER.size + len(name.encode()) + LONGEST_EXTRA
-    data = read_range(path, found.offset, expected + found.stored_bytes)
+    data = read_range(path, member.offset, expected + member.stored_bytes)
     if len(data) < _LOCAL_HEADER.size:
         raise Rejected("undecodable_image", f"{name} in {path.name} is cut off")
     *_, name_length, extra_length = _LOCAL_HEADER.unpack_from(data)
     start = _LOCAL_HEADER.size + name_length + extra_length
     if start > expected:
-        return read_range(path, found.offset + start, found.stored_bytes)
-    return data[start : start + found.stored_bytes]
+        return read_range(path, member.offset + start, member.stored_bytes)
+    return data[start : start + member.stored_bytes]
 
 
-def _inflated(data: bytes, member: Member, *, where: str) -> bytes:
+def _inflate(data: bytes, member: Member, *, name: str) -> bytes:
     """Unpack a deflated member, to its declared size at most."""
     if member.method != zipfile.ZIP_DEFLATED:
-        raise Rejected("undecodable_image", f"{where}: packed by method {member.method}")
+        raise Rejected("undecodable_image", f"{name}: packed by method {member.method}")
     try:
         return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, max(1, member.num_bytes))
     except zlib.error as err:
-        raise Rejected("undecodable_image", f"{where}: {err}") from err
+        raise Rejected("undecodable_image", f"{name}: {err}") from err
 
 
 def archive_of(folder: DataPath) -> DataPath | None:

@@ -28,14 +28,14 @@ _ESCAPES = ((b"\\/", b"/"), (b"\\n", b""), (b"\\r", b""), (b"\n", b""), (b"\r", 
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ByteSpan:
     """Where one value lies: the bytes between its quotes."""
 
     offset: int
     size: int
 
 
-def values(path: DataPath) -> Iterator[tuple[str, Place]]:
+def value_spans(path: DataPath) -> Iterator[tuple[str, ByteSpan]]:
     """Yield `(name, place)` of every value of a flat JSON object of texts, in file order.
 
     Raises:
@@ -46,19 +46,19 @@ def values(path: DataPath) -> Iterator[tuple[str, Place]]:
         end = 0
         for opening in quotes:
             _check_between(file, path, end, opening, _BETWEEN if end else re.compile(rb"\s*{\s*"))
-            closing = _next(quotes, path)
-            first = _next(quotes, path)
+            closing = _next_quote(quotes, path)
+            first = _next_quote(quotes, path)
             _check_between(file, path, closing + 1, first, _AFTER_NAME)
-            last = _next(quotes, path)
-            name = _name(path, opening, _bytes(file, opening, closing + 1))
-            yield name, Place(first + 1, last - first - 1)
+            last = _next_quote(quotes, path)
+            name = _decode_name(path, opening, _read_between(file, opening, closing + 1))
+            yield name, ByteSpan(first + 1, last - first - 1)
             end = last + 1
         size = file.seek(0, 2)
-        if not end or not _END.fullmatch(_bytes(file, end, size)):
+        if not end or not _END.fullmatch(_read_between(file, end, size)):
             raise ValueError(f"{path}: the JSON object is not closed at byte {size}: truncated?")
 
 
-def _name(path: DataPath, offset: int, text: bytes) -> str:
+def _decode_name(path: DataPath, offset: int, text: bytes) -> str:
     """Return a name; what is no Unicode in it becomes `DAMAGED`, so that no id is equal to it."""
     try:
         name = json.loads(text.decode(errors="surrogateescape"))
@@ -85,7 +85,7 @@ def _quotes(file: IO[bytes]) -> Iterator[int]:
         start += len(block)
 
 
-def _next(quotes: Iterator[int], path: DataPath) -> int:
+def _next_quote(quotes: Iterator[int], path: DataPath) -> int:
     found = next(quotes, None)
     if found is None:
         with path.open("rb") as file:
@@ -96,45 +96,45 @@ def _next(quotes: Iterator[int], path: DataPath) -> int:
     return found
 
 
-def _bytes(file: IO[bytes], start: int, end: int) -> bytes:
+def _read_between(file: IO[bytes], start: int, end: int) -> bytes:
     file.seek(start)
     return file.read(end - start)
 
 
 def _check_between(
-    file: IO[bytes], path: DataPath, start: int, end: int, wanted: re.Pattern[bytes]
+    file: IO[bytes], path: DataPath, start: int, end: int, pattern: re.Pattern[bytes]
 ) -> None:
-    found = _bytes(file, start, min(end, start + 4096))
-    if not wanted.fullmatch(found):
+    found = _read_between(file, start, min(end, start + 4096))
+    if not pattern.fullmatch(found):
         raise ValueError(
             f"{path}: not an object of base64 texts: {found[:40]!r} at byte {start} stands where"
             " only the name of a text may follow"
         )
 
 
-def decoded(text: bytes, *, name: str) -> bytes:
+def decode_value(text: bytes, *, name: str) -> bytes:
     """Return the bytes that a base64 text holds: either alphabet, line breaks allowed.
 
     Raises:
         Rejected: `undecodable_image` for any other character.
     """
-    text = _plain(text)
+    text = _to_plain_base64(text)
     try:
         return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
     except binascii.Error as err:
         raise Rejected("undecodable_image", f"{name}: not base64: {err}") from err
 
 
-def decoded_head(text: bytes) -> bytes:
+def decode_head(text: bytes) -> bytes:
     """Return what the beginning of a base64 text holds; nothing if it is not base64."""
-    text = _plain(text.rstrip(b"\\"))
+    text = _to_plain_base64(text.rstrip(b"\\"))
     try:
         return base64.b64decode(text[: len(text) // 4 * 4], validate=True)
     except binascii.Error:
         return b""
 
 
-def _plain(text: bytes) -> bytes:
+def _to_plain_base64(text: bytes) -> bytes:
     """Return base64 of the standard alphabet, without escapes, line breaks and padding."""
     for escape, plain in _ESCAPES:
         text = text.replace(escape, plain)

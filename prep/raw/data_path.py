@@ -37,10 +37,10 @@ LONGEST_NAME = 1024
 _CONTROL = re.compile("[\0-\x1f\x7f]")
 """Characters that the client lets no name hold."""
 
-END_BYTES = 1 << 16
+VERSION_BYTES = 1 << 16
 """Of a file's beginning and end, which stand for its content beside its size and time."""
 
-FOLDERS_KEPT = 256
+MAX_LISTINGS = 256
 """Listings that a process holds, 8 bytes a name."""
 
 
@@ -90,12 +90,12 @@ def version_of(place: DataPath) -> str:
     if isinstance(place, RemotePath):
         return place.version()
     found = place.stat()
-    ends = (0, max(0, found.st_size - END_BYTES)) if place.is_file() else ()
-    hasher = xxhash.xxh3_64(b"".join(read_range(place, start, END_BYTES) for start in ends))
+    ends = (0, max(0, found.st_size - VERSION_BYTES)) if place.is_file() else ()
+    hasher = xxhash.xxh3_64(b"".join(read_range(place, start, VERSION_BYTES) for start in ends))
     return f"{found.st_mtime_ns} {found.st_size} {hasher.hexdigest()}"
 
 
-def matching(folder: DataPath, pattern: str) -> list[DataPath]:
+def find_files(folder: DataPath, pattern: str) -> list[DataPath]:
     """Return the files below a folder that match, sorted; `**/` stands for any folders."""
     if isinstance(folder, RemotePath):
         return sorted(folder.glob(pattern))
@@ -115,16 +115,16 @@ class _Bucket:
         self.store = RemoteStore(url, storage=storage)
         self.can_list = not url.startswith("http")
         self._lock = threading.Lock()
-        self._cached = lru_cache(maxsize=FOLDERS_KEPT)(self._listed)
+        self._cached_listing = lru_cache(maxsize=MAX_LISTINGS)(self._list_folder)
 
-    def listed(self, folder: str) -> tuple[NDArray[np.uint64], bool]:
+    def list_folder(self, folder: str) -> tuple[NDArray[np.uint64], bool]:
         """Return what `_listed` does, found out once however many threads ask."""
         with self._lock:
-            return self._cached(folder)
+            return self._cached_listing(folder)
 
-    def _listed(self, folder: str) -> tuple[NDArray[np.uint64], bool]:
+    def _list_folder(self, folder: str) -> tuple[NDArray[np.uint64], bool]:
         """Return sorted hashes of the names of a folder's files, and whether it holds anything."""
-        files, folders = self.store.folder(folder)
+        files, folders = self.store.list_folder(folder)
         hashes = [xxhash.xxh3_64_intdigest(name.encode()) for name in files]
         return np.sort(np.array(hashes, dtype=np.uint64)), bool(files or folders)
 
@@ -139,52 +139,52 @@ class RemotePath:
     """A file or folder of a bucket. Equal places are equal, and hash alike."""
 
     _bucket: _Bucket
-    _inside: PurePosixPath
+    _path: PurePosixPath
 
     def __str__(self) -> str:
         return f"{self._bucket.url}/{self._name}"
 
     def __lt__(self, other: RemotePath) -> bool:
-        return self._inside < other._inside
+        return self._path < other._path
 
     def __truediv__(self, other: str | PurePosixPath) -> RemotePath:
-        return RemotePath(self._bucket, self._inside / other)
+        return RemotePath(self._bucket, self._path / other)
 
     @property
     def _name(self) -> str:
-        return "" if self._inside == PurePosixPath() else str(self._inside)
+        return "" if self._path == PurePosixPath() else str(self._path)
 
     @property
     def name(self) -> str:
         """The last part."""
-        return self._inside.name
+        return self._path.name
 
     @property
     def stem(self) -> str:
         """The last part without its suffix."""
-        return self._inside.stem
+        return self._path.stem
 
     @property
     def suffix(self) -> str:
         """The last part from its last dot on."""
-        return self._inside.suffix
+        return self._path.suffix
 
     @property
     def parent(self) -> RemotePath:
         """The folder it lies in."""
-        return RemotePath(self._bucket, self._inside.parent)
+        return RemotePath(self._bucket, self._path.parent)
 
     def with_name(self, name: str) -> RemotePath:
         """Return the place of another name in the same folder."""
-        return RemotePath(self._bucket, self._inside.with_name(name))
+        return RemotePath(self._bucket, self._path.with_name(name))
 
     def relative_to(self, other: RemotePath) -> PurePosixPath:
         """Return its path below another place."""
-        return self._inside.relative_to(other._inside)
+        return self._path.relative_to(other._path)
 
     def is_relative_to(self, other: RemotePath) -> bool:
         """Tell whether it lies below another place."""
-        return self._bucket is other._bucket and self._inside.is_relative_to(other._inside)
+        return self._bucket is other._bucket and self._path.is_relative_to(other._path)
 
     @property
     def can_list(self) -> bool:
@@ -201,14 +201,14 @@ class RemotePath:
             return False
         if not self._bucket.can_list:
             return self._bucket.store.size_if_there(self._name) is not None
-        hashes, _ = self._bucket.listed(self.parent._name)
+        hashes, _ = self._bucket.list_folder(self.parent._name)
         wanted = np.uint64(xxhash.xxh3_64_intdigest(self.name.encode()))
         position = int(np.searchsorted(hashes, wanted))
         return position < len(hashes) and bool(hashes[position] == wanted)
 
     def is_dir(self) -> bool:
         """Tell whether any object lies below; over HTTP, which cannot tell, always."""
-        return not self._bucket.can_list or self._bucket.listed(self._name)[1]
+        return not self._bucket.can_list or self._bucket.list_folder(self._name)[1]
 
     def iterdir(self) -> Iterator[RemotePath]:
         """Yield the files of the folder.
@@ -218,7 +218,7 @@ class RemotePath:
         """
         if not self._bucket.can_list:
             raise ValueError(f"{self}: HTTP cannot list a folder: put a .zip or .tar in its place")
-        files, _ = self._bucket.store.folder(self._name)
+        files, _ = self._bucket.store.list_folder(self._name)
         yield from (self / name for name in files)
 
     def glob(self, pattern: str) -> Iterator[RemotePath]:
@@ -226,8 +226,8 @@ class RemotePath:
         if self._bucket.can_list:
             fixed, _, _ = pattern.partition("*")
             below = self / fixed.rpartition("/")[0]
-            for name, _ in self._bucket.store.below(below._name):
-                inside = str(PurePosixPath(name).relative_to(self._inside))
+            for name, _ in self._bucket.store.list_below(below._name):
+                inside = str(PurePosixPath(name).relative_to(self._path))
                 if _matches(inside, pattern):
                     yield self / inside
 
@@ -243,7 +243,7 @@ class RemotePath:
         """
         assert mode == "rb", mode
         store = self._bucket.store
-        data, size = store.range(self._name, 0, BUFFER_BYTES)
+        data, size = store.read_range_and_size(self._name, 0, BUFFER_BYTES)
         raw = StoreFile(store, self._name, size=size, beginning=data)
         return cast(IO[bytes], raw if buffering == 0 else io.BufferedReader(raw, BUFFER_BYTES))
 
@@ -254,7 +254,7 @@ class RemotePath:
             FileNotFoundError: there is no such object.
         """
         store, end = self._bucket.store, start + size
-        data, total = store.range(self._name, start, min(end, start + PART_BYTES))
+        data, total = store.read_range_and_size(self._name, start, min(end, start + PART_BYTES))
         rest = (start + len(data), min(end, total))
         return data if rest[0] >= rest[1] else data + store.read(self._name, *rest)
 
@@ -267,7 +267,7 @@ class RemotePath:
             return self._bucket.store.version(self._name)
         hasher = xxhash.xxh3_128()
         if self._bucket.can_list:
-            for name, version in sorted(self._bucket.store.below(self._name)):
+            for name, version in sorted(self._bucket.store.list_below(self._name)):
                 hasher.update(f"{name} {version}\n".encode())
         return hasher.hexdigest()
 

@@ -23,9 +23,9 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from vchat.prep.convert.images import MAX_BYTES, Header, read_header, sniff
+from vchat.prep.convert.images import MAX_BYTES, ImageHeader, read_header, sniff_format
 from vchat.prep.raw.archives import archive_of, member_name, members_of, read_member
-from vchat.prep.raw.base64_json import decoded, decoded_head
+from vchat.prep.raw.base64_json import decode_head, decode_value
 from vchat.prep.raw.data_path import DataPath, RemotePath, path_below, read_range
 from vchat.prep.raw.parquet_cells import read_cell
 from vchat.prep.raw.rejected import Rejected
@@ -35,7 +35,7 @@ from vchat.shards.storage.remote import RemoteStore
 _UNSAFE = re.compile("[\0\ud800-\udfff]")
 """Characters that no file name can hold."""
 
-AHEAD = 16
+PREFETCH_DEPTH = 16
 """Images of so many dialogues are on their way at a time: some MB."""
 
 _HEAD_CHARACTERS = 8 * 2**10
@@ -54,37 +54,37 @@ class ImageFiles:
         self.header = lru_cache(maxsize=65536)(self._header)
         """`header(ref)` returns the checked `Header` or raises `Rejected`; recent ones are kept."""
 
-        self._find = lru_cache(maxsize=256)(self._found_in)
+        self._find = lru_cache(maxsize=256)(self._find_file)
 
-        self.ahead = 0
+        self.prefetch_depth = 0
         """How many dialogues or records ahead of their turn images are worth being expected."""
 
-        self._coming: dict[ImageRef, Future[bytes]] = {}
+        self._pending: dict[ImageRef, Future[bytes]] = {}
         if any(isinstance(root, RemotePath) for root in self._roots):
-            self.ahead = AHEAD
-            self._threads = ThreadPoolExecutor(RemoteStore.readers)
+            self.prefetch_depth = PREFETCH_DEPTH
+            self._threads = ThreadPoolExecutor(RemoteStore.num_readers)
 
-    def expect(self, refs: Sequence[ImageRef]) -> None:
+    def prefetch(self, refs: Sequence[ImageRef]) -> None:
         """Begin to read images in object storage, for `read` to return; costs nothing elsewhere."""
-        for ref in refs if self.ahead else ():
-            if ref not in self._coming:
-                self._coming[ref] = self._threads.submit(self._read, ref)
+        for ref in refs if self.prefetch_depth else ():
+            if ref not in self._pending:
+                self._pending[ref] = self._threads.submit(self._read, ref)
 
-    def forget(self, refs: Sequence[ImageRef]) -> None:
+    def cancel_prefetch(self, refs: Sequence[ImageRef]) -> None:
         """Give up what was expected and not read."""
         for ref in refs:
-            if (coming := self._coming.pop(ref, None)) is not None:
+            if (coming := self._pending.pop(ref, None)) is not None:
                 coming.cancel()
 
-    def expect_headers(self, refs: Sequence[ImageRef]) -> None:
+    def prefetch_headers(self, refs: Sequence[ImageRef]) -> None:
         """Begin to read headers in object storage, for `header` to return."""
-        for ref in refs if self.ahead else ():
-            self._threads.submit(self._located_header, ref)
+        for ref in refs if self.prefetch_depth else ():
+            self._threads.submit(self._locate_header, ref)
 
-    def _located_header(self, ref: ImageRef) -> Header:
-        return self.header(self.located(ref))
+    def _locate_header(self, ref: ImageRef) -> ImageHeader:
+        return self.header(self.locate(ref))
 
-    def located(self, ref: ImageRef) -> ImageRef:
+    def locate(self, ref: ImageRef) -> ImageRef:
         """Return the reference, pointing into an archive where one stands in for its folder.
 
         Raises:
@@ -95,13 +95,13 @@ class ImageFiles:
         try:
             self.find(ref)
         except Rejected as rejected:
-            archived = self._archived(ref) if rejected.reason == "missing_image" else None
+            archived = self._find_in_archive(ref) if rejected.reason == "missing_image" else None
             if archived is None:
                 raise
             return archived
         return ref
 
-    def _archived(self, ref: ImageRef) -> ImageRef | None:
+    def _find_in_archive(self, ref: ImageRef) -> ImageRef | None:
         for root in self._roots:
             for folder in list(PurePosixPath(ref.file).parents)[:-1]:
                 archive = archive_of(root / folder)
@@ -111,7 +111,7 @@ class ImageFiles:
                     return member_ref(ref, archive, name, root=root)
         return None
 
-    def _header(self, ref: ImageRef) -> Header:
+    def _header(self, ref: ImageRef) -> ImageHeader:
         if ref.offset >= 0 and not ref.member and (header := self._base64_header(ref)) is not None:
             return header
         if ref.member or ref.offset >= 0:
@@ -122,14 +122,14 @@ class ImageFiles:
             file.seek(0)
             return read_header(file, num_bytes=num_bytes, name=ref.file)
 
-    def _base64_header(self, ref: ImageRef) -> Header | None:
+    def _base64_header(self, ref: ImageRef) -> ImageHeader | None:
         """Return the header by the first bytes of a base64 value, or None if they do not do.
 
         Whether the rest is base64 at all shows when the picture is decoded.
         """
         size = min(ref.size_bytes, _HEAD_CHARACTERS)
-        head = decoded_head(read_range(self.find(ref), ref.offset, size))
-        if sniff(head) is None:
+        head = decode_head(read_range(self.find(ref), ref.offset, size))
+        if sniff_format(head) is None:
             return None
         try:
             return read_header(io.BytesIO(head), num_bytes=ref.size_bytes * 3 // 4, name=ref.key)
@@ -140,7 +140,7 @@ class ImageFiles:
 
     def read(self, ref: ImageRef) -> bytes:
         """Return the bytes of an image, expected or not; raises as `_read`."""
-        coming = self._coming.pop(ref, None)
+        coming = self._pending.pop(ref, None)
         return self._read(ref) if coming is None else coming.result()
 
     def _read(self, ref: ImageRef) -> bytes:
@@ -168,19 +168,19 @@ class ImageFiles:
         """
         return self._find(ref.file)
 
-    def _found_in(self, file: str) -> DataPath:
+    def _find_file(self, file: str) -> DataPath:
         check_path(file)
         for root in self._roots:
             if isinstance(root, RemotePath):
                 if (remote := root / file).is_file():
                     return remote
             elif _is_file(path := f"{root}/{file}"):
-                if not _lies_in(path, f"{root}/{self._folder(file)}"):
+                if not _lies_in(path, f"{root}/{self._trusted_folder(file)}"):
                     raise Rejected("unsafe_path", f"{file!r} leads out of its folder")
                 return Path(path)
         raise Rejected("missing_image", f"{file} is not there")
 
-    def _folder(self, path: str) -> str:
+    def _trusted_folder(self, path: str) -> str:
         """Return the part of a path that is trusted: a folder of the source's, or the first."""
         for folder in self._folders:
             if path.startswith(folder):
@@ -203,7 +203,7 @@ def _value_at(path: DataPath, ref: ImageRef) -> bytes:
     if ref.size_bytes > (MAX_BYTES if ref.member else 2 * MAX_BYTES):
         raise Rejected("huge_image", f"{ref.key}: {ref.size_bytes} bytes in {ref.file}")
     data = read_range(path, ref.offset, ref.size_bytes)
-    return data if ref.member else decoded(data, name=ref.key)
+    return data if ref.member else decode_value(data, name=ref.key)
 
 
 def check_path(path: str) -> None:
@@ -228,12 +228,12 @@ def _is_file(path: str) -> bool:
 
 def _lies_in(path: str, folder: str) -> bool:
     """Tell whether a file lies below a folder, links of both resolved."""
-    inside, holder = _real(folder), _real(os.path.dirname(path))  # noqa: PTH120
+    inside, holder = _real_path(folder), _real_path(os.path.dirname(path))  # noqa: PTH120
     if os.path.islink(path):  # noqa: PTH114
         holder = os.path.dirname(os.path.realpath(path))  # noqa: PTH120
     return holder == inside or holder.startswith(inside + os.sep)
 
 
 @lru_cache(maxsize=4096)
-def _real(folder: str) -> str:
+def _real_path(folder: str) -> str:
     return os.path.realpath(folder)

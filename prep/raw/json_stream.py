@@ -40,11 +40,11 @@ class Utf8File:
             chunk = self._file.read(size)
             text = self._decoder.decode(chunk, final=not chunk)
             if text or not chunk:
-                return _encoded(text)
+                return _encode(text)
         return b""
 
 
-def _encoded(text: str) -> bytes:
+def _encode(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
@@ -77,13 +77,13 @@ def _parsing(path: DataPath) -> Iterator[Utf8File]:
         try:
             yield Utf8File(file)
         except ijson.JSONError as err:
-            raise ValueError(_damage(path, file.tell(), str(err))) from err
+            raise ValueError(_describe_damage(path, file.tell(), str(err))) from err
 
 
-def _damage(path: DataPath, position: int, message: str) -> str:
+def _describe_damage(path: DataPath, offset: int, message: str) -> str:
     if "premature EOF" in message:
-        return f"{path}: the JSON ends in mid-value at byte {position}: the file is truncated"
-    return f"{path}: not valid JSON in the 64 KiB before byte {position}: {message.splitlines()[0]}"
+        return f"{path}: the JSON ends in mid-value at byte {offset}: the file is truncated"
+    return f"{path}: not valid JSON in the 64 KiB before byte {offset}: {message.splitlines()[0]}"
 
 
 def lines(path: DataPath) -> Iterator[tuple[int, Any]]:
@@ -100,18 +100,16 @@ def lines(path: DataPath) -> Iterator[tuple[int, Any]]:
             if len(line) > MAX_LINE_BYTES:
                 raise ValueError(f"{path}:{number}: the line is longer than {MAX_LINE_BYTES} bytes")
             if line.strip():
-                yield number, _line_value(path, number, line=line, position=position)
+                yield number, _line_value(path, number, line=line, offset=position)
             position += len(line)
 
 
-def _line_value(path: DataPath, number: int, *, line: bytes, position: int) -> Any:
+def _line_value(path: DataPath, number: int, *, line: bytes, offset: int) -> Any:
     text = _UNDECODED.sub(DAMAGED, line.decode("utf-8-sig", errors="surrogateescape"))
     try:
         return json.loads(text)
     except (json.JSONDecodeError, RecursionError) as err:
-        raise ValueError(
-            f"{path}:{number}: not valid JSON (line at byte {position}): {err}"
-        ) from err
+        raise ValueError(f"{path}:{number}: not valid JSON (line at byte {offset}): {err}") from err
 
 
 def first_character(path: DataPath) -> str:

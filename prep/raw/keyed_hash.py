@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import xxhash
 
-RANGE = 2**64
+HASH_RANGE = 2**64
 
 
 def keyed_hash(seed: int, purpose: str, key: str) -> int:

@@ -9,28 +9,32 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def announced(items: Iterable[T], announce: Callable[[T], object], *, ahead: int) -> Iterator[T]:
+def with_prefetch(
+    items: Iterable[T], prefetch: Callable[[T], object], *, depth: int
+) -> Iterator[T]:
     """Yield every item in order; `announce` hears of each when `ahead` others come before it.
 
     So slow reads can begin.
     """
     waiting: deque[T] = deque()
     for item in items:
-        announce(item)
+        prefetch(item)
         waiting.append(item)
-        if len(waiting) > ahead:
+        if len(waiting) > depth:
             yield waiting.popleft()
     yield from waiting
 
 
-def in_groups(items: Iterable[T], *, weight: Callable[[T], int], most: int) -> Iterator[list[T]]:
+def group_by_weight(
+    items: Iterable[T], *, weight: Callable[[T], int], max_weight: int
+) -> Iterator[list[T]]:
     """Yield every item in order, in lists that end with the item that makes them weigh `most`."""
     group: list[T] = []
     weighs = 0
     for item in items:
         group.append(item)
         weighs += weight(item)
-        if weighs >= most:
+        if weighs >= max_weight:
             yield group
             group, weighs = [], 0
     yield group

@@ -16,20 +16,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vchat.prep.raw.base64_json import decoded
+from vchat.prep.raw.base64_json import decode_value
 from vchat.prep.raw.data_path import DataPath, for_arrow
 from vchat.prep.raw.rejected import Rejected
 
 PICTURE_COLUMNS = ("image", "base64")
 ID_COLUMNS = ("id", "__index_level_0__", "index")
-GROUPS_KEPT = 4
-BYTES_KEPT = 256 * 2**20
+MAX_CACHED_GROUPS = 4
+MAX_CACHED_BYTES = 256 * 2**20
 """Of all groups that are kept when another is read."""
 
-_DECODING = threading.Lock()
+_DECODE_LOCK = threading.Lock()
 """Held while a row group is decoded, so that only one of several threads does it."""
 
-_kept: dict[tuple[DataPath, int, str], pa.ChunkedArray] = {}
+_cached_groups: dict[tuple[DataPath, int, str], pa.ChunkedArray] = {}
 """Groups by file, number and column, the most recently used last."""
 
 
@@ -87,7 +87,7 @@ def read_cell(path: DataPath, cell: str) -> bytes:
     """
     row, _, place = cell.partition("/")
     column, _, position = place.partition("/")
-    with _DECODING:
+    with _DECODE_LOCK:
         starts = _group_starts(path)
         group = int(np.searchsorted(starts, int(row), side="right")) - 1
         value = _group(path, group, column)[int(row) - int(starts[group])]
@@ -99,7 +99,7 @@ def _picture(value: Any, *, name: str) -> bytes:
     if isinstance(value, dict):
         value = value.get("bytes")
     if isinstance(value, str):
-        return decoded(value.encode(), name=name)
+        return decode_value(value.encode(), name=name)
     if isinstance(value, bytes):
         return value
     raise Rejected("undecodable_image", f"{name}: a cell of {type(value).__name__}")
@@ -115,11 +115,14 @@ def _group_starts(path: DataPath) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
 def _group(path: DataPath, number: int, column: str) -> pa.ChunkedArray:
     """Return a column of a row group; the least recently used are given up for it."""
     wanted = (path, number, column)
-    found = _kept.pop(wanted, None)
+    found = _cached_groups.pop(wanted, None)
     if found is None:
-        while len(_kept) >= GROUPS_KEPT or sum(one.nbytes for one in _kept.values()) > BYTES_KEPT:
-            del _kept[next(iter(_kept))]
+        while (
+            len(_cached_groups) >= MAX_CACHED_GROUPS
+            or sum(one.nbytes for one in _cached_groups.values()) > MAX_CACHED_BYTES
+        ):
+            del _cached_groups[next(iter(_cached_groups))]
         with pq.ParquetFile(for_arrow(path)) as parquet:
             found = parquet.read_row_group(number, columns=[column])[column]
-    _kept[wanted] = found
+    _cached_groups[wanted] = found
     return found

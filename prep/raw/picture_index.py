@@ -15,9 +15,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from vchat.prep.raw.base64_json import values
+from vchat.prep.raw.base64_json import value_spans
 from vchat.prep.raw.data_path import DataPath, path_below
-from vchat.prep.raw.kept_offsets import kept_values
+from vchat.prep.raw.offset_index import load_value_spans
 from vchat.prep.raw.parquet_cells import is_parquet, picture_column, picture_ids
 from vchat.shards.format.record import ImageRef
 
@@ -34,7 +34,7 @@ class PictureIndex:
         files: Iterable[DataPath],
         *,
         names: Callable[[str], Iterable[str]],
-        kept: Path | None = None,
+        index_folder: Path | None = None,
     ):
         """Read every file once.
 
@@ -48,7 +48,7 @@ class PictureIndex:
         for number, path in enumerate(files):
             column = picture_column(path) if is_parquet(path) else ""
             self._files.append((path_below(path, data), column))
-            for picture_id, offset, size in _pictures(path, kept=kept):
+            for picture_id, offset, size in _pictures(path, index_folder=index_folder):
                 for name in names(picture_id):
                     hashes.append(xxhash.xxh3_64_intdigest(name.encode()))
                     places.extend((number, offset, size))
@@ -59,7 +59,7 @@ class PictureIndex:
         self._offsets = found[:, 1].copy()
         self._sizes = found[:, 2].copy()
 
-    def find(self, name: str, *, key: str, only: bool = False) -> ImageRef | None:
+    def find(self, name: str, *, key: str, unique: bool = False) -> ImageRef | None:
         """Return the place of the picture of that name, or None if there is none.
 
         Args:
@@ -70,7 +70,7 @@ class PictureIndex:
         wanted = np.uint64(xxhash.xxh3_64_intdigest(name.encode()))
         left = int(np.searchsorted(self._hashes, wanted))
         right = int(np.searchsorted(self._hashes, wanted, side="right"))
-        if left == right or (only and right - left > 1):
+        if left == right or (unique and right - left > 1):
             return None
         file, column = self._files[self._numbers[left]]
         offset, size = int(self._offsets[left]), int(self._sizes[left])
@@ -79,11 +79,13 @@ class PictureIndex:
         return ImageRef(key=key, file=file, offset=offset, size_bytes=size)
 
 
-def _pictures(path: DataPath, *, kept: Path | None) -> Iterator[tuple[str, int, int]]:
+def _pictures(path: DataPath, *, index_folder: Path | None) -> Iterator[tuple[str, int, int]]:
     """Yield `(id, offset, size)` of every picture of a container."""
     if is_parquet(path):
         for row, picture_id in enumerate(picture_ids(path)):
             yield picture_id, row, IN_PARQUET
     else:
-        for name, place in values(path) if kept is None else kept_values(path, kept):
+        for name, place in (
+            value_spans(path) if index_folder is None else load_value_spans(path, index_folder)
+        ):
             yield name, place.offset, place.size

@@ -52,7 +52,7 @@ class Rejected(Exception):
 
 
 @dataclass(kw_only=True)
-class Reasons:
+class Rejections:
     """Rejections of one kind of thing (rows or records), by reason code."""
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -81,7 +81,7 @@ class Reasons:
         }
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Mapping[str, object]]) -> Reasons:
+    def from_json(cls, value: Mapping[str, Mapping[str, object]]) -> Rejections:
         """Read what `as_json` wrote."""
         return cls(
             counts=Counter(value["counts"]),
@@ -89,7 +89,7 @@ class Reasons:
             examples={reason: list(some) for reason, some in value["examples"].items()},  # type: ignore[call-overload]
         )
 
-    def merge(self, other: Reasons) -> None:
+    def merge(self, other: Rejections) -> None:
         """Add the counts of `other`, and its examples as far as there is room."""
         self.counts.update(other.counts)
         self.pairs.update(other.pairs)
@@ -99,7 +99,7 @@ class Reasons:
 
 
 @dataclass(kw_only=True)
-class Tally:
+class ConversionCounts:
     """What became of the rows of one source, counted while it is converted."""
 
     rows: int = 0
@@ -110,7 +110,7 @@ class Tally:
     record_pairs: int = 0
     """Question/answer pairs in the records."""
 
-    rejected: Reasons = field(default_factory=Reasons)
+    rejected: Rejections = field(default_factory=Rejections)
     """Rows that gave no record, with their pairs."""
 
     rejected_pairs: Counter[str] = field(default_factory=Counter)

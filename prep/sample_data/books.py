@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from vchat.prep.sample_data import questions
-from vchat.prep.sample_data.draw import picture
+from vchat.prep.sample_data.draw import draw_picture
 from vchat.prep.sample_data.draws import Draws
 from vchat.prep.sample_data.world import Cover, draw_cover
 from vchat.prep.sample_data.write import write_jpeg, write_json
@@ -25,31 +25,31 @@ class Book:
     image: Image.Image
 
 
-def books(seed: int, *, number: int) -> list[Book]:
+def draw_books(seed: int, *, number: int) -> list[Book]:
     """Draw so many books."""
     found = []
     for i in range(number):
         draws = Draws(seed, "ocr_vqa", i)
         cover = draw_cover(draws)
-        found.append(Book(id=f"{7 * i + 10:010d}", cover=cover, image=picture(cover, draws)))
+        found.append(Book(id=f"{7 * i + 10:010d}", cover=cover, image=draw_picture(cover, draws)))
     return found
 
 
 def write_ocr_vqa(
-    root: Path, found: Sequence[Book], seed: int, *, done: Callable[[int], None]
+    root: Path, books: Sequence[Book], seed: int, *, advance: Callable[[int], None]
 ) -> None:
     """Write the covers and `dataset.json`: one book in ten is for validation or testing."""
     rows = {}
-    for book in found:
+    for book in books:
         write_jpeg(root / f"OCR_VQA/images/{book.id}.jpg", book.image)
-        rows[book.id] = ocr_vqa_row(book, Draws(seed, "ocr_vqa split", book.id))
-        done(1)
+        rows[book.id] = ocr_vqa_entry(book, Draws(seed, "ocr_vqa split", book.id))
+        advance(1)
     write_json(root / "OCR_VQA/dataset.json", rows)
 
 
-def ocr_vqa_row(book: Book, draws: Draws) -> dict[str, Any]:
+def ocr_vqa_entry(book: Book, draws: Draws) -> dict[str, Any]:
     """Return one book's entry; split 1 is train, 2 validation, 3 test."""
-    asked = draws.ordered([questions.title_of(book.cover), questions.genre_of(book.cover)])
+    asked = draws.shuffle([questions.title_of(book.cover), questions.genre_of(book.cover)])
     return {
         "imageURL": f"http://covers.example/I/{book.id}.jpg",
         "questions": [question for question, _ in asked],

@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from vchat.prep.sample_data import questions
-from vchat.prep.sample_data.draw import picture
+from vchat.prep.sample_data.draw import draw_picture
 from vchat.prep.sample_data.draws import Draws
 from vchat.prep.sample_data.world import Scene, draw_scene
 from vchat.prep.sample_data.write import write_jpeg, write_json
@@ -25,7 +25,7 @@ TAG = "<Img><ImageHere></Img>"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Described:
+class CaptionedPicture:
     """One picture with its id and its caption."""
 
     id: str
@@ -47,17 +47,17 @@ class Described:
         return f"IMAGE#{self.id}"
 
 
-def described(seed: int, stream: str, *, number: int) -> list[Described]:
+def draw_captioned_pictures(seed: int, stream: str, *, number: int) -> list[CaptionedPicture]:
     """Draw so many pictures; ids are 1, 2, 3 ..."""
     found = []
     for i in range(1, number + 1):
         draws = Draws(seed, stream, i)
         scene = draw_scene(draws, number=draws.between(1, 4))
-        found.append(Described(id=str(i), scene=scene, image=picture(scene, draws)))
+        found.append(CaptionedPicture(id=str(i), scene=scene, image=draw_picture(scene, draws)))
     return found
 
 
-def write_minigpt4(root: Path, pictures: Sequence[Described]) -> None:
+def write_minigpt4(root: Path, pictures: Sequence[CaptionedPicture]) -> None:
     """Write `filter_cap.json` and the pictures."""
     folder = root / "cc_sbu_align"
     for each in pictures:
@@ -66,17 +66,17 @@ def write_minigpt4(root: Path, pictures: Sequence[Described]) -> None:
     write_json(folder / "filter_cap.json", {"annotations": annotations})
 
 
-def write_sparkles(root: Path, part: str, pictures: Sequence[Described], seed: int) -> None:
+def write_sparkles(root: Path, part: str, pictures: Sequence[CaptionedPicture], seed: int) -> None:
     """Write one part of SparklesDialogue: a dialogue for every three pictures, in a drawn order."""
     folder = root / f"sparkles/SparklesDialogue{part}"
     for each in pictures:
         write_jpeg(folder / f"images/{each.id}.jpg", each.image)
-    order = Draws(seed, "sparkles", part).ordered(pictures)
+    order = Draws(seed, "sparkles", part).shuffle(pictures)
     dialogues = [sparkles_dialogue(order[i : i + 3]) for i in range(0, len(order) - 2, 3)]
     write_json(folder / f"annotations/SparklesDialogue{part}.json", dialogues)
 
 
-def sparkles_dialogue(pictures: Sequence[Described]) -> dict[str, Any]:
+def sparkles_dialogue(pictures: Sequence[CaptionedPicture]) -> dict[str, Any]:
     """Return a dialogue of two rounds: two pictures in the first, one more in the second."""
     one, two, three = pictures
     return {
@@ -88,25 +88,25 @@ def sparkles_dialogue(pictures: Sequence[Described]) -> dict[str, Any]:
             },
             {
                 "role": "assistant",
-                "content": f"{one.mention} shows {listed(one)}, while {two.mention} shows"
-                f" {listed(two)}.",
+                "content": f"{one.mention} shows {list_things(one)}, while {two.mention} shows"
+                f" {list_things(two)}.",
             },
             {
                 "role": "user",
                 "content": f"And what does {three.mention}{TAG} show?",
                 "images": [image_entry(three)],
             },
-            {"role": "assistant", "content": f"{three.mention} shows {listed(three)}."},
+            {"role": "assistant", "content": f"{three.mention} shows {list_things(three)}."},
         ],
         "raw": [{"prompt": "Write a dialogue about these pictures.", "response": "Here it is."}],
     }
 
 
-def image_entry(picture: Described) -> dict[str, Any]:
+def image_entry(picture: CaptionedPicture) -> dict[str, Any]:
     """Return how a message lists one of its pictures."""
     return {"image_id": picture.id, "caption": picture.caption}
 
 
-def listed(picture: Described) -> str:
+def list_things(picture: CaptionedPicture) -> str:
     """Return the things of a picture, joined by `and`."""
     return " and ".join(f"a {thing.name}" for thing in picture.scene.things)

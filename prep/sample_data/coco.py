@@ -14,13 +14,13 @@ from typing import Any
 from PIL import Image
 
 from vchat.prep.sample_data import questions
-from vchat.prep.sample_data.draw import picture
+from vchat.prep.sample_data.draw import draw_picture
 from vchat.prep.sample_data.draws import Draws
-from vchat.prep.sample_data.questions import Asked
-from vchat.prep.sample_data.world import CHANGES, COLORS, Pair, Scene, draw_pair, unused
+from vchat.prep.sample_data.questions import QuestionAnswer
+from vchat.prep.sample_data.world import CHANGES, COLORS, Scene, ScenePair, draw_pair, free_choices
 from vchat.prep.sample_data.write import write_jpeg, write_json
 
-Row = dict[str, Any]
+JsonEntry = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,19 +51,19 @@ class Photograph:
 class PhotographPair:
     """Two photographs that differ in one thing."""
 
-    pair: Pair
+    pair: ScenePair
     first: Photograph
     second: Photograph
 
 
-def photograph_pairs(seed: int, *, number: int) -> list[PhotographPair]:
+def draw_photograph_pairs(seed: int, *, number: int) -> list[PhotographPair]:
     """Draw so many pairs; photographs are numbered 1, 2, 3 ... through the pairs."""
     pairs = []
     for i in range(number):
         draws = Draws(seed, "coco", i)
         pair = draw_pair(draws, change=draws.pick(CHANGES))
         first, second = (
-            Photograph(number=2 * i + k, scene=scene, image=picture(scene, draws))
+            Photograph(number=2 * i + k, scene=scene, image=draw_picture(scene, draws))
             for k, scene in enumerate((pair.first, pair.second), start=1)
         )
         pairs.append(PhotographPair(pair=pair, first=first, second=second))
@@ -71,13 +71,13 @@ def photograph_pairs(seed: int, *, number: int) -> list[PhotographPair]:
 
 
 def write_photographs(
-    root: Path, photographs: Sequence[Photograph], *, done: Callable[[int], None]
+    root: Path, photographs: Sequence[Photograph], *, advance: Callable[[int], None]
 ) -> None:
     """Write every photograph under its 2017 and its 2014 name."""
     for photograph in photographs:
         write_jpeg(root / "coco/train2017" / photograph.file_2017, photograph.image)
         write_jpeg(root / "coco/2014" / photograph.file_2014, photograph.image)
-        done(1)
+        advance(1)
 
 
 def write_llava(root: Path, photographs: Sequence[Photograph], seed: int) -> None:
@@ -93,16 +93,16 @@ def write_llava(root: Path, photographs: Sequence[Photograph], seed: int) -> Non
         )
         reasoned = questions.comparison_of(photograph.scene, draws)
         asked = questions.dialogue_about(photograph.scene, draws)
-        details.append(llava_row(photograph, [described], draws))
+        details.append(llava_entry(photograph, [described], draws))
         if draws.below(8) == 0:
-            reasonings.append(llava_row(photograph, [reasoned], draws))
-        dialogues.append(llava_row(photograph, asked, draws))
+            reasonings.append(llava_entry(photograph, [reasoned], draws))
+        dialogues.append(llava_entry(photograph, asked, draws))
     write_json(root / "llava/detail_23k.json", details)
     write_json(root / "llava/complex_reasoning_77k.json", reasonings)
     write_json(root / "llava/conversation_58k.json", dialogues)
 
 
-def llava_row(photograph: Photograph, asked: Sequence[Asked], draws: Draws) -> Row:
+def llava_entry(photograph: Photograph, asked: Sequence[QuestionAnswer], draws: Draws) -> JsonEntry:
     """Return one row; `<image>` stands at the start or the end of the first question."""
     turns = []
     for question, answer in asked:
@@ -120,17 +120,17 @@ def llava_row(photograph: Photograph, asked: Sequence[Asked], draws: Draws) -> R
 def write_aokvqa(root: Path, photographs: Sequence[Photograph], seed: int) -> None:
     """Write A-OKVQA's training file: one question with four choices for one photograph in four."""
     rows = [
-        aokvqa_row(photograph, Draws(seed, "aokvqa", photograph.number))
+        aokvqa_entry(photograph, Draws(seed, "aokvqa", photograph.number))
         for photograph in photographs[::4]
     ]
     write_json(root / "aokvqa/annotations/aokvqa_v1p0_train.json", rows)
 
 
-def aokvqa_row(photograph: Photograph, draws: Draws) -> Row:
+def aokvqa_entry(photograph: Photograph, draws: Draws) -> JsonEntry:
     """Return one question about the colour of a thing, with its choices and reasons."""
     thing = draws.pick(photograph.scene.things)
     question, answer = questions.color_of(thing)
-    choices = draws.ordered([answer, *draws.some(unused(COLORS, [answer]), 3)])
+    choices = draws.shuffle([answer, *draws.some(free_choices(COLORS, [answer]), 3)])
     return {
         "split": "train",
         "image_id": photograph.number,
@@ -153,14 +153,16 @@ def write_captions(root: Path, photographs: Sequence[Photograph], seed: int) -> 
     images, sentence_id = [], 0
     for i, photograph in enumerate(photographs):
         draws = Draws(seed, "coco_caption", photograph.number)
-        captions = captions_of(photograph.scene, draws)
+        captions = draw_captions(photograph.scene, draws)
         ids = list(range(sentence_id, sentence_id + len(captions)))
         sentence_id += len(captions)
-        images.append(karpathy_row(photograph, i, dict(zip(ids, captions, strict=True)), draws))
+        images.append(karpathy_entry(photograph, i, dict(zip(ids, captions, strict=True)), draws))
     write_json(root / "coco_caption/dataset.json", {"images": images, "dataset": "coco"})
 
 
-def karpathy_row(photograph: Photograph, i: int, captions: dict[int, str], draws: Draws) -> Row:
+def karpathy_entry(
+    photograph: Photograph, i: int, captions: dict[int, str], draws: Draws
+) -> JsonEntry:
     """Return one image's row; val and test are files of the val2014 folder, as upstream."""
     from_val = photograph.part_2014 == "val2014"
     return {
@@ -182,7 +184,7 @@ def karpathy_row(photograph: Photograph, i: int, captions: dict[int, str], draws
     }
 
 
-def captions_of(scene: Scene, draws: Draws) -> list[str]:
+def draw_captions(scene: Scene, draws: Draws) -> list[str]:
     """Return five or six captions of a scene."""
     thing = draws.pick(scene.things)
     plural = "" if len(scene.things) == 1 else "s"

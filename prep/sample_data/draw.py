@@ -52,15 +52,15 @@ class Spot:
         )
 
 
-def picture(drawn: Scene | Cover, draws: Draws) -> Image.Image:
+def draw_picture(subject: Scene | Cover, draws: Draws) -> Image.Image:
     """Draw a scene or a cover as an RGB image of `SIZE` by `SIZE` pixels."""
-    if isinstance(drawn, Cover):
-        return cover_picture(drawn, draws)
+    if isinstance(subject, Cover):
+        return draw_cover_picture(subject, draws)
     image = Image.new("RGB", (SIZE * FINE, SIZE * FINE))
     pen = ImageDraw.Draw(image)
     grounds = draw_grounds(pen, draws)
-    for thing in drawn.things:
-        spot, tint = spot_of(thing, draws), tint_of(thing.color, draws)
+    for thing in subject.things:
+        spot, tint = draw_spot(thing, draws), draw_tint(thing.color, draws)
         draw_shape(pen, thing.shape, spot, tint=tint, ground=grounds[thing.place])
     return image.reduce(FINE)
 
@@ -82,9 +82,9 @@ def draw_grounds(pen: ImageDraw.ImageDraw, draws: Draws) -> dict[str, Tint]:
     return grounds
 
 
-def cover_picture(cover: Cover, draws: Draws) -> Image.Image:
+def draw_cover_picture(cover: Cover, draws: Draws) -> Image.Image:
     """Print the word in black, three pixels per dot, in the upper half of the page."""
-    image = Image.new("RGB", (SIZE, SIZE), tint_of(cover.color, draws))
+    image = Image.new("RGB", (SIZE, SIZE), draw_tint(cover.color, draws))
     pen = ImageDraw.Draw(image)
     dots, side = glyphs.dots(cover.word), 3
     height, width = (side * length for length in dots.shape)
@@ -96,7 +96,7 @@ def cover_picture(cover: Cover, draws: Draws) -> Image.Image:
     return image
 
 
-def spot_of(thing: Thing, draws: Draws) -> Spot:
+def draw_spot(thing: Thing, draws: Draws) -> Spot:
     """Choose size and place; the thing stays inside its quarter of the picture."""
     quarter = SIZE * FINE // 2
     row, column = divmod(PLACES.index(thing.place), 2)
@@ -106,7 +106,7 @@ def spot_of(thing: Thing, draws: Draws) -> Spot:
     return Spot(x, y, half)
 
 
-def tint_of(color: str, draws: Draws) -> Tint:
+def draw_tint(color: str, draws: Draws) -> Tint:
     """Choose a tint of the colour."""
     red, green, blue = (
         max(0, min(255, level + draws.between(-TINT_SPREAD, TINT_SPREAD))) for level in TINTS[color]

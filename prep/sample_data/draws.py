@@ -37,11 +37,11 @@ class Draws:
         """Return one of the choices."""
         return choices[self.below(len(choices))]
 
-    def ordered(self, choices: Sequence[T]) -> list[T]:
+    def shuffle(self, choices: Sequence[T]) -> list[T]:
         """Return all choices, in a drawn order."""
         left = list(choices)
         return [left.pop(self.below(len(left))) for _ in range(len(left))]
 
     def some(self, choices: Sequence[T], number: int) -> list[T]:
         """Return `number` different choices, in a drawn order."""
-        return self.ordered(choices)[:number]
+        return self.shuffle(choices)[:number]

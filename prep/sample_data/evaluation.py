@@ -15,9 +15,9 @@ from typing import Any
 from PIL import Image
 
 from vchat.prep.sample_data import questions
-from vchat.prep.sample_data.draw import picture
+from vchat.prep.sample_data.draw import draw_picture
 from vchat.prep.sample_data.draws import Draws
-from vchat.prep.sample_data.questions import Asked
+from vchat.prep.sample_data.questions import QuestionAnswer
 from vchat.prep.sample_data.world import (
     CHANGES,
     COLORS,
@@ -33,31 +33,31 @@ from vchat.prep.sample_data.world import (
 )
 from vchat.prep.sample_data.write import write_jpeg, write_json
 
-AT_LEAST = 48
+MIN_QUESTIONS = 48
 """Questions per kind; rounded up so that every answer is right equally often."""
 
-Pictured = tuple[list[Scene | Cover], Asked]
+PicturedQuestion = tuple[list[Scene | Cover], QuestionAnswer]
 """What is shown, image by image, and what is asked about it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class QuestionKind:
     """One kind of question."""
 
     name: str
     answers: Sequence[str]
-    ask: Callable[[Draws], Pictured]
+    ask: Callable[[Draws], PicturedQuestion]
     """Draws pictures and a question about them, with any of the answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
+class EvaluationItem:
     """One question of the evaluation."""
 
-    kind: Kind
+    kind: QuestionKind
     number: int
     images: list[Image.Image]
-    asked: Asked
+    asked: QuestionAnswer
 
     @property
     def id(self) -> str:
@@ -70,36 +70,38 @@ class Item:
         return [f"eval/images/{self.id}-{k}.jpg" for k in range(1, len(self.images) + 1)]
 
 
-def items(seed: int) -> list[Item]:
+def draw_items(seed: int) -> list[EvaluationItem]:
     """Draw all questions, in an order that says nothing about the answers."""
     found = [
-        item_of(kind, number, Draws(seed, "eval", kind.name, number))
+        draw_item(kind, number, Draws(seed, "eval", kind.name, number))
         for kind in KINDS
-        for number in range(-(-AT_LEAST // len(kind.answers)) * len(kind.answers))
+        for number in range(-(-MIN_QUESTIONS // len(kind.answers)) * len(kind.answers))
     ]
-    return Draws(seed, "eval", "order").ordered(found)
+    return Draws(seed, "eval", "order").shuffle(found)
 
 
-def item_of(kind: Kind, number: int, draws: Draws) -> Item:
+def draw_item(kind: QuestionKind, number: int, draws: Draws) -> EvaluationItem:
     """Draw until the answer is the one whose turn it is."""
     wanted = kind.answers[number % len(kind.answers)]
     while True:
         shown, asked = kind.ask(draws)
         if asked[1] == wanted:
-            images = [picture(each, draws) for each in shown]
-            return Item(kind=kind, number=number, images=images, asked=asked)
+            images = [draw_picture(each, draws) for each in shown]
+            return EvaluationItem(kind=kind, number=number, images=images, asked=asked)
 
 
-def write_evaluation(root: Path, found: Sequence[Item], *, done: Callable[[int], None]) -> None:
+def write_evaluation(
+    root: Path, items: Sequence[EvaluationItem], *, advance: Callable[[int], None]
+) -> None:
     """Write `eval.json` and the images under `eval/images/`."""
-    for item in found:
+    for item in items:
         for file, image in zip(item.files, item.images, strict=True):
             write_jpeg(root / file, image)
-        done(len(item.images))
-    write_json(root / "eval.json", [entry(item) for item in found])
+        advance(len(item.images))
+    write_json(root / "eval.json", [item_entry(item) for item in items])
 
 
-def entry(item: Item) -> dict[str, Any]:
+def item_entry(item: EvaluationItem) -> dict[str, Any]:
     """Return one element of `eval.json`."""
     question, answer = item.asked
     return {
@@ -112,54 +114,54 @@ def entry(item: Item) -> dict[str, Any]:
     }
 
 
-def about_one_thing(ask: Callable[..., Asked]) -> Callable[[Draws], Pictured]:
+def about_one_thing(ask: Callable[..., QuestionAnswer]) -> Callable[[Draws], PicturedQuestion]:
     """Return how to ask about one thing of a scene of one to four."""
 
-    def draw(draws: Draws) -> Pictured:
+    def draw(draws: Draws) -> PicturedQuestion:
         scene = draw_scene(draws, number=draws.between(1, 4))
         return [scene], ask(draws.pick(scene.things))
 
     return draw
 
 
-def about_number(draws: Draws) -> Pictured:
+def about_number(draws: Draws) -> PicturedQuestion:
     """Ask how many things there are."""
     scene = draw_scene(draws, number=draws.between(1, 4))
     return [scene], questions.number_in(scene)
 
 
-def about_word(draws: Draws) -> Pictured:
+def about_word(draws: Draws) -> PicturedQuestion:
     """Ask for the printed word."""
     cover = draw_cover(draws)
     return [cover], questions.title_of(cover)
 
 
-def about_which_image(draws: Draws) -> Pictured:
+def about_which_image(draws: Draws) -> PicturedQuestion:
     """Ask which image has what only one of them has."""
     pair = draw_pair(draws, change=draws.pick(CHANGES))
     asked = questions.which_image(pair, draws.pick(pair.odd_things()))
     return [pair.first, pair.second], asked
 
 
-def about_difference(draws: Draws) -> Pictured:
+def about_difference(draws: Draws) -> PicturedQuestion:
     """Ask what changed."""
     pair = draw_pair(draws, change=draws.pick(CHANGES))
     return [pair.first, pair.second], questions.what_changed(pair)
 
 
-def about_numbered_image(draws: Draws) -> Pictured:
+def about_numbered_image(draws: Draws) -> PicturedQuestion:
     """Ask for the colour of the thing whose colour changed, in the image of one number."""
     pair = draw_pair(draws, change="color")
     return [pair.first, pair.second], questions.color_in_image(pair, draws)
 
 
 KINDS = (
-    Kind(name="color", answers=COLORS, ask=about_one_thing(questions.color_of)),
-    Kind(name="shape", answers=SHAPES, ask=about_one_thing(questions.shape_of)),
-    Kind(name="position", answers=PLACES, ask=about_one_thing(questions.place_of)),
-    Kind(name="count", answers=NUMBERS[1:], ask=about_number),
-    Kind(name="word", answers=WORDS, ask=about_word),
-    Kind(name="which_image", answers=("Image 1", "Image 2"), ask=about_which_image),
-    Kind(name="difference", answers=CHANGES, ask=about_difference),
-    Kind(name="numbered_image", answers=COLORS, ask=about_numbered_image),
+    QuestionKind(name="color", answers=COLORS, ask=about_one_thing(questions.color_of)),
+    QuestionKind(name="shape", answers=SHAPES, ask=about_one_thing(questions.shape_of)),
+    QuestionKind(name="position", answers=PLACES, ask=about_one_thing(questions.place_of)),
+    QuestionKind(name="count", answers=NUMBERS[1:], ask=about_number),
+    QuestionKind(name="word", answers=WORDS, ask=about_word),
+    QuestionKind(name="which_image", answers=("Image 1", "Image 2"), ask=about_which_image),
+    QuestionKind(name="difference", answers=CHANGES, ask=about_difference),
+    QuestionKind(name="numbered_image", answers=COLORS, ask=about_numbered_image),
 )

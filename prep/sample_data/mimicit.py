@@ -14,11 +14,11 @@ from PIL import Image
 
 from vchat.prep.sample_data import questions
 from vchat.prep.sample_data.coco import PhotographPair
-from vchat.prep.sample_data.draw import picture
+from vchat.prep.sample_data.draw import draw_picture
 from vchat.prep.sample_data.draws import Draws
-from vchat.prep.sample_data.questions import Asked
+from vchat.prep.sample_data.questions import QuestionAnswer
 from vchat.prep.sample_data.walks import Walk, draw_walk
-from vchat.prep.sample_data.world import CHANGES, Pair, draw_pair
+from vchat.prep.sample_data.world import CHANGES, ScenePair, draw_pair
 from vchat.prep.sample_data.write import write_json, write_mimicit_images
 
 Instructions = dict[str, dict[str, Any]]
@@ -31,7 +31,9 @@ FRAMES_TVC = 6
 PICTURES_VST = 5
 
 
-def related(ids: Sequence[str], asked: Sequence[Asked], image_ids: Sequence[str]) -> Instructions:
+def link_instructions(
+    ids: Sequence[str], asked: Sequence[QuestionAnswer], image_ids: Sequence[str]
+) -> Instructions:
     """Return questions about equal images; each names all the others as related."""
     return {
         each: {
@@ -60,23 +62,26 @@ def write_cgd(root: Path, pairs: Sequence[PhotographPair], seed: int) -> None:
         draws = Draws(seed, "cgd", both.first.number)
         shown = {f"CGD_IMG_{each.number:012d}": each.image for each in (both.first, both.second)}
         images |= shown
-        for asked in (compared(both.pair, draws), told_apart(both.pair, draws)):
+        for asked in (
+            comparison_questions(both.pair, draws),
+            single_image_questions(both.pair, draws),
+        ):
             start = len(instructions) + 1
             ids = [f"CGD_INS_{start + i:06d}" for i in range(len(asked))]
-            instructions |= related(ids, asked, list(shown))
+            instructions |= link_instructions(ids, asked, list(shown))
     write_set(root, "CGD", instructions=instructions, images=images)
 
 
-def compared(pair: Pair, draws: Draws) -> list[Asked]:
+def comparison_questions(pair: ScenePair, draws: Draws) -> list[QuestionAnswer]:
     """Return the questions in what two images differ, in a drawn order."""
     thing = draws.pick(pair.odd_things())
-    return draws.ordered([questions.which_image(pair, thing), questions.what_changed(pair)])
+    return draws.shuffle([questions.which_image(pair, thing), questions.what_changed(pair)])
 
 
-def told_apart(pair: Pair, draws: Draws) -> list[Asked]:
+def single_image_questions(pair: ScenePair, draws: Draws) -> list[QuestionAnswer]:
     """Return questions about one image by its number, in a drawn order."""
     described = questions.describe_image(pair, draws.between(1, 2))
-    return draws.ordered([questions.color_in_image(pair, draws), described])
+    return draws.shuffle([questions.color_in_image(pair, draws), described])
 
 
 def write_sd(root: Path, seed: int, *, number: int) -> None:
@@ -87,10 +92,12 @@ def write_sd(root: Path, seed: int, *, number: int) -> None:
         draws = Draws(seed, "sd", i)
         pair = draw_pair(draws, change=draws.pick(CHANGES))
         shown = {
-            f"SD_IMG_{i:05d}_{side}": picture(scene, draws)
+            f"SD_IMG_{i:05d}_{side}": draw_picture(scene, draws)
             for side, scene in enumerate((pair.first, pair.second), start=1)
         }
-        instructions |= related([f"SD_INS_{i:06d}"], [questions.what_changed(pair)], list(shown))
+        instructions |= link_instructions(
+            [f"SD_INS_{i:06d}"], [questions.what_changed(pair)], list(shown)
+        )
         images |= shown
     write_set(root, "SD", instructions=instructions, images=images)
 
@@ -102,10 +109,12 @@ def write_sn(root: Path, seed: int, *, number: int) -> None:
     for i in range(number):
         walk = draw_walk(Draws(seed, "sn", i), steps=FRAMES_SN)
         frames = [f"color_{100 * frame:06d}" for frame in range(FRAMES_SN)]
-        images |= drawn(walk, [f"SN_IMG_scene{i:04d}_00_{frame}" for frame in frames])
+        images |= draw_frames(walk, [f"SN_IMG_scene{i:04d}_00_{frame}" for frame in frames])
         asked = [walk.where_first(), walk.where_last()]
         ids = [f"SN_INS_scene{i:04d}_activity0_round{n}" for n in range(len(asked))]
-        instructions |= related(ids, asked, [f"SN_IMG_scene{i:04d}_{frame}" for frame in frames])
+        instructions |= link_instructions(
+            ids, asked, [f"SN_IMG_scene{i:04d}_{frame}" for frame in frames]
+        )
     write_set(root, "SN", instructions=instructions, images=images)
 
 
@@ -119,9 +128,11 @@ def write_tvc(root: Path, seed: int, *, number: int) -> None:
         clip = f"s01e{1 + i // 20:02d}_seg{1 + i // 10 % 2:02d}_clip_{i % 10:02d}"
         first_half = clip if show == "bbt" else f"{show}_{clip}"
         numbers = [f"{frame:05d}" for frame in range(1, FRAMES_TVC + 1)]
-        images |= drawn(walk, [f"TVC_IMG_{show}_{clip}_{frame}" for frame in numbers])
+        images |= draw_frames(walk, [f"TVC_IMG_{show}_{clip}_{frame}" for frame in numbers])
         asked_ids = [f"TVC_IMG_{first_half}_{show}_{clip}_{frame}" for frame in numbers]
-        instructions |= related([f"TVC_INS_{i + 1:06d}"], [walk.what_happens()], asked_ids)
+        instructions |= link_instructions(
+            [f"TVC_INS_{i + 1:06d}"], [walk.what_happens()], asked_ids
+        )
     write_set(root, "TVC", instructions=instructions, images=images)
 
 
@@ -132,14 +143,14 @@ def write_vst(root: Path, seed: int, *, number: int) -> None:
     for i in range(number):
         walk = draw_walk(Draws(seed, "vst", i), steps=PICTURES_VST)
         ids = [f"VST_IMG_{40000 + 10 * i + n}" for n in range(PICTURES_VST)]
-        images |= drawn(walk, ids)
-        instructions |= related([f"VST_INS_{i + 1:06d}"], [walk.story()], ids)
+        images |= draw_frames(walk, ids)
+        instructions |= link_instructions([f"VST_INS_{i + 1:06d}"], [walk.story()], ids)
     write_set(root, "VST", instructions=instructions, images=images)
 
 
-def drawn(walk: Walk, image_ids: Sequence[str]) -> Mapping[str, Image.Image]:
+def draw_frames(walk: Walk, image_ids: Sequence[str]) -> Mapping[str, Image.Image]:
     """Draw the frames of a walk, under these ids."""
     return {
-        image_id: picture(scene, walk.draws)
+        image_id: draw_picture(scene, walk.draws)
         for image_id, scene in zip(image_ids, walk.scenes, strict=True)
     }

@@ -8,33 +8,33 @@ so that no question or earlier answer gives a later answer away. A question/answ
 from __future__ import annotations
 
 from vchat.prep.sample_data.draws import Draws
-from vchat.prep.sample_data.world import PLACES, SHAPES, Cover, Pair, Scene, Thing
+from vchat.prep.sample_data.world import PLACES, SHAPES, Cover, Scene, ScenePair, Thing
 
-Asked = tuple[str, str]
+QuestionAnswer = tuple[str, str]
 """A question and its answer."""
 
 
-def color_of(thing: Thing) -> Asked:
+def color_of(thing: Thing) -> QuestionAnswer:
     """Ask for the colour of a thing named by its shape."""
     return f"What color is the {thing.shape}?", thing.color
 
 
-def shape_of(thing: Thing) -> Asked:
+def shape_of(thing: Thing) -> QuestionAnswer:
     """Ask for the shape of a thing named by its colour."""
     return f"What shape is {thing.color}?", thing.shape
 
 
-def place_of(thing: Thing) -> Asked:
+def place_of(thing: Thing) -> QuestionAnswer:
     """Ask for the place of a thing named by its shape."""
     return f"Where is the {thing.shape}?", thing.place
 
 
-def number_in(scene: Scene) -> Asked:
+def number_in(scene: Scene) -> QuestionAnswer:
     """Ask how many things there are."""
     return "How many shapes are there?", scene.number
 
 
-def whole_picture(scene: Scene) -> Asked:
+def whole_picture(scene: Scene) -> QuestionAnswer:
     """Ask for everything: what is in each quarter."""
     return "Describe the image.", by_place(scene)
 
@@ -45,7 +45,7 @@ def by_place(scene: Scene) -> str:
     return ", ".join(f"{place}: {names.get(place, 'nothing')}" for place in PLACES)
 
 
-def list_of_shapes(scene: Scene) -> Asked:
+def list_of_shapes(scene: Scene) -> QuestionAnswer:
     """Ask for everything by shape, in the order of `SHAPES`."""
     things = sorted(scene.things, key=lambda thing: SHAPES.index(thing.shape))
     listed = [f"{thing.shape}: {thing.color}, {thing.place}" for thing in things]
@@ -57,7 +57,7 @@ def sentences_about(scene: Scene) -> str:
     return " ".join(f"A {thing.name} is at the {thing.place}." for thing in scene.things)
 
 
-def dialogue_about(scene: Scene, draws: Draws) -> list[Asked]:
+def dialogue_about(scene: Scene, draws: Draws) -> list[QuestionAnswer]:
     """Return three to five questions, or two if there is only one thing.
 
     A thing is asked about either by its colour (then only for its shape) or by its shape. Their
@@ -73,7 +73,7 @@ def dialogue_about(scene: Scene, draws: Draws) -> list[Asked]:
     return sorted(chosen, key=lambda each: each != asked[0])
 
 
-def comparison_of(scene: Scene, draws: Draws) -> Asked:
+def comparison_of(scene: Scene, draws: Draws) -> QuestionAnswer:
     """Ask which of two things is higher (or further left), and why; or whether one is alone."""
     if len(scene.things) == 1:
         thing = scene.things[0]
@@ -94,33 +94,33 @@ def comparison_of(scene: Scene, draws: Draws) -> Asked:
     )
 
 
-def title_of(cover: Cover) -> Asked:
+def title_of(cover: Cover) -> QuestionAnswer:
     """Ask for the printed word."""
     return "What is the title of this book?", cover.word
 
 
-def genre_of(cover: Cover) -> Asked:
+def genre_of(cover: Cover) -> QuestionAnswer:
     """Ask what kind of book it is, which its colour says."""
     return "What type of book is this?", cover.genre
 
 
-def which_image(pair: Pair, thing: Thing) -> Asked:
+def which_image(pair: ScenePair, thing: Thing) -> QuestionAnswer:
     """Ask which of two images has a thing that only one of them has."""
     name = f"{thing.shape} at the {thing.place}" if pair.change == "position" else thing.name
     return f"Which image has the {name}?", "Image 1" if pair.has_first(thing) else "Image 2"
 
 
-def what_changed(pair: Pair) -> Asked:
+def what_changed(pair: ScenePair) -> QuestionAnswer:
     """Ask in what two images differ."""
     return "What changed?", pair.change
 
 
-def describe_image(pair: Pair, number: int) -> Asked:
+def describe_image(pair: ScenePair, number: int) -> QuestionAnswer:
     """Ask for everything in image 1 or 2."""
     return f"Describe Image {number}.", by_place((pair.first, pair.second)[number - 1])
 
 
-def color_in_image(pair: Pair, draws: Draws) -> Asked:
+def color_in_image(pair: ScenePair, draws: Draws) -> QuestionAnswer:
     """Ask for the colour of a thing in the image of a given number.
 
     If a colour changed, it is that of the thing it changed of.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from vchat.base.files import written_whole
+from vchat.base.files import write_atomically
 from vchat.prep.sample_data import questions
 from vchat.prep.sample_data.draws import Draws
 from vchat.prep.sample_data.walks import draw_walk
@@ -68,13 +68,13 @@ def write_tokenizer(folder: Path) -> None:
         ("tokenizer_config.json", json.dumps(config, indent=1)),
         ("special_tokens_map.json", json.dumps(special, indent=1)),
     ):
-        with written_whole(folder / name) as file:
+        with write_atomically(folder / name) as file:
             file.write(text.encode())
 
 
 def world_texts() -> list[str]:
     """Return questions and answers about enough pictures for every word to occur."""
-    asked: list[questions.Asked] = []
+    asked: list[questions.QuestionAnswer] = []
     for i in range(500):
         draws = Draws("tokenizer", i)
         scene, cover = draw_scene(draws, number=draws.between(1, 4)), draw_cover(draws)

@@ -73,7 +73,7 @@ class Cover:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
+class ScenePair:
     """Two scenes that differ in one thing, present in both unless their number differs."""
 
     first: Scene
@@ -120,7 +120,7 @@ def draw_cover(draws: Draws) -> Cover:
     return Cover(word=draws.pick(WORDS), color=draws.pick(COLORS))
 
 
-def draw_pair(draws: Draws, *, change: Change) -> Pair:
+def draw_pair(draws: Draws, *, change: Change) -> ScenePair:
     """Choose two scenes of one to four things that differ in `change` alone.
 
     Which of the two comes first is drawn, so the order says nothing about what changed. A thing
@@ -133,31 +133,35 @@ def draw_pair(draws: Draws, *, change: Change) -> Pair:
         other = scene_of([*base.things, draw_other(draws, base, number=1)[0]])
     else:
         kept = [thing for thing in base.things if thing != chosen]
-        other = scene_of([*kept, changed(draws, chosen, base=base, change=change)])
-    first, second = draws.ordered((base, other))
-    return Pair(first=first, second=second, change=change)
+        other = scene_of([*kept, change_thing(draws, chosen, base=base, change=change)])
+    first, second = draws.shuffle((base, other))
+    return ScenePair(first=first, second=second, change=change)
 
 
-def changed(draws: Draws, thing: Thing, *, base: Scene, change: Change) -> Thing:
+def change_thing(draws: Draws, thing: Thing, *, base: Scene, change: Change) -> Thing:
     """Return the thing with another colour, shape or place, one that no thing of `base` has."""
     if change == "color":
-        return replace(thing, color=draws.pick(unused(COLORS, [t.color for t in base.things])))
+        return replace(
+            thing, color=draws.pick(free_choices(COLORS, [t.color for t in base.things]))
+        )
     if change == "shape":
-        return replace(thing, shape=draws.pick(unused(SHAPES, [t.shape for t in base.things])))
-    return replace(thing, place=draws.pick(unused(PLACES, [t.place for t in base.things])))
+        return replace(
+            thing, shape=draws.pick(free_choices(SHAPES, [t.shape for t in base.things]))
+        )
+    return replace(thing, place=draws.pick(free_choices(PLACES, [t.place for t in base.things])))
 
 
 def draw_other(draws: Draws, base: Scene, *, number: int) -> list[Thing]:
     """Return so many things that could be added to the scene."""
-    shapes = draws.some(unused(SHAPES, [t.shape for t in base.things]), number)
-    colors = draws.some(unused(COLORS, [t.color for t in base.things]), number)
-    places = draws.some(unused(PLACES, [t.place for t in base.things]), number)
+    shapes = draws.some(free_choices(SHAPES, [t.shape for t in base.things]), number)
+    colors = draws.some(free_choices(COLORS, [t.color for t in base.things]), number)
+    places = draws.some(free_choices(PLACES, [t.place for t in base.things]), number)
     return [
         Thing(shape=shape, color=color, place=place)
         for shape, color, place in zip(shapes, colors, places, strict=True)
     ]
 
 
-def unused(choices: Sequence[str], taken: Sequence[str]) -> list[str]:
+def free_choices(choices: Sequence[str], taken: Sequence[str]) -> list[str]:
     """Return the choices that are not taken, in order."""
     return [choice for choice in choices if choice not in taken]

@@ -15,25 +15,25 @@ from typing import Any
 
 from PIL import Image
 
-from vchat.base.files import written_whole
+from vchat.base.files import write_atomically
 
-STRETCHED = (224, 224)
+MIMICIT_SIZE = (224, 224)
 """The size of every picture in MIMIC-IT."""
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON, in UTF-8, with its keys in the order given."""
-    with written_whole(path) as file:
+    with write_atomically(path) as file:
         file.write(json.dumps(value, ensure_ascii=False).encode())
 
 
 def write_jpeg(path: Path, image: Image.Image) -> None:
     """Write a picture as JPEG with full colour resolution."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(jpeg(image))
+    path.write_bytes(encode_jpeg(image))
 
 
-def jpeg(image: Image.Image) -> bytes:
+def encode_jpeg(image: Image.Image) -> bytes:
     """Return a picture as JPEG bytes."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=95, subsampling=0)
@@ -42,7 +42,7 @@ def jpeg(image: Image.Image) -> bytes:
 
 def write_mimicit_images(path: Path, images: Mapping[str, Image.Image]) -> None:
     """Write `X.json` of MIMIC-IT: image id -> base64 of a PNG of 224 x 224 pixels."""
-    with written_whole(path) as file:
+    with write_atomically(path) as file:
         for number, (image_id, image) in enumerate(images.items()):
             file.write(b"," if number else b"{")
             file.write(json.dumps(image_id).encode() + b': "' + _stretched_png(image) + b'"')
@@ -51,5 +51,5 @@ def write_mimicit_images(path: Path, images: Mapping[str, Image.Image]) -> None:
 
 def _stretched_png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    image.resize(STRETCHED, Image.Resampling.NEAREST).save(buffer, "PNG", compress_level=1)
+    image.resize(MIMICIT_SIZE, Image.Resampling.NEAREST).save(buffer, "PNG", compress_level=1)
     return base64.b64encode(buffer.getvalue())

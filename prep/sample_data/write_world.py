@@ -12,7 +12,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vchat.base.progress import progress
+from vchat.base.progress import show_progress
 from vchat.prep.sample_data import books, captions, coco, evaluation, mimicit
 from vchat.prep.sample_data.tokenizer import write_tokenizer
 from vchat.prep.sample_data.write import write_json
@@ -21,7 +21,7 @@ MARKER = "sample_data.json"
 VERSION = 1
 """Raised when equal arguments give another world than before."""
 
-LEAST_IMAGES = 120
+MIN_IMAGES = 120
 """So that every source has something."""
 
 
@@ -34,22 +34,22 @@ class World:
     version: int = VERSION
 
     @property
-    def photograph_pairs(self) -> int:
+    def num_photograph_pairs(self) -> int:
         """Return the number of COCO pairs: six tenths of the pictures are COCO photographs."""
         return 3 * self.images // 10
 
     @property
-    def books(self) -> int:
+    def num_books(self) -> int:
         """Return the number of covers: a quarter."""
         return self.images // 4
 
     @property
-    def described(self) -> int:
+    def num_captioned(self) -> int:
         """Return how many pictures MiniGPT-4 has, and SparklesDialogueVG: a fortieth."""
         return self.images // 40
 
     @property
-    def sequences(self) -> int:
+    def num_sequences(self) -> int:
         """Return the number of pairs or sequences of each of SD, SN, TVC and VST."""
         return max(1, self.images // 240)
 
@@ -60,26 +60,26 @@ def write_world(root: Path, world: World) -> bool:
     Raises:
         ValueError: the folder holds something else, or `images` is too small.
     """
-    if world.images < LEAST_IMAGES:
-        raise ValueError(f"--images {world.images} is too few, wanted at least {LEAST_IMAGES}")
+    if world.images < MIN_IMAGES:
+        raise ValueError(f"--images {world.images} is too few, wanted at least {MIN_IMAGES}")
     if is_complete(root, world):
         return False
     write_json(root / MARKER, {**asdict(world), "complete": False})
-    pairs = coco.photograph_pairs(world.seed, number=world.photograph_pairs)
+    pairs = coco.draw_photograph_pairs(world.seed, number=world.num_photograph_pairs)
     photographs = [each for both in pairs for each in (both.first, both.second)]
-    with progress("COCO photographs", total=len(photographs), unit="images") as done:
-        coco.write_photographs(root, photographs, done=done)
+    with show_progress("COCO photographs", total=len(photographs), unit="images") as done:
+        coco.write_photographs(root, photographs, advance=done)
     for step in (coco.write_llava, coco.write_aokvqa, coco.write_captions):
         step(root, photographs, world.seed)
-    with progress("book covers", total=world.books, unit="images") as done:
-        found = books.books(world.seed, number=world.books)
-        books.write_ocr_vqa(root, found, world.seed, done=done)
+    with show_progress("book covers", total=world.num_books, unit="images") as done:
+        found = books.draw_books(world.seed, number=world.num_books)
+        books.write_ocr_vqa(root, found, world.seed, advance=done)
     write_mimicit(root, world, pairs)
-    write_described(root, world)
-    asked = evaluation.items(world.seed)
+    write_captioned(root, world)
+    asked = evaluation.draw_items(world.seed)
     images = sum(len(item.images) for item in asked)
-    with progress("held-out pictures", total=images, unit="images") as done:
-        evaluation.write_evaluation(root, asked, done=done)
+    with show_progress("held-out pictures", total=images, unit="images") as done:
+        evaluation.write_evaluation(root, asked, advance=done)
     write_tokenizer(root / "tokenizer")
     write_json(root / MARKER, {**asdict(world), "complete": True})
     return True
@@ -108,18 +108,18 @@ def is_complete(root: Path, world: World) -> bool:
 
 def write_mimicit(root: Path, world: World, pairs: list[coco.PhotographPair]) -> None:
     """Write the five sets of MIMIC-IT."""
-    with progress("MIMIC-IT", total=5, unit="sets") as done:
+    with show_progress("MIMIC-IT", total=5, unit="sets") as done:
         mimicit.write_cgd(root, pairs, world.seed)
         done(1)
         for step in (mimicit.write_sd, mimicit.write_sn, mimicit.write_tvc, mimicit.write_vst):
-            step(root, world.seed, number=world.sequences)
+            step(root, world.seed, number=world.num_sequences)
             done(1)
 
 
-def write_described(root: Path, world: World) -> None:
+def write_captioned(root: Path, world: World) -> None:
     """Write MiniGPT-4 and both parts of Sparkles."""
-    shared = captions.described(world.seed, "cc", number=world.described)
-    own = captions.described(world.seed, "vg", number=world.described)
+    shared = captions.draw_captioned_pictures(world.seed, "cc", number=world.num_captioned)
+    own = captions.draw_captioned_pictures(world.seed, "vg", number=world.num_captioned)
     captions.write_minigpt4(root, shared)
     captions.write_sparkles(root, "CC", shared, world.seed)
     captions.write_sparkles(root, "VG", own, world.seed)

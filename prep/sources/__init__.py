@@ -25,7 +25,7 @@ from vchat.prep.sources import (
     otter_mimicit_vst,
     sparkles_dialogue,
 )
-from vchat.prep.sources.plugins import added_sources, loaded
+from vchat.prep.sources.plugins import load_source, plugin_sources
 from vchat.prep.sources.source import Source
 
 _ALL = (
@@ -50,30 +50,30 @@ SOURCES: Mapping[str, Source] = {
 """Name -> source of ours, in alphabetical order."""
 
 
-RELATIVES: Mapping[str, Source] = {source.name: source for source in llava_mixtures.SOURCES}
+MIXTURES: Mapping[str, Source] = {source.name: source for source in llava_mixtures.SOURCES}
 """Larger packagings of data that is in `SOURCES` for a part: never use both."""
 
 
 def source_names() -> list[str]:
     """Return the names of our data sets, then those that installed packages add."""
-    return list(dict.fromkeys((*SOURCES, *RELATIVES, *added_sources())))
+    return list(dict.fromkeys((*SOURCES, *MIXTURES, *plugin_sources())))
 
 
-def source_named(name: str) -> Source:
+def find_source(name: str) -> Source:
     """Return the data set of that name.
 
     Raises:
         WrongUse: if there is none, naming the nearest.
         ValueError: if a package adds a name of ours, or its source cannot be loaded.
     """
-    added = added_sources()
-    ours = {**SOURCES, **RELATIVES}
+    added = plugin_sources()
+    ours = {**SOURCES, **MIXTURES}
     if name in ours:
         if name in added:
             raise ValueError(f"{added[name].value} adds {name!r}, the name of a data set of ours")
         return ours[name]
     if name in added:
-        return loaded(added[name])
+        return load_source(added[name])
     near = difflib.get_close_matches(name, source_names(), n=1, cutoff=0.0)
     raise WrongUse(
         f"unknown data set {name!r}; did you mean {near[0]!r}? (`vchat-prep sources` lists all;"

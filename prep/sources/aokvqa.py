@@ -15,14 +15,14 @@ from vchat.prep.raw.json_stream import items
 from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources import coco
 from vchat.prep.sources.prompts import REASONS, prompt_for
-from vchat.prep.sources.source import Converted, KnownCount, Need, Row, Source
-from vchat.prep.sources.texts import as_sentence, checked_text, filled_text
+from vchat.prep.sources.source import Converted, Entry, KnownCount, Need, Source
+from vchat.prep.sources.texts import as_sentence, clean_text, require_text
 from vchat.shards.format.record import Record, Round
 
 FILE = "aokvqa/annotations/aokvqa_v1p0_train.json"
 
 
-def rows(data: DataPath) -> Iterator[Row]:
+def read_entries(data: DataPath) -> Iterator[Entry]:
     """Yield every question, in file order.
 
     Raises:
@@ -35,22 +35,22 @@ def rows(data: DataPath) -> Iterator[Row]:
                 " aokvqa_v1p0_train.json there"
             )
         row_id = str(row.get("question_id", number)) if isinstance(row, Mapping) else str(number)
-        yield Row(id=row_id, num_pairs=1, convert=partial(to_record, row, row_id))
+        yield Entry(id=row_id, num_pairs=1, convert=partial(to_record, row, row_id))
 
 
-def to_record(row: Any, row_id: str) -> Converted:
+def to_record(entry: Any, entry_id: str) -> Converted:
     """Turn one question into a record.
 
     Raises:
         Rejected: `bad_row`, `wrong_split`, `bad_id`, `bad_text`, `empty_text`.
     """
-    if not isinstance(row, Mapping):
-        raise Rejected("bad_row", f"the row is {type(row).__name__}, not an object")
-    if row.get("split") != "train":
-        raise Rejected("wrong_split", f"split is {row.get('split')!r}, not 'train'")
-    key = f"aokvqa/{row_id}"
-    question = filled_text(row.get("question"), what="question")
-    image = coco.train_2017(coco.number_in(str(row.get("image_id")), what="image_id"))
+    if not isinstance(entry, Mapping):
+        raise Rejected("bad_row", f"the row is {type(entry).__name__}, not an object")
+    if entry.get("split") != "train":
+        raise Rejected("wrong_split", f"split is {entry.get('split')!r}, not 'train'")
+    key = f"aokvqa/{entry_id}"
+    question = require_text(entry.get("question"), what="question")
+    image = coco.train_2017(coco.number_in(str(entry.get("image_id")), what="image_id"))
     record = Record(
         key=key,
         source="aokvqa",
@@ -58,32 +58,32 @@ def to_record(row: Any, row_id: str) -> Converted:
             Round(
                 images=(image,),
                 question=f"{question} {prompt_for(key, REASONS)}",
-                answer=" ".join([_choice(row), *_reasons(row)]),
+                answer=" ".join([_choice(entry), *_reasons(entry)]),
             ),
         ),
         licence=SOURCE.licence,
         file=FILE,
-        record_id=row_id,
+        record_id=entry_id,
     )
     return Converted(record=record)
 
 
-def _choice(row: Mapping[str, Any]) -> str:
+def _choice(entry: Mapping[str, Any]) -> str:
     """Return the right option as a sentence."""
-    choices, index = row.get("choices"), row.get("correct_choice_idx")
+    choices, index = entry.get("choices"), entry.get("correct_choice_idx")
     if not isinstance(choices, list) or not isinstance(index, int):
         raise Rejected("bad_row", "`choices` is not a list, or `correct_choice_idx` no number")
     if not 0 <= index < len(choices):
         raise Rejected("bad_row", f"correct_choice_idx {index} of {len(choices)} choices")
-    return as_sentence(filled_text(choices[index], what="the right choice"))
+    return as_sentence(require_text(choices[index], what="the right choice"))
 
 
-def _reasons(row: Mapping[str, Any]) -> list[str]:
+def _reasons(entry: Mapping[str, Any]) -> list[str]:
     """Return the rationales as sentences, each once."""
-    rationales = row.get("rationales")
+    rationales = entry.get("rationales")
     if not isinstance(rationales, list):
         raise Rejected("bad_row", "`rationales` is not a list")
-    said = [checked_text(one, what="a rationale") for one in rationales]
+    said = [clean_text(one, what="a rationale") for one in rationales]
     return list(dict.fromkeys(as_sentence(text) for text in said if text))
 
 
@@ -99,6 +99,6 @@ SOURCE = Source(
         coco.TRAIN_2017,
     ),
     licence=f"Apache-2.0 (annotations); {coco.LICENCE}",
-    rows=rows,
-    known=KnownCount(number=17_056, of="rows", is_exact=False),
+    read_entries=read_entries,
+    known_count=KnownCount(number=17_056, of="rows", is_exact=False),
 )

@@ -19,8 +19,8 @@ from vchat.prep.raw.json_stream import items
 from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources import coco
 from vchat.prep.sources.prompts import BRIEF, prompt_for
-from vchat.prep.sources.source import Converted, KnownCount, Need, Row, Source
-from vchat.prep.sources.texts import as_sentence, filled_text
+from vchat.prep.sources.source import Converted, Entry, KnownCount, Need, Source
+from vchat.prep.sources.texts import as_sentence, require_text
 from vchat.shards.format.record import ImageRef, Record, Round
 
 FILES = ("coco_caption/dataset.json", "coco_caption/dataset_coco.json")
@@ -31,7 +31,7 @@ SPLITS = (*TRAIN, "val", "test")
 LICENCE = f"CC BY 4.0 (annotations); {coco.LICENCE}"
 
 
-def rows(data: DataPath, *, splits: tuple[str, ...] = TRAIN) -> Iterator[Row]:
+def read_entries(data: DataPath, *, splits: tuple[str, ...] = TRAIN) -> Iterator[Entry]:
     """Yield every caption, in file order; a photograph without captions is a row too."""
     file = next((name for name in FILES if (data / name).is_file()), FILES[0])
     for number, photo in enumerate(items(data / file, "images.item")):
@@ -41,11 +41,13 @@ def rows(data: DataPath, *, splits: tuple[str, ...] = TRAIN) -> Iterator[Row]:
             convert = partial(
                 to_record, photo, caption, row_id, splits=splits, data=data, file=file
             )
-            yield Row(id=row_id, num_pairs=len(captions[position : position + 1]), convert=convert)
+            yield Entry(
+                id=row_id, num_pairs=len(captions[position : position + 1]), convert=convert
+            )
 
 
 def to_record(
-    photo: Any, caption: Any, row_id: str, *, splits: tuple[str, ...], data: DataPath, file: str
+    photo: Any, caption: Any, entry_id: str, *, splits: tuple[str, ...], data: DataPath, file: str
 ) -> Converted:
     """Turn one caption into a record.
 
@@ -58,8 +60,8 @@ def to_record(
         wanted = " or ".join(splits)
         raise Rejected("wrong_split", f"split is {photo.get('split')!r}, not {wanted}")
     raw = caption.get("raw") if isinstance(caption, Mapping) else caption
-    text = filled_text("" if raw is None else raw, what="caption")
-    key = f"coco_caption/{row_id}"
+    text = require_text("" if raw is None else raw, what="caption")
+    key = f"coco_caption/{entry_id}"
     record = Record(
         key=key,
         source="coco_caption",
@@ -72,7 +74,7 @@ def to_record(
         ),
         licence=LICENCE,
         file=file,
-        record_id=row_id,
+        record_id=entry_id,
     )
     return Converted(record=record)
 
@@ -108,7 +110,7 @@ def _is_there(path: DataPath) -> bool:
 
 def of_splits(splits: tuple[str, ...]) -> Source:
     """Return the source that uses the photographs of some of `SPLITS`."""
-    return replace(SOURCE, rows=partial(rows, splits=splits), splits=splits)
+    return replace(SOURCE, read_entries=partial(read_entries, splits=splits), splits=splits)
 
 
 SOURCE = Source(
@@ -128,9 +130,9 @@ SOURCE = Source(
         ),
     ),
     licence=LICENCE,
-    rows=rows,
+    read_entries=read_entries,
     splits=TRAIN,
     all_splits=SPLITS,
     of_splits=of_splits,
-    known=KnownCount(number=616_767, of="pairs"),
+    known_count=KnownCount(number=616_767, of="pairs"),
 )

@@ -17,7 +17,7 @@ from vchat.prep.raw.json_stream import items
 from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources import coco
 from vchat.prep.sources.llava_turns import num_answers, rounds_of
-from vchat.prep.sources.source import Converted, KnownCount, Need, Row, Source
+from vchat.prep.sources.source import Converted, Entry, KnownCount, Need, Source
 from vchat.shards.format.record import Record
 
 HOME = "https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K"
@@ -32,38 +32,38 @@ def file_need(name: str) -> Need:
     )
 
 
-def file_rows(data: DataPath, *, source: str, file: str) -> Iterator[Row]:
+def read_file_entries(data: DataPath, *, source: str, file: str) -> Iterator[Entry]:
     """Yield the rows of one annotation file, in file order."""
     for number, row in enumerate(items(data / file)):
         row_id = str(row.get("id", number)) if isinstance(row, Mapping) else str(number)
         convert = partial(to_record, row, row_id, source=source, file=file)
-        yield Row(id=row_id, num_pairs=num_answers(row), convert=convert)
+        yield Entry(id=row_id, num_pairs=num_answers(row), convert=convert)
 
 
-def to_record(row: Any, row_id: str, *, source: str, file: str) -> Converted:
+def to_record(entry: Any, entry_id: str, *, source: str, file: str) -> Converted:
     """Turn one row into a record.
 
     Raises:
         Rejected: `bad_row`, `bad_id`, and those of `rounds_of`.
     """
-    if not isinstance(row, Mapping):
-        raise Rejected("bad_row", f"the row is {type(row).__name__}, not an object")
-    image = coco.train_2017(coco.number_of_file(row.get("image")))
+    if not isinstance(entry, Mapping):
+        raise Rejected("bad_row", f"the row is {type(entry).__name__}, not an object")
+    image = coco.train_2017(coco.number_of_file(entry.get("image")))
     record = Record(
-        key=f"{source}/{Path(file).stem}/{row_id}",
+        key=f"{source}/{Path(file).stem}/{entry_id}",
         source=source,
-        rounds=rounds_of(row, [image]),
+        rounds=rounds_of(entry, [image]),
         licence=LICENCE,
         file=file,
-        record_id=row_id,
+        record_id=entry_id,
     )
     return Converted(record=record)
 
 
-def rows(data: DataPath) -> Iterator[Row]:
+def read_entries(data: DataPath) -> Iterator[Entry]:
     """Yield the rows of both files, in file order."""
     for need in FILES:
-        yield from file_rows(data, source="llava", file=need.paths[0])
+        yield from read_file_entries(data, source="llava", file=need.paths[0])
 
 
 FILES = (file_need("detail_23k.json"), file_need("complex_reasoning_77k.json"))
@@ -73,6 +73,6 @@ SOURCE = Source(
     about="one question and a long answer about a COCO photograph (23 k + 77 k)",
     needs=(*FILES, coco.TRAIN_2017),
     licence=LICENCE,
-    rows=rows,
-    known=KnownCount(number=23_240 + 76_643, of="rows"),
+    read_entries=read_entries,
+    known_count=KnownCount(number=23_240 + 76_643, of="rows"),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 from vchat.prep.sources import coco
-from vchat.prep.sources.llava import LICENCE, file_need, file_rows
+from vchat.prep.sources.llava import LICENCE, file_need, read_file_entries
 from vchat.prep.sources.source import KnownCount, Source
 
 FILE = file_need("conversation_58k.json")
@@ -18,6 +18,6 @@ SOURCE = Source(
     about="dialogues of about 4.5 rounds about a COCO photograph (58 k)",
     needs=(FILE, coco.TRAIN_2017),
     licence=LICENCE,
-    rows=partial(file_rows, source="llava_dial", file=FILE.paths[0]),
-    known=KnownCount(number=56_681, of="rows"),
+    read_entries=partial(read_file_entries, source="llava_dial", file=FILE.paths[0]),
+    known_count=KnownCount(number=56_681, of="rows"),
 )

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from vchat.prep.raw.data_path import DataPath, matching, path_below
+from vchat.prep.raw.data_path import DataPath, find_files, path_below
 from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources import coco, image_names
 from vchat.prep.sources.llava import LICENCE, file_need
 from vchat.prep.sources.llava_turns import num_answers, rounds_of
-from vchat.prep.sources.own import Cell, unique_keys, values
-from vchat.prep.sources.source import Converted, KnownCount, Need, Row, Source
+from vchat.prep.sources.own import Cell, read_raw_entries, unique_keys
+from vchat.prep.sources.source import Converted, Entry, KnownCount, Need, Source
 from vchat.shards.format.record import ImageRef, Record
 
 FOLDERS = (
@@ -34,49 +34,49 @@ FOLDERS = (
 """Of LLaVA-1.5's mix, as its README lays them out."""
 
 
-def rows(data: DataPath, *, name: str, pattern: str) -> Iterator[Row]:
+def read_entries(data: DataPath, *, name: str, pattern: str) -> Iterator[Entry]:
     """Yield the rows of the files that match, in order of their names."""
     unique = unique_keys()
-    for file in matching(data, pattern):
+    for file in find_files(data, pattern):
         below = path_below(file, data)
-        for number, row in values(file):
+        for number, row in read_raw_entries(file):
             row_id = str(row.get("id", number)) if isinstance(row, Mapping) else str(number)
             convert = partial(to_record, row, row_id, name=name, file=below, unique=unique)
-            yield Row(id=row_id, num_pairs=num_answers(row), convert=convert)
+            yield Entry(id=row_id, num_pairs=num_answers(row), convert=convert)
 
 
 def to_record(
-    row: Any, row_id: str, *, name: str, file: str, unique: Callable[[str, str], str]
+    entry: Any, entry_id: str, *, name: str, file: str, unique: Callable[[str, str], str]
 ) -> Converted:
     """Turn one row into a record.
 
     Raises:
         Rejected: `bad_row`, `duplicate` for an earlier row's content, and those of `rounds_of`.
     """
-    if not isinstance(row, Mapping):
-        raise Rejected("bad_row", f"the row is {type(row).__name__}, not an object")
-    image = row.get("image")
-    images = [] if image in (None, "") else [_image(image, row_id, name=name, file=file)]
-    rounds = rounds_of(row, images)
+    if not isinstance(entry, Mapping):
+        raise Rejected("bad_row", f"the row is {type(entry).__name__}, not an object")
+    image = entry.get("image")
+    images = [] if image in (None, "") else [_image(image, entry_id, name=name, file=file)]
+    rounds = rounds_of(entry, images)
     record = Record(
-        key=unique(f"{name}/{row_id}", repr(rounds)),
+        key=unique(f"{name}/{entry_id}", repr(rounds)),
         source=name,
         rounds=rounds,
         licence=LICENCE,
         file=file,
-        record_id=row_id,
+        record_id=entry_id,
     )
     return Converted(record=record)
 
 
-def _image(image: Any, row_id: str, *, name: str, file: str) -> ImageRef:
+def _image(image: Any, entry_id: str, *, name: str, file: str) -> ImageRef:
     """Return the place of a row's image.
 
     Raises:
         Rejected: `bad_row` if it is neither a path nor a picture.
     """
     if isinstance(image, Cell):
-        known = image.path or row_id
+        known = image.path or entry_id
         key = image_names.key_of_path(known, otherwise=f"{name}:{file}")
         return ImageRef(key=key, file=file, member=image.member)
     if not isinstance(image, str):
@@ -98,8 +98,8 @@ def _source(
         about=about,
         needs=(file_need(file), need),
         licence=LICENCE,
-        rows=partial(rows, name=name, pattern=f"llava/{file}"),
-        known=KnownCount(number=number, of="rows"),
+        read_entries=partial(read_entries, name=name, pattern=f"llava/{file}"),
+        known_count=KnownCount(number=number, of="rows"),
     )
 
 
@@ -135,7 +135,7 @@ SOURCES = (
             ),
         ),
         licence=LICENCE,
-        rows=partial(rows, name="llava_next", pattern="llava_next/**/*.parquet"),
-        known=KnownCount(number=779_289, of="rows"),
+        read_entries=partial(read_entries, name="llava_next", pattern="llava_next/**/*.parquet"),
+        known_count=KnownCount(number=779_289, of="rows"),
     ),
 )

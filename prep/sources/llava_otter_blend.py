@@ -21,8 +21,13 @@ from vchat.prep.raw.keyed_hash import keyed_hash
 from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources import coco, llava, llava_dial, otter_mimicit_cgd
 from vchat.prep.sources.llava_turns import num_answers, rounds_of
-from vchat.prep.sources.mimicit import Instruction, grouped, instructions, instructions_need
-from vchat.prep.sources.source import Converted, Row, Source
+from vchat.prep.sources.mimicit import (
+    Instruction,
+    group_related,
+    instructions_need,
+    read_instructions,
+)
+from vchat.prep.sources.source import Converted, Entry, Source
 from vchat.shards.format.record import ImageRef, Record, Round
 
 NAME = "llava_otter_blend"
@@ -30,7 +35,7 @@ FILES = (*llava.FILES, llava_dial.FILE)
 
 
 @dataclass(frozen=True, slots=True)
-class Conversation:
+class PackedConversation:
     """One LLaVA row without defects."""
 
     id: str
@@ -46,19 +51,19 @@ class Conversation:
         return rounds_of(json.loads(zlib.decompress(self.packed)), [image])
 
 
-def rows(data: DataPath) -> Iterator[Row]:
+def read_entries(data: DataPath) -> Iterator[Entry]:
     """Yield every group of CGD instructions with the conversations it is joined to."""
-    conversations = conversations_in(data)
-    for group in grouped(list(instructions(data, "CGD"))):
-        chosen = _chosen(group[0], conversations)
+    conversations = read_conversations(data)
+    for group in group_related(list(read_instructions(data, "CGD"))):
+        chosen = _choose_conversations(group[0], conversations)
         num_pairs = len(group) + sum(one.num_pairs for one in chosen if one is not None)
         convert = partial(to_record, group, chosen)
-        yield Row(id=group[0].id, num_pairs=num_pairs, convert=convert)
+        yield Entry(id=group[0].id, num_pairs=num_pairs, convert=convert)
 
 
-def conversations_in(data: DataPath) -> dict[int, list[Conversation]]:
+def read_conversations(data: DataPath) -> dict[int, list[PackedConversation]]:
     """Return the LLaVA conversations without defects, by COCO number, in file order."""
-    found: dict[int, list[Conversation]] = {}
+    found: dict[int, list[PackedConversation]] = {}
     for need in FILES:
         file = data / need.paths[0]
         for row in items(file):
@@ -68,14 +73,14 @@ def conversations_in(data: DataPath) -> dict[int, list[Conversation]]:
             except (Rejected, KeyError, TypeError):
                 continue  # counted where `llava` and `llava_dial` are converted themselves
             packed = zlib.compress(json.dumps({"conversations": row["conversations"]}).encode())
-            one = Conversation(f"{file.stem}/{row.get('id')}", packed, num_answers(row))
+            one = PackedConversation(f"{file.stem}/{row.get('id')}", packed, num_answers(row))
             found.setdefault(number, []).append(one)
     return found
 
 
-def _chosen(
-    first: Instruction, conversations: dict[int, list[Conversation]]
-) -> list[Conversation | None]:
+def _choose_conversations(
+    first: Instruction, conversations: dict[int, list[PackedConversation]]
+) -> list[PackedConversation | None]:
     """Return one conversation of each of the two photographs, None where there is none."""
     try:
         images = otter_mimicit_cgd.two_images(first.image_ids)
@@ -88,7 +93,9 @@ def _chosen(
     ]
 
 
-def to_record(group: Sequence[Instruction], chosen: Sequence[Conversation | None]) -> Converted:
+def to_record(
+    group: Sequence[Instruction], chosen: Sequence[PackedConversation | None]
+) -> Converted:
     """Join one group to the conversations about its photographs.
 
     Raises:
@@ -131,5 +138,5 @@ SOURCE = Source(
         coco.TRAIN_2017,
     ),
     licence=f"{llava.LICENCE}; {otter_mimicit_cgd.SOURCE.licence}",
-    rows=rows,
+    read_entries=read_entries,
 )

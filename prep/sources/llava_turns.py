@@ -6,30 +6,30 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vchat.prep.raw.rejected import Rejected
-from vchat.prep.sources.texts import paired, placed_rounds
+from vchat.prep.sources.texts import pair_turns, rounds_with_placeholders
 from vchat.shards.format.record import ImageRef, Round
 
 
-def num_answers(row: Any) -> int:
+def num_answers(entry: Any) -> int:
     """Return how many gpt turns a row holds, 0 if it is no row at all."""
-    turns = row.get("conversations") if isinstance(row, Mapping) else None
+    turns = entry.get("conversations") if isinstance(entry, Mapping) else None
     return sum(_role(turn) == "gpt" for turn in turns) if isinstance(turns, list) else 0
 
 
-def rounds_of(row: Mapping[str, Any], images: Sequence[ImageRef]) -> tuple[Round, ...]:
+def rounds_of(entry: Mapping[str, Any], images: Sequence[ImageRef]) -> tuple[Round, ...]:
     """Return the rounds of one row; every image has its placeholder in a human turn.
 
     Raises:
         Rejected: `bad_row`, `bad_role_order`, `placeholder_mismatch`, `empty_text`, `bad_text`.
     """
-    turns = row.get("conversations")
+    turns = entry.get("conversations")
     if not isinstance(turns, list):
         raise Rejected("bad_row", "`conversations` is not a list")
-    said = [(_role(turn), turn.get("value")) for turn in _tables(turns)]
-    return placed_rounds(paired(said, user="human", assistant="gpt"), images)
+    said = [(_role(turn), turn.get("value")) for turn in _check_turns(turns)]
+    return rounds_with_placeholders(pair_turns(said, user="human", assistant="gpt"), images)
 
 
-def _tables(turns: Sequence[Any]) -> Sequence[Mapping[str, Any]]:
+def _check_turns(turns: Sequence[Any]) -> Sequence[Mapping[str, Any]]:
     for turn in turns:
         if not isinstance(turn, Mapping):
             raise Rejected("bad_row", f"a turn is {type(turn).__name__}, not an object")

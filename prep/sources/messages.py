@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vchat.prep.raw.rejected import Rejected
-from vchat.prep.sources.texts import filled_text, paired, placed_rounds
+from vchat.prep.sources.texts import pair_turns, require_text, rounds_with_placeholders
 from vchat.shards.format.record import ImageRef, Round
 
 
@@ -23,7 +23,7 @@ def num_assistant_turns(messages: Any) -> int:
 
 
 def rounds_of_messages(
-    messages: Any, images: Sequence[ImageRef], *, image: Callable[[Any], ImageRef]
+    messages: Any, images: Sequence[ImageRef], *, make_image: Callable[[Any], ImageRef]
 ) -> tuple[Round, ...]:
     """Return the rounds of one dialogue.
 
@@ -38,12 +38,14 @@ def rounds_of_messages(
     if not isinstance(messages, list):
         raise Rejected("bad_row", "`messages` is not a list")
     said = [_role_and_content(message) for message in messages]
-    pairs = paired(said, user="user", assistant="assistant")
+    pairs = pair_turns(said, user="user", assistant="assistant")
     if not any(isinstance(question, list) for question, _ in pairs):
-        return placed_rounds([(question, _text(answer)) for question, answer in pairs], images)
+        return rounds_with_placeholders(
+            [(question, _text(answer)) for question, answer in pairs], images
+        )
     if images:
         raise Rejected("placeholder_mismatch", "images both beside and inside the messages")
-    return tuple(_round(question, answer, image=image) for question, answer in pairs)
+    return tuple(_round(question, answer, make_image=make_image) for question, answer in pairs)
 
 
 def _role_and_content(message: Any) -> tuple[str, Any]:
@@ -52,13 +54,13 @@ def _role_and_content(message: Any) -> tuple[str, Any]:
     return str(message.get("role")), message.get("content")
 
 
-def _round(question: Any, answer: Any, *, image: Callable[[Any], ImageRef]) -> Round:
+def _round(question: Any, answer: Any, *, make_image: Callable[[Any], ImageRef]) -> Round:
     """Make one round; its images come in the order of their parts."""
     parts = list(_parts(question))
     return Round(
-        images=tuple(image(value) for kind, value in parts if kind == "image"),
-        question=filled_text(_text(question), what="a question"),
-        answer=filled_text(_text(answer), what="an answer"),
+        images=tuple(make_image(value) for kind, value in parts if kind == "image"),
+        question=require_text(_text(question), what="a question"),
+        answer=require_text(_text(answer), what="an answer"),
     )
 
 
@@ -74,7 +76,7 @@ def _parts(content: Any) -> Iterator[tuple[str, Any]]:
     for part in content if isinstance(content, list) else [{"type": "text", "text": content}]:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind == "text":
-            yield "text", filled_text(part.get("text"), what="a text part")
+            yield "text", require_text(part.get("text"), what="a text part")
         elif kind == "image_url":
             value = part.get("image_url")
             yield "image", value.get("url") if isinstance(value, Mapping) else value

@@ -18,12 +18,16 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from vchat.prep.raw.data_path import DataPath, for_arrow, matching, path_below
+from vchat.prep.raw.data_path import DataPath, find_files, for_arrow, path_below
 from vchat.prep.raw.json_stream import members
 from vchat.prep.raw.parquet_cells import column_names
-from vchat.prep.sources.mimicit_joined import BroughtPicture, is_joined, joined_rows
+from vchat.prep.sources.mimicit_embedded import (
+    EmbeddedPicture,
+    embeds_pictures,
+    read_embedding_entries,
+)
 from vchat.prep.sources.source import Converted, Need
-from vchat.prep.sources.texts import filled_rounds
+from vchat.prep.sources.texts import rounds_sharing_images
 from vchat.shards.format.record import ImageRef, Record
 
 LICENCE = (
@@ -50,7 +54,7 @@ class Instruction:
     image_ids: tuple[Any, ...] | None
     """None if the field is not a list."""
 
-    related: tuple[str, ...]
+    related_ids: tuple[str, ...]
     file: str
     """The annotation file, below the data folder."""
 
@@ -70,7 +74,7 @@ def instructions_need(name: str) -> Need:
     )
 
 
-def instructions(data: DataPath, name: str) -> Iterator[Instruction]:
+def read_instructions(data: DataPath, name: str) -> Iterator[Instruction]:
     """Yield the instructions of a set, in file order, repeated ids included.
 
     The JSON file is read if it is there, else every Parquet file with such columns; files that
@@ -86,7 +90,7 @@ def instructions(data: DataPath, name: str) -> Iterator[Instruction]:
         found = ((key, value, json_file) for key, value in members(json_file, "data"))
     else:
         found = _parquet_instructions(folder, name=name, data=data)
-    context = _context(folder / f"{name}_train.json")
+    context = _read_context(folder / f"{name}_train.json")
     count = 0
     for key, value, file in found:
         count += 1
@@ -96,7 +100,7 @@ def instructions(data: DataPath, name: str) -> Iterator[Instruction]:
         raise ValueError(f"{folder}: holds no instructions: want {json_file.name}")
 
 
-def _context(file: DataPath) -> Mapping[str, Any]:
+def _read_context(file: DataPath) -> Mapping[str, Any]:
     """Return instruction id -> ids to be used as its context, nothing if there is no such file."""
     return dict(members(file)) if file.is_file() else {}
 
@@ -106,13 +110,13 @@ def _parquet_instructions(
 ) -> Iterator[tuple[str, Any, DataPath]]:
     told = [
         file
-        for file in matching(folder, "**/*.parquet")
+        for file in find_files(folder, "**/*.parquet")
         if {"id", "instruction", "answer"} <= set(column_names(file))
     ]
-    joined = [file for file in told if is_joined(file)]
+    joined = [file for file in told if embeds_pictures(file)]
     if len(joined) == len(told):
         for file in joined:
-            rows = joined_rows(file, columns=_known_columns(file), name=name, data=data)
+            rows = read_embedding_entries(file, columns=_known_columns(file), name=name, data=data)
             yield from ((str(row["id"]), row, file) for row in rows)
         return
     for file in (file for file in told if file not in joined):
@@ -125,11 +129,11 @@ def _known_columns(file: DataPath) -> list[str]:
     return [name for name in column_names(file) if name in _COLUMNS]
 
 
-def bring_pictures(entries: Sequence[Instruction]) -> bool:
+def embed_pictures(entries: Sequence[Instruction]) -> bool:
     """Tell whether the instructions show pictures, and bring all of them themselves."""
     shown = (one for entry in entries for one in entry.image_ids or ())
     return any(entry.image_ids for entry in entries) and all(
-        isinstance(one, BroughtPicture) for one in shown
+        isinstance(one, EmbeddedPicture) for one in shown
     )
 
 
@@ -146,12 +150,12 @@ def _instruction(key: str, value: Mapping[str, Any], *, context: Any, file: str)
         question=value.get("instruction"),
         answer=value.get("answer"),
         image_ids=tuple(images) if isinstance(images, list) else None,
-        related=tuple(str(other) for other in related) if isinstance(related, list) else (),
+        related_ids=tuple(str(other) for other in related) if isinstance(related, list) else (),
         file=file,
     )
 
 
-def record_of(
+def make_record(
     group: Sequence[Instruction],
     images: Sequence[ImageRef],
     *,
@@ -168,7 +172,7 @@ def record_of(
         Rejected: `bad_row`, `bad_text`, `empty_text` if no pair is left.
     """
     pairs = [(one.question, one.answer) for one in group]
-    rounds, rejected_pairs = filled_rounds(pairs, images)
+    rounds, rejected_pairs = rounds_sharing_images(pairs, images)
     record = Record(
         key=f"{source}/{group[0].id}",
         source=source,
@@ -181,7 +185,7 @@ def record_of(
     return Converted(record=record, rejected_pairs=rejected_pairs, repairs=repairs or Counter())
 
 
-def grouped(entries: list[Instruction]) -> list[list[Instruction]]:
+def group_related(entries: list[Instruction]) -> list[list[Instruction]]:
     """Return the connected components of related entries with equal image lists.
 
     Components are in the order of their first entry, entries in file order. Of entries with one
@@ -192,8 +196,12 @@ def grouped(entries: list[Instruction]) -> list[list[Instruction]]:
         numbers.setdefault(entry.id, number)
     parents = list(range(len(entries)))
     for number, entry in enumerate(entries):
-        for other in (numbers.get(name) for name in entry.related):
-            if other is not None and numbers[entry.id] == number and _same(entry, entries[other]):
+        for other in (numbers.get(name) for name in entry.related_ids):
+            if (
+                other is not None
+                and numbers[entry.id] == number
+                and _have_equal_images(entry, entries[other])
+            ):
                 _union(parents, number, other)
     groups: dict[int, list[Instruction]] = {}
     for number, entry in enumerate(entries):
@@ -201,7 +209,7 @@ def grouped(entries: list[Instruction]) -> list[list[Instruction]]:
     return list(groups.values())
 
 
-def _same(one: Instruction, other: Instruction) -> bool:
+def _have_equal_images(one: Instruction, other: Instruction) -> bool:
     return one.image_ids is not None and one.image_ids == other.image_ids
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from vchat.prep.raw.data_path import DataPath, matching
+from vchat.prep.raw.data_path import DataPath, find_files
 from vchat.prep.raw.parquet_cells import PICTURE_COLUMNS, picture_column
 from vchat.prep.raw.picture_index import PictureIndex
 from vchat.prep.raw.rejected import Rejected
@@ -22,21 +22,21 @@ from vchat.prep.sources.mimicit import (
     LICENCE,
     RESAMPLED,
     Instruction,
-    bring_pictures,
-    grouped,
-    instructions,
+    embed_pictures,
+    group_related,
     instructions_need,
-    record_of,
+    make_record,
+    read_instructions,
 )
-from vchat.prep.sources.mimicit_joined import BroughtPicture
-from vchat.prep.sources.source import Converted, KnownCount, Need, Row, Source
+from vchat.prep.sources.mimicit_embedded import EmbeddedPicture
+from vchat.prep.sources.source import Converted, Entry, KnownCount, Need, Source
 from vchat.shards.format.record import ImageRef
 
 
-class Pictures(Protocol):
+class PictureLookup(Protocol):
     """Where the pictures of a set are looked up: an index of its files, or the row itself."""
 
-    def find(self, name: str, *, key: str, only: bool = False) -> ImageRef | None:
+    def find(self, name: str, *, key: str, unique: bool = False) -> ImageRef | None:
         """Return the place of the picture of that name, as `PictureIndex.find` does."""
 
 
@@ -49,7 +49,7 @@ def as_written(image_id: str) -> tuple[str, ...]:
     return (image_id,)
 
 
-def find_as_written(index: Pictures, image_id: str) -> Found:
+def find_as_written(index: PictureLookup, image_id: str) -> Found:
     """Look an image up by its id as it is written."""
     return index.find(image_id, key=f"mimicit:{image_id}"), ""
 
@@ -67,10 +67,10 @@ class FrameSet:
     names: Callable[[str], Iterable[str]] = as_written
     """The names by which an image of the image file is found."""
 
-    find: Callable[[Pictures, str], Found] = find_as_written
+    find: Callable[[PictureLookup, str], Found] = find_as_written
     """Looks up an image id of the instruction file."""
 
-    group: Callable[[list[Instruction]], list[list[Instruction]]] = grouped
+    group: Callable[[list[Instruction]], list[list[Instruction]]] = group_related
     """Puts instructions together that are one conversation, in order."""
 
     @property
@@ -85,7 +85,7 @@ class FrameSet:
 
 
 def frame_source(
-    frames: FrameSet, *, about: str, known: KnownCount, may_leave_out_images: bool = False
+    frames: FrameSet, *, about: str, known_count: KnownCount, may_leave_out_images: bool = False
 ) -> Source:
     """Return the source that reads one set."""
     how = f"download it from {HOME} (access on request) and put it in MIMIC-IT/{frames.name}/"
@@ -98,27 +98,29 @@ def frame_source(
             Need(paths=(frames.image_file, parquet), how=how, is_images=True),
         ),
         licence=LICENCE,
-        rows=partial(_rows, frames),
-        rows_keeping=partial(_rows, frames),
+        read_entries=partial(_read_entries, frames),
+        read_entries_indexed=partial(_read_entries, frames),
         may_leave_out_images=may_leave_out_images,
-        known=known,
+        known_count=known_count,
     )
 
 
-def _rows(frames: FrameSet, data: DataPath, kept: Path | None = None) -> Iterator[Row]:
+def _read_entries(
+    frames: FrameSet, data: DataPath, index_folder: Path | None = None
+) -> Iterator[Entry]:
     """Yield every group of related instructions, after one pass over the image file.
 
     What the pass found is kept in the folder `kept`, if there is one.
     """
-    entries = list(instructions(data, frames.name))
-    files = [] if bring_pictures(entries) else picture_files(data, frames.name)
-    index = PictureIndex(data, files, names=frames.names, kept=kept)
+    entries = list(read_instructions(data, frames.name))
+    files = [] if embed_pictures(entries) else find_picture_files(data, frames.name)
+    index = PictureIndex(data, files, names=frames.names, index_folder=index_folder)
     for group in frames.group(entries):
         convert = partial(to_record, group, frames=frames, index=index)
-        yield Row(id=group[0].id, num_pairs=len(group), convert=convert)
+        yield Entry(id=group[0].id, num_pairs=len(group), convert=convert)
 
 
-def picture_files(data: DataPath, name: str) -> list[DataPath]:
+def find_picture_files(data: DataPath, name: str) -> list[DataPath]:
     """Return the files that hold a set's pictures: `SD.json`, and Parquet with such a column.
 
     Raises:
@@ -127,7 +129,7 @@ def picture_files(data: DataPath, name: str) -> list[DataPath]:
     folder = data / "MIMIC-IT" / name
     json_file = folder / f"{name}.json"
     files = [json_file] if json_file.is_file() else []
-    parquet = matching(folder, "**/*.parquet")
+    parquet = find_files(folder, "**/*.parquet")
     files += [path for path in parquet if picture_column(path)]
     if not files:
         raise ValueError(
@@ -157,7 +159,7 @@ def to_record(group: Sequence[Instruction], *, frames: FrameSet, index: PictureI
         )
     repairs: Counter[str] = Counter()
     images = tuple(_image(image_id, frames, index, repairs) for image_id in image_ids)
-    return record_of(
+    return make_record(
         group,
         images,
         source=frames.source,
@@ -167,9 +169,11 @@ def to_record(group: Sequence[Instruction], *, frames: FrameSet, index: PictureI
     )
 
 
-def _image(image_id: Any, frames: FrameSet, index: Pictures, repairs: Counter[str]) -> ImageRef:
-    if isinstance(image_id, BroughtPicture):
-        return _brought(image_id, frames)
+def _image(
+    image_id: Any, frames: FrameSet, index: PictureLookup, repairs: Counter[str]
+) -> ImageRef:
+    if isinstance(image_id, EmbeddedPicture):
+        return _find_embedded(image_id, frames)
     if not isinstance(image_id, str) or not image_id.startswith(f"{frames.name}_IMG_"):
         raise Rejected("bad_id", f"image id {image_id!r} does not start with {frames.name}_IMG_")
     image, rule = frames.find(index, image_id)
@@ -180,7 +184,7 @@ def _image(image_id: Any, frames: FrameSet, index: Pictures, repairs: Counter[st
     return image
 
 
-def _brought(picture: BroughtPicture, frames: FrameSet) -> ImageRef:
+def _find_embedded(picture: EmbeddedPicture, frames: FrameSet) -> ImageRef:
     """Return the place of a picture in its row; its key is the set's if the row tells its id."""
     if not picture.is_named:
         return picture.find("", key=f"mimicit:{picture.id}")

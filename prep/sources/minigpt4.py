@@ -14,8 +14,8 @@ from vchat.prep.raw.data_path import DataPath
 from vchat.prep.raw.json_stream import items
 from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources.prompts import DETAILED, prompt_for
-from vchat.prep.sources.source import Converted, KnownCount, Need, Row, Source
-from vchat.prep.sources.texts import file_id, filled_text
+from vchat.prep.sources.source import Converted, Entry, KnownCount, Need, Source
+from vchat.prep.sources.texts import file_id, require_text
 from vchat.shards.format.record import ImageRef, Record, Round
 
 FILE = "cc_sbu_align/filter_cap.json"
@@ -27,25 +27,25 @@ def image_key(image_id: str) -> str:
     return f"cc_sbu:{image_id}"
 
 
-def rows(data: DataPath) -> Iterator[Row]:
+def read_entries(data: DataPath) -> Iterator[Entry]:
     """Yield every description, in file order."""
     for number, row in enumerate(items(data / FILE, "annotations.item")):
         row_id = str(row.get("image_id", number)) if isinstance(row, Mapping) else str(number)
-        yield Row(id=row_id, num_pairs=1, convert=partial(to_record, row))
+        yield Entry(id=row_id, num_pairs=1, convert=partial(to_record, row))
 
 
-def to_record(row: Any) -> Converted:
+def to_record(entry: Any) -> Converted:
     """Turn one description into a record.
 
     Raises:
         Rejected: `bad_row`, `bad_id`, `bad_text`, `empty_text`.
     """
-    if not isinstance(row, Mapping):
-        raise Rejected("bad_row", f"the row is {type(row).__name__}, not an object")
-    image_id = file_id(row.get("image_id"), what="image_id")
+    if not isinstance(entry, Mapping):
+        raise Rejected("bad_row", f"the row is {type(entry).__name__}, not an object")
+    image_id = file_id(entry.get("image_id"), what="image_id")
     key = f"minigpt4/{image_id}"
     image = ImageRef(key=image_key(image_id), file=f"{FOLDER}/{image_id}.jpg")
-    answer = filled_text(row.get("caption"), what="caption")
+    answer = require_text(entry.get("caption"), what="caption")
     record = Record(
         key=key,
         source="minigpt4",
@@ -70,6 +70,6 @@ SOURCE = Source(
         Need(paths=(f"{FOLDER}/",), how="it is in cc_sbu_align.zip, see filter_cap.json"),
     ),
     licence="BSD-3 (code); images from CC and SBU by their URLs, text generated",
-    rows=rows,
-    known=KnownCount(number=3_439, of="rows", is_exact=False),
+    read_entries=read_entries,
+    known_count=KnownCount(number=3_439, of="rows", is_exact=False),
 )

@@ -17,13 +17,13 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from vchat.prep.raw.archives import file_names
-from vchat.prep.raw.data_path import DataPath, for_arrow, matching, path_below
+from vchat.prep.raw.data_path import DataPath, find_files, for_arrow, path_below
 from vchat.prep.raw.json_stream import members
 from vchat.prep.raw.parquet_cells import column_names, has_pictures
 from vchat.prep.raw.rejected import Rejected
-from vchat.prep.sources.own import Cell, values
-from vchat.prep.sources.source import Converted, KnownCount, Need, Row, Source
-from vchat.prep.sources.texts import file_id, filled_rounds
+from vchat.prep.sources.own import Cell, read_raw_entries
+from vchat.prep.sources.source import Converted, Entry, KnownCount, Need, Source
+from vchat.prep.sources.texts import file_id, rounds_sharing_images
 from vchat.shards.format.record import ImageRef, Record
 
 FILE = "OCR_VQA/dataset.json"
@@ -39,28 +39,28 @@ _COLUMNS = {"image", "image_id", "questions", "answers"}
 """By which a Parquet file of books is known."""
 
 
-def rows(data: DataPath, *, splits: tuple[str, ...] = TRAIN) -> Iterator[Row]:
+def read_entries(data: DataPath, *, splits: tuple[str, ...] = TRAIN) -> Iterator[Entry]:
     """Yield every book, in file order: of the JSON file if it is there, else of Parquet."""
     if not (data / FILE).is_file():
-        yield from _parquet_rows(data, splits=splits)
+        yield from _parquet_entries(data, splits=splits)
         return
-    covers = covers_in(data / FOLDER)
+    covers = list_covers(data / FOLDER)
     for book_id, book in members(data / FILE):
         cover_of = partial(_cover, book_id=book_id, covers=covers)
         convert = partial(_json_record, book, book_id, splits=splits, file=FILE, cover_of=cover_of)
-        yield Row(id=book_id, num_pairs=_num_answers(book), convert=convert)
+        yield Entry(id=book_id, num_pairs=_num_answers(book), convert=convert)
 
 
-def _parquet_rows(data: DataPath, *, splits: tuple[str, ...]) -> Iterator[Row]:
+def _parquet_entries(data: DataPath, *, splits: tuple[str, ...]) -> Iterator[Entry]:
     """Yield the books of every Parquet file that holds books, whatever its name."""
-    for path in matching(data, PARQUET):
+    for path in find_files(data, PARQUET):
         if not _holds_books(path):
             continue
         file = path_below(path, data)
-        for number, row in values(path):
+        for number, row in read_raw_entries(path):
             row_id = str(number) if row["image_id"] is None else str(row["image_id"])
             convert = partial(_parquet_record, row, splits=splits, file=file)
-            yield Row(id=row_id, num_pairs=_num_answers(row), convert=convert)
+            yield Entry(id=row_id, num_pairs=_num_answers(row), convert=convert)
 
 
 def _holds_books(path: DataPath) -> bool:
@@ -69,17 +69,17 @@ def _holds_books(path: DataPath) -> bool:
     return has_pictures(pq.read_schema(for_arrow(path)), "image")
 
 
-def _parquet_record(row: Mapping[str, Any], *, splits: tuple[str, ...], file: str) -> Converted:
+def _parquet_record(entry: Mapping[str, Any], *, splits: tuple[str, ...], file: str) -> Converted:
     """Turn a row of Parquet into a record.
 
     Raises:
         Rejected: `wrong_split`, `bad_id`, and those of `to_record`.
     """
-    split = row.get("set_name") or file.rpartition("/")[2].partition("-")[0].partition(".")[0]
+    split = entry.get("set_name") or file.rpartition("/")[2].partition("-")[0].partition(".")[0]
     _check_split(split, split, splits=splits)
-    book_id = file_id(row["image_id"], what="image_id")
-    cover_of = partial(_cover_in_row, book_id=book_id, file=file)
-    return to_record(row, book_id, file=file, cover_of=cover_of)
+    book_id = file_id(entry["image_id"], what="image_id")
+    cover_of = partial(_cover_in_entry, book_id=book_id, file=file)
+    return to_record(entry, book_id, file=file, cover_of=cover_of)
 
 
 def _check_split(name: Any, written: Any, *, splits: tuple[str, ...]) -> None:
@@ -87,13 +87,13 @@ def _check_split(name: Any, written: Any, *, splits: tuple[str, ...]) -> None:
         raise Rejected("wrong_split", f"split is {written!r}, not {' or '.join(splits)}")
 
 
-def _cover_in_row(row: Mapping[str, Any], *, book_id: str, file: str) -> ImageRef:
-    if not isinstance(row["image"], Cell):
+def _cover_in_entry(entry: Mapping[str, Any], *, book_id: str, file: str) -> ImageRef:
+    if not isinstance(entry["image"], Cell):
         raise Rejected("missing_image", f"{book_id} of {file} has no picture")
-    return ImageRef(key=f"ocr_vqa:{book_id}", file=file, member=row["image"].member)
+    return ImageRef(key=f"ocr_vqa:{book_id}", file=file, member=entry["image"].member)
 
 
-def covers_in(folder: DataPath) -> dict[str, tuple[str, ...]]:
+def list_covers(folder: DataPath) -> dict[str, tuple[str, ...]]:
     """Return book id -> names of its files, from one look at the folder."""
     covers: dict[str, tuple[str, ...]] = {}
     for name in file_names(folder):
@@ -135,7 +135,7 @@ def to_record(
         Rejected: `bad_row`, `missing_image`, `bad_text`, or `empty_text` if no pair is left.
     """
     pairs = _pairs(book)
-    rounds, rejected_pairs = filled_rounds(pairs, [cover_of(book)])
+    rounds, rejected_pairs = rounds_sharing_images(pairs, [cover_of(book)])
     record = Record(
         key=f"ocr_vqa/{book_id}",
         source="ocr_vqa",
@@ -158,10 +158,10 @@ def _pairs(book: Mapping[str, Any]) -> list[tuple[Any, Any]]:
         raise Rejected("bad_row", "`questions` or `answers` is not a list")
     if len(questions) != len(answers):
         raise Rejected("bad_row", f"{len(questions)} questions but {len(answers)} answers")
-    return list(zip(map(_said, questions), map(_said, answers), strict=True))
+    return list(zip(map(_as_text, questions), map(_as_text, answers), strict=True))
 
 
-def _said(value: Any) -> Any:
+def _as_text(value: Any) -> Any:
     """Return a text as text: a missing author is null, a year may be a number."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
@@ -182,7 +182,7 @@ def _cover(
 
 def of_splits(splits: tuple[str, ...]) -> Source:
     """Return the source that uses the books of some of `SPLITS`."""
-    return replace(SOURCE, rows=partial(rows, splits=splits), splits=splits)
+    return replace(SOURCE, read_entries=partial(read_entries, splits=splits), splits=splits)
 
 
 SOURCE = Source(
@@ -203,9 +203,9 @@ SOURCE = Source(
         ),
     ),
     licence=LICENCE,
-    rows=rows,
+    read_entries=read_entries,
     splits=TRAIN,
     all_splits=SPLITS,
     of_splits=of_splits,
-    known=KnownCount(number=207_572, of="rows"),
+    known_count=KnownCount(number=207_572, of="rows"),
 )

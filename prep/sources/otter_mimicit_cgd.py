@@ -24,34 +24,34 @@ from vchat.prep.sources.mimicit import (
     LICENCE,
     RESAMPLED,
     Instruction,
-    bring_pictures,
-    grouped,
-    instructions,
+    embed_pictures,
+    group_related,
     instructions_need,
-    record_of,
+    make_record,
+    read_instructions,
 )
-from vchat.prep.sources.mimicit_frames import picture_files
-from vchat.prep.sources.mimicit_joined import BroughtPicture
-from vchat.prep.sources.source import Converted, KnownCount, Need, Row, Source, found_places
+from vchat.prep.sources.mimicit_embedded import EmbeddedPicture
+from vchat.prep.sources.mimicit_frames import find_picture_files
+from vchat.prep.sources.source import Converted, Entry, KnownCount, Need, Source, existing_paths
 from vchat.shards.format.record import ImageRef
 
 PREFIX = "CGD_IMG_"
 NORMAL_LENGTH = len(PREFIX) + 12
 
 
-def rows(data: DataPath, kept: Path | None = None) -> Iterator[Row]:
+def read_entries(data: DataPath, index_folder: Path | None = None) -> Iterator[Entry]:
     """Yield every group of related instructions, in the order of their first.
 
     Where the pictures of a JSON file lie is kept in the folder `kept`, if there is one.
     """
-    entries = list(instructions(data, "CGD"))
+    entries = list(read_instructions(data, "CGD"))
     index = None
-    if not found_places(coco.TRAIN_2017, data):
-        files = [] if bring_pictures(entries) else picture_files(data, "CGD")
-        index = PictureIndex(data, files, names=_names, kept=kept)
-    for group in grouped(entries):
+    if not existing_paths(coco.TRAIN_2017, data):
+        files = [] if embed_pictures(entries) else find_picture_files(data, "CGD")
+        index = PictureIndex(data, files, names=_names, index_folder=index_folder)
+    for group in group_related(entries):
         convert = partial(to_record, group, index=index)
-        yield Row(id=group[0].id, num_pairs=len(group), convert=convert)
+        yield Entry(id=group[0].id, num_pairs=len(group), convert=convert)
 
 
 def _names(image_id: str) -> tuple[str, ...]:
@@ -77,14 +77,14 @@ def to_record(group: Sequence[Instruction], *, index: PictureIndex | None = None
     image_ids = group[0].image_ids
     written = [str(one) for one in image_ids or () if str(one).startswith(PREFIX)]
     repairs = Counter(long_id=sum(len(one) > NORMAL_LENGTH for one in written))
-    if any(isinstance(one, BroughtPicture) for one in image_ids or ()):
-        images = _brought_pair(image_ids or (), has_photographs=index is None)
+    if any(isinstance(one, EmbeddedPicture) for one in image_ids or ()):
+        images = _embedded_pair(image_ids or (), has_photographs=index is None)
     else:
         images = two_images(image_ids)
         if index is not None:
-            images = tuple(_stretched(image, index) for image in images)
+            images = tuple(_find_stretched(image, index) for image in images)
     marks = (RESAMPLED,) if any(one.file.startswith("MIMIC-IT/") for one in images) else ()
-    return record_of(
+    return make_record(
         group,
         images,
         source="otter_mimicit_cgd",
@@ -94,7 +94,7 @@ def to_record(group: Sequence[Instruction], *, index: PictureIndex | None = None
     )
 
 
-def _stretched(image: ImageRef, index: PictureIndex) -> ImageRef:
+def _find_stretched(image: ImageRef, index: PictureIndex) -> ImageRef:
     """Return MIMIC-IT's own picture of a photograph."""
     found = index.find(image.key, key=image.key)
     if found is None:
@@ -107,24 +107,26 @@ def two_images(image_ids: Sequence[Any] | None) -> tuple[ImageRef, ...]:
     if image_ids is None:
         raise Rejected("bad_row", "`image_ids` is not a list")
     images = tuple(coco.train_2017(number_of(image_id)) for image_id in image_ids)
-    return _different(images)
+    return _require_two(images)
 
 
-def _different(images: tuple[ImageRef, ...]) -> tuple[ImageRef, ...]:
+def _require_two(images: tuple[ImageRef, ...]) -> tuple[ImageRef, ...]:
     keys = [image.key for image in images]
     if len(set(keys)) != 2 or len(keys) != 2:
         raise Rejected("placeholder_mismatch", f"wants two different images, has {keys}")
     return images
 
 
-def _brought_pair(
-    pictures: Sequence[BroughtPicture], *, has_photographs: bool
+def _embedded_pair(
+    pictures: Sequence[EmbeddedPicture], *, has_photographs: bool
 ) -> tuple[ImageRef, ...]:
     """Return the places of the pictures that a row brings, or of the photographs they were."""
-    return _different(tuple(_brought(one, has_photographs=has_photographs) for one in pictures))
+    return _require_two(
+        tuple(_embedded_image(one, has_photographs=has_photographs) for one in pictures)
+    )
 
 
-def _brought(picture: BroughtPicture, *, has_photographs: bool) -> ImageRef:
+def _embedded_image(picture: EmbeddedPicture, *, has_photographs: bool) -> ImageRef:
     if not picture.is_named:
         return picture.find("", key=f"mimicit:{picture.id}")
     number = number_of(picture.id)
@@ -157,7 +159,7 @@ SOURCE = Source(
         ),
     ),
     licence=f"{LICENCE}; {coco.LICENCE}",
-    rows=rows,
-    rows_keeping=rows,
-    known=KnownCount(number=141_869, of="pairs"),
+    read_entries=read_entries,
+    read_entries_indexed=read_entries,
+    known_count=KnownCount(number=141_869, of="pairs"),
 )

@@ -12,5 +12,5 @@ from vchat.prep.sources.source import KnownCount
 SOURCE = frame_source(
     FrameSet(name="SD", num_images=2),
     about="small differences between two frames of a surveillance camera (16 k)",
-    known=KnownCount(number=15_989, of="pairs"),
+    known_count=KnownCount(number=15_989, of="pairs"),
 )

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 
-from vchat.prep.sources.mimicit import Instruction, grouped
-from vchat.prep.sources.mimicit_frames import Found, FrameSet, Pictures, frame_source
+from vchat.prep.sources.mimicit import Instruction, group_related
+from vchat.prep.sources.mimicit_frames import Found, FrameSet, PictureLookup, frame_source
 from vchat.prep.sources.source import KnownCount
 
 _INSTRUCTION = re.compile(r"(.*)_activity(\d+)_round(\d+)")
@@ -32,14 +32,14 @@ def group(entries: list[Instruction]) -> list[list[Instruction]]:
             walks.setdefault((match[1], match[2], shown), []).append(entry)
         else:
             others.append(entry)
-    return [sorted(walk, key=_round) for walk in walks.values()] + grouped(others)
+    return [sorted(walk, key=_round) for walk in walks.values()] + group_related(others)
 
 
 def _round(entry: Instruction) -> int:
     return int(entry.id.rpartition("round")[2])
 
 
-def find(index: Pictures, image_id: str) -> Found:
+def find(index: PictureLookup, image_id: str) -> Found:
     """Look a frame up by its id, then with `_00` put behind the scene, then with it taken away."""
     match = _SCENE.fullmatch(image_id)
     key = f"scannet:{match[1]}{match[3]}" if match else f"mimicit:{image_id}"
@@ -56,5 +56,5 @@ SOURCE = frame_source(
     FrameSet(name="SN", find=find, group=group),
     about="walks through indoor scenes, 16 frames or more each (6 k)",
     may_leave_out_images=True,
-    known=KnownCount(number=6_000, of="pairs", is_exact=False),
+    known_count=KnownCount(number=6_000, of="pairs", is_exact=False),
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from vchat.prep.sources.mimicit_frames import Found, FrameSet, Pictures, frame_source
+from vchat.prep.sources.mimicit_frames import Found, FrameSet, PictureLookup, frame_source
 from vchat.prep.sources.source import KnownCount
 
 _CLIP = re.compile(r"(?:([A-Za-z]+)_)?(s\d+e\d+_seg\d+_clip_\d+)_")
@@ -36,7 +36,7 @@ def names(image_id: str) -> tuple[str, ...]:
     return image_id, f"{show}/{clip}/{frame}", f"any/{clip}/{frame}"
 
 
-def find(index: Pictures, image_id: str) -> Found:
+def find(index: PictureLookup, image_id: str) -> Found:
     """Look a frame up by its id as it is written, then by what the id names."""
     parts = show_clip_frame(image_id)
     if parts is None:
@@ -47,11 +47,11 @@ def find(index: Pictures, image_id: str) -> Found:
         return found, ""
     if found := index.find(f"{show}/{clip}/{frame}", key=key):
         return found, "clip_doubled"
-    return index.find(f"any/{clip}/{frame}", key=key, only=True), "show_missing"
+    return index.find(f"any/{clip}/{frame}", key=key, unique=True), "show_missing"
 
 
 SOURCE = frame_source(
     FrameSet(name="TVC", names=names, find=find),
     about="frames of television clips (92 k)",
-    known=KnownCount(number=92_000, of="pairs", is_exact=False),
+    known_count=KnownCount(number=92_000, of="pairs", is_exact=False),
 )

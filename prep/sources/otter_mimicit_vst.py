@@ -7,13 +7,13 @@ record that shows one is rejected.
 
 from __future__ import annotations
 
-from vchat.prep.sources.mimicit_frames import Found, FrameSet, Pictures, frame_source
+from vchat.prep.sources.mimicit_frames import Found, FrameSet, PictureLookup, frame_source
 from vchat.prep.sources.source import KnownCount
 
 PREFIX = "VST_IMG_"
 
 
-def find(index: Pictures, image_id: str) -> Found:
+def find(index: PictureLookup, image_id: str) -> Found:
     """Look a picture up; its id holds the number that Flickr gave it."""
     return index.find(image_id, key=f"flickr:{image_id.removeprefix(PREFIX)}"), ""
 
@@ -21,5 +21,5 @@ def find(index: Pictures, image_id: str) -> Found:
 SOURCE = frame_source(
     FrameSet(name="VST", find=find),
     about="stories about five pictures of an album (33 k)",
-    known=KnownCount(number=33_000, of="pairs", is_exact=False),
+    known_count=KnownCount(number=33_000, of="pairs", is_exact=False),
 )

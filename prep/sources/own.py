@@ -25,11 +25,11 @@ from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources import image_names
 from vchat.prep.sources.llava_turns import num_answers, rounds_of
 from vchat.prep.sources.messages import num_assistant_turns, rounds_of_messages
-from vchat.prep.sources.source import Converted, Need, Row, Source
+from vchat.prep.sources.source import Converted, Entry, Need, Source
 from vchat.shards.format.record import ImageRef, Record, Round
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
-PARQUET_ROWS = 256
+PARQUET_BATCH_ENTRIES = 256
 """Rows of a Parquet file that are held in memory at a time."""
 
 
@@ -57,32 +57,32 @@ def own_source(name: str, file: DataPath) -> Source:
         about=f"your own data in {file.name}",
         needs=(Need(paths=(file.name,), how="give the path of an existing file"),),
         licence="as the owner of the data says",
-        rows=lambda data: rows(name, file),
+        read_entries=lambda data: read_entries(name, file),
     )
 
 
-def rows(name: str, file: DataPath) -> Iterator[Row]:
+def read_entries(name: str, file: DataPath) -> Iterator[Entry]:
     """Yield the rows of one file, in file order."""
     unique = unique_keys()
-    for number, row in values(file):
+    for number, row in read_raw_entries(file):
         row_id = str(row.get("id", number)) if isinstance(row, Mapping) else str(number)
         convert = partial(to_record, row, row_id, name=name, file=file, unique=unique)
-        yield Row(id=row_id, num_pairs=_num_answers(row), convert=convert)
+        yield Entry(id=row_id, num_pairs=_num_answers(row), convert=convert)
 
 
-def values(file: DataPath) -> Iterator[tuple[int, Any]]:
+def read_raw_entries(file: DataPath) -> Iterator[tuple[int, Any]]:
     """Yield `(number from 1, row)` of a JSON array, a JSONL or a Parquet file."""
     with file.open("rb") as opened:
         is_parquet = opened.read(4) == b"PAR1"
     if is_parquet:
-        yield from enumerate(_parquet_rows(file), start=1)
+        yield from enumerate(_parquet_entries(file), start=1)
     elif first_character(file) == "[":
         yield from enumerate(items(file), start=1)
     else:
         yield from lines(file)
 
 
-def _parquet_rows(file: DataPath) -> Iterator[dict[str, Any]]:
+def _parquet_entries(file: DataPath) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(for_arrow(file)) as parquet:
@@ -91,7 +91,7 @@ def _parquet_rows(file: DataPath) -> Iterator[dict[str, Any]]:
             "image.path" if name == "image" and holds_pictures else name
             for name in parquet.schema_arrow.names
         ]
-        batches = parquet.iter_batches(batch_size=PARQUET_ROWS, columns=columns)
+        batches = parquet.iter_batches(batch_size=PARQUET_BATCH_ENTRIES, columns=columns)
         for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
             if holds_pictures and row["image"] is not None:
                 row["image"] = Cell(member=f"{number}/image", path=row["image"]["path"])
@@ -99,7 +99,7 @@ def _parquet_rows(file: DataPath) -> Iterator[dict[str, Any]]:
 
 
 def to_record(
-    row: Any, row_id: str, *, name: str, file: DataPath, unique: Callable[[str, str], str]
+    entry: Any, entry_id: str, *, name: str, file: DataPath, unique: Callable[[str, str], str]
 ) -> Converted:
     """Turn one row of either form into a record.
 
@@ -107,42 +107,42 @@ def to_record(
         Rejected: `bad_row` for neither form, `duplicate` for the content of an earlier row, and
             those of the two readers.
     """
-    if not isinstance(row, Mapping):
-        raise Rejected("bad_row", f"the row is {type(row).__name__}, not an object")
-    rounds = _rounds(row, name=name, file=file.name)
-    key = unique(f"{name}/{row_id}", repr(rounds))
+    if not isinstance(entry, Mapping):
+        raise Rejected("bad_row", f"the row is {type(entry).__name__}, not an object")
+    rounds = _rounds(entry, name=name, file=file.name)
+    key = unique(f"{name}/{entry_id}", repr(rounds))
     record = Record(
         key=key,
         source=name,
         rounds=rounds,
         licence="as the owner of the data says",
         file=file.name,
-        record_id=row_id,
+        record_id=entry_id,
     )
     return Converted(record=record)
 
 
-def _num_answers(row: Any) -> int:
-    if isinstance(row, Mapping) and "messages" in row:
-        return num_assistant_turns(row["messages"])
-    return num_answers(row)
+def _num_answers(entry: Any) -> int:
+    if isinstance(entry, Mapping) and "messages" in entry:
+        return num_assistant_turns(entry["messages"])
+    return num_answers(entry)
 
 
-def _rounds(row: Mapping[str, Any], *, name: str, file: str) -> tuple[Round, ...]:
-    images = [_image(path, name=name, file=file) for path in _paths(row)]
-    if "messages" in row:
+def _rounds(entry: Mapping[str, Any], *, name: str, file: str) -> tuple[Round, ...]:
+    images = [_image(path, name=name, file=file) for path in _paths(entry)]
+    if "messages" in entry:
         image = partial(_image, name=name, file=file)
-        return rounds_of_messages(row["messages"], images, image=image)
-    if "conversations" in row:
-        return rounds_of(row, images)
-    raise Rejected("bad_row", f"neither `messages` nor `conversations` in {sorted(row)[:8]}")
+        return rounds_of_messages(entry["messages"], images, make_image=image)
+    if "conversations" in entry:
+        return rounds_of(entry, images)
+    raise Rejected("bad_row", f"neither `messages` nor `conversations` in {sorted(entry)[:8]}")
 
 
-def _paths(row: Mapping[str, Any]) -> list[Any]:
+def _paths(entry: Mapping[str, Any]) -> list[Any]:
     """Return the values of `images` or `image`; null and empty text mean that there is none."""
-    images = row.get("images")
+    images = entry.get("images")
     if images is None:
-        images = row.get("image")
+        images = entry.get("image")
     if not isinstance(images, list):
         images = [images]
     return [image for image in images if image not in (None, "")]

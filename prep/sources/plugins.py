@@ -14,7 +14,7 @@ from vchat.prep.sources.source import Source
 GROUP = "vchat.sources"
 
 
-def added_sources() -> Mapping[str, EntryPoint]:
+def plugin_sources() -> Mapping[str, EntryPoint]:
     """Return the entry points of all installed packages by name, in alphabetical order.
 
     Raises:
@@ -31,7 +31,7 @@ def added_sources() -> Mapping[str, EntryPoint]:
     return found
 
 
-def loaded(point: EntryPoint) -> Source:
+def load_source(point: EntryPoint) -> Source:
     """Import the package of an entry point and return its source.
 
     Raises:

@@ -16,7 +16,7 @@ from typing import Literal
 
 from vchat.base.cli import WrongUse
 from vchat.prep.raw.archives import archive_of
-from vchat.prep.raw.data_path import DataPath, matching
+from vchat.prep.raw.data_path import DataPath, find_files
 from vchat.shards.format.record import Record
 
 
@@ -33,7 +33,7 @@ class Converted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class Entry:
     """One row of an annotation file, before anything about it is checked."""
 
     id: str
@@ -83,10 +83,10 @@ class Source:
 
     needs: tuple[Need, ...]
     licence: str
-    rows: Callable[[DataPath], Iterator[Row]]
+    read_entries: Callable[[DataPath], Iterator[Entry]]
     """Reads the data folder, row by row in file order."""
 
-    rows_keeping: Callable[[DataPath, Path], Iterator[Row]] | None = None
+    read_entries_indexed: Callable[[DataPath, Path], Iterator[Entry]] | None = None
     """As `rows`, of a source that must read through a large file before its first row: keeps what
     it found in a folder, so that the next call need not. None if there is nothing to keep."""
 
@@ -94,7 +94,7 @@ class Source:
     """Whether a record with more images than a dialogue may have keeps an even choice of them (the
     frames of a walk) instead of being rejected."""
 
-    known: KnownCount | None = None
+    known_count: KnownCount | None = None
     """Compared with what is there by `vchat-prep doctor`; a build does not look at it."""
 
     splits: tuple[str, ...] = ()
@@ -119,9 +119,13 @@ class Source:
             raise WrongUse(f"{self.name}: splits = {list(splits)}: its splits are {known}")
         return self.of_splits(splits)
 
-    def read(self, data: DataPath, *, kept: Path) -> Iterator[Row]:
+    def read(self, data: DataPath, *, index_folder: Path) -> Iterator[Entry]:
         """Yield the rows of a data folder; what a source keeps lies in the folder `kept`."""
-        return self.rows(data) if self.rows_keeping is None else self.rows_keeping(data, kept)
+        return (
+            self.read_entries(data)
+            if self.read_entries_indexed is None
+            else self.read_entries_indexed(data, index_folder)
+        )
 
 
 def check_needs(source: Source, data: DataPath) -> None:
@@ -131,37 +135,37 @@ def check_needs(source: Source, data: DataPath) -> None:
         ValueError: naming what is missing, what to download and where to put it.
     """
     for need in source.needs:
-        if not found_places(need, data):
+        if not existing_paths(need, data):
             wanted = " or ".join(str(data / path) for path in need.paths)
             kind = "image file" if need.is_images else "annotation file"
             kind = "image folder" if need.paths[0].endswith("/") else kind
             raise ValueError(f"{source.name}: {kind} {wanted} is missing; {need.how}")
 
 
-def found_places(need: Need, data: DataPath) -> list[DataPath]:
+def existing_paths(need: Need, data: DataPath) -> list[DataPath]:
     """Return the files, folders and archives of a need that are there, in order of its paths."""
-    return [place for path in need.paths for place in _found(data, path)]
+    return [place for path in need.paths for place in _existing(data, path)]
 
 
-def _found(data: DataPath, path: str) -> list[DataPath]:
+def _existing(data: DataPath, path: str) -> list[DataPath]:
     """Return what is there of a folder (or its archive), a file, or the files of a pattern."""
     if path.endswith("/"):
         place = data / path if (data / path).is_dir() else archive_of(data / path)
         return [] if place is None else [place]
     if "*" in path:
-        return matching(data, path)
+        return find_files(data, path)
     return [data / path] if (data / path).is_file() else []
 
 
 def annotation_files(source: Source, data: DataPath) -> list[DataPath]:
     """Return the annotation files that are there, in the order of `needs`."""
     paths = (path for need in source.needs if not need.is_images for path in need.paths)
-    return [file for path in paths if path[-1] != "/" for file in _found(data, path)]
+    return [file for path in paths if path[-1] != "/" for file in _existing(data, path)]
 
 
-def image_places(source: Source, data: DataPath) -> list[DataPath]:
+def image_paths(source: Source, data: DataPath) -> list[DataPath]:
     """Return the folders, archives and files of images that are there, in order of `needs`."""
     paths = (
         path for need in source.needs for path in need.paths if need.is_images or path[-1] == "/"
     )
-    return [place for path in paths for place in _found(data, path)]
+    return [place for path in paths for place in _existing(data, path)]

@@ -17,8 +17,8 @@ from vchat.prep.raw.data_path import DataPath
 from vchat.prep.raw.json_stream import items
 from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources import minigpt4
-from vchat.prep.sources.source import Converted, KnownCount, Need, Row, Source
-from vchat.prep.sources.texts import file_id, filled_text, paired
+from vchat.prep.sources.source import Converted, Entry, KnownCount, Need, Source
+from vchat.prep.sources.texts import file_id, pair_turns, require_text
 from vchat.shards.format.record import ImageRef, Record, Round
 
 PARTS = ("CC", "VG")
@@ -32,13 +32,13 @@ def file_of(part: str) -> str:
     return f"sparkles/SparklesDialogue{part}/annotations/SparklesDialogue{part}.json"
 
 
-def rows(data: DataPath) -> Iterator[Row]:
+def read_entries(data: DataPath) -> Iterator[Entry]:
     """Yield every dialogue of both parts, in file order."""
     for part in PARTS:
         for number, row in enumerate(items(data / file_of(part))):
             dialogue = row.get("dialogue") if isinstance(row, Mapping) else None
             convert = partial(to_record, dialogue, part=part, number=number)
-            yield Row(id=f"{part}/{number}", num_pairs=_num_answers(dialogue), convert=convert)
+            yield Entry(id=f"{part}/{number}", num_pairs=_num_answers(dialogue), convert=convert)
 
 
 def to_record(dialogue: Any, *, part: str, number: int) -> Converted:
@@ -54,7 +54,7 @@ def to_record(dialogue: Any, *, part: str, number: int) -> Converted:
     record = Record(
         key=f"sparkles_dialogue/{part}/{number}",
         source="sparkles_dialogue",
-        rounds=tuple(_rounds(paired(turns, user="user", assistant="assistant"), part=part)),
+        rounds=tuple(_rounds(pair_turns(turns, user="user", assistant="assistant"), part=part)),
         licence=SOURCE.licence,
         file=file_of(part),
         record_id=str(number),
@@ -72,16 +72,16 @@ def _rounds(pairs: Sequence[tuple[Any, Any]], *, part: str) -> Iterator[Round]:
     numbers: dict[str, int] = {}
     shown = 0
     for user, assistant in pairs:
-        question = filled_text(user.get("content"), what="content")
-        answer = filled_text(assistant.get("content"), what="content")
+        question = require_text(user.get("content"), what="content")
+        answer = require_text(assistant.get("content"), what="content")
         ids = _shown_ids(question, user.get("images"))
         for image_id in ids:
             shown += 1
             numbers[image_id] = shown
         yield Round(
             images=tuple(_image(image_id, part=part) for image_id in ids),
-            question=renamed(question, numbers),
-            answer=renamed(answer, numbers),
+            question=rename_mentions(question, numbers),
+            answer=rename_mentions(answer, numbers),
         )
 
 
@@ -98,7 +98,7 @@ def _shown_ids(question: str, images: Any) -> list[str]:
     return tagged
 
 
-def renamed(text: str, numbers: Mapping[str, int]) -> str:
+def rename_mentions(text: str, numbers: Mapping[str, int]) -> str:
     """Return a text with every mention of a known image as `Image 1`, its number.
 
     An id is matched whole, so `IMAGE#14` is never taken for the beginning of `IMAGE#1417`.
@@ -133,6 +133,6 @@ SOURCE = Source(
     about="dialogues that bring in images in each round, CC and VG (6.5 k)",
     needs=(*_needs("CC"), *_needs("VG")),
     licence="BSD-3 (code); dialogues under OpenAI's terms of use",
-    rows=rows,
-    known=KnownCount(number=4_521 + 2_000, of="rows"),
+    read_entries=read_entries,
+    known_count=KnownCount(number=4_521 + 2_000, of="rows"),
 )

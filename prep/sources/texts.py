@@ -18,7 +18,7 @@ from vchat.shards.format.record import ImageRef, Round
 PLACEHOLDER = "<image>"
 
 
-def checked_text(value: Any, *, what: str) -> str:
+def clean_text(value: Any, *, what: str) -> str:
     """Return the text without outer blanks; it may be empty.
 
     Raises:
@@ -31,13 +31,13 @@ def checked_text(value: Any, *, what: str) -> str:
     return value.strip()
 
 
-def filled_text(value: Any, *, what: str) -> str:
+def require_text(value: Any, *, what: str) -> str:
     """Return the text without outer blanks, which must leave something.
 
     Raises:
         Rejected: as `checked_text`, and `empty_text`.
     """
-    text = checked_text(value, what=what)
+    text = clean_text(value, what=what)
     if not text:
         raise Rejected("empty_text", f"{what} is empty")
     return text
@@ -68,7 +68,7 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def without_placeholders(text: str) -> tuple[str, int]:
+def remove_placeholders(text: str) -> tuple[str, int]:
     """Take every `<image>` out of a text; return the text and how many there were.
 
     A line break next to a placeholder goes with it, unless that would glue two lines; a
@@ -76,11 +76,11 @@ def without_placeholders(text: str) -> tuple[str, int]:
     """
     joined, *rest = text.split(PLACEHOLDER)
     for piece in rest:
-        joined = _joined(joined, piece)
+        joined = _join_pieces(joined, piece)
     return joined.strip(), len(rest)
 
 
-def _joined(left: str, right: str) -> str:
+def _join_pieces(left: str, right: str) -> str:
     if not left.strip() or not right.strip():
         return left.rstrip() + right.lstrip(" \n") if not left.strip() else left.rstrip() + right
     if left.endswith("\n") or right.startswith("\n"):
@@ -88,7 +88,9 @@ def _joined(left: str, right: str) -> str:
     return left.rstrip(" ") + " " + right.lstrip(" ")
 
 
-def paired(turns: Sequence[tuple[str, Any]], *, user: str, assistant: str) -> list[tuple[Any, Any]]:
+def pair_turns(
+    turns: Sequence[tuple[str, Any]], *, user: str, assistant: str
+) -> list[tuple[Any, Any]]:
     """Pair `(role, text)` turns into questions and answers.
 
     Raises:
@@ -106,7 +108,7 @@ def paired(turns: Sequence[tuple[str, Any]], *, user: str, assistant: str) -> li
     return [(turns[i][1], turns[i + 1][1]) for i in range(0, len(turns), 2)]
 
 
-def placed_rounds(
+def rounds_with_placeholders(
     pairs: Sequence[tuple[Any, Any]], images: Sequence[ImageRef]
 ) -> tuple[Round, ...]:
     """Make rounds of pairs whose questions say `<image>` where an image is shown.
@@ -119,9 +121,9 @@ def placed_rounds(
     """
     rounds, shown = [], 0
     for number, (question, answer) in enumerate(pairs, start=1):
-        asked = filled_text(question, what=f"question {number}")
-        text, count = without_placeholders(asked)
-        if PLACEHOLDER in (answered := filled_text(answer, what=f"answer {number}")):
+        asked = require_text(question, what=f"question {number}")
+        text, count = remove_placeholders(asked)
+        if PLACEHOLDER in (answered := require_text(answer, what=f"answer {number}")):
             raise Rejected("placeholder_mismatch", f"answer {number} holds {PLACEHOLDER}")
         if not text:
             raise Rejected("empty_text", f"question {number} is empty beside its image")
@@ -133,7 +135,7 @@ def placed_rounds(
     return tuple(rounds)
 
 
-def filled_rounds(
+def rounds_sharing_images(
     pairs: Sequence[tuple[Any, Any]], images: Sequence[ImageRef]
 ) -> tuple[tuple[Round, ...], Counter[str]]:
     """Make rounds of independent pairs about the same images, shown in the first round.
@@ -144,7 +146,7 @@ def filled_rounds(
         Rejected: `empty_text` if no pair is left; `bad_row`, `bad_text` for the texts.
     """
     said = [
-        (checked_text(question, what="question"), checked_text(answer, what="answer"))
+        (clean_text(question, what="question"), clean_text(answer, what="answer"))
         for question, answer in pairs
     ]
     filled = [pair for pair in said if all(pair)]

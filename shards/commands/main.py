@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from vchat.base.cli import run
+from vchat.base.cli import run_command
 from vchat.shards.commands.plan import plan
 
 SHARDS = click.argument("shards")
@@ -55,11 +55,11 @@ def show(shards: str, number: int, split: str | None, source: str | None) -> Non
     With --split or --source, NUMBER counts within those.
     """
     from vchat.shards.format.manifest import open_shards
-    from vchat.shards.inspect.inspection import row_at, selected
+    from vchat.shards.inspect.inspection import row_at, select_samples
     from vchat.shards.inspect.terminal import print_sample
 
     opened = open_shards(shards)
-    row = row_at(selected(opened, split=split, source=source), number)
+    row = row_at(select_samples(opened, split=split, source=source), number)
     print_sample(opened, row)
 
 
@@ -93,13 +93,13 @@ def verify(shards: str) -> int:
     Checks the SHA-256 of every file, the checksum and place of every member, that each image has
     its slot, and that supervised tokens decode to the answers.
     """
-    from vchat.base.progress import progress
+    from vchat.base.progress import show_progress
     from vchat.shards.format.manifest import open_shards
-    from vchat.shards.inspect.verification import verify as defects_of
+    from vchat.shards.inspect.verification import find_defects as defects_of
 
     opened = open_shards(shards)
     listed, num_defects = opened.manifest["shards"], 0
-    with progress("verifying", total=len(listed), unit="shards") as advance:
+    with show_progress("verifying", total=len(listed), unit="shards") as advance:
         for defect in defects_of(opened, shard_done=advance):
             num_defects += 1
             print(defect)
@@ -113,4 +113,4 @@ group.add_command(plan)
 
 def main() -> None:
     """The console script `vchat-shards`."""
-    run(group)
+    run_command(group)

@@ -52,24 +52,24 @@ def plan(shards: tuple[str, ...], as_json: bool, **options: Any) -> None:
     but the index of the shards.
     """
     from vchat.shards.format.manifest import open_shards
-    from vchat.shards.plan.joined_sets import joined
+    from vchat.shards.plan.joined_sets import join_sets
 
     opened = [open_shards(folder) for folder in shards]
-    sets = joined(opened, split=options["split"])
-    found = planned(sets, plan_arguments(opened, options), options)
+    sets = join_sets(opened, split=options["split"])
+    found = describe_plan(sets, read_plan_arguments(opened, options), options)
     if as_json:
         click.echo(json.dumps(found, indent=1))
     else:
         print_table(found)
 
 
-def plan_arguments(opened: list[ShardSet], options: dict[str, Any]) -> PlanArguments:
+def read_plan_arguments(shard_sets: list[ShardSet], options: dict[str, Any]) -> PlanArguments:
     """Turn the options of the command into arguments of a plan."""
     from vchat.shards.plan.arguments import PlanArguments
     from vchat.shards.plan.excluded_keys import read_keys
 
     unlimited = options["tokens_per_row"]  # an image takes at least one position
-    per_image = options["positions_per_image"] or opened[0].manifest["positions_per_image"]
+    per_image = options["positions_per_image"] or shard_sets[0].manifest["positions_per_image"]
     return PlanArguments(
         split=options["split"],
         seed=options["seed"],
@@ -79,11 +79,11 @@ def plan_arguments(opened: list[ShardSet], options: dict[str, Any]) -> PlanArgum
         if options["images_per_row"] is None
         else options["images_per_row"],
         positions_per_image=per_image,
-        tiling=tiling(options),
+        tiling=read_tiling(options),
         shuffle_window_shards=options["window"],
         lanes=options["lanes"],
         balanced_rows=options["balanced_rows"],
-        mix=tuple(source_share(text) for text in options["mix"]),
+        mix=tuple(read_source_share(text) for text in options["mix"]),
         set_weights=options["set_weights"],
         exclude=read_keys(options["exclude"]) if options["exclude"] else (),
         on_too_long=options["on_too_long"],
@@ -91,7 +91,7 @@ def plan_arguments(opened: list[ShardSet], options: dict[str, Any]) -> PlanArgum
     )
 
 
-def tiling(options: dict[str, Any]) -> Tiling | None:
+def read_tiling(options: dict[str, Any]) -> Tiling | None:
     """Read `--max-tiles` and `--tile-side`, which go together."""
     from vchat.shards.pixels.tiling import Tiling
 
@@ -101,7 +101,7 @@ def tiling(options: dict[str, Any]) -> Tiling | None:
     return None if max_tiles is None else Tiling(max_tiles=max_tiles, side=side)
 
 
-def source_share(text: str) -> SourceShare:
+def read_source_share(text: str) -> SourceShare:
     """Read `SOURCE=WEIGHT` or `SOURCE=WEIGHT,CAP`."""
     from vchat.shards.plan.arguments import SourceShare
 
@@ -115,11 +115,13 @@ def source_share(text: str) -> SourceShare:
         ) from err
 
 
-def planned(sets: JoinedSets, arguments: PlanArguments, options: dict[str, Any]) -> dict[str, Any]:
+def describe_plan(
+    sets: JoinedSets, arguments: PlanArguments, options: dict[str, Any]
+) -> dict[str, Any]:
     """Plan, and return what the plan holds and what each rank reads, as JSON values."""
     from vchat.shards.loading.rank_work import SampleSpans, rank_work
     from vchat.shards.plan.epoch import plan_epoch
-    from vchat.shards.plan.summary import summarized
+    from vchat.shards.plan.summary import summarize_plan
 
     made = plan_epoch(sets.index, arguments)
     topology = {
@@ -129,9 +131,9 @@ def planned(sets: JoinedSets, arguments: PlanArguments, options: dict[str, Any])
     }
     work = rank_work(made, spans=SampleSpans.of(sets), **topology)
     return {
-        **summarized(made, **topology).as_json(),
+        **summarize_plan(made, **topology).as_json(),
         "excluded_keys": [made.index.keys[int(number)] for number in made.excluded],
-        "dropped_keys": made.dropped_keys(options["rows_per_step"]),
+        "dropped_keys": made.list_dropped_keys(options["rows_per_step"]),
         "per_rank": work.as_json(),
     }
 
@@ -144,13 +146,13 @@ def print_table(found: dict[str, Any]) -> None:
     table = Table("what", "value", box=None, header_style="bold")
     for name, value in found.items():
         if isinstance(value, int | float):
-            table.add_row(name.replace("_", " "), as_text(name, value))
+            table.add_row(name.replace("_", " "), format_number(name, value))
     for source, count in found["sources"].items():
         share = count / max(1, found["samples"])
         table.add_row(f"samples of {source}", f"{count:,} ({share:.1%})")
     for name, values in found["per_rank"].items():
         if isinstance(values, list):
-            table.add_row(f"{name} per rank", spread(values))
+            table.add_row(f"{name} per rank", format_range(values))
     table.add_row("image imbalance", f"{found['per_rank']['image_imbalance']:.3f}")
     Console(file=sys.stdout, width=120).print(table)
     for what in ("excluded", "dropped"):
@@ -159,12 +161,12 @@ def print_table(found: dict[str, Any]) -> None:
             click.echo(f"{what}: {', '.join(keys[:10])}{' ...' if len(keys) > 10 else ''}")
 
 
-def spread(values: list[int]) -> str:
+def format_range(values: list[int]) -> str:
     """Return the least and the most of some counts, or the one they all are."""
     return " to ".join(f"{value:,}" for value in sorted({min(values), max(values)}))
 
 
-def as_text(name: str, value: float) -> str:
+def format_number(name: str, value: float) -> str:
     """Return a number as people read it."""
     if isinstance(value, int):
         return f"{value:,}"

@@ -11,7 +11,7 @@ import xxhash
 
 from vchat.shards.format.sample import Sample
 
-BLOCK = 512
+BLOCK_BYTES = 512
 """A tar file is a sequence of blocks of this many bytes; a header is one block."""
 
 _SIZES = pa.list_(pa.int32())
@@ -38,11 +38,11 @@ ROW_SCHEMA = pa.schema(
 """Index columns of one sample, before the set is published and shards have numbers."""
 
 
-def locate(found: Sequence[tuple[str, bytes]], *, start: int) -> list[dict[str, Any]]:
+def locate_members(members: Sequence[tuple[str, bytes]], *, start: int) -> list[dict[str, Any]]:
     """Return name, offset, size and checksum of members whose first header is at byte `start`."""
     located = []
-    for name, data in found:
-        start += BLOCK
+    for name, data in members:
+        start += BLOCK_BYTES
         located.append(
             {
                 "name": name,
@@ -51,7 +51,7 @@ def locate(found: Sequence[tuple[str, bytes]], *, start: int) -> list[dict[str, 
                 "xxh3": xxhash.xxh3_64_intdigest(data),
             }
         )
-        start += padded(len(data))
+        start += pad_to_block(len(data))
     return located
 
 
@@ -75,6 +75,6 @@ def index_row(sample: Sample, *, stem: str, located: list[dict[str, Any]]) -> di
     }
 
 
-def padded(size: int) -> int:
+def pad_to_block(size: int) -> int:
     """Round a size up to whole blocks."""
-    return -(-size // BLOCK) * BLOCK
+    return -(-size // BLOCK_BYTES) * BLOCK_BYTES

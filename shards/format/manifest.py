@@ -19,21 +19,21 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from vchat.base.files import sha256_file, written_whole
-from vchat.shards.format.sample import Sample, sample_from_members
+from vchat.base.files import sha256_file, write_atomically
+from vchat.shards.format.sample import Sample, decode_sample
 from vchat.shards.format.statistics import statistics
 from vchat.shards.storage.config import StorageConfig
 from vchat.shards.storage.store import LocalStore, ShardError, Store
-from vchat.shards.text.named_template import template_named
+from vchat.shards.text.named_template import make_template
 from vchat.shards.text.template import Template
 from vchat.shards.text.tokenizer import TextTokenizer
 
 FORMAT_VERSION = 2
-READ_VERSIONS = (1, 2)
+READABLE_VERSIONS = (1, 2)
 """Version 1 is version 2 without the manifest's own digest."""
 
 ROWS_PER_INDEX_PART = 200_000
-REQUIRED = ("digests", "template", "tokenizer", "totals", "sources", "shards", "index")
+REQUIRED_KEYS = ("digests", "template", "tokenizer", "totals", "sources", "shards", "index")
 """What a reader uses of a manifest; FORMAT.md lists the rest."""
 
 
@@ -51,7 +51,7 @@ class FinishedShard:
     """Its index rows, as `write_shard` returned them."""
 
 
-def finished_shard(path: Path, *, split: str, rows: pa.Table) -> FinishedShard:
+def describe_shard(path: Path, *, split: str, rows: pa.Table) -> FinishedShard:
     """Describe a written shard; reads the file once for its digest."""
     return FinishedShard(
         name=path.name,
@@ -78,11 +78,11 @@ def publish(
         shards: In the order of their numbers in the index.
         tokenizer: The one that made the token ids.
     """
-    index = index_of(shards)
+    index = concatenate_rows(shards)
     tokenizer.save(folder / "tokenizer")
     parts = list(_write_index(folder / "index", index))
     stated = manifest_without_shards["template"]
-    template = template_named(stated["name"], system=stated["system"], tokenizer=tokenizer)
+    template = make_template(stated["name"], system=stated["system"], tokenizer=tokenizer)
     digests = {
         "tokenizer": tokenizer.fingerprint,
         "template": template.digest,
@@ -98,11 +98,11 @@ def publish(
         "shards": [_shard_entry(shard) for shard in shards],
         "index": parts,
     }
-    with written_whole(folder / "manifest.json") as file:
-        file.write(json.dumps(manifest | {"sha256": own_digest(manifest)}, indent=1).encode())
+    with write_atomically(folder / "manifest.json") as file:
+        file.write(json.dumps(manifest | {"sha256": manifest_digest(manifest)}, indent=1).encode())
 
 
-def own_digest(manifest: Mapping[str, Any]) -> str:
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
     """Return the SHA-256 of everything in a manifest but the field that holds it."""
     rest = {name: value for name, value in manifest.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
@@ -128,7 +128,7 @@ def _shard_entry(shard: FinishedShard) -> dict[str, Any]:
     }
 
 
-def index_of(shards: Sequence[FinishedShard]) -> pa.Table:
+def concatenate_rows(shards: Sequence[FinishedShard]) -> pa.Table:
     """Return the rows of all shards in order, with the column `shard` added."""
     tables = [
         shard.rows.append_column("shard", pa.array([number] * shard.rows.num_rows, pa.int32()))
@@ -149,7 +149,7 @@ def _write_index(folder: Path, index: pa.Table) -> Iterator[dict[str, Any]]:
     for number, start in enumerate(range(0, max(index.num_rows, 1), ROWS_PER_INDEX_PART)):
         part = index.slice(start, ROWS_PER_INDEX_PART)
         path = folder / f"part-{number:05d}.parquet"
-        with written_whole(path) as file:
+        with write_atomically(path) as file:
             pq.write_table(part, file, compression="zstd")
         yield {"name": path.name, "rows": part.num_rows, "sha256": sha256_file(path)}
 
@@ -205,7 +205,7 @@ class ShardSet:
                 the tokenizer, which may bring the template, is not the one recorded.
         """
         stated = self.manifest["template"]
-        template = template_named(
+        template = make_template(
             stated["name"], system=stated["system"], tokenizer=self.tokenizer()
         )
         if template.digest != self.manifest["digests"]["template"]:
@@ -227,7 +227,7 @@ class ShardSet:
     def _tokenizer(self) -> TextTokenizer:
         tokenizer = TextTokenizer.load(self.folder / "tokenizer")
         stated = self.manifest["digests"]["tokenizer"]
-        tokenizer.require_fingerprint(stated, origin=str(self.folder / "manifest.json"))
+        tokenizer.check_fingerprint(stated, origin=str(self.folder / "manifest.json"))
         return tokenizer
 
     def read_sample(self, row: Mapping[str, Any] | int) -> Sample:
@@ -237,9 +237,9 @@ class ShardSet:
             ShardError: The shard is missing, truncated, or a member's checksum differs.
             ValueError: The members are no sample.
         """
-        located = self._row(row) if isinstance(row, int) else row
+        located = self._index_row(row) if isinstance(row, int) else row
         name = f"{self.shard_name(located)}, {located['stem']}"
-        return sample_from_members(self.read_members(located), name=name)
+        return decode_sample(self.read_members(located), name=name)
 
     def read_members(self, row: Mapping[str, Any]) -> dict[str, bytes]:
         """Return a sample's members by name, in one read, each checked against its checksum."""
@@ -250,12 +250,12 @@ class ShardSet:
         try:
             data = self.store.read(shard, start, end)
         except ShardError as err:
-            raise err.of_sample(key=row["key"], source=row["source"], offset=start) from err
+            raise err.with_sample(key=row["key"], source=row["source"], offset=start) from err
         found = {}
         for member in located:
             first = member["offset"] - start
             found[member["name"]] = data[first : first + member["size"]]
-            _check(found[member["name"]], member, shard=shard, row=row)
+            _check_checksum(found[member["name"]], member, shard=shard, row=row)
         return found
 
     def shard_name(self, row: Mapping[str, Any]) -> str:
@@ -264,10 +264,10 @@ class ShardSet:
 
     @cached_property
     def _index(self) -> pa.Table:
-        parts = [self._index_part(part) for part in self.manifest["index"]]
+        parts = [self._read_index_part(part) for part in self.manifest["index"]]
         return pa.concat_tables(parts).unify_dictionaries()
 
-    def _index_part(self, part: Mapping[str, Any]) -> pa.Table:
+    def _read_index_part(self, part: Mapping[str, Any]) -> pa.Table:
         path = self.folder / "index" / part["name"]
         try:
             data = path.read_bytes()
@@ -287,7 +287,7 @@ class ShardSet:
             raise ValueError(f"{path} has {table.num_rows} rows; manifest.json says {part['rows']}")
         return table
 
-    def _row(self, number: int) -> dict[str, Any]:
+    def _index_row(self, number: int) -> dict[str, Any]:
         if not 0 <= number < self._index.num_rows:
             raise ValueError(f"no sample {number} in {self.folder}; it has {self._index.num_rows}")
         row: dict[str, Any] = self._index.slice(number, 1).to_pylist()[0]
@@ -306,9 +306,9 @@ def open_shards(folder: Path | str, *, storage: StorageConfig | None = None) -> 
             another format version or malformed.
     """
     if "://" in str(folder):
-        from vchat.shards.format.remote_set import open_remote
+        from vchat.shards.format.remote_set import open_remote_shards
 
-        return open_remote(str(folder), storage=storage)
+        return open_remote_shards(str(folder), storage=storage)
     folder = Path(folder)
     path = folder / "manifest.json"
     if not folder.is_dir():
@@ -328,18 +328,20 @@ def open_shards(folder: Path | str, *, storage: StorageConfig | None = None) -> 
 def check_manifest(manifest: Any, path: Path | str) -> None:
     """Raise ValueError unless a manifest is of a version we read, whole, and as it was written."""
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
-    if version not in READ_VERSIONS:
-        wanted = " or ".join(map(str, READ_VERSIONS))
+    if version not in READABLE_VERSIONS:
+        wanted = " or ".join(map(str, READABLE_VERSIONS))
         raise ValueError(f"{path} has format_version {version!r}; wanted {wanted}")
-    absent = [name for name in REQUIRED if name not in manifest]
+    absent = [name for name in REQUIRED_KEYS if name not in manifest]
     if absent:
         raise ValueError(f"{path} lacks {', '.join(absent)}")
-    stated, found = manifest.get("sha256"), own_digest(manifest)
+    stated, found = manifest.get("sha256"), manifest_digest(manifest)
     if version > 1 and stated != found:
         raise ValueError(f"{path} was changed: its sha256 is {found}, it states {stated}")
 
 
-def _check(data: bytes, member: Mapping[str, Any], *, shard: str, row: Mapping[str, Any]) -> None:
+def _check_checksum(
+    data: bytes, member: Mapping[str, Any], *, shard: str, row: Mapping[str, Any]
+) -> None:
     """Raise ShardError unless the bytes have the checksum of the index."""
     found = xxhash.xxh3_64_intdigest(data)
     if found != member["xxh3"]:

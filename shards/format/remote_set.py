@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vchat.base.files import written_whole
+from vchat.base.files import write_atomically
 from vchat.shards.format.manifest import ShardSet, check_manifest
 from vchat.shards.storage.cache import ShardCache
 from vchat.shards.storage.cached_store import CachedStore
@@ -22,7 +22,7 @@ from vchat.shards.storage.store import ShardError
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "fingerprint.json")
 
 
-def open_remote(
+def open_remote_shards(
     url: str, *, copies: Path | None = None, storage: StorageConfig | None = None
 ) -> ShardSet:
     """Open the shard set under a URL.
@@ -50,15 +50,15 @@ def open_remote(
     kept = copies or (storage.cache or Path.home() / ".cache" / "vchat") / "sets"
     folder = kept / hashlib.sha256(data).hexdigest()
     for part in manifest["index"]:
-        copy_small(store, f"index/{part['name']}", folder=folder, sha256=part["sha256"])
+        copy_small_file(store, f"index/{part['name']}", folder=folder, sha256=part["sha256"])
     for name in TOKENIZER_FILES:
-        copy_small(store, f"tokenizer/{name}", folder=folder)
-    copy_small(store, "manifest.json", folder=folder, sha256=hashlib.sha256(data).hexdigest())
-    shards = shard_store(store, manifest, storage=storage)
+        copy_small_file(store, f"tokenizer/{name}", folder=folder)
+    copy_small_file(store, "manifest.json", folder=folder, sha256=hashlib.sha256(data).hexdigest())
+    shards = make_shard_store(store, manifest, storage=storage)
     return ShardSet(folder, manifest=manifest, store=shards, url=url)
 
 
-def shard_store(
+def make_shard_store(
     remote: RemoteStore, manifest: dict[str, Any], *, storage: StorageConfig
 ) -> RemoteStore | CachedStore:
     """Return what reads the shards of a manifest: over the network, or through the cache."""
@@ -70,7 +70,9 @@ def shard_store(
     return CachedStore(remote, cache, digests=digests)
 
 
-def copy_small(store: RemoteStore, name: str, *, folder: Path, sha256: str | None = None) -> None:
+def copy_small_file(
+    store: RemoteStore, name: str, *, folder: Path, sha256: str | None = None
+) -> None:
     """Copy a file into the folder unless it is there; a copy appears whole and checked.
 
     Raises:
@@ -86,5 +88,5 @@ def copy_small(store: RemoteStore, name: str, *, folder: Path, sha256: str | Non
     found = hashlib.sha256(data).hexdigest()
     if sha256 is not None and found != sha256:
         raise ValueError(f"{store.url}/{name} has sha256 {found}, manifest.json says {sha256}")
-    with written_whole(path) as file:
+    with write_atomically(path) as file:
         file.write(data)

@@ -101,46 +101,46 @@ class Sample:
             )
 
 
-def members(sample: Sample) -> list[tuple[str, bytes]]:
+def encode_sample(sample: Sample) -> list[tuple[str, bytes]]:
     """Return `(name, bytes)` of every member, sorted by name; equal samples give equal bytes."""
     found = [
-        ("json", _description(sample)),
-        ("mask.npy", _npy(sample.supervised, "|b1")),
-        ("tokens.npy", _npy(sample.ids, "<i4")),
+        ("json", _encode_json(sample)),
+        ("mask.npy", _encode_npy(sample.supervised, "|b1")),
+        ("tokens.npy", _encode_npy(sample.ids, "<i4")),
     ]
-    found += [(image_member(sample, i), image.data) for i, image in enumerate(sample.images)]
+    found += [(image_member_name(sample, i), image.data) for i, image in enumerate(sample.images)]
     return sorted(found)
 
 
 def member_names(sample: Sample) -> set[str]:
     """Return the names that `members` gives the sample's members."""
-    images = {image_member(sample, i) for i in range(len(sample.images))}
+    images = {image_member_name(sample, i) for i in range(len(sample.images))}
     return images | {"json", "mask.npy", "tokens.npy"}
 
 
-def image_member(sample: Sample, position: int) -> str:
+def image_member_name(sample: Sample, index: int) -> str:
     """Return the member name of one image, `0.jpg` for the first."""
-    extension = sample.images[position].extension
+    extension = sample.images[index].extension
     if extension not in IMAGE_EXTENSIONS:
         raise ValueError(
-            f"sample {sample.key}: image {position} has extension {extension!r}; "
+            f"sample {sample.key}: image {index} has extension {extension!r}; "
             f"wanted one of {', '.join(IMAGE_EXTENSIONS)}"
         )
-    return f"{position}.{extension}"
+    return f"{index}.{extension}"
 
 
-def _origin(record: RecordOrigin) -> dict[str, Any]:
+def _origin_to_json(record: RecordOrigin) -> dict[str, Any]:
     """Return a record's origin as JSON; `marks` is left out if there are none."""
     described = {name: getattr(record, name) for name in RecordOrigin.__slots__}
     marks = described.pop("marks")
     return described | ({"marks": list(marks)} if marks else {})
 
 
-def _round(stored: StoredRound) -> dict[str, Any]:
+def _round_to_json(stored: StoredRound) -> dict[str, Any]:
     return {"images": stored.images, "question": stored.question, "answer": stored.answer}
 
 
-def sample_from_members(found: Mapping[str, bytes], *, name: str) -> Sample:
+def decode_sample(members: Mapping[str, bytes], *, name: str) -> Sample:
     """Rebuild a sample from its members.
 
     Args:
@@ -151,24 +151,24 @@ def sample_from_members(found: Mapping[str, bytes], *, name: str) -> Sample:
         ValueError: A member is missing, superfluous or malformed.
     """
     try:
-        described = json.loads(found["json"])
-        sample = _sample(described, found)
+        described = json.loads(members["json"])
+        sample = _build_sample(described, members)
     except KeyError as error:
         raise ValueError(f"{name}: missing {error}") from error
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: {error}") from error
-    superfluous = sorted(found.keys() - member_names(sample))
+    superfluous = sorted(members.keys() - member_names(sample))
     if superfluous:
         raise ValueError(f"{name}: superfluous members {superfluous}")
     return sample
 
 
-def _description(sample: Sample) -> bytes:
+def _encode_json(sample: Sample) -> bytes:
     """Return the `.json` member: everything about the sample but its arrays and pixels."""
     images = [
         {
             "key": image.key,
-            "file": image_member(sample, i),
+            "file": image_member_name(sample, i),
             "size": image.size,
             "original_size": image.original_size,
         }
@@ -178,8 +178,8 @@ def _description(sample: Sample) -> bytes:
         "key": sample.key,
         "source": sample.source,
         "split": sample.split,
-        "records": [_origin(record) for record in sample.records],
-        "rounds": [_round(stored) for stored in sample.rounds],
+        "records": [_origin_to_json(record) for record in sample.records],
+        "rounds": [_round_to_json(stored) for stored in sample.rounds],
         "images": images,
     }
     try:
@@ -188,11 +188,11 @@ def _description(sample: Sample) -> bytes:
         raise ValueError(f"sample {sample.key}: a text is not valid Unicode: {error}") from error
 
 
-def _sample(described: dict[str, Any], found: Mapping[str, bytes]) -> Sample:
+def _build_sample(described: dict[str, Any], members: Mapping[str, bytes]) -> Sample:
     images = tuple(
         StoredImage(
             key=image["key"],
-            data=found[image["file"]],
+            data=members[image["file"]],
             extension=image["file"].rpartition(".")[2],
             size=_size(image["size"]),
             original_size=_size(image["original_size"]),
@@ -213,8 +213,8 @@ def _sample(described: dict[str, Any], found: Mapping[str, bytes]) -> Sample:
         ),
         rounds=rounds,
         images=images,
-        ids=_array(found["tokens.npy"], np.int32, member="tokens.npy"),
-        supervised=_array(found["mask.npy"], np.bool_, member="mask.npy"),
+        ids=_decode_npy(members["tokens.npy"], np.int32, member="tokens.npy"),
+        supervised=_decode_npy(members["mask.npy"], np.bool_, member="mask.npy"),
     )
 
 
@@ -223,7 +223,7 @@ def _size(pair: list[int]) -> tuple[int, int]:
     return width, height
 
 
-def _npy(array: NDArray[Any], dtype: str) -> bytes:
+def _encode_npy(array: NDArray[Any], dtype: str) -> bytes:
     """Return an array as an npy file of format version 1.0, little-endian."""
     return _npy_header(dtype, array.shape) + np.ascontiguousarray(array, dtype=dtype).tobytes()
 
@@ -237,7 +237,7 @@ def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
     return file.getvalue()
 
 
-def _array(data: bytes, dtype: type[np.generic], *, member: str) -> NDArray[Any]:
+def _decode_npy(data: bytes, dtype: type[np.generic], *, member: str) -> NDArray[Any]:
     """Read an npy file; objects are refused."""
     array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
     if array.dtype != dtype:

@@ -14,9 +14,9 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from vchat.base.files import written_whole
-from vchat.shards.format.index import ROW_SCHEMA, index_row, locate, padded
-from vchat.shards.format.sample import Sample, members
+from vchat.base.files import write_atomically
+from vchat.shards.format.index import ROW_SCHEMA, index_row, locate_members, pad_to_block
+from vchat.shards.format.sample import Sample, encode_sample
 
 
 def write_shard(path: Path, samples: Iterable[Sample], *, first_number: int) -> pa.Table:
@@ -29,7 +29,7 @@ def write_shard(path: Path, samples: Iterable[Sample], *, first_number: int) -> 
         samples: In the order they are stored.
         first_number: Number of the first sample within its split; stems count up from it.
     """
-    with written_whole(path) as file:
+    with write_atomically(path) as file:
         rows = _write_samples(file, samples, first_number)
     return pa.Table.from_pylist(rows, schema=ROW_SCHEMA)
 
@@ -41,12 +41,12 @@ def _write_samples(
     rows, start = [], 0
     for number, sample in enumerate(samples, start=first_number):
         stem = f"{number:09d}"
-        found = members(sample)
-        located = locate(found, start=start)
+        found = encode_sample(sample)
+        located = locate_members(found, start=start)
         for name, data in found:
-            file.write(header(f"{stem}.{name}", len(data)) + data)
-            file.write(bytes(padded(len(data)) - len(data)))
-        start = located[-1]["offset"] + padded(located[-1]["size"])
+            file.write(member_header(f"{stem}.{name}", len(data)) + data)
+            file.write(bytes(pad_to_block(len(data)) - len(data)))
+        start = located[-1]["offset"] + pad_to_block(located[-1]["size"])
         assert file.tell() == start, f"{stem}: the tar layout is not the one indexed"
         rows.append(index_row(sample, stem=stem, located=located))
     file.write(bytes(2 * tarfile.BLOCKSIZE))
@@ -54,7 +54,7 @@ def _write_samples(
     return rows
 
 
-def header(name: str, size: int) -> bytes:
+def member_header(name: str, size: int) -> bytes:
     """Return the block that stands before a member's bytes.
 
     It is that of `tarfile`, whose making costs a tenth of what decoding the image does, with

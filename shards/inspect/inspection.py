@@ -42,7 +42,7 @@ class Defect:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class TokenSpan:
     """Neighbouring ids of one kind: an image slot, or text with or without loss."""
 
     image: int | None
@@ -101,7 +101,7 @@ def overview(shards: ShardSet, *, split: str | None, source: str | None) -> dict
     defects = list(missing_files(shards))
     manifest = shards.manifest
     index_is_whole = not any(defect.file.startswith("index/") for defect in defects)
-    rows = selected(shards, split=split, source=source) if index_is_whole else None
+    rows = select_samples(shards, split=split, source=source) if index_is_whole else None
     return {
         "name": shards.name,
         "format_version": manifest["format_version"],
@@ -124,7 +124,7 @@ def totals(rows: pa.Table) -> dict[str, Any] | None:
     return statistics(rows)[0] if rows.num_rows else None
 
 
-def selected(shards: ShardSet, *, split: str | None, source: str | None) -> pa.Table:
+def select_samples(shards: ShardSet, *, split: str | None, source: str | None) -> pa.Table:
     """Return the index rows of a split and a source; None means all.
 
     Raises:
@@ -151,7 +151,7 @@ def row_at(rows: pa.Table, number: int) -> dict[str, Any]:
     return row
 
 
-def runs(sample: Sample, tokenizer: TextTokenizer) -> list[Run]:
+def token_spans(sample: Sample, tokenizer: TextTokenizer) -> list[TokenSpan]:
     """Return the sample's ids as text and slots, in order: exactly what the model reads."""
     found = []
     kinds = zip(sample.ids.tolist(), sample.supervised.tolist(), strict=True)
@@ -161,10 +161,10 @@ def runs(sample: Sample, tokenizer: TextTokenizer) -> list[Run]:
     ):
         ids = [token for token, _ in group]
         if is_slot:
-            found += [Run(image=next(images), supervised=supervised, pieces=()) for _ in ids]
+            found += [TokenSpan(image=next(images), supervised=supervised, pieces=()) for _ in ids]
         else:
             pieces = tuple(_pieces(ids, tokenizer))
-            found.append(Run(image=None, supervised=supervised, pieces=pieces))
+            found.append(TokenSpan(image=None, supervised=supervised, pieces=pieces))
     return found
 
 
@@ -184,7 +184,7 @@ def _pieces(ids: Sequence[int], tokenizer: TextTokenizer) -> list[str]:
     return pieces if "".join(pieces) == whole else [whole]
 
 
-def visible(text: str) -> str:
+def escape_controls(text: str) -> str:
     """Return text with its control characters as pictures, so that none reaches a terminal."""
     return text.translate(_PICTURES)
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from vchat.shards.format.manifest import ShardSet
 from vchat.shards.format.sample import Sample
-from vchat.shards.inspect.inspection import runs, visible
+from vchat.shards.inspect.inspection import escape_controls, token_spans
 
 PIPE_COLUMNS = 160
 """Width of tables where there is no terminal to ask."""
@@ -33,7 +33,7 @@ def print_overview(found: Mapping[str, Any]) -> None:
     tokenizer, image = found["tokenizer"], found["image"]
     out.print(Text(f"{found['name']}", style="bold"))
     lines = {
-        "shards": f"{found['num_shards']}, {size(found['shard_bytes'])} in all",
+        "shards": f"{found['num_shards']}, {format_size(found['shard_bytes'])} in all",
         "template": found["template"],
         "tokenizer": f"{tokenizer['num_ids']} ids, fingerprint {tokenizer['fingerprint'][:16]}",
         "images": ", ".join(f"{name} {value}" for name, value in (image or {}).items()),
@@ -44,7 +44,7 @@ def print_overview(found: Mapping[str, Any]) -> None:
     if found["groups"] is not None:
         out.print(_statistics_table(found["groups"], found["totals"]))
     for defect in found["defects"]:
-        out.print(Text(f"DEFECT {visible(defect)}", style="bold red"))
+        out.print(Text(f"DEFECT {escape_controls(defect)}", style="bold red"))
     if not found["defects"]:
         out.print(
             Text("intact: all files are there with the right sizes", style="green"),
@@ -66,10 +66,10 @@ def _statistics_table(groups: list[dict[str, Any]], totals: dict[str, Any] | Non
 
 
 def _number(name: str, value: int) -> str:
-    return size(value) if name == "bytes" else f"{value:,}"
+    return format_size(value) if name == "bytes" else f"{value:,}"
 
 
-def size(size_bytes: int) -> str:
+def format_size(size_bytes: int) -> str:
     """Return a size for people: `1.5 MB`, in powers of 1000."""
     for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if size_bytes >= factor:
@@ -81,18 +81,18 @@ def print_sample(shards: ShardSet, row: Mapping[str, Any]) -> None:
     """Print one dialogue as the model reads it; supervised text is green, or between {+ and +}."""
     out = _console()
     sample = shards.read_sample(row)
-    out.print(Text(visible(sample.key), style="bold"))
+    out.print(Text(escape_controls(sample.key), style="bold"))
     for line in _facts(shards, row, sample):
-        out.print(Text(f"  {visible(line)}", style="dim"), soft_wrap=True)
+        out.print(Text(f"  {escape_controls(line)}", style="dim"), soft_wrap=True)
     mark = ("", "") if out.color_system else ("{+", "+}")
     body = Text()
-    for run in runs(sample, shards.tokenizer()):
+    for run in token_spans(sample, shards.tokenizer()):
         if run.image is not None:
-            body.append(f"<image: {visible(sample.images[run.image].key)}>", style="cyan")
+            body.append(f"<image: {escape_controls(sample.images[run.image].key)}>", style="cyan")
         elif run.supervised:
-            body.append(mark[0] + visible(run.text) + mark[1], style="green")
+            body.append(mark[0] + escape_controls(run.text) + mark[1], style="green")
         else:
-            body.append(visible(run.text))
+            body.append(escape_controls(run.text))
     out.print()
     out.print(body, soft_wrap=True)
 

@@ -19,19 +19,19 @@ from PIL import Image
 from vchat.base.files import sha256_of
 from vchat.shards.format.index import index_row
 from vchat.shards.format.manifest import ShardSet, index_digest
-from vchat.shards.format.sample import Sample, sample_from_members
+from vchat.shards.format.sample import Sample, decode_sample
 from vchat.shards.format.statistics import statistics
 from vchat.shards.inspect.inspection import Defect, missing_files
 from vchat.shards.storage.store import MissingError
-from vchat.shards.storage.store_file import opened
+from vchat.shards.storage.store_file import open_store_file
 from vchat.shards.text.tokenizer import TextTokenizer
 
-Row = dict[str, Any]
-LONGEST_SHOWN = 80
+IndexRow = dict[str, Any]
+MAX_SHOWN_CHARACTERS = 80
 """Characters of a value that a defect shows."""
 
 
-def verify(shards: ShardSet, *, shard_done: Callable[[int], None]) -> Iterator[Defect]:
+def find_defects(shards: ShardSet, *, shard_done: Callable[[int], None]) -> Iterator[Defect]:
     """Yield every defect of the set; none means that all of it is as the manifest says.
 
     Reads every byte (each shard twice) and holds one sample.
@@ -45,7 +45,7 @@ def verify(shards: ShardSet, *, shard_done: Callable[[int], None]) -> Iterator[D
     yield from _digest_defects(shards)
     try:
         tokenizer = shards.tokenizer()
-        end_id = tokenizer.id_of(shards.template.end)
+        end_id = tokenizer.special_id(shards.template.end)
         shards.index()
     except (ValueError, OSError) as error:
         yield Defect(
@@ -85,14 +85,14 @@ def _shard_defects(
     shard = shards.manifest["shards"][number]
     name = shard["name"]
     try:
-        with opened(shards.store, name) as file:
+        with open_store_file(shards.store, name) as file:
             yield from _compare(sha256_of(file), shard["sha256"], file=name, what="sha256")
     except MissingError:
         return  # missing_files has listed it
     index = shards.index()
     rows = {r["stem"]: r for r in index.filter(pc.equal(index["shard"], number)).to_pylist()}
     yield from _compare(len(rows), shard["samples"], file=name, what="index rows")
-    with opened(shards.store, name) as file:
+    with open_store_file(shards.store, name) as file:
         try:
             for stem, stored in _stored_samples(file):
                 row = rows.pop(stem, None)
@@ -104,7 +104,7 @@ def _shard_defects(
         yield Defect(file=name, sample=place, what="tar entries", found="none", wanted="a sample")
 
 
-def _stored_samples(file: IO[bytes]) -> Iterator[tuple[str, list[tuple[Row, bytes]]]]:
+def _stored_samples(file: IO[bytes]) -> Iterator[tuple[str, list[tuple[IndexRow, bytes]]]]:
     """Yield each stem with its entries: what an index would say of each, and its bytes."""
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for stem, entries in groupby(tar, key=lambda entry: entry.name.partition(".")[0]):
@@ -124,8 +124,8 @@ def _stored_samples(file: IO[bytes]) -> Iterator[tuple[str, list[tuple[Row, byte
 
 def _sample_defects(
     stem: str,
-    stored: list[tuple[Row, bytes]],
-    row: Row | None,
+    stored: list[tuple[IndexRow, bytes]],
+    row: IndexRow | None,
     shard: str,
     tokenizer: TextTokenizer,
     *,
@@ -142,7 +142,7 @@ def _sample_defects(
         what = f"member {member}"
         yield from _compare(found.get(member), wanted.get(member), **place, what=what)
     try:
-        sample = sample_from_members({m["name"]: data for m, data in stored}, name="sample")
+        sample = decode_sample({m["name"]: data for m, data in stored}, name="sample")
     except ValueError as error:
         yield Defect(**place, what="members", found=str(error), wanted="a sample")
         return
@@ -212,14 +212,14 @@ def _compare(
         file=file,
         sample=sample,
         what=what,
-        found=_shown(found, first),
-        wanted=_shown(wanted, first),
+        found=_show_value(found, first),
+        wanted=_show_value(wanted, first),
     )
 
 
-def _shown(value: object, first: int) -> str:
+def _show_value(value: object, first: int) -> str:
     """Write a value so that the character at `first` is among those shown."""
-    start = max(0, first - LONGEST_SHOWN // 2)
-    if isinstance(value, str) and len(value) > LONGEST_SHOWN:
-        return f"{value[start : start + LONGEST_SHOWN]!r} (from character {start})"
+    start = max(0, first - MAX_SHOWN_CHARACTERS // 2)
+    if isinstance(value, str) and len(value) > MAX_SHOWN_CHARACTERS:
+        return f"{value[start : start + MAX_SHOWN_CHARACTERS]!r} (from character {start})"
     return repr(value)

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from torch.utils.data import get_worker_info
 
 from vchat.shards.loading.collate import Batch
-from vchat.shards.plan.cursor import Place, PlanCursor
+from vchat.shards.plan.cursor import PlanCursor, PlannedBatch
 
 
-class Delivered(NamedTuple):
+class LastBatch(NamedTuple):
     """The micro-batch that an iterator delivered last."""
 
     epoch: int
@@ -31,7 +31,7 @@ class BatchIterator(Iterator[Batch]):
     def __init__(
         self,
         cursor: PlanCursor,
-        batches: Callable[[Delivered | None], Iterator[tuple[Place, Batch]]],
+        batches: Callable[[LastBatch | None], Iterator[tuple[PlannedBatch, Batch]]],
     ):
         """Begin nothing yet.
 
@@ -39,14 +39,14 @@ class BatchIterator(Iterator[Batch]):
             batches: what follows a micro-batch, or the first step that is not done.
         """
         self._cursor, self._batches_after = cursor, batches
-        self._last: Delivered | None = None
-        self._batches: Iterator[tuple[Place, Batch]] | None = None
+        self._last: LastBatch | None = None
+        self._batches: Iterator[tuple[PlannedBatch, Batch]] | None = None
 
     def __next__(self) -> Batch:
         if self._batches is None:
             self._batches = self._batches_after(self._last)
         place, batch = next(self._batches)
-        self._last = Delivered(place.epoch, place.step_rows.start, place.micro_batch)
+        self._last = LastBatch(place.epoch, place.step_rows.start, place.micro_batch)
         return batch
 
     def state_dict(self) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class BatchIterator(Iterator[Batch]):
         return {
             "delivered": list(self._last) if self._last else None,
             "digest": plan.digest if plan else None,
-            "arguments": self._cursor.named_arguments(),
+            "arguments": self._cursor.arguments_by_name(),
             "share": self._share(),
         }
 
@@ -72,8 +72,10 @@ class BatchIterator(Iterator[Batch]):
                 f"cannot go on: the state is of {state['share']}, this iterator reads "
                 f"{self._share()}; a change of topology needs the loader's own state_dict"
             )
-        self._last = Delivered(*state["delivered"])
-        self._cursor.check(state | {"epoch": self._last.epoch, "position": self._last.position})
+        self._last = LastBatch(*state["delivered"])
+        self._cursor.check_state(
+            state | {"epoch": self._last.epoch, "position": self._last.position}
+        )
         self._batches = None
 
     def _share(self) -> dict[str, int]:

@@ -21,16 +21,16 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
-ROOM_TO_GROW = 1.25
+GROWTH = 1.25
 """Batches differ in their number of images: memory is taken for one that is larger by this."""
 
 
-class ReusedMemory:
+class BlockPool:
     """Blocks of memory, each lent to one tensor at a time. One thread takes, any may let go."""
 
-    def __init__(self, *, most: int):
+    def __init__(self, *, max_free: int):
         """Start with none; keep at most `most` blocks that are not lent."""
-        self._free: deque[NDArray[np.uint8]] = deque(maxlen=most)
+        self._free: deque[NDArray[np.uint8]] = deque(maxlen=max_free)
 
     def tensor(self, shape: tuple[int, ...], dtype: DTypeLike) -> Tensor:
         """Return a tensor with old contents; its block is free when its last view is gone."""
@@ -46,11 +46,11 @@ class ReusedMemory:
             block = self._free.pop()  # the one used last may still be in a cache
             if len(block) >= size:
                 return block
-        return np.empty(int(size * ROOM_TO_GROW), np.uint8)
+        return np.empty(int(size * GROWTH), np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
-class RowRoom:
+class RowBuffer:
     """The part of a micro-batch's memory that one row fills, as arrays."""
 
     pixels: NDArray[np.uint8]
@@ -64,7 +64,7 @@ class RowRoom:
     segment_ids: NDArray[np.int64]
 
 
-class BatchRoom:
+class BatchBuffer:
     """The memory of one micro-batch: threads lay out its rows, each in its own part."""
 
     def __init__(self, pixels: Tensor, tokens: Tensor, *, images_per_row: Sequence[int]):
@@ -82,15 +82,15 @@ class BatchRoom:
         """Bytes of all arrays."""
         return self.pixels.nbytes + self.tokens.nbytes
 
-    def row(self, number: int) -> RowRoom:
+    def row(self, number: int) -> RowBuffer:
         """Return the part of one row."""
-        return RowRoom(self.pixels.numpy()[self._images[number]], *self.tokens.numpy()[:, number])
+        return RowBuffer(self.pixels.numpy()[self._images[number]], *self.tokens.numpy()[:, number])
 
 
-class BatchRooms:
+class BufferPool:
     """Makes the rooms of one iteration over a loader."""
 
-    def __init__(self, *, tokens_per_row: int, side: int, pinned: bool, most_free: int):
+    def __init__(self, *, tokens_per_row: int, side: int, pin_memory: bool, max_free: int):
         """Make none yet.
 
         Args:
@@ -99,21 +99,21 @@ class BatchRooms:
             most_free: how many batches' memory is kept for later ones.
         """
         self._tokens_per_row, self._side = tokens_per_row, side
-        self._pinned = pinned
-        self._pixels = ReusedMemory(most=most_free)
-        self._tokens = ReusedMemory(most=most_free)
+        self._pin_memory = pin_memory
+        self._pixels = BlockPool(max_free=max_free)
+        self._tokens = BlockPool(max_free=max_free)
 
-    def room(self, images_per_row: Sequence[int]) -> BatchRoom:
+    def take(self, images_per_row: Sequence[int]) -> BatchBuffer:
         """Return room for rows with so many images each, its contents undefined."""
         pixels = (sum(images_per_row), self._side, self._side, 3)
         tokens = (4, len(images_per_row), self._tokens_per_row)
-        if self._pinned:
-            return BatchRoom(
+        if self._pin_memory:
+            return BatchBuffer(
                 torch.empty(pixels, dtype=torch.uint8, pin_memory=True),
                 torch.empty(tokens, dtype=torch.int64, pin_memory=True),
                 images_per_row=images_per_row,
             )
-        return BatchRoom(
+        return BatchBuffer(
             self._pixels.tensor(pixels, np.uint8),
             self._tokens.tensor(tokens, np.int64),
             images_per_row=images_per_row,

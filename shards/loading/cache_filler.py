@@ -14,8 +14,8 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from vchat.shards.loading.cache_schedule import shard_use, shards_to_cache
 from vchat.shards.loading.fetch import SampleFetcher
-from vchat.shards.loading.held_shards import shard_use, shards_to_hold
 from vchat.shards.plan.epoch import EpochPlan
 from vchat.shards.storage.cached_store import CachedStore
 from vchat.shards.storage.remote import PARTS_IN_FLIGHT
@@ -23,11 +23,11 @@ from vchat.shards.storage.store import ShardError
 
 log = logging.getLogger(__name__)
 
-LOOK_AGAIN_S = 1.0
+RECHECK_S = 1.0
 """Other processes fill and drop entries too; so often the keeper looks what is there."""
 
 
-class ShardKeeper:
+class CacheFiller:
     """Runs from its making until `stop`."""
 
     def __init__(
@@ -52,7 +52,7 @@ class ShardKeeper:
         self._thread = threading.Thread(target=self._run, name="vchat-keeper", daemon=True)
         self._thread.start()
 
-    def reached(self, position: int) -> None:
+    def advance(self, position: int) -> None:
         """Hear that rows before a position are not needed any more."""
         with self._changed:
             self._position = position
@@ -84,29 +84,29 @@ class ShardKeeper:
         budget = min(store.cache.limit_bytes for store, _ in stores.values())
         while not self._stopped:
             position = self._position
-            held = shards_to_hold(use, sizes=sizes, position=position, budget=budget)
-            if not self._brought_one([stores[number] for number in held]):
+            held = shards_to_cache(use, sizes=sizes, position=position, budget=budget)
+            if not self._fill_one([stores[number] for number in held]):
                 with self._changed:
                     self._changed.wait_for(
                         lambda seen=position: self._stopped or self._position != seen,  # type: ignore[misc]
-                        timeout=LOOK_AGAIN_S,
+                        timeout=RECHECK_S,
                     )
 
-    def _brought_one(self, held: list[tuple[CachedStore, str]]) -> bool:
+    def _fill_one(self, held: list[tuple[CachedStore, str]]) -> bool:
         """Bring the first shard that is not there; False if no one was for us to bring.
 
         Marks those that are there as used, so that others give way to the new one.
         """
         missing = [(store, name) for store, name in held if not store.touch(name)]
         for store, name in missing:
-            if (store, name) not in self._tried and self._bring(store, name):
+            if (store, name) not in self._tried and self._fill(store, name):
                 return True
         return False
 
-    def _bring(self, store: CachedStore, name: str) -> bool:
+    def _fill(self, store: CachedStore, name: str) -> bool:
         """Return whether a shard is in the cache now; one that failed is not tried again."""
         try:
-            if not store.keep(name, pool=self._pool):
+            if not store.fill_cache(name, pool=self._pool):
                 return False  # another process is at it
         except (CancelledError, RuntimeError):
             if not self._stopped:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vchat.shards.loading.buffers import BatchRoom, RowRoom
+from vchat.shards.loading.buffers import BatchBuffer, RowBuffer
 from vchat.shards.storage.store import ShardError
 
 IGNORED = -100
@@ -79,11 +79,13 @@ class Batch:
     """Planned supervised tokens of the step over all ranks: what its loss is divided by."""
 
     @classmethod
-    def of_room(cls, room: BatchRoom, keys: list[list[str]], *, num_supervised: int) -> Batch:
+    def from_buffer(
+        cls, buffer: BatchBuffer, keys: list[list[str]], *, num_supervised: int
+    ) -> Batch:
         """Return what the rows of a room were filled with, without copying."""
-        token_ids, labels, position_ids, segment_ids = room.tokens
+        token_ids, labels, position_ids, segment_ids = buffer.tokens
         return cls(
-            pixels=room.pixels.permute(0, 3, 1, 2),
+            pixels=buffer.pixels.permute(0, 3, 1, 2),
             token_ids=token_ids,
             labels=labels,
             position_ids=position_ids,
@@ -120,7 +122,7 @@ class Batch:
         )
 
 
-def with_slots_repeated(
+def repeat_slots(
     ids: NDArray[np.int32],
     supervised: NDArray[np.bool_],
     *,
@@ -140,9 +142,9 @@ def with_slots_repeated(
     return ids.repeat(repeats), supervised.repeat(repeats)
 
 
-def lay_out(
+def fill_row(
     samples: Sequence[LoadedSample],
-    row: RowRoom,
+    buffer: RowBuffer,
     *,
     lengths: NDArray[np.integer],
     positions: NDArray[np.int64],
@@ -160,23 +162,23 @@ def lay_out(
     Raises:
         ValueError: the samples have another number of slots than there are images.
     """
-    row.labels.fill(IGNORED)
+    buffer.labels.fill(IGNORED)
     end = 0
     if samples:
-        ids, supervised = with_slots_repeated(
+        ids, supervised = repeat_slots(
             np.concatenate([sample.ids for sample in samples]),
             np.concatenate([sample.supervised for sample in samples]),
             image_id=image_id,
             positions=positions,
         )
         end = len(ids)
-        row.token_ids[:end] = ids
-        np.copyto(row.labels[:end], ids, where=supervised)
+        buffer.token_ids[:end] = ids
+        np.copyto(buffer.labels[:end], ids, where=supervised)
         numbers, first = np.arange(end), 0
         for segment, length in enumerate(lengths.tolist(), start=1):
-            row.position_ids[first : first + length] = numbers[:length]
-            row.segment_ids[first : first + length] = segment
+            buffer.position_ids[first : first + length] = numbers[:length]
+            buffer.segment_ids[first : first + length] = segment
             first += length
-    row.token_ids[end:] = pad_id
-    row.position_ids[end:] = 0
-    row.segment_ids[end:] = 0
+    buffer.token_ids[end:] = pad_id
+    buffer.position_ids[end:] = 0
+    buffer.segment_ids[end:] = 0

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 import xxhash
 from numpy.typing import NDArray
 
-from vchat.shards.loading.ranges import UNREAD_MEMBER, Reading, sample_spans
+from vchat.shards.loading.ranges import UNREAD_MEMBER, PendingRange, sample_spans
 from vchat.shards.plan.joined_sets import JoinedSets
-from vchat.shards.plan.plan_index import numbered_in_order, text_column
+from vchat.shards.plan.plan_index import number_in_order, text_column
 from vchat.shards.storage.store import LocalStore, ShardError
 
 TOKENS, MASK, UNREAD = -1, -2, -3
@@ -25,7 +25,7 @@ TOKENS, MASK, UNREAD = -1, -2, -3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fetched:
+class FetchedSample:
     """One sample as stored: ids with one slot id per image."""
 
     ids: NDArray[np.int32]
@@ -48,13 +48,13 @@ class SampleFetcher:
         counts = pc.list_value_length(table["members"]).to_numpy().astype(np.int64)
         self._first_member = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
         members = pc.list_flatten(table["members"])
-        self._names, self._name = numbered_in_order(pc.struct_field(members, "name"))
+        self._names, self._name = number_in_order(pc.struct_field(members, "name"))
         self._roles = [role_of(name) for name in self._names]
         self._offset = pc.struct_field(members, "offset").to_numpy()
         self._size = pc.struct_field(members, "size").to_numpy()
         self._xxh3 = pc.struct_field(members, "xxh3").to_numpy()
 
-    def fetch(self, number: int, *, reading: Reading | None = None) -> Fetched:
+    def fetch(self, number: int, *, pending: PendingRange | None = None) -> FetchedSample:
         """Return one sample.
 
         Args:
@@ -63,7 +63,7 @@ class SampleFetcher:
         Raises:
             ShardError: unreadable, short, wrong checksum, or not the arrays they should be.
         """
-        start, body = int(self.start[number]), self._body(number, reading=reading)
+        start, body = int(self.start[number]), self._body(number, reading=pending)
         parts: dict[int, memoryview] = {}
         here = slice(self._first_member[number], self._first_member[number + 1])
         for name, offset, size, xxh3 in zip(
@@ -77,20 +77,20 @@ class SampleFetcher:
             if role != UNREAD:
                 part = body[offset - start : offset - start + size]
                 if xxhash.xxh3_64_intdigest(part) != xxh3:
-                    raise self._wrong_checksum(
+                    raise self._checksum_error(
                         part, number=number, offset=offset, name=self._names[name], xxh3=xxh3
                     )
                 parts[role] = part
         try:
-            ids = stored_array(parts.pop(TOKENS), "<i4").astype(np.int32, copy=False)
-            supervised = stored_array(parts.pop(MASK), "|b1").astype(np.bool_, copy=False)
+            ids = parse_npy(parts.pop(TOKENS), "<i4").astype(np.int32, copy=False)
+            supervised = parse_npy(parts.pop(MASK), "|b1").astype(np.bool_, copy=False)
         except (KeyError, ValueError) as err:
             raise self._error(f"no token arrays: {err}", number=number, offset=start) from err
-        return Fetched(
+        return FetchedSample(
             ids=ids, supervised=supervised, images=tuple(parts[image] for image in sorted(parts))
         )
 
-    def expect(self, numbers: NDArray[np.integer]) -> None:
+    def prefetch(self, numbers: NDArray[np.integer]) -> None:
         """Say which samples of local shards are going to be fetched."""
         for shard, start, end in zip(
             self.shard[numbers].tolist(),
@@ -100,29 +100,29 @@ class SampleFetcher:
         ):
             store, name = self.shards[shard]
             if isinstance(store, LocalStore):
-                store.expect(name, start, end)
+                store.prefetch(name, start, end)
 
     def num_bytes(self, numbers: NDArray[np.integer]) -> int:
         """Return how many bytes are read for some samples."""
         return int((self.end[numbers] - self.start[numbers]).sum())
 
-    def undecodable(self, number: int, reason: ValueError) -> ShardError:
+    def decode_error(self, number: int, reason: ValueError) -> ShardError:
         """Return the error for a sample whose bytes are as written but not what they should be."""
         return self._error(str(reason), number=number, offset=int(self.start[number]))
 
-    def _body(self, number: int, *, reading: Reading | None) -> memoryview:
+    def _body(self, number: int, *, reading: PendingRange | None) -> memoryview:
         """Return the bytes of a sample, from its first member that is read to its last."""
         start, end = int(self.start[number]), int(self.end[number])
         try:
             if reading is not None:
-                return reading.body(start, end)
+                return reading.wait_for_part(start, end)
             store, shard = self.shards[self.shard[number]]
             return memoryview(store.read(shard, start, end))
         except ShardError as err:
             named = {"key": self._keys[number], "source": self._source_of(number)}
-            raise err.of_sample(**named, offset=start) from err
+            raise err.with_sample(**named, offset=start) from err
 
-    def _wrong_checksum(
+    def _checksum_error(
         self, part: memoryview, *, number: int, offset: int, name: str, xxh3: int
     ) -> ShardError:
         """Return the error for a member whose bytes are not those of the index."""
@@ -160,7 +160,7 @@ def role_of(name: str) -> int:
     return int(number)
 
 
-def stored_array(data: memoryview, kind: str) -> NDArray[np.generic]:
+def parse_npy(data: memoryview, kind: str) -> NDArray[np.generic]:
     """Return the one-dimensional array in the bytes of a `.npy` file; never unpickles.
 
     Raises:

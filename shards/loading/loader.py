@@ -31,17 +31,17 @@ from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
 from vchat.shards.format.manifest import ShardSet
-from vchat.shards.loading.batch_iterator import BatchIterator, Delivered
-from vchat.shards.loading.buffers import BatchRoom, BatchRooms, RowRoom
+from vchat.shards.loading.batch_iterator import BatchIterator, LastBatch
+from vchat.shards.loading.buffers import BatchBuffer, BufferPool, RowBuffer
 from vchat.shards.loading.collate import Batch, LoadedSample
-from vchat.shards.loading.prefetch import ReadAhead
-from vchat.shards.loading.ranges import Reading
+from vchat.shards.loading.prefetch import Prefetcher
+from vchat.shards.loading.ranges import PendingRange
 from vchat.shards.loading.sample_loader import SampleLoader
-from vchat.shards.plan.cursor import Place, PlanCursor
+from vchat.shards.plan.cursor import PlanCursor, PlannedBatch
 from vchat.shards.plan.epoch import EpochPlan, PlanArguments
-from vchat.shards.plan.joined_sets import joined
+from vchat.shards.plan.joined_sets import join_sets
 from vchat.shards.plan.plan_index import PlanIndex
-from vchat.shards.storage.metrics import Counted, Metrics, added_up
+from vchat.shards.storage.metrics import MetricName, Metrics, sum_metrics
 from vchat.shards.storage.store import ShardError
 
 LOGGED_FAULTS = 10
@@ -57,10 +57,10 @@ class Equipment:
     """Each works on one row at a time, from its bytes to its pixels: between threads that only read
     and threads that only decode, the interpreter lock would have to change hands all the time."""
 
-    reader: ReadAhead
+    reader: Prefetcher
     """Has the bytes on their way before they are asked for."""
 
-    rooms: BatchRooms
+    rooms: BufferPool
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class LoadedRow:
     faults: list[ShardError]
 
     @classmethod
-    def of(cls, samples: Sequence[LoadedSample]) -> LoadedRow:
+    def from_samples(cls, samples: Sequence[LoadedSample]) -> LoadedRow:
         """Sum up the samples of a row."""
         return cls(
             keys=[sample.key for sample in samples],
@@ -82,11 +82,11 @@ class LoadedRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Underway:
+class PendingBatch:
     """A micro-batch that is being read."""
 
-    place: Place
-    room: BatchRoom
+    place: PlannedBatch
+    buffer: BatchBuffer
     rows: list[Future[LoadedRow]]
 
     num_bytes: int
@@ -115,12 +115,12 @@ class Loader(IterableDataset[Batch]):
         image_size: int,
         crop: int | None = None,
         threads: int = 2,
-        read_ahead_rows: int = 16,
-        read_ahead_bytes: int = 1 << 28,
+        prefetch_rows: int = 16,
+        prefetch_bytes: int = 1 << 28,
         on_fault: Literal["raise", "skip"] = "raise",
         max_skipped: int = 100,
-        pinned: bool = False,
-        kept_plans: Path | None = None,
+        pin_memory: bool = False,
+        plan_folder: Path | None = None,
     ):
         """Plan nothing yet; the first plan is made by the first call that needs it.
 
@@ -143,7 +143,7 @@ class Loader(IterableDataset[Batch]):
         """
         if isinstance(shard_sets, ShardSet):
             shard_sets = [shard_sets]
-        sets = joined(shard_sets, split=arguments.split)
+        sets = join_sets(shard_sets, split=arguments.split)
         self.cursor = PlanCursor(
             sets.index,
             arguments,
@@ -151,13 +151,13 @@ class Loader(IterableDataset[Batch]):
             rows_per_micro_batch=rows_per_micro_batch,
             rank=rank,
             world_size=world_size,
-            kept_plans=kept_plans,
+            plan_folder=plan_folder,
         )
         self.rows_per_step = rows_per_step
         self.crop = crop or image_size
         self.threads = threads
-        self.read_ahead_rows, self.read_ahead_bytes = read_ahead_rows, read_ahead_bytes
-        self.pinned = pinned
+        self.prefetch_rows, self.prefetch_bytes = prefetch_rows, prefetch_bytes
+        self.pin_memory = pin_memory
         self.on_fault, self.max_skipped = on_fault, max_skipped
         self.ranks_per_node = ranks_per_node
         self._metrics = Metrics()
@@ -200,14 +200,14 @@ class Loader(IterableDataset[Batch]):
         """Yield batches from the first step that is not done on; never ends by itself."""
         return BatchIterator(self.cursor, self._batches)
 
-    def measured(self) -> dict[Counted, float]:
+    def metrics(self) -> dict[MetricName, float]:
         """Return what reading has cost this process so far.
 
         Loaders of the same shard sets share what is counted of bytes, requests, cache and retries.
         """
-        return added_up([self._metrics, *self._store_metrics])
+        return sum_metrics([self._metrics, *self._store_metrics])
 
-    def step_done(self) -> None:
+    def finish_step(self) -> None:
         """Count the next step as completed: after a resume, it is not delivered again.
 
         Raises:
@@ -220,7 +220,7 @@ class Loader(IterableDataset[Batch]):
                 f"the step of rows {rows.start} to {rows.stop} of epoch {epoch} cannot be "
                 f"done: batches were delivered up to row {self._delivered[1]}"
             )
-        self.cursor.step_done()
+        self.cursor.finish_step()
 
     def state_dict(self) -> dict[str, Any]:
         """Return where completed steps end: arguments, plan's digest, epoch, position in rows."""
@@ -235,7 +235,7 @@ class Loader(IterableDataset[Batch]):
         self.cursor.load_state_dict(state)
         self._delivered = None
 
-    def _batches(self, after: Delivered | None) -> Iterator[tuple[Place, Batch]]:
+    def _batches(self, after: LastBatch | None) -> Iterator[tuple[PlannedBatch, Batch]]:
         """Yield what follows a micro-batch, or the first step that is not done.
 
         In a worker process of torch's DataLoader, only its share: every n-th micro-batch.
@@ -243,90 +243,92 @@ class Loader(IterableDataset[Batch]):
         self._delivered = (self.cursor.epoch, self.cursor.position)
         equipment = Equipment(
             threads=ThreadPoolExecutor(self.threads, thread_name_prefix="vchat-decoding"),
-            reader=ReadAhead(
+            reader=Prefetcher(
                 self._samples.fetcher,
                 rank=self.cursor.rank,
                 world_size=self.cursor.world_size,
                 ranks_per_node=self.ranks_per_node,
             ),
-            rooms=BatchRooms(
+            rooms=BufferPool(
                 tokens_per_row=self.cursor.arguments.tokens_per_row,
                 side=self.crop,
-                pinned=self.pinned,
-                most_free=self.read_ahead_rows // self.cursor.rows_per_micro_batch + 1,
+                pin_memory=self.pin_memory,
+                max_free=self.prefetch_rows // self.cursor.rows_per_micro_batch + 1,
             ),
         )
         try:
             for underway in self._read_ahead(equipment, after=after):
-                with self._metrics.timed("waiting_s"):
+                with self._metrics.measure_time("waiting_s"):
                     rows = [row.result() for row in underway.rows]
                 place = underway.place
                 if place.ends_step:
                     self._delivered = (place.epoch, place.step_rows.stop)
-                yield place, self._batch(place, rows, room=underway.room)
+                yield place, self._batch(place, rows, room=underway.buffer)
         finally:
             equipment.threads.shutdown(wait=False, cancel_futures=True)
             equipment.reader.close()
             equipment.threads.shutdown(wait=True)
 
-    def _places_here(self, *, after: Delivered | None) -> Iterator[Place]:
+    def _places_here(self, *, after: LastBatch | None) -> Iterator[PlannedBatch]:
         """Yield the micro-batches that this process reads: all of them, or a worker's share."""
         worker = get_worker_info()
         first, every = (worker.id, worker.num_workers) if worker else (0, 1)
         if after is None:
-            begun = self.cursor.places(epoch=self.cursor.epoch, position=self.cursor.position)
+            begun = self.cursor.batches_from(epoch=self.cursor.epoch, position=self.cursor.position)
             return itertools.islice(begun, first, None, every)
-        begun = self.cursor.places(epoch=after.epoch, position=after.position)
+        begun = self.cursor.batches_from(epoch=after.epoch, position=after.position)
         return itertools.islice(begun, after.micro_batch + every, None, every)
 
-    def _read_ahead(self, equipment: Equipment, *, after: Delivered | None) -> Iterator[Underway]:
+    def _read_ahead(
+        self, equipment: Equipment, *, after: LastBatch | None
+    ) -> Iterator[PendingBatch]:
         """Yield micro-batches in order, their rows being read; a bounded number ahead."""
-        ahead: deque[Underway] = deque()
+        ahead: deque[PendingBatch] = deque()
         for place in self._places_here(after=after):
-            equipment.reader.reached(place.plan, place.step_rows.start)
+            equipment.reader.advance(place.plan, place.step_rows.start)
             ahead.append(self._begun(place, equipment))
             while (
-                len(ahead) * self.cursor.rows_per_micro_batch >= self.read_ahead_rows
-                or sum(underway.num_bytes for underway in ahead) >= self.read_ahead_bytes
+                len(ahead) * self.cursor.rows_per_micro_batch >= self.prefetch_rows
+                or sum(underway.num_bytes for underway in ahead) >= self.prefetch_bytes
             ):
                 yield ahead.popleft()
 
-    def _begun(self, place: Place, equipment: Equipment) -> Underway:
+    def _begun(self, place: PlannedBatch, equipment: Equipment) -> PendingBatch:
         """Let threads load the rows of a place, each into its part of one batch's memory."""
         rows = [np.zeros(0, np.int32) if row is None else place.plan.row(row) for row in place.rows]
-        room = equipment.rooms.room([int(self._inputs[row].sum()) for row in rows])
+        room = equipment.rooms.take([int(self._inputs[row].sum()) for row in rows])
         numbers = np.concatenate(rows)
-        readings = equipment.reader.begin(numbers)
+        readings = equipment.reader.start_reads(numbers)
         loading = [
             equipment.threads.submit(self._load_row, row, room.row(n), readings)
             for n, row in enumerate(rows)
         ]
         num_bytes = room.nbytes + self._samples.fetcher.num_bytes(numbers)
-        return Underway(place, room, loading, num_bytes)
+        return PendingBatch(place, room, loading, num_bytes)
 
     def _load_row(
-        self, numbers: NDArray[np.int32], room: RowRoom, readings: Mapping[int, Reading]
+        self, numbers: NDArray[np.int32], room: RowBuffer, readings: Mapping[int, PendingRange]
     ) -> LoadedRow:
         """Read the samples of a row, decode their images and lay them out in its room."""
         ends = self._inputs[numbers].cumsum().tolist()
         read = [
-            self._samples.read(number, reading=readings.get(number)) for number in numbers.tolist()
+            self._samples.read(number, pending=readings.get(number)) for number in numbers.tolist()
         ]
-        with self._metrics.timed("decode_s"):
+        with self._metrics.measure_time("decode_s"):
             samples = [
                 self._samples.decode(sample, number=number, pixels=room.pixels[start:end])
                 for sample, number, start, end in zip(
                     read, numbers.tolist(), [0, *ends], ends, strict=False
                 )
             ]
-        self._samples.lay_out(samples, room, numbers=numbers)
-        return LoadedRow.of(samples)
+        self._samples.fill_row(samples, room, numbers=numbers)
+        return LoadedRow.from_samples(samples)
 
-    def _batch(self, place: Place, rows: list[LoadedRow], *, room: BatchRoom) -> Batch:
+    def _batch(self, place: PlannedBatch, rows: list[LoadedRow], *, room: BatchBuffer) -> Batch:
         """Return the rows of a place as a batch that says where in the plan they stand."""
         for row in rows:
             self._check_faults(row, epoch=place.epoch)
-        batch = Batch.of_room(
+        batch = Batch.from_buffer(
             room,
             [row.keys for row in rows],
             num_supervised=sum(row.num_supervised for row in rows),
@@ -336,8 +338,8 @@ class Loader(IterableDataset[Batch]):
             epoch=place.epoch,
             step=place.step_rows.start // self.rows_per_step,
             micro_batch=place.micro_batch,
-            micro_batches=place.micro_batches,
-            supervised_of_step=place.plan.supervised_of(place.step_rows),
+            micro_batches=place.num_micro_batches,
+            supervised_of_step=place.plan.count_supervised(place.step_rows),
         )
 
     def _check_faults(self, row: LoadedRow, *, epoch: int) -> None:

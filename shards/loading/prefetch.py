@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from vchat.shards.loading.cache_filler import ShardKeeper
+from vchat.shards.loading.cache_filler import CacheFiller
 from vchat.shards.loading.fetch import SampleFetcher
-from vchat.shards.loading.ranges import Reading, begun, joined_ranges
+from vchat.shards.loading.ranges import PendingRange, merge_spans, start_reads
 from vchat.shards.plan.epoch import EpochPlan
 from vchat.shards.storage.cached_store import CachedStore
 from vchat.shards.storage.store import LocalStore
@@ -22,7 +22,7 @@ from vchat.shards.storage.store import LocalStore
 Ints = NDArray[np.int64]
 
 
-class ReadAhead:
+class Prefetcher:
     """Reads for one iteration of a loader."""
 
     def __init__(self, fetcher: SampleFetcher, *, rank: int, world_size: int, ranks_per_node: int):
@@ -33,50 +33,50 @@ class ReadAhead:
         """
         self._fetcher = fetcher
         stores = [store for store, _ in fetcher.shards]
-        self._is_far = any(not isinstance(store, LocalStore) for store in stores)
+        self._is_remote = any(not isinstance(store, LocalStore) for store in stores)
         self._has_cache = any(isinstance(store, CachedStore) for store in stores)
-        readers = max((store.readers for store in stores), default=1)
-        self._ranges = ThreadPoolExecutor(readers, thread_name_prefix="vchat-ranges")
+        readers = max((store.num_readers for store in stores), default=1)
+        self._range_threads = ThreadPoolExecutor(readers, thread_name_prefix="vchat-ranges")
         self._node = (rank // ranks_per_node, ranks_per_node, world_size)
-        self._keeper: ShardKeeper | None = None
+        self._cache_filler: CacheFiller | None = None
         self._plan: EpochPlan | None = None
 
-    def reached(self, plan: EpochPlan, position: int) -> None:
+    def advance(self, plan: EpochPlan, position: int) -> None:
         """Hear that the rows from a position on are going to be read next."""
         if not self._has_cache:
             return
         if plan is not self._plan:
-            if self._keeper is not None:
-                self._keeper.stop()
+            if self._cache_filler is not None:
+                self._cache_filler.stop()
             self._plan = plan
-            rows = self._rows_here(plan, position)
-            self._keeper = ShardKeeper(plan, self._fetcher, rows=rows, position=position)
-        assert self._keeper is not None
-        self._keeper.reached(position)
+            rows = self._rows_of_machine(plan, position)
+            self._cache_filler = CacheFiller(plan, self._fetcher, rows=rows, position=position)
+        assert self._cache_filler is not None
+        self._cache_filler.advance(position)
 
-    def begin(self, numbers: NDArray[np.integer]) -> dict[int, Reading]:
+    def start_reads(self, numbers: NDArray[np.integer]) -> dict[int, PendingRange]:
         """Start reading samples that lie far away; return their readings by sample number.
 
         Local files are brought into memory by the system.
         """
         fetcher = self._fetcher
-        if not self._is_far:
-            fetcher.expect(numbers)
+        if not self._is_remote:
+            fetcher.prefetch(numbers)
             return {}
         distinct = np.array(list(dict.fromkeys(numbers.tolist())), np.int64)
-        ranges = joined_ranges(
+        ranges = merge_spans(
             fetcher.shard[distinct], fetcher.start[distinct], fetcher.end[distinct]
         )
-        readings = begun(ranges, shards=fetcher.shards, pool=self._ranges)
+        readings = start_reads(ranges, shards=fetcher.shards, pool=self._range_threads)
         return {int(distinct[place]): reading for place, reading in readings.items()}
 
     def close(self) -> None:
         """End its threads."""
-        if self._keeper is not None:
-            self._keeper.stop()
-        self._ranges.shutdown(wait=True, cancel_futures=True)
+        if self._cache_filler is not None:
+            self._cache_filler.stop()
+        self._range_threads.shutdown(wait=True, cancel_futures=True)
 
-    def _rows_here(self, plan: EpochPlan, position: int) -> NDArray[np.bool_]:
+    def _rows_of_machine(self, plan: EpochPlan, position: int) -> NDArray[np.bool_]:
         """Return which rows from a position on are read by a rank of this machine."""
         node, ranks_per_node, world_size = self._node
         rows = np.arange(plan.num_rows)

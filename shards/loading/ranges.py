@@ -30,29 +30,29 @@ LARGEST_RANGE = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class PendingRange:
     """A range of a shard that is being read."""
 
     start: int
     data: Future[bytes]
 
-    def body(self, start: int, end: int) -> memoryview:
+    def wait_for_part(self, start: int, end: int) -> memoryview:
         """Wait for the range and return a part of it; raises what the reading raised."""
         return memoryview(self.data.result())[start - self.start : end - self.start]
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
+class ByteRange:
     """One request for the bytes of some samples of a shard."""
 
     shard: int
     start: int
     end: int
-    wanted: Ints
+    samples: Ints
     """Places of the samples among those that were asked for, ascending."""
 
 
-def joined_ranges(shard: NDArray[np.integer], start: Ints, end: Ints) -> list[Range]:
+def merge_spans(shard: NDArray[np.integer], start: Ints, end: Ints) -> list[ByteRange]:
     """Return ranges that cover the spans of samples, that of the first sample first.
 
     Args:
@@ -61,11 +61,13 @@ def joined_ranges(shard: NDArray[np.integer], start: Ints, end: Ints) -> list[Ra
     order = np.lexsort((start, shard))
     starts = np.flatnonzero(range_starts(shard[order], start[order], end[order]))
     ranges = [
-        Range(int(shard[places[0]]), int(start[places[0]]), int(end[places].max()), np.sort(places))
+        ByteRange(
+            int(shard[places[0]]), int(start[places[0]]), int(end[places].max()), np.sort(places)
+        )
         for places in np.split(order, starts[1:])
         if len(places)
     ]
-    return sorted(ranges, key=lambda found: int(found.wanted[0]))
+    return sorted(ranges, key=lambda found: int(found.samples[0]))
 
 
 def range_starts(group: NDArray[np.integer], start: Ints, end: Ints) -> NDArray[np.bool_]:
@@ -88,16 +90,18 @@ def range_starts(group: NDArray[np.integer], start: Ints, end: Ints) -> NDArray[
         new |= too_far
 
 
-def begun(
-    ranges: Sequence[Range], *, shards: Sequence[tuple[Store, str]], pool: Executor
-) -> dict[int, Reading]:
+def start_reads(
+    ranges: Sequence[ByteRange], *, shards: Sequence[tuple[Store, str]], pool: Executor
+) -> dict[int, PendingRange]:
     """Start reading the ranges that lie far away; return what will hold each sample, by place."""
-    readings: dict[int, Reading] = {}
+    readings: dict[int, PendingRange] = {}
     for found in ranges:
         store, name = shards[found.shard]
-        if not store.is_near(name):
-            reading = Reading(found.start, pool.submit(store.read, name, found.start, found.end))
-            readings |= dict.fromkeys(found.wanted.tolist(), reading)
+        if not store.is_local(name):
+            reading = PendingRange(
+                found.start, pool.submit(store.read, name, found.start, found.end)
+            )
+            readings |= dict.fromkeys(found.samples.tolist(), reading)
     return readings
 
 

@@ -50,15 +50,15 @@ class SampleSpans:
     end: Ints
     """int64[N], the byte after the last."""
 
-    is_far: NDArray[np.bool_]
+    is_remote: NDArray[np.bool_]
     """bool[N], whether its shard is read over a network."""
 
     @classmethod
     def of(cls, sets: JoinedSets) -> SampleSpans:
         """Return where what training reads of each sample lies."""
         start, end = sample_spans(sets.table)
-        far = [not store.is_near(name) for store, name in sets.shards]
-        return cls(start=start, end=end, is_far=np.array(far, np.bool_)[sets.index.shard])
+        remote = [not store.is_local(name) for store, name in sets.shards]
+        return cls(start=start, end=end, is_remote=np.array(remote, np.bool_)[sets.index.shard])
 
 
 def rank_work(
@@ -77,12 +77,12 @@ def rank_work(
     moment = rows // rows_per_step * rows_per_step + in_step
     group = moment * world_size + rank
     drawn = np.repeat(rows, np.diff(plan.row_offsets[: len(rows) + 1]))
-    made = reads(plan.samples[: len(drawn)], group[drawn], plan=plan, spans=spans)
+    made = count_reads(plan.samples[: len(drawn)], group[drawn], plan=plan, spans=spans)
     reader = made.micro_batch % world_size
     return RankWork(
-        bytes=by_rank(made.bytes, reader, world_size=world_size),
-        requests=by_rank(made.requests, reader, world_size=world_size),
-        images=by_rank(images, rank, world_size=world_size),
+        bytes=sum_by_rank(made.bytes, reader, world_size=world_size),
+        requests=sum_by_rank(made.requests, reader, world_size=world_size),
+        images=sum_by_rank(images, rank, world_size=world_size),
         image_imbalance=imbalance(images, rank, moment=moment, world_size=world_size),
     )
 
@@ -98,7 +98,7 @@ class Reads(NamedTuple):
     """Over a network, one for each part of at most `LARGEST_RANGE` bytes."""
 
 
-def reads(
+def count_reads(
     samples: SampleNumbers, micro_batch: Ints, *, plan: EpochPlan, spans: SampleSpans
 ) -> Reads:
     """Return the reads of an epoch, as `ReadAhead` and `SampleFetcher` make them.
@@ -106,7 +106,7 @@ def reads(
     Args:
         micro_batch: of each of the samples, a number of its own for every rank.
     """
-    far = spans.is_far[samples]
+    far = spans.is_remote[samples]
     near = samples[~far]
     group, samples = micro_batch[far], samples[far]
     order = np.lexsort((spans.start[samples], plan.index.shard[samples], group))
@@ -126,7 +126,7 @@ def reads(
     )
 
 
-def by_rank(values: Ints, rank: Ints, *, world_size: int) -> list[int]:
+def sum_by_rank(values: Ints, rank: Ints, *, world_size: int) -> list[int]:
     """Return the sum of the values of each rank."""
     totals = np.zeros(world_size, np.int64)
     np.add.at(totals, rank, values)

@@ -18,7 +18,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from vchat.shards.format.manifest import ShardSet
 from vchat.shards.plan.arguments import PlanArguments
 from vchat.shards.plan.cursor import PlanCursor
-from vchat.shards.plan.joined_sets import joined
+from vchat.shards.plan.joined_sets import join_sets
 
 RawSample = dict[str, Any]
 
@@ -37,20 +37,20 @@ class RawSamples(IterableDataset[RawSample]):
         *,
         rank: int = 0,
         world_size: int = 1,
-        kept_plans: Path | None = None,
+        plan_folder: Path | None = None,
     ):
         """Plan nothing yet; `tokens_per_row` bounds a sample's length, as in training."""
         self._shard_sets = [shard_sets] if isinstance(shard_sets, ShardSet) else list(shard_sets)
         self._tables = [shard_set.index(arguments.split) for shard_set in self._shard_sets]
         self._first_of_set = np.cumsum([0, *(table.num_rows for table in self._tables)])
         self._cursor = PlanCursor(
-            joined(self._shard_sets, split=arguments.split).index,
+            join_sets(self._shard_sets, split=arguments.split).index,
             arguments,
             rows_per_step=1,
             rows_per_micro_batch=1,
             rank=rank,
             world_size=world_size,
-            kept_plans=kept_plans,
+            plan_folder=plan_folder,
         )
         self._samples_done = 0
         """Of those that this process reads of the epoch."""
@@ -91,7 +91,7 @@ class RawSamples(IterableDataset[RawSample]):
                         f"cannot go on in epoch {state['epoch']} after {state['samples_done']} "
                         f"samples: {name} was {state[name]}, is {getattr(cursor, name)}"
                     )
-            cursor.check(state)
+            cursor.check_state(state)
         cursor.load_state_dict(state)
         self._samples_done = state["samples_done"]
 

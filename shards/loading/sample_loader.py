@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vchat.shards.loading.buffers import RowRoom
-from vchat.shards.loading.collate import LoadedSample, lay_out
-from vchat.shards.loading.fetch import Fetched, SampleFetcher
-from vchat.shards.loading.ranges import Reading
+from vchat.shards.loading.buffers import RowBuffer
+from vchat.shards.loading.collate import LoadedSample, fill_row
+from vchat.shards.loading.fetch import FetchedSample, SampleFetcher
+from vchat.shards.loading.ranges import PendingRange
 from vchat.shards.pixels.decode import Pixels, Scratch, decode_into, decode_tiles_into
 from vchat.shards.pixels.grid import num_inputs, num_positions
 from vchat.shards.pixels.tiling import Tiling
@@ -47,7 +47,7 @@ class SampleLoader:
         self._image_size = image_size
         self._scratch = Scratch()
 
-    def read(self, number: int, *, reading: Reading | None = None) -> LoadedSample:
+    def read(self, number: int, *, pending: PendingRange | None = None) -> LoadedSample:
         """Return one sample with its images still encoded, or a blank if it cannot be had.
 
         Bytes that are wrong are read anew.
@@ -57,20 +57,20 @@ class SampleLoader:
         """
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return self._read_once(number, reading=reading if attempt == 1 else None)
+                return self._read_once(number, pending=pending if attempt == 1 else None)
             except ShardError as fault:
                 if attempt == ATTEMPTS or isinstance(fault, UnreachableError):
                     return self._blank(number, fault=fault)
             self._metrics.count("retries")
         raise AssertionError("the last attempt returns")
 
-    def lay_out(
-        self, samples: Sequence[LoadedSample], row: RowRoom, *, numbers: NDArray[np.integer]
+    def fill_row(
+        self, samples: Sequence[LoadedSample], buffer: RowBuffer, *, numbers: NDArray[np.integer]
     ) -> None:
         """Fill a row's ids, labels, positions and segments with samples of these numbers."""
-        lay_out(
+        fill_row(
             samples,
-            row,
+            buffer,
             lengths=self._index.text_tokens[numbers] + self._image_tokens[numbers],
             positions=self._positions(numbers),
             image_id=self._image_id,
@@ -92,7 +92,7 @@ class SampleLoader:
                 self._decode(sample.images, pixels, number=number)
             except ValueError as err:
                 if attempt == ATTEMPTS:
-                    sample = self._blank(number, fault=self.fetcher.undecodable(number, err))
+                    sample = self._blank(number, fault=self.fetcher.decode_error(number, err))
                 else:
                     self._metrics.count("retries")
                     sample = self.read(number)
@@ -101,12 +101,12 @@ class SampleLoader:
         pixels.fill(0)
         return sample
 
-    def _read_once(self, number: int, *, reading: Reading | None) -> LoadedSample:
-        fetched = self.fetcher.fetch(number, reading=reading)
+    def _read_once(self, number: int, *, pending: PendingRange | None) -> LoadedSample:
+        fetched = self.fetcher.fetch(number, pending=pending)
         try:
             self._check_counts(fetched, number=number)
         except ValueError as err:
-            raise self.fetcher.undecodable(number, err) from err
+            raise self.fetcher.decode_error(number, err) from err
         return LoadedSample(
             key=self._index.keys[number],
             ids=fetched.ids,
@@ -139,7 +139,7 @@ class SampleLoader:
             fault=fault,
         )
 
-    def _check_counts(self, fetched: Fetched, *, number: int) -> None:
+    def _check_counts(self, fetched: FetchedSample, *, number: int) -> None:
         """Compare what was read with what the plan counted on."""
         num_slots = int(np.count_nonzero(fetched.ids == self._image_id))
         found = (

@@ -52,7 +52,7 @@ class Scratch(threading.local):
         return Scratch, ()
 
 
-def decoded(data: bytes | memoryview, *, shorter_side: int, crop: int) -> Pixels:
+def decode_image(data: bytes | memoryview, *, shorter_side: int, crop: int) -> Pixels:
     """Return uint8[3, crop, crop], channels last in memory.
 
     Raises:
@@ -83,10 +83,10 @@ def decode_into(
     crop = pixels.shape[0]
     if crop > shorter_side:
         raise ValueError(f"crop {crop} is larger than the shorter side {shorter_side}")
-    rgb = rgb_of(data, out=pixels, scratch=scratch)
+    rgb = decode_rgb(data, out=pixels, scratch=scratch)
     height, width = rgb.shape[:2]
     if min(height, width) != shorter_side:
-        rgb = resized(rgb, size=resized_size((width, height), shorter_side=shorter_side))
+        rgb = resize(rgb, size=size_before_crop((width, height), shorter_side=shorter_side))
         height, width = rgb.shape[:2]
     if rgb is not pixels:
         top, left = (height - crop) // 2, (width - crop) // 2
@@ -112,17 +112,17 @@ def decode_tiles_into(
     if columns * rows == 1:
         decode_into(pixels[0], data, shorter_side=side)
         return
-    rgb = rgb_of(data, out=pixels[0])
+    rgb = decode_rgb(data, out=pixels[0])
     if rgb.shape[1::-1] != size:
         found, wanted = ("x".join(map(str, one)) for one in (rgb.shape[1::-1], size))
         raise ValueError(f"an image of {found} pixels, the index says {wanted}")
-    pixels[0] = resized(rgb, size=(side, side))
-    grid = resized(rgb, size=(columns * side, rows * side))
+    pixels[0] = resize(rgb, size=(side, side))
+    grid = resize(rgb, size=(columns * side, rows * side))
     tiles = grid.reshape(rows, side, columns, side, 3).swapaxes(1, 2)
     pixels[1:] = tiles.reshape(rows * columns, side, side, 3)
 
 
-def rgb_of(data: bytes | memoryview, *, out: Pixels, scratch: Scratch | None = None) -> Pixels:
+def decode_rgb(data: bytes | memoryview, *, out: Pixels, scratch: Scratch | None = None) -> Pixels:
     """Return uint8[H, W, 3] at the size in which the image is stored: `out`, if it has that shape.
 
     Else it may lie in `scratch`.
@@ -133,7 +133,7 @@ def rgb_of(data: bytes | memoryview, *, out: Pixels, scratch: Scratch | None = N
     if data[:3] == _JPEG_START:
         try:
             height, width, color, _ = simplejpeg.decode_jpeg_header(data)
-            check_header((width, height))
+            check_limits((width, height))
             if color in _FAST_COLORS:
                 if (height, width, 3) != out.shape:
                     out = (scratch or Scratch()).image(height, width)
@@ -141,20 +141,20 @@ def rgb_of(data: bytes | memoryview, *, out: Pixels, scratch: Scratch | None = N
                 return out
         except ValueError as err:
             raise ValueError(f"undecodable image of {len(data)} bytes: {err}") from err
-    return rgb_by_pillow(data)
+    return decode_rgb_by_pillow(data)
 
 
-def rgb_by_pillow(data: bytes | memoryview) -> Pixels:
+def decode_rgb_by_pillow(data: bytes | memoryview) -> Pixels:
     """Return uint8[H, W, 3] of a format or colour space that the fast decoder does not know."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-        check_header(image.size)
+        check_limits(image.size)
         return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, Image.DecompressionBombError) as err:
         raise ValueError(f"undecodable image of {len(data)} bytes: {err}") from err
 
 
-def resized(rgb: Pixels, *, size: tuple[int, int]) -> Pixels:
+def resize(rgb: Pixels, *, size: tuple[int, int]) -> Pixels:
     """Return uint8[size[1], size[0], 3], bicubic with antialiasing."""
     writable = torch.from_numpy(np.require(rgb, requirements="W"))
     # The new axis comes first, so that torch sees its channels-last layout: its fast path, and the
@@ -168,7 +168,7 @@ def resized(rgb: Pixels, *, size: tuple[int, int]) -> Pixels:
     return pixels
 
 
-def check_header(size: tuple[int, int]) -> None:
+def check_limits(size: tuple[int, int]) -> None:
     """Refuse an image whose header announces more than we decode.
 
     Raises:
@@ -181,7 +181,7 @@ def check_header(size: tuple[int, int]) -> None:
         )
 
 
-def resized_size(size: tuple[int, int], *, shorter_side: int) -> tuple[int, int]:
+def size_before_crop(size: tuple[int, int], *, shorter_side: int) -> tuple[int, int]:
     """Return (width, height) with the shorter side as asked and the longer one rounded down."""
     width, height = size
     if width <= height:

@@ -47,22 +47,22 @@ def tile_grids(stored_sizes: NDArray[np.integer], *, tiling: Tiling) -> NDArray[
     most = np.maximum(1, (2 * sizes + tiling.side) // (2 * tiling.side))
     best = np.ones((len(sizes), 2), np.int64)
     scale = np.zeros(len(sizes), np.int64)
-    for grid in grids_of(tiling.max_tiles):
-        fitting = scale_into(sizes, room=np.array(grid) * tiling.side)
+    for grid in possible_grids(tiling.max_tiles):
+        fitting = scale_into(sizes, box=np.array(grid) * tiling.side)
         better = (most >= grid).all(axis=1) & (fitting > scale)
         best[better], scale[better] = grid, fitting[better]
     return best
 
 
-def scale_into(sizes: NDArray[np.int64], *, room: NDArray[np.int64]) -> NDArray[np.int64]:
+def scale_into(sizes: NDArray[np.int64], *, box: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return int64[N]: by how much each image must shrink to fit, times its pixels; at most 1."""
     width, height = sizes.T
-    scale: NDArray[np.int64] = np.minimum(room[0] * height, room[1] * width)
+    scale: NDArray[np.int64] = np.minimum(box[0] * height, box[1] * width)
     np.minimum(scale, width * height, out=scale)
     return scale
 
 
-def grids_of(max_tiles: int) -> list[tuple[int, int]]:
+def possible_grids(max_tiles: int) -> list[tuple[int, int]]:
     """Return all (columns, rows) of at most so many tiles, fewest tiles first, then columns."""
     grids = [
         (columns, rows)
@@ -72,7 +72,7 @@ def grids_of(max_tiles: int) -> list[tuple[int, int]]:
     return sorted(grids, key=lambda grid: (grid[0] * grid[1], grid[0]))
 
 
-def stored_size(size: tuple[int, int], *, shorter_side: int) -> tuple[int, int]:
+def size_to_store(size: tuple[int, int], *, shorter_side: int) -> tuple[int, int]:
     """Return width and height after resizing the shorter side, never enlarged, at least 1 pixel."""
     width, height = size
     short = min(size)

@@ -101,7 +101,7 @@ class PlanArguments:
                 f"plan_version {self.plan_version} is not known; this code makes {PLAN_VERSION}"
             )
 
-    def described(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Return the arguments as JSON values; excluded keys as their number and digest."""
         listed = "\n".join(sorted(set(self.exclude)))
         excluded = f"{len(set(self.exclude))} keys, sha256 " + (

@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from vchat.shards.plan.arguments import PlanArguments
-from vchat.shards.plan.epoch import EpochPlan, dealt, plan_epoch
+from vchat.shards.plan.epoch import EpochPlan, deal_rows, plan_epoch
 from vchat.shards.plan.plan_index import PlanIndex
-from vchat.shards.plan.saved_plans import kept_plan
+from vchat.shards.plan.saved_plans import load_or_make_plan
 
-WORTH_KEEPING = 200_000
+MIN_SAMPLES_TO_STORE = 200_000
 """Samples from which on a plan is kept on disk: smaller ones are made faster than read."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PlannedBatch:
     """One micro-batch of the plan: where it stands, and which rows this rank reads for it."""
 
     plan: EpochPlan
@@ -37,7 +37,7 @@ class Place:
 
     rows: list[int | None]
     micro_batch: int
-    micro_batches: int
+    num_micro_batches: int
 
     @property
     def epoch(self) -> int:
@@ -46,7 +46,7 @@ class Place:
     @property
     def ends_step(self) -> bool:
         """Whether this is the last micro-batch of its step."""
-        return self.micro_batch == self.micro_batches - 1
+        return self.micro_batch == self.num_micro_batches - 1
 
 
 class PlanCursor:
@@ -61,7 +61,7 @@ class PlanCursor:
         rows_per_micro_batch: int,
         rank: int,
         world_size: int,
-        kept_plans: Path | None,
+        plan_folder: Path | None,
     ):
         """Stand at the start of the epoch in the arguments; plan nothing yet.
 
@@ -73,15 +73,15 @@ class PlanCursor:
         self.rows_per_micro_batch = rows_per_micro_batch
         self.rank, self.world_size = rank, world_size
         self.epoch, self.position = arguments.epoch, 0
-        self._kept_plans = kept_plans
+        self._plan_folder = plan_folder
         self._plans: dict[int, EpochPlan] = {}
-        self._coming: dict[int, Future[EpochPlan]] = {}
-        self._named: tuple[PlanArguments, dict[str, Any]] | None = None
+        self._pending: dict[int, Future[EpochPlan]] = {}
+        self._by_name: tuple[PlanArguments, dict[str, Any]] | None = None
 
     @property
     def micro_batches_per_step(self) -> int:
         """Micro-batches of each rank in every step, zero-weight rows included."""
-        return len(self._dealt(range(0)))
+        return len(self._deal(range(0)))
 
     def plan(self, epoch: int) -> EpochPlan:
         """Return the plan of one epoch; that of the current epoch and the latest one are held.
@@ -90,8 +90,8 @@ class PlanCursor:
             ValueError: a sample fits no row, or the epoch has not one step.
         """
         if epoch not in self._plans:
-            coming = self._coming.pop(epoch, None)
-            plan = coming.result() if coming else self._made(epoch, self.arguments)
+            coming = self._pending.pop(epoch, None)
+            plan = coming.result() if coming else self._make_plan(epoch, self.arguments)
             if plan.num_steps(self.rows_per_step) == 0:
                 raise ValueError(
                     f"split {self.arguments.split!r} has {plan.num_rows} rows: not one step of "
@@ -101,16 +101,16 @@ class PlanCursor:
             self._plans[epoch] = plan
         return self._plans[epoch]
 
-    def places(self, *, epoch: int, position: int) -> Iterator[Place]:
+    def batches_from(self, *, epoch: int, position: int) -> Iterator[PlannedBatch]:
         """Yield the micro-batches of this rank from a step's first row on; never ends by itself."""
         for number in itertools.count(epoch):
             plan = self.plan(number)
             while rows := plan.rows_of_step(position, rows_per_step=self.rows_per_step):
                 if rows.stop > plan.num_rows // 2:
-                    self._plan_ahead(number + 1)
-                micro_batches = self._dealt(rows)
+                    self._start_planning(number + 1)
+                micro_batches = self._deal(rows)
                 for micro_batch, mine in enumerate(micro_batches):
-                    yield Place(plan, rows, mine, micro_batch, len(micro_batches))
+                    yield PlannedBatch(plan, rows, mine, micro_batch, len(micro_batches))
                 position = rows.stop
             position = 0
 
@@ -119,7 +119,7 @@ class PlanCursor:
         plan = self.plan(self.epoch)
         return plan.rows_of_step(self.position, rows_per_step=self.rows_per_step)
 
-    def step_done(self) -> None:
+    def finish_step(self) -> None:
         """Stand after that step, at the start of the next epoch if it was the last."""
         self.position = self.next_step().stop
         if not self.next_step():
@@ -128,7 +128,7 @@ class PlanCursor:
     def state_dict(self) -> dict[str, Any]:
         """Return the arguments, the digest of the plan, the epoch and the position in rows."""
         return {
-            "arguments": self.named_arguments(),
+            "arguments": self.arguments_by_name(),
             "digest": self.plan(self.epoch).digest,
             "epoch": self.epoch,
             "position": self.position,
@@ -143,10 +143,10 @@ class PlanCursor:
             ValueError: as `check`, in mid-epoch.
         """
         if state["position"] > 0:
-            self.check(state)
+            self.check_state(state)
         self.epoch, self.position = state["epoch"], state["position"]
 
-    def check(self, state: dict[str, Any]) -> None:
+    def check_state(self, state: dict[str, Any]) -> None:
         """Compare a state with what is planned here.
 
         `lanes` and `balanced_rows` are taken from it, as a launch chooses them by its world size.
@@ -159,7 +159,7 @@ class PlanCursor:
         if launched != {name: getattr(self.arguments, name) for name in launched}:
             self.arguments = replace(self.arguments, **launched)
             self._plans.clear()
-            self._coming.clear()
+            self._pending.clear()
         self._refuse_changes(state)
         if self.plan(state["epoch"]).digest != state["digest"]:
             raise ValueError(
@@ -167,41 +167,41 @@ class PlanCursor:
                 f"digest {self.plan(state['epoch']).digest}, the state has {state['digest']}"
             )
 
-    def named_arguments(self) -> dict[str, Any]:
+    def arguments_by_name(self) -> dict[str, Any]:
         """The arguments of every epoch's plan, the index among them."""
-        if self._named is None or self._named[0] is not self.arguments:
-            named = {"index": self.index.digest, **self.arguments.described()}
+        if self._by_name is None or self._by_name[0] is not self.arguments:
+            named = {"index": self.index.digest, **self.arguments.describe()}
             del named["epoch"]
-            self._named = self.arguments, named
-        return self._named[1]
+            self._by_name = self.arguments, named
+        return self._by_name[1]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_coming": {}}
 
-    def _plan_ahead(self, epoch: int) -> None:
+    def _start_planning(self, epoch: int) -> None:
         """Let a thread make a plan, unless it is made or being made; only one is kept."""
-        if epoch in self._plans or epoch in self._coming:
+        if epoch in self._plans or epoch in self._pending:
             return
         coming: Future[EpochPlan] = Future()
-        self._coming = {epoch: coming}
+        self._pending = {epoch: coming}
         arguments = self.arguments
 
         def make() -> None:
             try:
-                coming.set_result(self._made(epoch, arguments))
+                coming.set_result(self._make_plan(epoch, arguments))
             except Exception as err:
                 coming.set_exception(err)  # raised where the plan is asked for
 
         threading.Thread(target=make, name="vchat-planning", daemon=True).start()
 
-    def _made(self, epoch: int, arguments: PlanArguments) -> EpochPlan:
+    def _make_plan(self, epoch: int, arguments: PlanArguments) -> EpochPlan:
         arguments = replace(arguments, epoch=epoch)
-        if self._kept_plans is None or len(self.index) < WORTH_KEEPING:
+        if self._plan_folder is None or len(self.index) < MIN_SAMPLES_TO_STORE:
             return plan_epoch(self.index, arguments)
-        return kept_plan(self.index, arguments, folder=self._kept_plans)
+        return load_or_make_plan(self.index, arguments, folder=self._plan_folder)
 
-    def _dealt(self, rows: range) -> list[list[int | None]]:
-        return dealt(
+    def _deal(self, rows: range) -> list[list[int | None]]:
+        return deal_rows(
             rows,
             rows_per_step=self.rows_per_step,
             rows_per_micro_batch=self.rows_per_micro_batch,
@@ -211,7 +211,7 @@ class PlanCursor:
 
     def _refuse_changes(self, state: dict[str, Any]) -> None:
         """Raise if an argument is not what it was when the state was made."""
-        before, now = state["arguments"], self.named_arguments()
+        before, now = state["arguments"], self.arguments_by_name()
         for name in sorted({*before, *now}):
             if before.get(name) != now.get(name):
                 raise ValueError(

@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 
 from vchat.shards.plan.arguments import PlanArguments
 from vchat.shards.plan.plan_index import PlanIndex
-from vchat.shards.plan.row_order import interleaved
-from vchat.shards.plan.selection import selected
-from vchat.shards.plan.window_packing import PackedRows, SampleNumbers, packed_windows
+from vchat.shards.plan.row_order import interleave_rows
+from vchat.shards.plan.selection import select_samples
+from vchat.shards.plan.window_packing import PackedRows, SampleNumbers, pack_windows
 
-__all__ = ["EpochPlan", "PlanArguments", "dealt", "plan_epoch", "sample_positions"]
+__all__ = ["EpochPlan", "PlanArguments", "deal_rows", "plan_epoch", "sample_positions"]
 
 Ints = NDArray[np.int64]
 
@@ -69,7 +69,7 @@ class EpochPlan:
         return self.per_row(sample_positions(self.index, self.arguments))
 
     @cached_property
-    def supervised_per_row(self) -> Ints:
+    def num_supervised_per_row(self) -> Ints:
         """int64[R], supervised tokens."""
         return self.per_row(self.index.supervised_tokens)
 
@@ -80,7 +80,7 @@ class EpochPlan:
 
     def per_row(self, per_sample: NDArray[np.integer]) -> Ints:
         """Return int64[R], the sum over each row of a value per sample."""
-        return sums(per_sample[self.samples], self.row_offsets)
+        return sum_rows(per_sample[self.samples], self.row_offsets)
 
     def row(self, number: int) -> SampleNumbers:
         """Return the sample numbers of one row."""
@@ -99,18 +99,18 @@ class EpochPlan:
             stop = position
         return range(position, stop)
 
-    def supervised_of_step(self, step: int, rows_per_step: int) -> int:
+    def count_supervised_of_step(self, step: int, rows_per_step: int) -> int:
         """Return the supervised tokens in the rows of a step: what its loss is divided by."""
-        return self.supervised_of(
+        return self.count_supervised(
             self.rows_of_step(step * rows_per_step, rows_per_step=rows_per_step)
         )
 
-    def supervised_of(self, rows: range) -> int:
+    def count_supervised(self, rows: range) -> int:
         """Return the supervised tokens in some neighbouring rows."""
         first, end = self.row_offsets[rows.start], self.row_offsets[rows.stop]
         return int(self.index.supervised_tokens[self.samples[first:end]].sum(dtype=np.int64))
 
-    def dropped_keys(self, rows_per_step: int) -> list[str]:
+    def list_dropped_keys(self, rows_per_step: int) -> list[str]:
         """Return the keys of the samples that `tail = "drop"` leaves out."""
         delivered = self.num_steps(rows_per_step) * rows_per_step
         first = self.row_offsets[min(delivered, self.num_rows)]
@@ -127,14 +127,14 @@ def plan_epoch(index: PlanIndex, arguments: PlanArguments) -> EpochPlan:
             that there is not.
     """
     positions = sample_positions(index, arguments)
-    selection = selected(index, arguments, positions=positions)
-    packed = packed_windows(selection, index, arguments, positions=positions)
+    selection = select_samples(index, arguments, positions=positions)
+    packed = pack_windows(selection, index, arguments, positions=positions)
     excluded, num_tombstones = selection.excluded, selection.num_tombstones
     del positions, selection  # as long as the index, and no longer needed
-    rows = interleaved(
+    rows = interleave_rows(
         packed.lane, packed.window, hashes=packed.hashes, cost=packed.cost, arguments=arguments
     )
-    row_offsets, samples = reordered(packed, rows=rows)
+    row_offsets, samples = reorder_rows(packed, rows=rows)
     return EpochPlan(
         digest=digest_of(index, arguments, row_offsets=row_offsets, samples=samples),
         arguments=arguments,
@@ -152,14 +152,14 @@ def sample_positions(index: PlanIndex, arguments: PlanArguments) -> NDArray[np.i
     return index.text_tokens + index.image_positions(per_image=per_image, tiling=arguments.tiling)
 
 
-def sums(values: NDArray[np.integer], row_offsets: Ints) -> Ints:
+def sum_rows(values: NDArray[np.integer], row_offsets: Ints) -> Ints:
     """Return int64[R], the sum of the values of each row."""
     if len(row_offsets) == 1:
         return np.zeros(0, np.int64)
     return np.add.reduceat(values.astype(np.int64), row_offsets[:-1])
 
 
-def reordered(packed: PackedRows, *, rows: Ints) -> tuple[Ints, SampleNumbers]:
+def reorder_rows(packed: PackedRows, *, rows: Ints) -> tuple[Ints, SampleNumbers]:
     """Return row offsets and samples with the rows in another order."""
     sizes = np.diff(packed.row_offsets)[rows]
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
@@ -181,7 +181,7 @@ def digest_of(
     samples: NDArray[np.integer],
 ) -> str:
     """Return the name of a plan: 64 hexadecimal digits over its arguments and its rows."""
-    described = json.dumps({"index": index.digest, **arguments.described()}, sort_keys=True)
+    described = json.dumps({"index": index.digest, **arguments.describe()}, sort_keys=True)
     digest = hashlib.sha256(described.encode())
     for rows in (row_offsets, samples):
         for start in range(0, len(rows), ROWS_AT_ONCE):
@@ -189,7 +189,7 @@ def digest_of(
     return digest.hexdigest()
 
 
-def dealt(
+def deal_rows(
     rows: range, *, rows_per_step: int, rows_per_micro_batch: int, rank: int, world_size: int
 ) -> list[list[int | None]]:
     """Return the rows of one step that a rank reads, micro-batch by micro-batch.

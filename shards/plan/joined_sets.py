@@ -34,7 +34,7 @@ class JoinedSets:
     """The end token: what stands at positions without a sample."""
 
 
-def joined(shard_sets: Sequence[ShardSet], *, split: str) -> JoinedSets:
+def join_sets(shard_sets: Sequence[ShardSet], *, split: str) -> JoinedSets:
     """Join one split of shard sets, in the order given.
 
     Raises:
@@ -55,7 +55,7 @@ def joined(shard_sets: Sequence[ShardSet], *, split: str) -> JoinedSets:
     table = pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
     index = PlanIndex.from_table(
         table,
-        digest=joined_digest([s.manifest["digests"]["index"] for s in shard_sets]),
+        digest=join_digests([s.manifest["digests"]["index"] for s in shard_sets]),
         set_of_shard=np.array(set_of_shard, np.int32),
     )
     ids: dict[str, Any] = shard_sets[0].manifest["tokenizer"]
@@ -82,7 +82,7 @@ def with_shards_from(table: pa.Table, *, first: int) -> pa.Table:
     return table.set_column(place, "shard", numbers)
 
 
-def joined_digest(digests: Sequence[str]) -> str:
+def join_digests(digests: Sequence[str]) -> str:
     """Return the digest of index digests in order; that of one set is its own."""
     if len(digests) == 1:
         return digests[0]

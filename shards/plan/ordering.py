@@ -76,11 +76,11 @@ def key_hashes(keys: TextColumn) -> Hashes:
         part = keys.part(start, min(start + STRINGS_AT_ONCE, len(keys)))
         padded = np.concatenate([part.data, np.zeros(8, np.uint8)])
         words = as_strided(padded[:8].view("<u8"), shape=(len(part.data) + 1,), strides=(1,))
-        hashes[start : start + STRINGS_AT_ONCE] = folded(words, part.offsets)
+        hashes[start : start + STRINGS_AT_ONCE] = fold_words(words, part.offsets)
     return hashes
 
 
-def folded(words: Hashes, offsets: NDArray[np.int64]) -> Hashes:
+def fold_words(words: Hashes, offsets: NDArray[np.int64]) -> Hashes:
     """Return the hashes of the strings between successive offsets.
 
     Args:
@@ -96,7 +96,7 @@ def folded(words: Hashes, offsets: NDArray[np.int64]) -> Hashes:
     return hashes
 
 
-def keyed(hashes: Hashes, *, seed: int, epoch: int, purpose: int) -> Hashes:
+def make_sort_keys(hashes: Hashes, *, seed: int, epoch: int, purpose: int) -> Hashes:
     """Return sort keys uint64[N] for one use in one epoch; distinct hashes stay distinct.
 
     Args:
@@ -109,7 +109,7 @@ def keyed(hashes: Hashes, *, seed: int, epoch: int, purpose: int) -> Hashes:
     return mix64(hashes ^ key)
 
 
-def sorted_within(groups: NDArray[np.int64], sort_keys: Hashes) -> NDArray[np.int64]:
+def sort_within_groups(groups: NDArray[np.int64], sort_keys: Hashes) -> NDArray[np.int64]:
     """Return the order int64[N] that sorts by group, then by sort key, then by number.
 
     The group takes the upper bits of one 64-bit number, the sort key's upper bits the rest: one

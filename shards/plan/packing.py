@@ -35,9 +35,9 @@ class OpenRows:
     """`holding[k]` has bit u set if some row has u free units and at least k free images."""
 
     @classmethod
-    def of_rows_with(cls, *, images: int) -> OpenRows:
+    def empty(cls, *, max_images: int) -> OpenRows:
         """Start without rows; none will ever have more free images."""
-        return cls({}, [0] * (images + 1))
+        return cls({}, [0] * (max_images + 1))
 
     def best(self, *, units: int, images: int) -> tuple[int, int] | None:
         """Return the least free `(units, images)` that hold a sample of this size, or None."""
@@ -101,7 +101,7 @@ def pack(
     patterns = best_fit(
         types, type_counts.tolist(), units_per_row=row_units, images_per_row=images_per_row
     )
-    row_offsets, row_types = unfolded(patterns)
+    row_offsets, row_types = unfold_patterns(patterns)
     order = np.empty(len(lengths), np.int64)
     order[np.argsort(row_types, kind="stable")] = by_size
     return row_offsets, order
@@ -122,7 +122,7 @@ def best_fit(
     densest = Fraction(images, units)
     most, per = densest.numerator, densest.denominator  # at most `most` images in `per` units
     images_per_row = min(images_per_row, units_per_row * most // per)
-    rows = OpenRows.of_rows_with(images=images_per_row)
+    rows = OpenRows.empty(max_images=images_per_row)
     for number, (units, images) in enumerate(types):
         left = counts[number]
         while left:
@@ -151,7 +151,9 @@ def copies_that_fit(free_units: int, free_images: int, *, units: int, images: in
     return min(copies, free_images // images) if images else copies
 
 
-def unfolded(patterns: list[tuple[Pattern, int]]) -> tuple[Ints, NDArray[np.unsignedinteger]]:
+def unfold_patterns(
+    patterns: list[tuple[Pattern, int]],
+) -> tuple[Ints, NDArray[np.unsignedinteger]]:
     """Return the row offsets int64[R + 1] and the type of every place in every row, uint[N]."""
     sizes: list[int] = []
     types: list[int] = []

@@ -56,7 +56,7 @@ class PlanIndex:
         shard = table["shard"].to_numpy()
         if set_of_shard is None:
             set_of_shard = np.zeros(int(shard.max(initial=-1)) + 1, np.int32)
-        sources, source = numbered_in_order(table["source"])
+        sources, source = number_in_order(table["source"])
         sizes = pc.list_flatten(table["image_sizes"]).to_numpy()
         return cls(
             digest=digest,
@@ -118,7 +118,7 @@ def text_column(strings: pa.ChunkedArray) -> TextColumn:
     return TextColumn(data[offsets[0] : offsets[-1]], offsets - offsets[0])
 
 
-def numbered_in_order(strings: pa.ChunkedArray) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+def number_in_order(strings: pa.ChunkedArray) -> tuple[tuple[str, ...], NDArray[np.int32]]:
     """Return the distinct strings in order of first appearance, and int32[N] numbers into them."""
     distinct = pc.unique(strings.cast(pa.string()))
     numbers = pc.index_in(strings.cast(pa.string()), value_set=distinct)

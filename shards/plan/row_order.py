@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vchat.shards.plan.arguments import PlanArguments
-from vchat.shards.plan.ordering import Hashes, keyed, sorted_within
+from vchat.shards.plan.ordering import Hashes, make_sort_keys, sort_within_groups
 from vchat.shards.plan.plan_index import PlanIndex
 
 Ints = NDArray[np.int64]
@@ -20,18 +20,18 @@ BLOCKS_PER_CHUNK = 64
 """More: a closer balance across lanes, but rows move further (64 blocks of turns at most)."""
 
 
-def places_of_shards(index: PlanIndex, arguments: PlanArguments) -> tuple[Ints, Ints]:
+def deal_shards(index: PlanIndex, arguments: PlanArguments) -> tuple[Ints, Ints]:
     """Return the lane and the window within its lane of each shard, int64[shards] both."""
     num_shards = len(index.set_of_shard)
     numbers = np.arange(num_shards, dtype=np.uint64)
-    sort_keys = keyed(numbers, seed=arguments.seed, epoch=arguments.epoch, purpose=_SHARDS)
+    sort_keys = make_sort_keys(numbers, seed=arguments.seed, epoch=arguments.epoch, purpose=_SHARDS)
     place = np.empty(num_shards, np.int64)
     place[np.argsort(sort_keys, kind="stable")] = np.arange(num_shards)
     turn, lane = np.divmod(place, arguments.lanes)
     return lane, turn // arguments.shuffle_window_shards
 
 
-def interleaved(
+def interleave_rows(
     row_lane: NDArray[np.int32],
     row_window: NDArray[np.int32],
     *,
@@ -48,18 +48,18 @@ def interleaved(
         hashes: a distinct number per row.
         cost: what rows that are read abreast should agree in.
     """
-    sort_keys = keyed(hashes, seed=arguments.seed, epoch=arguments.epoch, purpose=_ROWS)
+    sort_keys = make_sort_keys(hashes, seed=arguments.seed, epoch=arguments.epoch, purpose=_ROWS)
     num_windows = int(row_window.max(initial=0)) + 1
-    order = sorted_within(row_lane * np.int64(num_windows) + row_window, sort_keys)
+    order = sort_within_groups(row_lane * np.int64(num_windows) + row_window, sort_keys)
     lane = row_lane[order]
     lane_starts = np.searchsorted(lane, np.arange(arguments.lanes))
     turn = np.arange(len(lane)) - lane_starts[lane]
     if arguments.balanced_rows > 1:
-        turn = balanced_turns(lane, turn, cost=cost[order], arguments=arguments)
+        turn = balance_turns(lane, turn, cost=cost[order], arguments=arguments)
     return order[np.lexsort((lane, turn))]
 
 
-def balanced_turns(
+def balance_turns(
     lane: NDArray[np.int32], turn: Ints, *, cost: NDArray[np.int32], arguments: PlanArguments
 ) -> Ints:
     """Return new turns such that `balanced_rows` positions in a row cost about alike.
@@ -79,7 +79,7 @@ def balanced_turns(
     rank_in_chunk = np.empty(len(turn), np.int64)
     rank_in_chunk[by_cost] = turn % turns_per_chunk
     block = chunk * BLOCKS_PER_CHUNK + rank_in_chunk // turns_per_block
-    shuffled = keyed(
+    shuffled = make_sort_keys(
         block.astype(np.uint64), seed=arguments.seed, epoch=arguments.epoch, purpose=_BLOCKS
     )
     order = np.lexsort((rank_in_chunk, shuffled, chunk, lane))

@@ -21,51 +21,51 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vchat.base.files import written_whole
+from vchat.base.files import write_atomically
 from vchat.shards.plan.arguments import PlanArguments
 from vchat.shards.plan.epoch import EpochPlan, digest_of, plan_epoch
 from vchat.shards.plan.plan_index import PlanIndex
 
 log = logging.getLogger(__name__)
 
-MOST_PLANS = 8
+MAX_PLANS = 8
 """Kept in one folder; the ones used longest ago go first. A mapped plan survives its files."""
 
 ARRAYS = ("row_offsets", "samples", "excluded")
 
 
-def usual_folder() -> Path:
+def default_plan_folder() -> Path:
     """Return where the processes of a user keep plans unless told otherwise."""
     return Path.home() / ".cache" / "vchat" / "plans"
 
 
-def kept_plan(index: PlanIndex, arguments: PlanArguments, *, folder: Path) -> EpochPlan:
+def load_or_make_plan(index: PlanIndex, arguments: PlanArguments, *, folder: Path) -> EpochPlan:
     """Return the plan of one epoch, mapped from the folder; it is made and put there if absent.
 
     Raises:
         ValueError: as `plan_epoch`.
         OSError: the folder cannot be written.
     """
-    kept = folder / name_of(index, arguments)
-    with locked(folder):
-        plan = mapped(kept, index, arguments)
+    kept = folder / folder_name(index, arguments)
+    with lock_folder(folder):
+        plan = map_plan(kept, index, arguments)
         if plan is None:
             shutil.rmtree(kept, ignore_errors=True)
-            keep(plan_epoch(index, arguments), kept)
-            forget_oldest(folder)
-            plan = mapped(kept, index, arguments)
+            write_plan(plan_epoch(index, arguments), kept)
+            evict_oldest(folder)
+            plan = map_plan(kept, index, arguments)
     assert plan is not None  # it has just been written, under the lock
     return plan
 
 
-def name_of(index: PlanIndex, arguments: PlanArguments) -> str:
+def folder_name(index: PlanIndex, arguments: PlanArguments) -> str:
     """Return the digest of everything a plan depends on."""
-    described = json.dumps({"index": index.digest, **arguments.described()}, sort_keys=True)
+    described = json.dumps({"index": index.digest, **arguments.describe()}, sort_keys=True)
     return hashlib.sha256(described.encode()).hexdigest()
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Keep other processes out during the block; the system lets go when the process ends."""
     folder.mkdir(parents=True, exist_ok=True)
     opened = os.open(folder, os.O_RDONLY)
@@ -76,24 +76,24 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(opened)
 
 
-def keep(plan: EpochPlan, kept: Path) -> None:
+def write_plan(plan: EpochPlan, kept: Path) -> None:
     """Write a plan's arrays, and last the file that makes it complete."""
     for name in ARRAYS:
-        with written_whole(kept / f"{name}.npy") as file:
+        with write_atomically(kept / f"{name}.npy") as file:
             np.save(file, getattr(plan, name), allow_pickle=False)
     facts = {"digest": plan.digest, "num_tombstones": plan.num_tombstones}
-    with written_whole(kept / "plan.json") as file:
+    with write_atomically(kept / "plan.json") as file:
         file.write(json.dumps(facts).encode())
 
 
-def mapped(kept: Path, index: PlanIndex, arguments: PlanArguments) -> EpochPlan | None:
+def map_plan(kept: Path, index: PlanIndex, arguments: PlanArguments) -> EpochPlan | None:
     """Return the plan in a folder, or None if none is complete there or its rows are not as named.
 
     Cost: one pass over the rows for the digest.
     """
     try:
         facts: dict[str, Any] = json.loads((kept / "plan.json").read_text(encoding="utf-8"))
-        arrays = {name: mapped_array(kept / f"{name}.npy") for name in ARRAYS}
+        arrays = {name: map_array(kept / f"{name}.npy") for name in ARRAYS}
     except FileNotFoundError:
         return None
     except ValueError as err:
@@ -115,14 +115,14 @@ def mapped(kept: Path, index: PlanIndex, arguments: PlanArguments) -> EpochPlan 
     )
 
 
-def mapped_array(path: Path) -> NDArray[Any]:
+def map_array(path: Path) -> NDArray[Any]:
     """Return a read-only view of the array in a `.npy` file; its pages are read when used."""
     array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     return array.view(np.ndarray)
 
 
-def forget_oldest(folder: Path) -> None:
+def evict_oldest(folder: Path) -> None:
     """Remove all but the plans used last."""
     by_use = sorted(folder.iterdir(), key=lambda kept: kept.stat().st_mtime, reverse=True)
-    for kept in by_use[MOST_PLANS:]:
+    for kept in by_use[MAX_PLANS:]:
         shutil.rmtree(kept)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vchat.shards.plan.arguments import PlanArguments
-from vchat.shards.plan.ordering import Hashes, TextColumn, key_hashes, keyed, mix64
+from vchat.shards.plan.ordering import Hashes, TextColumn, key_hashes, make_sort_keys, mix64
 from vchat.shards.plan.plan_index import PlanIndex
 
 Ints = NDArray[np.int64]
@@ -38,13 +38,13 @@ class Selection:
     num_tombstones: int
     """Samples left out because `exclude` names them."""
 
-    def taken(self, order: Ints) -> Selection:
+    def reorder(self, order: Ints) -> Selection:
         """Return the same draws in another order."""
         cycles = None if self.cycles is None else self.cycles[order]
         return replace(self, samples=self.samples[order], cycles=cycles)
 
 
-def selected(
+def select_samples(
     index: PlanIndex, arguments: PlanArguments, *, positions: NDArray[np.int32]
 ) -> Selection:
     """Return what an epoch draws.
@@ -57,12 +57,12 @@ def selected(
             Or `mix` names a source that the index does not have.
     """
     check_names(index, arguments)
-    tombstones = named(index.keys, names=arguments.exclude)
-    too_long = ~tombstones & over_a_budget(index, arguments, positions=positions)
+    tombstones = match_keys(index.keys, names=arguments.exclude)
+    too_long = ~tombstones & is_over_budget(index, arguments, positions=positions)
     if too_long.any() and arguments.on_too_long == "error":
         raise ValueError(too_long_message(index, arguments, too_long, positions=positions))
     usable = ~(tombstones | too_long)
-    samples, cycles = drawn(index, arguments, usable=usable)
+    samples, cycles = draw_samples(index, arguments, usable=usable)
     return Selection(
         samples=samples.astype(np.int32),
         cycles=cycles,
@@ -106,7 +106,7 @@ def sample_hashes(index: PlanIndex, samples: NDArray[np.integer]) -> Hashes:
     return hashes
 
 
-def named(keys: TextColumn, *, names: tuple[str, ...]) -> Mask:
+def match_keys(keys: TextColumn, *, names: tuple[str, ...]) -> Mask:
     """Return bool[N]: which keys are among the names. Names that no sample has are allowed."""
     found = np.zeros(len(keys), np.bool_)
     if names:
@@ -117,16 +117,16 @@ def named(keys: TextColumn, *, names: tuple[str, ...]) -> Mask:
     return found
 
 
-def over_a_budget(
+def is_over_budget(
     index: PlanIndex, arguments: PlanArguments, *, positions: NDArray[np.int32]
 ) -> Mask:
     """Return bool[N]: which samples no row can hold."""
-    longest = longest_sample(arguments)
+    longest = max_sample_positions(arguments)
     inputs = index.image_inputs(tiling=arguments.tiling)
     return (positions > longest) | (inputs > arguments.images_per_row)
 
 
-def longest_sample(arguments: PlanArguments) -> int:
+def max_sample_positions(arguments: PlanArguments) -> int:
     """Return the most positions a sample may take."""
     row = arguments.tokens_per_row
     return min(row, arguments.positions_per_sample or row)
@@ -139,14 +139,14 @@ def too_long_message(
     first = int(np.flatnonzero(too_long)[0])
     inputs = index.image_inputs(tiling=arguments.tiling)
     return (
-        f"{too_long.sum()} of {len(index)} samples fit no row of {longest_sample(arguments)} "
+        f"{too_long.sum()} of {len(index)} samples fit no row of {max_sample_positions(arguments)} "
         f"positions and {arguments.images_per_row} images; the first is {index.keys[first]} with "
         f"{positions[first]} positions and {inputs[first]} images "
         '(on_too_long = "exclude" leaves them out and lists them)'
     )
 
 
-def drawn(
+def draw_samples(
     index: PlanIndex, arguments: PlanArguments, *, usable: Mask
 ) -> tuple[Ints, Hashes | None]:
     """Return the samples an epoch draws, and for each draw how often it was drawn before in it.
@@ -185,7 +185,7 @@ def walk(
     if share is not None and share.cap is not None:
         amount = min(amount, Fraction(share.cap))
     start, stop = math.floor(arguments.epoch * amount), math.floor((arguments.epoch + 1) * amount)
-    order = keyed(hashes[members], seed=arguments.seed, epoch=0, purpose=WALK)
+    order = make_sort_keys(hashes[members], seed=arguments.seed, epoch=0, purpose=WALK)
     permutation = members[np.argsort(order, kind="stable")]
     cycle, place = np.divmod(np.arange(start, stop), len(members))
     return permutation[place], (cycle - start // len(members)).astype(np.uint64)

@@ -54,7 +54,7 @@ class PlanSummary:
         return asdict(self)
 
 
-def summarized(
+def summarize_plan(
     plan: EpochPlan, *, rows_per_step: int, rows_per_micro_batch: int = 1, world_size: int = 1
 ) -> PlanSummary:
     """Add up the steps of one epoch for a topology; only padding depends on the topology."""
@@ -76,18 +76,18 @@ def summarized(
         dropped=len(plan.samples) - len(delivered),
         images=int(plan.images_per_row[:rows].sum()),
         text_tokens=text,
-        supervised_tokens=int(plan.supervised_per_row[:rows].sum()),
+        supervised_tokens=int(plan.num_supervised_per_row[:rows].sum()),
         image_positions=positions - text,
         padding=places * room - positions,
-        padding_share=share(places * room - positions, places * room),
-        fill_of_rows=share(positions, rows * room),
+        padding_share=ratio(places * room - positions, places * room),
+        fill_of_rows=ratio(positions, rows * room),
         displacement=displacement(delivered),
         shards_per_step=shards_per_step(plan, delivered, rows_per_step=rows_per_step),
         sources=samples_per_source(plan, delivered),
     )
 
 
-def share(part: int, whole: int) -> float:
+def ratio(part: int, whole: int) -> float:
     """Return part / whole, 0 of nothing."""
     return part / whole if whole else 0.0
 
@@ -97,7 +97,7 @@ def displacement(samples: SampleNumbers) -> float:
     stored = np.empty(len(samples), np.int64)
     stored[np.argsort(samples, kind="stable")] = np.arange(len(samples))
     moved = int(np.abs(stored - np.arange(len(samples))).sum())
-    return share(moved, len(samples) ** 2)
+    return ratio(moved, len(samples) ** 2)
 
 
 def shards_per_step(plan: EpochPlan, samples: SampleNumbers, *, rows_per_step: int) -> float:

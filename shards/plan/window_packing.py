@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vchat.shards.plan.arguments import PlanArguments
-from vchat.shards.plan.ordering import Hashes, keyed, mix64
+from vchat.shards.plan.ordering import Hashes, make_sort_keys, mix64
 from vchat.shards.plan.packing import pack
 from vchat.shards.plan.plan_index import PlanIndex
-from vchat.shards.plan.row_order import places_of_shards
+from vchat.shards.plan.row_order import deal_shards
 from vchat.shards.plan.selection import Selection, sample_hashes
 
 Ints = NDArray[np.int64]
@@ -45,7 +45,7 @@ class PackedRows:
     """int32[R], images."""
 
 
-def packed_windows(
+def pack_windows(
     selection: Selection,
     index: PlanIndex,
     arguments: PlanArguments,
@@ -57,15 +57,17 @@ def packed_windows(
     Args:
         positions: of all samples of the index.
     """
-    lane, window = places_of_shards(index, arguments)
-    selection, starts = by_shard(selection, index)
+    lane, window = deal_shards(index, arguments)
+    selection, starts = sort_by_shard(selection, index)
     inputs = index.image_inputs(tiling=arguments.tiling)
     samples = np.empty(len(selection.samples), np.int32)
     sizes, hashes, costs = [np.zeros(1, np.int64)], [np.zeros(0, np.uint64)], []
     lanes, windows = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
     end = 0
     for shards in shards_by_window(lane, window):
-        draws, draw_hashes = shuffled(selection, index, arguments, shards=shards, starts=starts)
+        draws, draw_hashes = shuffle_draws(
+            selection, index, arguments, shards=shards, starts=starts
+        )
         if len(draws) == 0:
             continue
         images = inputs[draws]
@@ -92,12 +94,12 @@ def packed_windows(
     )
 
 
-def by_shard(selection: Selection, index: PlanIndex) -> tuple[Selection, Ints]:
+def sort_by_shard(selection: Selection, index: PlanIndex) -> tuple[Selection, Ints]:
     """Return the draws shard after shard, and where each shard's begin, int64[shards + 1]."""
     shard = index.shard[selection.samples]
     if (shard[1:] < shard[:-1]).any():
         order = np.argsort(shard, kind="stable")
-        selection, shard = selection.taken(order), shard[order]
+        selection, shard = selection.reorder(order), shard[order]
     return selection, np.searchsorted(shard, np.arange(len(index.set_of_shard) + 1))
 
 
@@ -110,7 +112,7 @@ def shards_by_window(lane: Ints, window: Ints) -> Iterator[Ints]:
             yield order[start:end]
 
 
-def shuffled(
+def shuffle_draws(
     selection: Selection,
     index: PlanIndex,
     arguments: PlanArguments,
@@ -130,6 +132,6 @@ def shuffled(
     if selection.cycles is not None:
         cycles = np.concatenate([selection.cycles[part] for part in parts])
         hashes ^= np.where(cycles > 0, mix64(cycles), np.uint64(0))
-    sort_keys = keyed(hashes, seed=arguments.seed, epoch=arguments.epoch, purpose=_SAMPLES)
+    sort_keys = make_sort_keys(hashes, seed=arguments.seed, epoch=arguments.epoch, purpose=_SAMPLES)
     order = np.argsort(sort_keys, kind="stable")
     return samples[order], hashes[order]

@@ -19,8 +19,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
-UNFINISHED = ".part"
-_OURS = re.compile(r"[0-9a-f]{64}(\.part)?")
+PARTIAL_SUFFIX = ".part"
+_ENTRY_NAME = re.compile(r"[0-9a-f]{64}(\.part)?")
 
 
 class ShardCache:
@@ -36,7 +36,7 @@ class ShardCache:
         self.limit_bytes = limit_bytes
         folder.mkdir(parents=True, exist_ok=True)
 
-    def found(self, digest: str) -> Path | None:
+    def look_up(self, digest: str) -> Path | None:
         """Return the path of an entry and mark it as used now, or None if there is none."""
         path = self.folder / digest
         try:
@@ -45,11 +45,11 @@ class ShardCache:
             return None
         return path
 
-    def holds(self, digest: str) -> bool:
+    def contains(self, digest: str) -> bool:
         """Whether there is such an entry; does not count as use."""
         return (self.folder / digest).exists()
 
-    def drop(self, digest: str) -> None:
+    def remove(self, digest: str) -> None:
         """Remove an entry that turned out wrong; who has it open reads on."""
         (self.folder / digest).unlink(missing_ok=True)
 
@@ -63,30 +63,30 @@ class ShardCache:
             ValueError: the bytes are not those that the digest names; the entry stays absent.
             OSError: the disk is full or fails; the entry stays absent.
         """
-        if self.holds(digest):
+        if self.contains(digest):
             return True
-        unfinished = self.folder / (digest + UNFINISHED)
-        with claimed(unfinished) as file:
+        unfinished = self.folder / (digest + PARTIAL_SUFFIX)
+        with claim_file(unfinished) as file:
             if file is None:
-                return self.holds(digest)
+                return self.contains(digest)
             try:
-                if not self.holds(digest) and self._reserve(file, size, name=unfinished.name):
-                    write_checked(file, parts, digest=digest)
-                    with folder_locked(self.folder):  # who makes room counts each entry once
+                if not self.contains(digest) and self._reserve(file, size, name=unfinished.name):
+                    write_and_check(file, parts, digest=digest)
+                    with lock_folder(self.folder):  # who makes room counts each entry once
                         unfinished.rename(self.folder / digest)
             finally:
                 unfinished.unlink(missing_ok=True)
-        return self.holds(digest)
+        return self.contains(digest)
 
     def _reserve(self, file: IO[bytes], size: int, *, name: str) -> bool:
         """Make room for `size` bytes and give the file that size; False if there is no room."""
-        with folder_locked(self.folder):
+        with lock_folder(self.folder):
             others = [entry for entry in self._entries() if entry.name != name]
-            used = sum(size_of(entry) for entry in others)
-            for entry in sorted(others, key=age_of):
+            used = sum(size_or_zero(entry) for entry in others)
+            for entry in sorted(others, key=eviction_order):
                 if used + size <= self.limit_bytes:
                     break
-                used -= removed_bytes(entry)
+                used -= evict_entry(entry)
             if used + size > self.limit_bytes:
                 return False
             os.truncate(file.fileno(), size)
@@ -94,11 +94,11 @@ class ShardCache:
 
     def _entries(self) -> list[Path]:
         """Return all files of the cache, finished or not."""
-        return [path for path in self.folder.iterdir() if _OURS.fullmatch(path.name)]
+        return [path for path in self.folder.iterdir() if _ENTRY_NAME.fullmatch(path.name)]
 
 
 @contextlib.contextmanager
-def claimed(path: Path) -> Iterator[IO[bytes] | None]:
+def claim_file(path: Path) -> Iterator[IO[bytes] | None]:
     """Open a file for writing, made if absent, that no other process writes; else yield None."""
     with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "wb", buffering=0) as file:  # noqa: PTH123
         try:
@@ -106,10 +106,10 @@ def claimed(path: Path) -> Iterator[IO[bytes] | None]:
         except BlockingIOError:
             yield None
             return
-        yield file if is_at(path, file) else None
+        yield file if still_has_path(path, file) else None
 
 
-def is_at(path: Path, file: IO[bytes]) -> bool:
+def still_has_path(path: Path, file: IO[bytes]) -> bool:
     """Whether an open file still has its name: another process may have finished and renamed it."""
     try:
         return path.stat().st_ino == os.fstat(file.fileno()).st_ino
@@ -118,7 +118,7 @@ def is_at(path: Path, file: IO[bytes]) -> bool:
 
 
 @contextlib.contextmanager
-def folder_locked(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Wait until no other process or thread makes room in the folder, and keep it so."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -128,7 +128,7 @@ def folder_locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def write_checked(file: IO[bytes], parts: Iterable[bytes], *, digest: str) -> None:
+def write_and_check(file: IO[bytes], parts: Iterable[bytes], *, digest: str) -> None:
     """Write the parts one after the other; raise ValueError if they have another digest."""
     found = hashlib.sha256()
     for part in parts:
@@ -138,27 +138,27 @@ def write_checked(file: IO[bytes], parts: Iterable[bytes], *, digest: str) -> No
         raise ValueError(f"sha256 is {found.hexdigest()}, manifest.json says {digest}")
 
 
-def age_of(entry: Path) -> tuple[bool, float]:
+def eviction_order(entry: Path) -> tuple[bool, float]:
     """Return what entries are removed in order of: unfinished ones first, then the least used."""
     with contextlib.suppress(FileNotFoundError):
-        return not entry.name.endswith(UNFINISHED), entry.stat().st_mtime
+        return not entry.name.endswith(PARTIAL_SUFFIX), entry.stat().st_mtime
     return False, 0.0
 
 
-def size_of(entry: Path) -> int:
+def size_or_zero(entry: Path) -> int:
     """Return the size of a file that another process may remove at any time."""
     with contextlib.suppress(FileNotFoundError):
         return entry.stat().st_size
     return 0
 
 
-def removed_bytes(entry: Path) -> int:
+def evict_entry(entry: Path) -> int:
     """Remove an entry unless a process is filling it; return how many bytes that gave back."""
-    size = size_of(entry)
-    if not entry.name.endswith(UNFINISHED):
+    size = size_or_zero(entry)
+    if not entry.name.endswith(PARTIAL_SUFFIX):
         entry.unlink(missing_ok=True)
         return size
-    with claimed(entry) as file:
+    with claim_file(entry) as file:
         if file is None:
             return 0
         entry.unlink(missing_ok=True)

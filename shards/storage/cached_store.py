@@ -14,7 +14,7 @@ from vchat.shards.storage.store import ShardError, read_range
 class CachedStore:
     """Reads from the cache where it has the shard; only `keep` brings one in."""
 
-    readers = RemoteStore.readers
+    num_readers = RemoteStore.num_readers
 
     def __init__(self, remote: RemoteStore, cache: ShardCache, *, digests: Mapping[str, str]):
         """Put `cache` before `remote`.
@@ -36,12 +36,12 @@ class CachedStore:
 
     def read(self, name: str, start: int, end: int) -> bytes:
         """Return bytes `start` to `end` (exclusive) of a shard, or raise ShardError."""
-        path = self.cache.found(self._digests[name])
+        path = self.cache.look_up(self._digests[name])
         if path is not None:
             try:
                 data = read_range(path, start, end, name=name)
             except ShardError:
-                self.distrust(name)
+                self.invalidate(name)
             else:
                 self.metrics.count("cache_hits")
                 self.metrics.count("disk_bytes", len(data))
@@ -49,19 +49,19 @@ class CachedStore:
         self.metrics.count("cache_misses")
         return self.remote.read(name, start, end)
 
-    def is_near(self, name: str) -> bool:
+    def is_local(self, name: str) -> bool:
         """Whether the cache has the shard."""
-        return self.cache.holds(self._digests[name])
+        return self.cache.contains(self._digests[name])
 
-    def distrust(self, name: str) -> None:
+    def invalidate(self, name: str) -> None:
         """Drop the copy of a shard."""
-        self.cache.drop(self._digests[name])
+        self.cache.remove(self._digests[name])
 
     def touch(self, name: str) -> bool:
         """Mark a shard in the cache as used now; return whether it is there."""
-        return self.cache.found(self._digests[name]) is not None
+        return self.cache.look_up(self._digests[name]) is not None
 
-    def keep(self, name: str, *, pool: Executor) -> bool:
+    def fill_cache(self, name: str, *, pool: Executor) -> bool:
         """Bring a whole shard into the cache; return whether it is there now.
 
         Raises:
@@ -69,7 +69,7 @@ class CachedStore:
             OSError: the disk of the cache is full or fails.
         """
         size = self.remote.sizes[name]
-        parts = self.remote.parts(name, size, pool=pool)
+        parts = self.remote.read_parts(name, size, pool=pool)
         try:
             return self.cache.fill(self._digests[name], size=size, parts=parts)
         except ShardError:

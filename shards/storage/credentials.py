@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from obstore.store import S3Credential
 
 SECTION = "default"
-READ_AGAIN_AFTER = timedelta(minutes=5)
+REFRESH_INTERVAL = timedelta(minutes=5)
 
 
 class FileCredentials:
@@ -45,5 +45,5 @@ class FileCredentials:
             "access_key_id": access_key_id,
             "secret_access_key": secret_access_key,
             "token": keys.get("aws_session_token"),
-            "expires_at": datetime.now(UTC) + READ_AGAIN_AFTER,
+            "expires_at": datetime.now(UTC) + REFRESH_INTERVAL,
         }

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Literal, get_args
 
-Counted = Literal[
+MetricName = Literal[
     "disk_bytes",  # read from local folders and from the cache
     "network_bytes",  # read from object storage, whole shards for the cache among them
     "requests",  # made to object storage, retries among them
@@ -29,23 +29,23 @@ class Metrics:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._totals: dict[Counted, float] = dict.fromkeys(get_args(Counted), 0)
+        self._totals: dict[MetricName, float] = dict.fromkeys(get_args(MetricName), 0)
 
-    def count(self, what: Counted, amount: float = 1) -> None:
+    def count(self, name: MetricName, amount: float = 1) -> None:
         """Add to one total."""
         with self._lock:
-            self._totals[what] += amount
+            self._totals[name] += amount
 
     @contextlib.contextmanager
-    def timed(self, what: Counted) -> Iterator[None]:
+    def measure_time(self, name: MetricName) -> Iterator[None]:
         """Add the seconds that the block takes."""
         began = time.perf_counter()
         try:
             yield
         finally:
-            self.count(what, time.perf_counter() - began)
+            self.count(name, time.perf_counter() - began)
 
-    def totals(self) -> dict[Counted, float]:
+    def totals(self) -> dict[MetricName, float]:
         """Return all totals as they are now."""
         with self._lock:
             return dict(self._totals)
@@ -54,9 +54,9 @@ class Metrics:
         return Metrics, ()
 
 
-def added_up(several: Iterable[Metrics]) -> dict[Counted, float]:
+def sum_metrics(metrics_list: Iterable[Metrics]) -> dict[MetricName, float]:
     """Return the sums of distinct `Metrics`; one that is given twice counts once."""
-    distinct = {id(metrics): metrics for metrics in several}.values()
+    distinct = {id(metrics): metrics for metrics in metrics_list}.values()
     sums = Metrics().totals()
     for metrics in distinct:
         for what, amount in metrics.totals().items():

@@ -35,14 +35,14 @@ from vchat.shards.storage.config import StorageConfig, refuse_secrets
 from vchat.shards.storage.credentials import FileCredentials
 from vchat.shards.storage.metrics import Metrics
 from vchat.shards.storage.retries import (
-    REFUSALS_ALLOWED,
+    MAX_REFUSALS,
     ShortBodyError,
-    kind_of,
-    one_line,
-    pauses,
+    classify_failure,
+    first_line,
+    retry_pauses,
 )
 from vchat.shards.storage.store import MissingError, UnreachableError
-from vchat.shards.storage.store_file import opened
+from vchat.shards.storage.store_file import open_store_file
 
 if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta
@@ -55,7 +55,7 @@ PART_BYTES = 8 << 20
 PARTS_IN_FLIGHT = 4
 
 
-SLOWEST_UPLOAD = 2**20
+MIN_UPLOAD_RATE = 2**20
 """Bytes per second below which an upload is taken for hung."""
 
 ENDPOINT_KEYS = {"s3": "endpoint", "s3a": "endpoint", "az": "endpoint", "gs": "base_url"}
@@ -68,7 +68,7 @@ class RemoteStore:
     given the store, they connect anew.
     """
 
-    readers = 16
+    num_readers = 16
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class RemoteStore:
             MissingError: there is none.
             ShardError: it cannot be reached.
         """
-        return self._tried(
+        return self._retry(
             lambda: int(obstore.head(self._client, name)["size"]), name=name, offset=0
         )
 
@@ -124,12 +124,12 @@ class RemoteStore:
             ShardError: not all of them after several attempts, or the object was replaced.
         """
         parts = [
-            self._part(name, first, min(first + PART_BYTES, end))
+            self._read_part(name, first, min(first + PART_BYTES, end))
             for first in range(start, end, PART_BYTES)
         ]
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def range(self, name: str, start: int, end: int) -> tuple[bytes, int]:
+    def read_range_and_size(self, name: str, start: int, end: int) -> tuple[bytes, int]:
         """Return a short range as far as the object reaches, and the object's size.
 
         Raises:
@@ -137,7 +137,7 @@ class RemoteStore:
             ShardError: it cannot be read.
         """
         try:
-            return self._tried(lambda: self._once(name, start, end), name=name, offset=start)
+            return self._retry(lambda: self._get_range(name, start, end), name=name, offset=start)
         except UnreachableError:
             size = self.size(name)
             if size <= start:  # of which a range cannot be asked for
@@ -148,7 +148,7 @@ class RemoteStore:
         """Return a whole object: the small files of a shard set."""
         return self.read(name, 0, self.size(name))
 
-    def parts(self, name: str, size: int, *, pool: Executor) -> Iterator[bytes]:
+    def read_parts(self, name: str, size: int, *, pool: Executor) -> Iterator[bytes]:
         """Yield a whole object of a known size in order, a few parts in flight.
 
         Raises:
@@ -156,7 +156,7 @@ class RemoteStore:
         """
         flying: deque[Future[bytes]] = deque()
         for first in range(0, size, PART_BYTES):
-            flying.append(pool.submit(self._part, name, first, min(first + PART_BYTES, size)))
+            flying.append(pool.submit(self._read_part, name, first, min(first + PART_BYTES, size)))
             if len(flying) == PARTS_IN_FLIGHT:
                 yield flying.popleft().result()
         while flying:
@@ -171,7 +171,7 @@ class RemoteStore:
             ValueError: there is an object of that name with other content.
             ShardError: it cannot be stored.
         """
-        seconds = self._storage.timeout_s + path.stat().st_size / SLOWEST_UPLOAD
+        seconds = self._storage.timeout_s + path.stat().st_size / MIN_UPLOAD_RATE
         settings = client_settings(self.url, self._storage)
         limit = timedelta(seconds=seconds)
         settings["client_options"] |= {"timeout": limit, "read_timeout": limit}
@@ -179,12 +179,12 @@ class RemoteStore:
         def put() -> bool:
             client = from_url(self.url, **settings)
             try:
-                obstore.put(client, name, _mapped(path), mode="create", use_multipart=False)
+                obstore.put(client, name, _map_file(path), mode="create", use_multipart=False)
             except AlreadyExistsError:
                 return False
             return True
 
-        is_new = self._tried(put, name=name, offset=0)
+        is_new = self._retry(put, name=name, offset=0)
         if not is_new and (found := self.sha256(name)) != sha256:
             raise ValueError(
                 f"{self.url}/{name} is of another build: its sha256 is {found[:16]}.., ours"
@@ -193,29 +193,29 @@ class RemoteStore:
 
     def sha256(self, name: str) -> str:
         """Return the SHA-256 of an object's contents."""
-        with opened(self, name) as file:
+        with open_store_file(self, name) as file:
             return sha256_of(file)
 
-    def folder(self, name: str) -> tuple[list[str], list[str]]:
+    def list_folder(self, name: str) -> tuple[list[str], list[str]]:
         """Return the names of the objects right in a folder, and of the folders in it.
 
         Raises:
             ShardError: it cannot be listed.
         """
-        found = self._tried(
+        found = self._retry(
             lambda: obstore.list_with_delimiter(self._client, name or None), name=name, offset=0
         )
         files = [one["path"].rpartition("/")[2] for one in found["objects"]]
         return files, [path.rpartition("/")[2] for path in found["common_prefixes"]]
 
-    def below(self, name: str) -> Iterator[tuple[str, str]]:
+    def list_below(self, name: str) -> Iterator[tuple[str, str]]:
         """Yield `(name, version)` of every object below a folder; the version tells contents apart.
 
         Raises:
             ShardError: it cannot be listed.
         """
         pages = iter(obstore.list(self._client, prefix=name or None))
-        while page := self._tried(lambda: next(pages, []), name=name, offset=0):
+        while page := self._retry(lambda: next(pages, []), name=name, offset=0):
             yield from ((one["path"], _version(one)) for one in page)
 
     def version(self, name: str) -> str:
@@ -224,13 +224,13 @@ class RemoteStore:
         Raises:
             ShardError: there is none, or it cannot be reached.
         """
-        return _version(self._tried(lambda: obstore.head(self._client, name), name=name, offset=0))
+        return _version(self._retry(lambda: obstore.head(self._client, name), name=name, offset=0))
 
-    def is_near(self, name: str) -> bool:
+    def is_local(self, name: str) -> bool:
         """No."""
         return False
 
-    def distrust(self, name: str) -> None:
+    def invalidate(self, name: str) -> None:
         """Do nothing: there is no copy."""
 
     def __getstate__(self) -> dict[str, Any]:
@@ -245,32 +245,32 @@ class RemoteStore:
             self._client: Any = from_url(self.url, **client_settings(self.url, self._storage))
         except BaseError as err:
             raise ValueError(
-                f"{self.url}: {one_line(err)}; wanted s3://, gs://, az://, http:// or https://"
+                f"{self.url}: {first_line(err)}; wanted s3://, gs://, az://, http:// or https://"
             ) from err
 
-    def _part(self, name: str, start: int, end: int) -> bytes:
-        data, size = self._tried(lambda: self._once(name, start, end), name=name, offset=start)
+    def _read_part(self, name: str, start: int, end: int) -> bytes:
+        data, size = self._retry(lambda: self._get_range(name, start, end), name=name, offset=start)
         if len(data) != end - start:
             problem = f"{self.url}: ends at byte {size}, wanted bytes {start} to {end}"
             raise UnreachableError(problem, shard=name, offset=start)
         return data
 
-    def _tried(self, ask: Callable[[], T], *, name: str, offset: int) -> T:
+    def _retry(self, request: Callable[[], T], *, name: str, offset: int) -> T:
         """Return what `ask` returns, asked again with growing pauses if it fails."""
         refusals = 0
-        for pause in [*pauses(self._storage.retry_for_s), None]:
+        for pause in [*retry_pauses(self._storage.retry_for_s), None]:
             self.metrics.count("requests")
             try:
-                return ask()
+                return request()
             except (BaseError, OSError, ShortBodyError) as err:
                 if isinstance(err, FileNotFoundError | NotFoundError):
                     problem = f"there is no such object in {self.url}"
                     raise MissingError(problem, shard=name, offset=offset) from err
-                problem = one_line(err)
-                kind = kind_of(err)
+                problem = first_line(err)
+                kind = classify_failure(err)
                 refusals = refusals + 1 if kind.is_refusal else 0
             log.debug("%s/%s at %d: %s", self.url, name, offset, problem)
-            if kind.is_final or refusals == REFUSALS_ALLOWED or pause is None:
+            if kind.is_final or refusals == MAX_REFUSALS or pause is None:
                 break
             self.metrics.count("retries")
             self._pause(pause * random.uniform(0.5, 1.5))
@@ -278,7 +278,7 @@ class RemoteStore:
                 self._connect()  # a revoked key is not asked for again by the old client
         raise UnreachableError(f"{self.url}: {problem}", shard=name, offset=offset)
 
-    def _once(self, name: str, start: int, end: int) -> tuple[bytes, int]:
+    def _get_range(self, name: str, start: int, end: int) -> tuple[bytes, int]:
         """Ask for a range once, under the object's ETag if it is known.
 
         Returns it as far as the object reaches, and the object's size.
@@ -316,7 +316,7 @@ def _version(found: ObjectMeta) -> str:
     return f"{found['e_tag'] or found['last_modified']} {found['size']}"
 
 
-def _mapped(path: Path) -> memoryview:
+def _map_file(path: Path) -> memoryview:
     """Map a file into memory, for a client that takes a buffer without copying it."""
     with path.open("rb") as file:
         if not os.fstat(file.fileno()).st_size:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from vchat.shards.storage.metrics import Metrics
 
-OPEN_FILES = 64
+MAX_OPEN_FILES = 64
 """Shards that a folder's store keeps open; a window of an epoch has fewer."""
 
 
@@ -43,7 +43,7 @@ class ShardError(ValueError):
         self.key = key
         self.source = source
 
-    def of_sample(self, *, key: str, source: str, offset: int) -> ShardError:
+    def with_sample(self, *, key: str, source: str, offset: int) -> ShardError:
         """Return the same error, naming the sample that was wanted and where it begins."""
         return type(self)(self.problem, shard=self.shard, offset=offset, key=key, source=source)
 
@@ -59,7 +59,7 @@ class MissingError(UnreachableError, FileNotFoundError):
 class Store(Protocol):
     """Where the files of a shard set lie. Safe to use from several threads."""
 
-    readers: int
+    num_readers: int
     """How many threads keep it busy."""
 
     @property
@@ -72,10 +72,10 @@ class Store(Protocol):
     def read(self, name: str, start: int, end: int) -> bytes:
         """Return bytes `start` to `end` (exclusive), all of them, or raise ShardError."""
 
-    def is_near(self, name: str) -> bool:
+    def is_local(self, name: str) -> bool:
         """Whether a read costs no round trip over a network."""
 
-    def distrust(self, name: str) -> None:
+    def invalidate(self, name: str) -> None:
         """Hear that bytes of a file had a wrong checksum: a copy of it, if any, is dropped."""
 
 
@@ -97,12 +97,12 @@ class LocalStore:
     Files stay open. One that is replaced is read on as it was, until a read of it fails.
     """
 
-    readers = 2
+    num_readers = 2
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.metrics = Metrics()
-        self._opened = lru_cache(OPEN_FILES)(OpenFile)
+        self._open_file = lru_cache(MAX_OPEN_FILES)(OpenFile)
 
     def __reduce__(self) -> tuple[type[LocalStore], tuple[Path]]:
         return LocalStore, (self.folder,)
@@ -126,27 +126,27 @@ class LocalStore:
         """
         path = f"{self.folder}/{name}"
         try:
-            data = read_range(path, start, end, name=name, opening=self._opened)
+            data = read_range(path, start, end, name=name, open_file=self._open_file)
         except ShardError:
-            self.distrust(name)
+            self.invalidate(name)
             raise
         self.metrics.count("disk_bytes", len(data))
         return data
 
-    def expect(self, name: str, start: int, end: int) -> None:
+    def prefetch(self, name: str, start: int, end: int) -> None:
         """Let the system bring a range into memory, without waiting; a fault shows in the read."""
         if hasattr(os, "posix_fadvise"):  # macOS has none
             with contextlib.suppress(OSError):
-                file = self._opened(f"{self.folder}/{name}")
+                file = self._open_file(f"{self.folder}/{name}")
                 os.posix_fadvise(file.descriptor, start, end - start, os.POSIX_FADV_WILLNEED)
 
-    def is_near(self, name: str) -> bool:
+    def is_local(self, name: str) -> bool:
         """Yes."""
         return True
 
-    def distrust(self, name: str) -> None:
+    def invalidate(self, name: str) -> None:
         """Open the files anew for the next read: this one may have been replaced."""
-        self._opened.cache_clear()
+        self._open_file.cache_clear()
 
 
 def read_range(
@@ -155,7 +155,7 @@ def read_range(
     end: int,
     *,
     name: str,
-    opening: Callable[[str | Path], OpenFile] = OpenFile,
+    open_file: Callable[[str | Path], OpenFile] = OpenFile,
 ) -> bytes:
     """Return bytes `start` to `end` (exclusive) of a local file.
 
@@ -167,7 +167,7 @@ def read_range(
         ShardError: The file is missing, unreadable, or ends before `end`.
     """
     try:
-        file = opening(path)
+        file = open_file(path)
         data = os.pread(file.descriptor, end - start, start)
     except OSError as error:
         problem = error.strerror or str(error)

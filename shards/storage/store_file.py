@@ -14,11 +14,11 @@ from typing import IO, Any, cast
 from vchat.shards.storage.store import Store
 
 PART_BYTES = 4 << 20
-PARTS_AHEAD = 4
-PARTS_BEHIND = 2
+PREFETCHED_PARTS = 4
+PARTS_KEPT_BEHIND = 2
 
 
-def opened(store: Store, name: str) -> IO[bytes]:
+def open_store_file(store: Store, name: str) -> IO[bytes]:
     """Open a file of a store for reading.
 
     Raises:
@@ -34,7 +34,7 @@ class StoreFile(io.RawIOBase):
         """Read the file `name`, of `size` bytes, whose first bytes may be known already."""
         self.name = name
         self._store, self._size, self._beginning = store, size, beginning
-        self._position = self._last_end = 0
+        self._offset = self._last_end = 0
         self._parts: dict[int, Future[bytes]] = {}
         self._threads: ThreadPoolExecutor | None = None
 
@@ -48,21 +48,21 @@ class StoreFile(io.RawIOBase):
 
     def tell(self) -> int:
         """Return the position of the next byte."""
-        return self._position
+        return self._offset
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Go to a position; costs nothing until something is read there."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._offset, io.SEEK_END: self._size}[whence]
+        self._offset = max(0, base + offset)
+        return self._offset
 
     def read(self, size: int | None = -1) -> bytes:
         """Return `size` bytes, fewer only at the end of the file; negative is all that is left."""
-        left = self._size - self._position
+        left = self._size - self._offset
         wanted = left if size is None or size < 0 else min(size, left)
         pieces = []
         while wanted > 0:
-            pieces.append(self._next(wanted))
+            pieces.append(self._read_next(wanted))
             wanted -= len(pieces[-1])
         return b"".join(pieces)
 
@@ -72,15 +72,15 @@ class StoreFile(io.RawIOBase):
         Raises:
             ShardError: the file cannot be read, or was replaced.
         """
-        data = self._next(len(buffer))
+        data = self._read_next(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
-    def _next(self, size: int) -> bytes:
+    def _read_next(self, size: int) -> bytes:
         """Return the next bytes, up to `size`, and stand behind them."""
-        start = self._position
-        data = self._some(start, min(start + size, self._size))
-        self._position = self._last_end = start + len(data)
+        start = self._offset
+        data = self._read_some(start, min(start + size, self._size))
+        self._offset = self._last_end = start + len(data)
         return data
 
     def close(self) -> None:
@@ -90,7 +90,7 @@ class StoreFile(io.RawIOBase):
         self._parts.clear()
         super().close()
 
-    def _some(self, start: int, end: int) -> bytes:
+    def _read_some(self, start: int, end: int) -> bytes:
         """Return bytes from `start` on, at least one and up to `end`; empty at the end."""
         if start >= end:
             return b""
@@ -98,20 +98,20 @@ class StoreFile(io.RawIOBase):
             return self._beginning[start:end]
         number = start // PART_BYTES
         if number in self._parts or start == self._last_end:
-            part = self._part(number)
+            part = self._read_part(number)
             return part[start - number * PART_BYTES : end - number * PART_BYTES]
         return self._store.read(self.name, start, end)
 
-    def _part(self, number: int) -> bytes:
+    def _read_part(self, number: int) -> bytes:
         """Return one part, the next ones on their way."""
         if self._threads is None:
-            self._threads = ThreadPoolExecutor(PARTS_AHEAD)
-        for wanted in range(number, number + PARTS_AHEAD):
+            self._threads = ThreadPoolExecutor(PREFETCHED_PARTS)
+        for wanted in range(number, number + PREFETCHED_PARTS):
             first = wanted * PART_BYTES
             if wanted not in self._parts and first < self._size:
                 last = min(first + PART_BYTES, self._size)
                 read = self._store.read
                 self._parts[wanted] = self._threads.submit(read, self.name, first, last)
-        for old in [one for one in self._parts if one < number - PARTS_BEHIND]:
+        for old in [one for one in self._parts if one < number - PARTS_KEPT_BEHIND]:
             self._parts.pop(old).cancel()
         return self._parts[number].result()

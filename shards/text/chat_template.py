@@ -31,16 +31,16 @@ from vchat.shards.text.template import (
     Special,
     Text,
     TextRound,
-    dialogue_of,
-    digest_of,
+    dialogue_parts,
     image_parts,
+    template_digest,
 )
 
-ROUNDS = tuple((f"\ue000question{n}\ue000", f"\ue000answer{n}\ue000") for n in (1, 2, 3))
+SENTINEL_ROUNDS = tuple((f"\ue000question{n}\ue000", f"\ue000answer{n}\ue000") for n in (1, 2, 3))
 """Sentinels: texts that no template and no dialogue has."""
 
 SYSTEM_SENTINEL = "\ue000system\ue000"
-SHOWN = 60
+SHOWN_CHARACTERS = 60
 """Characters of a text that an error shows."""
 
 
@@ -49,7 +49,7 @@ class TextChanged(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChatSource:
+class ChatTemplateSpec:
     """A tokenizer's chat template and the special tokens that it may write."""
 
     text: str
@@ -94,7 +94,7 @@ class ChatTemplate:
 
     name: ClassVar[str] = "chat"
 
-    def __init__(self, source: ChatSource, *, system: str | None = None):
+    def __init__(self, spec: ChatTemplateSpec, *, system: str | None = None):
         """Args:
             source: From `TextTokenizer.chat_source`.
             system: The system message; None to send none (a template may have its own).
@@ -103,27 +103,27 @@ class ChatTemplate:
             ValueError: The template is not valid, refuses such messages, trims, drops or reorders
                 them, makes a round depend on others, or writes no special token after an answer.
         """
-        self.source = source
+        self.spec = spec
         self.system = system
-        self._program = _compiled(source)
-        self._specials = re.compile("|".join(source.specials))
-        self._frame = self._found_frame()
-        self.end = self._found_end()
+        self._program = _compile(spec)
+        self._specials = re.compile("|".join(spec.specials))
+        self._frame = self._find_frame()
+        self.end = self._find_end()
         self._check_system()
         self._check_prompts()
 
     def opening(self) -> list[Part]:
         """Return what stands before the first question, once per dialogue."""
-        head, *tail = [self._parts(piece) for piece in self._frame.opening]
-        if self.source.begin is None:
+        head, *tail = [self._split_at_specials(piece) for piece in self._frame.opening]
+        if self.spec.begin is None:
             head = [Control("begin"), *head]  # no id, but says that text opens a dialogue here
-        elif head[:1] == [Special(self.source.begin)]:
+        elif head[:1] == [Special(self.spec.begin)]:
             head = [Control("begin"), *head[1:]]
         return [*head, *(part for piece in tail for part in (Text(self.system or ""), *piece))]
 
     def between(self) -> list[Part]:
         """Return what stands between an end token and the next question."""
-        return self._parts(self._frame.after_answer)[1:]
+        return self._split_at_specials(self._frame.after_answer)[1:]
 
     def round(
         self, question: str, answer: str | None, *, num_images: int, first_image: int
@@ -141,32 +141,32 @@ class ChatTemplate:
         """
         content = [*image_parts(num_images, first_image=first_image), Text(question)]
         spelled = "".join(part.text if isinstance(part, Text) else "<image>" for part in content)
-        self._check_unchanged(spelled, ROUNDS[0][1] if answer is None else answer)
-        parts = [*content, *self._parts(self._frame.before_answer)]
+        self._check_unchanged(spelled, SENTINEL_ROUNDS[0][1] if answer is None else answer)
+        parts = [*content, *self._split_at_specials(self._frame.before_answer)]
         if answer is not None:
             parts += [Text(answer, supervised=True), self.end]
         return parts
 
     def dialogue(self, rounds: Sequence[TextRound]) -> list[Part]:
         """Return the parts of a whole dialogue, its images numbered from 1 through all rounds."""
-        return dialogue_of(self, rounds)
+        return dialogue_parts(self, rounds)
 
     def with_system(self, text: str) -> ChatTemplate:
         """Return the same template with another system message, stripped."""
-        return ChatTemplate(self.source, system=text.strip())
+        return ChatTemplate(self.spec, system=text.strip())
 
     @property
     def digest(self) -> str:
         """SHA-256 over the parts of a fixed dialogue: equal digests render equally."""
-        return digest_of(self)
+        return template_digest(self)
 
-    def _found_frame(self) -> Frame:
+    def _find_frame(self) -> Frame:
         """Render three rounds of sentinels and take apart what stands between them."""
-        sentinels = [text for pair in ROUNDS for text in pair]
+        sentinels = [text for pair in SENTINEL_ROUNDS for text in pair]
         system = None if self.system is None else SYSTEM_SENTINEL
         first = [] if system is None else [system]
-        rendered = self._rendered(ROUNDS, system=system)
-        pieces = self._pieces(rendered, [*first, *sentinels])
+        rendered = self._render(SENTINEL_ROUNDS, system=system)
+        pieces = self._split_at_sentinels(rendered, [*first, *sentinels])
         rest = pieces[len(first) + 1 :]
         headers, gaps = {*rest[0::2]}, {*rest[1:-1:2]}
         if len(headers) > 1 or len(gaps) > 1:
@@ -178,25 +178,25 @@ class ChatTemplate:
             closing=rest[-1],
         )
 
-    def _pieces(self, rendered: str, sentinels: Sequence[str]) -> list[str]:
+    def _split_at_sentinels(self, text: str, sentinels: Sequence[str]) -> list[str]:
         """Split at the sentinels; each must be there once, in order."""
         for sentinel in sentinels:
-            if (count := rendered.count(sentinel)) != 1:
+            if (count := text.count(sentinel)) != 1:
                 what = "drops or alters" if count == 0 else f"writes {count} times"
                 self._fail(f"{what} the text of a message ({sentinel.strip(chr(0xE000))})")
-        if sorted(sentinels, key=rendered.find) != list(sentinels):
+        if sorted(sentinels, key=text.find) != list(sentinels):
             self._fail("reorders the messages")
-        return re.split("|".join(sentinels), rendered)
+        return re.split("|".join(sentinels), text)
 
-    def _found_end(self) -> Special:
+    def _find_end(self) -> Special:
         """Return the special token right after every answer, the last one too."""
         ends = []
         for written in (self._frame.after_answer, self._frame.closing):
-            parts = self._parts(written)
+            parts = self._split_at_specials(written)
             if not parts or not isinstance(parts[0], Special):
                 self._fail(
-                    f"writes {written[:SHOWN]!r} after an answer; wanted a special token of the"
-                    " tokenizer right after it"
+                    f"writes {written[:SHOWN_CHARACTERS]!r} after an answer; wanted a special"
+                    " token of the tokenizer right after it"
                 )
             ends.append(Special(parts[0].token, supervised=True))
         if ends[0] != ends[1]:
@@ -204,16 +204,24 @@ class ChatTemplate:
         return ends[0]
 
     def _check_system(self) -> None:
-        if self._rendered(ROUNDS, system=self.system) != self._spelled(ROUNDS):
-            self._fail(f"trims or alters the system text {(self.system or '')[:SHOWN]!r}")
+        if self._render(SENTINEL_ROUNDS, system=self.system) != self._expected_text(
+            SENTINEL_ROUNDS
+        ):
+            self._fail(
+                f"trims or alters the system text {(self.system or '')[:SHOWN_CHARACTERS]!r}"
+            )
 
     def _check_prompts(self) -> None:
         """Require that a prompt is how a training text begins, blanks at its end apart."""
-        for n in range(1, len(ROUNDS) + 1):
-            wanted = self._spelled(ROUNDS[:n]).partition(ROUNDS[n - 1][1])[0]
-            if not self._rendered(ROUNDS[:n], system=self.system).startswith(wanted):
+        for n in range(1, len(SENTINEL_ROUNDS) + 1):
+            wanted = self._expected_text(SENTINEL_ROUNDS[:n]).partition(SENTINEL_ROUNDS[n - 1][1])[
+                0
+            ]
+            if not self._render(SENTINEL_ROUNDS[:n], system=self.system).startswith(wanted):
                 self._fail(f"writes the beginning of a dialogue of {n} rounds differently")
-            found = self._rendered([*ROUNDS[: n - 1], (ROUNDS[n - 1][0], None)], system=self.system)
+            found = self._render(
+                [*SENTINEL_ROUNDS[: n - 1], (SENTINEL_ROUNDS[n - 1][0], None)], system=self.system
+            )
             if found != wanted and (not wanted.startswith(found) or wanted[len(found) :].strip()):
                 self._fail(
                     f"ends a prompt with {_tail(found)!r}, but writes {_tail(wanted)!r} before"
@@ -223,19 +231,19 @@ class ChatTemplate:
     def _check_unchanged(self, question: str, answer: str) -> None:
         """Render the round both as an earlier and as the last one, and compare."""
         rounds = [(question, answer)] * 2
-        found, wanted = self._rendered(rounds, system=self.system), self._spelled(rounds)
+        found, wanted = self._render(rounds, system=self.system), self._expected_text(rounds)
         if found == wanted:
             return
         first = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), 0)
         only_blanks = "".join(found.split()) == "".join(wanted.split())
         raise TextChanged(
-            f"the chat template of {self.source.origin}"
+            f"the chat template of {self.spec.origin}"
             f" {'trims white space' if only_blanks else 'drops or alters text'}: it writes"
-            f" {found[first : first + SHOWN]!r} where the dialogue has"
-            f" {wanted[first : first + SHOWN]!r}"
+            f" {found[first : first + SHOWN_CHARACTERS]!r} where the dialogue has"
+            f" {wanted[first : first + SHOWN_CHARACTERS]!r}"
         )
 
-    def _spelled(self, rounds: Sequence[tuple[str, str]]) -> str:
+    def _expected_text(self, rounds: Sequence[tuple[str, str]]) -> str:
         """Return the string that the frame gives with these texts in it."""
         frame = self._frame
         whole = (self.system or "").join(frame.opening)
@@ -244,7 +252,7 @@ class ChatTemplate:
             whole += question + frame.before_answer + answer + after
         return whole
 
-    def _rendered(self, rounds: Sequence[tuple[str, str | None]], *, system: str | None) -> str:
+    def _render(self, rounds: Sequence[tuple[str, str | None]], *, system: str | None) -> str:
         """Render messages plainly; an answer of None at the end asks for a prompt."""
         messages = [] if system is None else [{"role": "system", "content": system}]
         for question, answer in rounds:
@@ -257,36 +265,36 @@ class ChatTemplate:
                 tools=None,
                 documents=None,
                 add_generation_prompt=messages[-1]["role"] == "user",
-                **self.source.variables,
+                **self.spec.variables,
             )
         except (jinja2.TemplateError, TypeError) as error:
             roles = ", ".join(message["role"] for message in messages)
             raise ValueError(
-                f"the chat template of {self.source.origin} refuses messages of {roles}: {error};"
+                f"the chat template of {self.spec.origin} refuses messages of {roles}: {error};"
                 " leave the system text out, or use the template visualchat"
             ) from error
 
-    def _parts(self, written: str) -> list[Part]:
+    def _split_at_specials(self, text: str) -> list[Part]:
         """Return a stretch of the frame as text and special tokens."""
         parts: list[Part] = []
         start = 0
-        for match in self._specials.finditer(written):
+        for match in self._specials.finditer(text):
             assert match.lastindex is not None
-            parts += [Text(written[start : match.start()]), Special(match[match.lastindex])]
+            parts += [Text(text[start : match.start()]), Special(match[match.lastindex])]
             start = match.end()
-        return [part for part in (*parts, Text(written[start:])) if part != Text("")]
+        return [part for part in (*parts, Text(text[start:])) if part != Text("")]
 
     def _fail(self, what: str) -> NoReturn:
         raise ValueError(
-            f"the chat template of {self.source.origin} {what}; use the template visualchat"
+            f"the chat template of {self.spec.origin} {what}; use the template visualchat"
         )
 
 
 def _tail(text: str) -> str:
-    return text[-SHOWN // 2 :]
+    return text[-SHOWN_CHARACTERS // 2 :]
 
 
-def _compiled(source: ChatSource) -> jinja2.Template:
+def _compile(spec: ChatTemplateSpec) -> jinja2.Template:
     """Compile the program as chat templates expect it, in a sandbox."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
@@ -294,10 +302,10 @@ def _compiled(source: ChatSource) -> jinja2.Template:
     environment.globals["raise_exception"] = _raise
     environment.filters["tojson"] = _to_json
     try:
-        return environment.from_string(source.text)
+        return environment.from_string(spec.text)
     except jinja2.TemplateSyntaxError as error:
         raise ValueError(
-            f"the chat template of {source.origin} is not valid, line {error.lineno}: {error}"
+            f"the chat template of {spec.origin} is not valid, line {error.lineno}: {error}"
         ) from error
 
 

@@ -44,10 +44,10 @@ class TextEncoder:
         self._spec = spec
         later = _without_prefix(spec, schemes=("first",))
         continuing = _without_prefix(spec, schemes=("first", "always"))
-        self._opening = _text_tokenizer(spec)
-        self._later = self._opening if later == spec else _text_tokenizer(later)
-        self._continuing = self._later if continuing == later else _text_tokenizer(continuing)
-        self._tokens = lru_cache(maxsize=64)(self._tokenized)
+        self._opening = _make_text_tokenizer(spec)
+        self._later = self._opening if later == spec else _make_text_tokenizer(later)
+        self._continuing = self._later if continuing == later else _make_text_tokenizer(continuing)
+        self._tokens = lru_cache(maxsize=64)(self._tokenize)
         """A dialogue begins as most do, and its prompt is asked for with and without its answer."""
 
         self._controls = {
@@ -57,7 +57,9 @@ class TextEncoder:
     def __reduce__(self) -> tuple[type[TextEncoder], tuple[dict[str, Any]]]:
         return TextEncoder, (self._spec,)  # other processes fill caches of their own
 
-    def stretch(self, texts: Sequence[Text], *, opening: bool) -> Iterator[tuple[list[int], bool]]:
+    def encode_segment(
+        self, texts: Sequence[Text], *, opening: bool
+    ) -> Iterator[tuple[list[int], bool]]:
         """Yield `(ids, supervised)` runs of the stretch that the texts make together.
 
         Dropping texts from the end, at a change of `supervised`, drops ids from the end and
@@ -78,7 +80,7 @@ class TextEncoder:
             yield whole.ids[len(ids) :], supervised
             text, ids = text + added, whole.ids
 
-    def _tokenized(self, tokenizer: Tokenizer, text: str) -> _Tokens:
+    def _tokenize(self, tokenizer: Tokenizer, text: str) -> _Tokens:
         """Tokenize text; where its model alone would make a control token, cut the spelling."""
         try:
             encoding = tokenizer.encode(text, add_special_tokens=False)
@@ -88,13 +90,13 @@ class TextEncoder:
         whole = _Tokens(encoding.ids, span)  # type: ignore[arg-type]
         if self._controls.keys().isdisjoint(whole.ids):
             return whole
-        cut = self._inside_control(text, whole.ids, encoding.offsets)
+        cut = self._cut_inside_control(text, whole.ids, encoding.offsets)
         if cut is None:
             return whole
         head = self._tokens(tokenizer, text[:cut])
-        return _joined(head, self._tokens(self._continuing, text[cut:]), cut=cut)
+        return _join(head, self._tokens(self._continuing, text[cut:]), cut=cut)
 
-    def _inside_control(
+    def _cut_inside_control(
         self, text: str, ids: list[int], spans: list[tuple[int, int]]
     ) -> int | None:
         """Return a place inside the first spelled control token, or None if there is none.
@@ -109,7 +111,7 @@ class TextEncoder:
         return None
 
 
-def _joined(head: _Tokens, tail: _Tokens, *, cut: int) -> _Tokens:
+def _join(head: _Tokens, tail: _Tokens, *, cut: int) -> _Tokens:
     """Return the tokens of a text that was cut before the character `cut`."""
 
     def span(position: int) -> tuple[int, int]:
@@ -134,7 +136,7 @@ def _is_control(token: dict[str, Any]) -> bool:
     return not token["content"].isspace()
 
 
-def _text_tokenizer(spec: dict[str, Any]) -> Tokenizer:
+def _make_text_tokenizer(spec: dict[str, Any]) -> Tokenizer:
     """Build the tokenizer that takes everything in its input for text, and adds nothing."""
     added = [{**token, "special": _is_control(token)} for token in spec["added_tokens"]]
     model = spec["model"]

@@ -10,10 +10,10 @@ from vchat.shards.text.published_template import PublishedTemplate
 from vchat.shards.text.template import Template, VisualChatTemplate
 from vchat.shards.text.tokenizer import TextTokenizer
 
-NAMES = (VisualChatTemplate.name, ChatTemplate.name, PublishedTemplate.name)
+TEMPLATE_NAMES = (VisualChatTemplate.name, ChatTemplate.name, PublishedTemplate.name)
 
 
-def template_named(name: str, *, system: str | None = None, tokenizer: TextTokenizer) -> Template:
+def make_template(name: str, *, system: str | None = None, tokenizer: TextTokenizer) -> Template:
     """Return the template of that name, with its own system text unless one is given.
 
     Args:
@@ -26,10 +26,10 @@ def template_named(name: str, *, system: str | None = None, tokenizer: TextToken
         WrongUse: There is no such template; names the nearest.
         ValueError: The tokenizer has no chat template, or one that cannot be used.
     """
-    if name not in NAMES:
-        near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.0)
+    if name not in TEMPLATE_NAMES:
+        near = difflib.get_close_matches(name, TEMPLATE_NAMES, n=1, cutoff=0.0)
         raise WrongUse(f"unknown template {name!r}; did you mean {near[0]!r}?")
     if name == ChatTemplate.name:
-        return ChatTemplate(tokenizer.chat_source(), system=system)
+        return ChatTemplate(tokenizer.chat_template_spec(), system=system)
     kind = PublishedTemplate if name == PublishedTemplate.name else VisualChatTemplate
     return kind() if system is None else kind(system=system)

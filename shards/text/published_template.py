@@ -17,8 +17,8 @@ from vchat.shards.text.template import (
     Part,
     TextRound,
     VisualChatTemplate,
-    dialogue_of,
-    digest_of,
+    dialogue_parts,
+    template_digest,
 )
 
 
@@ -48,7 +48,7 @@ class PublishedTemplate:
 
     def dialogue(self, rounds: Sequence[TextRound]) -> list[Part]:
         """Return the parts of a whole dialogue, its images numbered from 1 through all rounds."""
-        return dialogue_of(self, rounds)
+        return dialogue_parts(self, rounds)
 
     def with_system(self, text: str) -> PublishedTemplate:
         """Return the template with another system text, set off by a blank line as its own."""
@@ -57,4 +57,4 @@ class PublishedTemplate:
     @property
     def digest(self) -> str:
         """SHA-256 over the parts of a fixed dialogue: equal digests render equally."""
-        return digest_of(self)
+        return template_digest(self)

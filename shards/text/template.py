@@ -136,7 +136,7 @@ class VisualChatTemplate:
 
     def dialogue(self, rounds: Sequence[TextRound]) -> list[Part]:
         """Return the parts of a whole dialogue, its images numbered from 1 through all rounds."""
-        return dialogue_of(self, rounds)
+        return dialogue_parts(self, rounds)
 
     def with_system(self, text: str) -> VisualChatTemplate:
         """Return the template with another system text, set off by a blank line as its own."""
@@ -145,10 +145,10 @@ class VisualChatTemplate:
     @property
     def digest(self) -> str:
         """SHA-256 over the parts of a fixed dialogue: equal digests render equally."""
-        return digest_of(self)
+        return template_digest(self)
 
 
-def dialogue_of(template: Template, rounds: Sequence[TextRound]) -> list[Part]:
+def dialogue_parts(template: Template, rounds: Sequence[TextRound]) -> list[Part]:
     """Return the parts of a dialogue in a template, its images numbered from 1 on."""
     parts = template.opening()
     first_image = 1
@@ -161,7 +161,7 @@ def dialogue_of(template: Template, rounds: Sequence[TextRound]) -> list[Part]:
     return parts
 
 
-def digest_of(template: Template) -> str:
+def template_digest(template: Template) -> str:
     """Return the SHA-256 over the parts of a fixed dialogue."""
     probe = [
         TextRound(num_images=2, question="question one", answer="answer one"),

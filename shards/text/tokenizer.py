@@ -22,26 +22,26 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer
 
-from vchat.base.files import written_whole
-from vchat.shards.text.chat_template import ChatSource
+from vchat.base.files import write_atomically
+from vchat.shards.text.chat_template import ChatTemplateSpec
 from vchat.shards.text.encoder import TextEncoder
 from vchat.shards.text.template import Control, Part, Special, Text, TextRound, VisualChatTemplate
 
-IMAGE = "<image>"
+IMAGE_TOKEN = "<image>"
 """The only token we add."""
 
-PROBE = (
+PROBE_TEXT = (
     "The 3 cats   sat\u2014on 1,234 mats.\n\n\tna\u00efve \u4f60\u597d \u05e9\u05dc\u05d5\u05dd "
     "\U0001f600 \x00 <image> </s> <|im_end|> ### Answer:\nfi\ufb01 e\u0301"
 )
 """Its ids are part of a fingerprint, so it has what tokenizers disagree on."""
 
-KEPT_SETTINGS = ("unk_token", "pad_token", "chat_template", "add_bos_token", "model_max_length")
+SAVED_SETTINGS = ("unk_token", "pad_token", "chat_template", "add_bos_token", "model_max_length")
 """What a saved tokenizer keeps of its `tokenizer_config.json`, apart from begin and end."""
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class TokenizedText:
     """A dialogue, or the beginning of one, as the model reads it before slots are widened."""
 
     ids: NDArray[np.int32]
@@ -65,12 +65,12 @@ class TextTokenizer:
         begin = _token_text(settings, "bos_token")
         if settings.get("add_bos_token") is False:
             begin = None
-        self.end_id = _id_of(tokenizer, end, name="end", origin=origin)
+        self.end_id = _token_id(tokenizer, end, name="end", origin=origin)
         self.begin_id = (
-            None if begin is None else _id_of(tokenizer, begin, name="begin", origin=origin)
+            None if begin is None else _token_id(tokenizer, begin, name="begin", origin=origin)
         )
-        _mark_special(tokenizer, [text for text in (begin, end, IMAGE) if text is not None])
-        self.image_id = _id_of(tokenizer, IMAGE, name="image", origin=origin)
+        _mark_special(tokenizer, [text for text in (begin, end, IMAGE_TOKEN) if text is not None])
+        self.image_id = _token_id(tokenizer, IMAGE_TOKEN, name="image", origin=origin)
         self._tokenizer = tokenizer
         self._settings = settings
         self._origin = origin
@@ -88,10 +88,10 @@ class TextTokenizer:
         stated_file = path / "fingerprint.json"
         if stated_file.exists():
             stated = _read_json(stated_file).get("fingerprint")
-            loaded.require_fingerprint(str(stated), origin=str(path))
+            loaded.check_fingerprint(str(stated), origin=str(path))
         return loaded
 
-    def require_fingerprint(self, stated: str, *, origin: str) -> None:
+    def check_fingerprint(self, stated: str, *, origin: str) -> None:
         """Raise ValueError, naming both fingerprints, unless `stated` is this tokenizer's."""
         if stated != self.fingerprint:
             raise ValueError(
@@ -114,7 +114,7 @@ class TextTokenizer:
     def fingerprint(self) -> str:
         """SHA-256 over behaviour: vocabulary, special ids, ids and mask of a fixed dialogue."""
         rounds = [
-            TextRound(num_images=2, question=PROBE, answer=PROBE),
+            TextRound(num_images=2, question=PROBE_TEXT, answer=PROBE_TEXT),
             TextRound(num_images=0, question="Why?", answer="Yes."),
         ]
         probe = self.encode(VisualChatTemplate().dialogue(rounds))
@@ -127,7 +127,7 @@ class TextTokenizer:
         }
         return hashlib.sha256(json.dumps(behaviour).encode()).hexdigest()
 
-    def encode(self, parts: Sequence[Part]) -> Encoded:
+    def encode(self, parts: Sequence[Part]) -> TokenizedText:
         """Encode parts; the ids of a prompt are an exact prefix of those of its training text.
 
         Text that follows `Control("begin")` opens a dialogue, any other follows a special token.
@@ -140,14 +140,14 @@ class TextTokenizer:
         for is_text, group in groupby(parts, key=lambda part: isinstance(part, Text)):
             if is_text:
                 texts = [part for part in group if isinstance(part, Text)]
-                runs += self._encoder.stretch(texts, opening=opening)
+                runs += self._encoder.encode_segment(texts, opening=opening)
             else:
                 controls = [part for part in group if not isinstance(part, Text)]
                 opening = controls[-1] == Control("begin")
                 runs += [(self._control_ids(part), part.supervised) for part in controls]
         ids = [token for run, _ in runs for token in run]
         mask = np.array([supervised for _, supervised in runs], dtype=np.bool_)
-        return Encoded(
+        return TokenizedText(
             ids=np.array(ids, dtype=np.int32),
             supervised=mask.repeat([len(run) for run, _ in runs]),
         )
@@ -175,7 +175,7 @@ class TextTokenizer:
         Equal tokenizers give equal bytes. No path of this machine is written.
         """
         settings = {
-            name: self._settings[name] for name in KEPT_SETTINGS if name in self._settings
+            name: self._settings[name] for name in SAVED_SETTINGS if name in self._settings
         } | {
             # Makes transformers take tokenizer.json as it is instead of converting it.
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -189,15 +189,15 @@ class TextTokenizer:
             ("tokenizer_config.json", json.dumps(settings, indent=1, sort_keys=True)),
             ("fingerprint.json", json.dumps(fingerprint)),
         ):
-            with written_whole(folder / name) as file:
+            with write_atomically(folder / name) as file:
                 file.write(text.encode())
 
-    def id_of(self, part: Control | Special) -> int:
+    def special_id(self, part: Control | Special) -> int:
         """Return the id of an image slot, of an end or of another special token."""
         (found,) = self._control_ids(part)
         return found
 
-    def chat_source(self) -> ChatSource:
+    def chat_template_spec(self) -> ChatTemplateSpec:
         """Return the tokenizer's chat template and what rendering it needs.
 
         Raises:
@@ -213,7 +213,7 @@ class TextTokenizer:
             )
         names = ("bos_token", "eos_token", "unk_token", "pad_token")
         variables = {name: _token_text(self._settings, name) for name in names}
-        return ChatSource(
+        return ChatTemplateSpec(
             text=text,
             variables={name: value for name, value in variables.items() if value is not None},
             specials=_special_patterns(self._tokenizer),
@@ -223,7 +223,7 @@ class TextTokenizer:
 
     def _control_ids(self, part: Control | Special) -> list[int]:
         if isinstance(part, Special):
-            return [_id_of(self._tokenizer, part.token, name="special", origin=self._origin)]
+            return [_token_id(self._tokenizer, part.token, name="special", origin=self._origin)]
         if part.name == "begin":
             return [] if self.begin_id is None else [self.begin_id]
         return [self.end_id if part.name == "end" else self.image_id]
@@ -274,7 +274,7 @@ def _token_text(settings: dict[str, Any], name: str) -> str | None:
     return value["content"] if isinstance(value, dict) else value
 
 
-def _id_of(tokenizer: Tokenizer, text: str, *, name: str, origin: Path) -> int:
+def _token_id(tokenizer: Tokenizer, text: str, *, name: str, origin: Path) -> int:
     found: int | None = tokenizer.token_to_id(text)
     if found is None:
         raise ValueError(f"the {name} token {text!r} of {origin} is not in its tokenizer.json")
@@ -301,5 +301,5 @@ def _special_patterns(tokenizer: Tokenizer) -> list[str]:
         + f"({re.escape(token.content)})"
         + (r"\s*" if token.rstrip else "")
         for token in added
-        if token.content != IMAGE and not token.content.isspace()
+        if token.content != IMAGE_TOKEN and not token.content.isspace()
     ]

@@ -18,21 +18,27 @@ import jinja2
 import numpy as np
 import pyarrow as pa
 
-from vchat.base.files import written_whole
+from vchat.base.files import write_atomically
 from vchat.shards.format.manifest import ShardSet
 from vchat.shards.format.sample import Sample, StoredImage
-from vchat.shards.inspect.inspection import Run, overview, runs, selected, visible
-from vchat.shards.inspect.terminal import size
+from vchat.shards.inspect.inspection import (
+    TokenSpan,
+    escape_controls,
+    overview,
+    select_samples,
+    token_spans,
+)
+from vchat.shards.inspect.terminal import format_size
 
 MEDIA_TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShownDialogue:
+class ViewedDialogue:
     """One sample, prepared for the page."""
 
     sample: Sample
-    runs: list[Run]
+    runs: list[TokenSpan]
     """What the model reads, in order."""
 
     num_opening: int
@@ -57,8 +63,8 @@ def write_page(
         split: Only this one, None for all.
         source: Only this one, None for all.
     """
-    rows = selected(shards, split=split, source=source)
-    chosen = chosen_rows(rows, num=num)
+    rows = select_samples(shards, split=split, source=source)
+    chosen = choose_samples(rows, num=num)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -67,8 +73,8 @@ def write_page(
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "visible": visible,
-        "size": size,
+        "visible": escape_controls,
+        "size": format_size,
         "data_uri": data_uri,
         "pretty": _pretty,
     }
@@ -76,15 +82,15 @@ def write_page(
         overview=overview(shards, split=split, source=source),
         recipe=shards.manifest.get("recipe"),
         sources=sorted(rows["source"].unique().to_pylist()),
-        dialogues=_shown(shards, rows, chosen),
+        dialogues=_read_dialogues(shards, rows, chosen),
         num_dialogues=len(chosen),
     )
-    with written_whole(path) as file:
+    with write_atomically(path) as file:
         stream.dump(file, encoding="utf-8")
     return len(chosen)
 
 
-def chosen_rows(rows: pa.Table, *, num: int) -> list[int]:
+def choose_samples(rows: pa.Table, *, num: int) -> list[int]:
     """Return at most `num` row numbers, ascending: as evenly over sources as they allow.
 
     Within a source they are evenly spaced, so the choice depends on the rows alone.
@@ -109,15 +115,17 @@ def _pretty(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
-def _shown(shards: ShardSet, rows: pa.Table, chosen: list[int]) -> Iterator[ShownDialogue]:
+def _read_dialogues(
+    shards: ShardSet, rows: pa.Table, chosen: list[int]
+) -> Iterator[ViewedDialogue]:
     """Read one dialogue at a time: the page is written as they are read."""
     tokenizer = shards.tokenizer()
     opening = tokenizer.decode(tokenizer.encode(shards.template.opening()).ids.tolist())
     for number in chosen:
         row: dict[str, Any] = rows.slice(number, 1).to_pylist()[0]
         sample = shards.read_sample(row)
-        found = runs(sample, tokenizer)
-        yield ShownDialogue(
+        found = token_spans(sample, tokenizer)
+        yield ViewedDialogue(
             sample=sample,
             runs=found,
             num_opening=_num_opening(found[0].pieces, opening),

@@ -10,7 +10,7 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from vchat.model.attention import attend
-from vchat.model.decoding import Rows, hidden_of_all
+from vchat.model.decoding import Rows, decode_all
 from vchat.model.layout import (
     IMAGE,
     PAD,
@@ -18,9 +18,9 @@ from vchat.model.layout import (
     FlatLayout,
     cached_layout,
     flat_layout,
-    restarted_positions,
-    sequences_of_stretches,
-    visible,
+    positions_in_segments,
+    sequences_of_dialogues,
+    visible_keys,
 )
 from vchat.model.varlen import attend_sequences
 
@@ -43,7 +43,7 @@ def textbook(query, key, value, kinds, segments, scale):
     """MMCA as two dense softmaxes over S x S scores; float[B, H, S, d] in and out."""
     heads = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(heads, dim=1) for x in (key, value))
-    text, image = visible(kinds, segments, queries=torch.arange(kinds.shape[1]))
+    text, image = visible_keys(kinds, segments, queries=torch.arange(kinds.shape[1]))
     scores = query @ key.transpose(2, 3) * scale
     output = torch.zeros_like(query)
     for mask in (text[:, None], image[:, None]):
@@ -104,7 +104,7 @@ def one_after_the_other(
 def test_many_sequences_at_once_equal_the_textbook(key_heads):
     query, key, value, kinds, segments = random_batch(key_heads=key_heads)
     layout = flat_layout(kinds, segments)
-    sequences = sequences_of_stretches(layout.stretches, device=kinds.device)
+    sequences = sequences_of_dialogues(layout.dialogues, device=kinds.device)
     q, k, v = (one_row(layout, x)[0].transpose(0, 1) for x in (query, key, value))
     n = layout.num_image
     output = attend_sequences(
@@ -117,7 +117,7 @@ def test_many_sequences_at_once_equal_the_textbook(key_heads):
 def test_many_sequences_without_an_image_are_one_call():
     kinds = torch.tensor([[TEXT] * 5, [TEXT, TEXT, PAD, PAD, PAD]])
     layout = flat_layout(kinds, (kinds != PAD).long())
-    sequences = sequences_of_stretches(layout.stretches, device=kinds.device)
+    sequences = sequences_of_dialogues(layout.dialogues, device=kinds.device)
     calls = []
 
     def kernel(*given, **settings):
@@ -151,7 +151,7 @@ def test_newest_positions_equal_the_textbook(num_new):
 
 def test_visible_is_as_drawn():
     kinds = torch.tensor([[TEXT, IMAGE, IMAGE, TEXT]])
-    text, image = visible(kinds, torch.ones_like(kinds), queries=torch.arange(4))
+    text, image = visible_keys(kinds, torch.ones_like(kinds), queries=torch.arange(4))
     assert text[0].int().tolist() == [[1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 1]]
     assert image[0].int().tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 1, 1, 0]]
 
@@ -159,7 +159,7 @@ def test_visible_is_as_drawn():
 def test_positions_restart_at_every_segment():
     segments = torch.tensor([[1, 1, 1, 2, 2, 0], [0, 0, 1, 1, 1, 1]])
     expected = [[0, 1, 2, 0, 1, 0], [0, 0, 0, 1, 2, 3]]
-    assert restarted_positions(segments).tolist() == expected
+    assert positions_in_segments(segments).tolist() == expected
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
@@ -249,7 +249,7 @@ def hidden_of(model, ids, pixels):
         segments=torch.ones_like(ids),
         position_ids=None,
     )
-    return hidden_of_all(model.decoder, rows, published=False)
+    return decode_all(model.decoder, rows, published=False)
 
 
 @pytest.mark.parametrize("attention", ALL)

@@ -12,7 +12,7 @@ from transformers import (
     CLIPVisionModel,
 )
 
-from vchat.model.layout import IMAGE, TEXT, visible
+from vchat.model.layout import IMAGE, TEXT, visible_keys
 from vchat.model.visual_chat import VisualChat
 
 SLOT, POSITIONS = 96, 5
@@ -93,7 +93,7 @@ def attend_by_the_book(module, query, key, value, mask, *, scaling, kinds, **_):
     """MMCA as two dense softmaxes over S x S scores."""
     heads = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(heads, dim=1) for x in (key, value))
-    masks = visible(kinds, torch.ones_like(kinds), queries=torch.arange(kinds.shape[1]))
+    masks = visible_keys(kinds, torch.ones_like(kinds), queries=torch.arange(kinds.shape[1]))
     scores = query @ key.transpose(2, 3) * scaling
     output = torch.where((kinds == IMAGE)[:, None, :, None], value, torch.zeros_like(value))
     for seen in masks:
@@ -137,7 +137,7 @@ def test_causal_equals_the_library(batch, name):
 def test_the_loss_equals_that_of_all_logits(batch, name):
     ids, pixels = batch
     model = visual_chat(new_decoder(name), "mmca")
-    assert model._drops_rows, "the last layer should skip image rows for this decoder"
+    assert model._skips_images, "the last layer should skip image rows for this decoder"
     labels = ids.masked_fill(ids == SLOT, -100)
     logits = model(ids, pixels).logits[:, :-1].flatten(0, 1)
     expected = functional.cross_entropy(logits, labels[:, 1:].flatten(), reduction="sum")
@@ -164,7 +164,7 @@ def test_known_images_equal_their_pixels(batch, name):
     ids, pixels = batch
     model = visual_chat(new_decoder(name), "mmca")
     assert model.reuses_images
-    images = [model.image_states(one[None], num_positions=POSITIONS) for one in pixels]
+    images = [model.compute_image_states(one[None], num_positions=POSITIONS) for one in pixels]
     logits, _ = model.extend(None, ids, images=images)
     torch.testing.assert_close(logits, model(ids, pixels).logits[:, -1], atol=5e-5, rtol=1e-5)
 

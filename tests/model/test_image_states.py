@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vchat.model.image_states import turning_of
+from vchat.model.image_states import find_key_rotation
 
 SLOT, POSITIONS = 128, 5
 
@@ -75,7 +75,7 @@ def test_keys_whose_rotation_is_not_understood_are_not_reused(new_model, monkeyp
     forward = rotary.forward
     squared = lambda x, position_ids: forward(x, position_ids=position_ids**2)  # noqa: E731
     monkeypatch.setattr(rotary, "forward", squared)  # the distance alone tells nothing any more
-    assert turning_of(model.decoder) is None
+    assert find_key_rotation(model.decoder) is None
 
 
 def test_a_frequency_that_changes_with_the_length_is_not_reused(new_model):

@@ -13,7 +13,7 @@ from transformers import CLIPVisionConfig
 from vchat.model import loss as loss_module
 from vchat.model.config import VisualChatConfig
 from vchat.model.loss import SummedCrossEntropy
-from vchat.model.towers.projection import projection_named, resized_grid
+from vchat.model.towers.projection import build_projection, resize_grid
 
 GOLDEN_TOWER = {
     "hidden_size": 32,
@@ -32,7 +32,7 @@ def golden():
 
 def golden_projection(name, *, decoder_width):
     tower_config = CLIPVisionConfig(**GOLDEN_TOWER)
-    return projection_named(
+    return build_projection(
         name, tower_config=tower_config, has_class_position=True, decoder_width=decoder_width
     )
 
@@ -64,7 +64,7 @@ def test_the_perceiver_equals_the_reference(golden, num_features):
     positions = torch.tensor(golden["perceiver/pos_embed"])
     torch.testing.assert_close(projection.pos_embed[rows], positions, atol=2e-5, rtol=0)
     resized = torch.tensor(golden["perceiver/pos_embed_resized_to_65"])
-    ours = resized_grid(projection.pos_embed, num_positions=64)[::7]
+    ours = resize_grid(projection.pos_embed, num_positions=64)[::7]
     torch.testing.assert_close(ours, resized, atol=2e-5, rtol=0)
 
 

@@ -12,7 +12,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from vchat.model.decoders import cover_ids
+from vchat.model.decoders import fit_vocabulary
 from vchat.model.visual_chat import VisualChat
 
 SLOT, POSITIONS = 128, 5
@@ -186,7 +186,7 @@ def test_added_rows_start_at_the_mean_of_the_others(tied):
     decoder = new_decoder(tie_word_embeddings=tied)
     tables = decoder.get_input_embeddings(), decoder.get_output_embeddings()
     means = [table.weight.detach().mean(dim=0) for table in tables]
-    cover_ids(decoder, num_ids=53, image_token_id=52)
+    fit_vocabulary(decoder, num_ids=53, image_token_id=52)
     tables = decoder.get_input_embeddings(), decoder.get_output_embeddings()
     for table, mean in zip(tables, means, strict=True):
         assert table.weight.shape == (53, 32)
@@ -195,7 +195,7 @@ def test_added_rows_start_at_the_mean_of_the_others(tied):
 
 def test_a_slot_id_beyond_the_tokenizer_is_an_error():
     with pytest.raises(ValueError, match="from 0 to 50, got 51"):
-        cover_ids(new_decoder(), num_ids=51, image_token_id=51)
+        fit_vocabulary(new_decoder(), num_ids=51, image_token_id=51)
 
 
 def test_a_decoder_without_the_attention_interface_is_an_error():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vchat.prep.convert.convert import convert
+from vchat.prep.convert.convert import convert_source
 from vchat.prep.convert.staged import RecordFile, write_record_file
 from vchat.prep.raw.image_files import ImageFiles
 from vchat.prep.sources.source import Source, check_needs
@@ -18,8 +18,8 @@ def converted(
     check_needs(source, data)
     folders = [path for need in source.needs for path in need.paths if path.endswith("/")]
     images = ImageFiles([*roots, data], folders=folders)
-    staged = convert(
-        source, data=data, images=images, work=work, max_images=max_images, on_row=lambda: None
+    staged = convert_source(
+        source, data=data, images=images, work=work, max_images=max_images, on_entry=lambda: None
     )
     arrow = work / "records.arrow"
     write_record_file(staged.path, arrow)

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from vchat.shards.format.manifest import ShardSet, finished_shard, open_shards, publish
+from vchat.shards.format.manifest import ShardSet, describe_shard, open_shards, publish
 from vchat.shards.format.sample import RecordOrigin, Sample, StoredImage, StoredRound
 from vchat.shards.format.writer import write_shard
 from vchat.shards.text.template import TextRound, VisualChatTemplate
@@ -196,7 +196,7 @@ def toy_shards(
         for start in range(0, count, samples_per_shard):
             path = folder / f"{split}-{start // samples_per_shard:06d}.tar"
             rows = write_shard(path, samples[start : start + samples_per_shard], first_number=start)
-            shards.append(finished_shard(path, split=split, rows=rows))
+            shards.append(describe_shard(path, split=split, rows=rows))
     publish(folder, manifest_without_shards=toy_manifest(), shards=shards, tokenizer=tokenizer)
     return open_shards(folder)
 

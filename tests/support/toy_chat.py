@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from vchat.model.visual_chat import VisualChat
-from vchat.shards.text.named_template import template_named
+from vchat.shards.text.named_template import make_template
 from vchat.shards.text.tokenizer import TextTokenizer
 from vchat.train.chat.chat_model import ChatModel
 from vchat_testing.chat_shapes import chat_tokenizer
@@ -47,7 +47,7 @@ def toy_chat_model(
     place = folder / "toy_tokenizer"
     written = toy_tokenizer(place) if shape is None else chat_tokenizer(place, shape=shape)
     tokenizer = TextTokenizer.load(written)
-    template = template_named("visualchat" if shape is None else "chat", tokenizer=tokenizer)
+    template = make_template("visualchat" if shape is None else "chat", tokenizer=tokenizer)
     torch.manual_seed(seed)
     clip = CLIPVisionConfig(
         hidden_size=32,

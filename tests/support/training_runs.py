@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vchat.shards.format.manifest import finished_shard, publish
+from vchat.shards.format.manifest import describe_shard, publish
 from vchat.shards.format.sample import RecordOrigin, Sample, StoredImage, StoredRound
 from vchat.shards.format.writer import write_shard
 from vchat.shards.text.template import TextRound, VisualChatTemplate
@@ -81,7 +81,7 @@ def toy_shards(folder: Path, *, seed: int = 0, num_train: int = 60) -> Path:
     ):
         samples = [toy_sample(rng, tokenizer, split, first + i) for i in range(count)]
         rows = write_shard(folder / name, samples, first_number=first)
-        shards.append(finished_shard(folder / name, split=split, rows=rows))
+        shards.append(describe_shard(folder / name, split=split, rows=rows))
         first += count
     template = VisualChatTemplate()
     facts = {

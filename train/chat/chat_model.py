@@ -20,13 +20,13 @@ from torch import Tensor
 from vchat.model.image_states import ImageStates
 from vchat.model.layout import DialogueCache
 from vchat.model.visual_chat import VisualChat
-from vchat.shards.loading.collate import with_slots_repeated
+from vchat.shards.loading.collate import repeat_slots
 from vchat.shards.text.template import Part, Template
 from vchat.shards.text.tokenizer import TextTokenizer
-from vchat.train.chat.image_memory import ImageMemory
-from vchat.train.chat.pictures import cut_picture, num_inputs_of, picture
+from vchat.train.chat.image_cache import ImageStateCache
+from vchat.train.chat.pictures import count_inputs, decode_picture, decode_picture_tiles
 from vchat.train.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from vchat.train.engine.starting_model import tiling_of
+from vchat.train.engine.starting_model import read_tiling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class ChatModel:
     """To which shorter side the shards' images were made smaller, if that is known: larger pictures
     are before they are cut."""
 
-    images: ImageMemory = field(default_factory=ImageMemory)
+    image_cache: ImageStateCache = field(default_factory=ImageStateCache)
     """What the decoder computed for the images shown last, in whichever dialogue."""
 
     @property
@@ -60,7 +60,7 @@ class ChatModel:
     @property
     def end_id(self) -> int:
         """Id of the token that ends an answer."""
-        return self.tokenizer.id_of(self.template.end)
+        return self.tokenizer.special_id(self.template.end)
 
     def prompt_ids(self, parts: Sequence[Part], *, inputs: Sequence[int]) -> list[int]:
         """Encode parts as the shards do and repeat each slot for its image's positions.
@@ -70,7 +70,7 @@ class ChatModel:
         """
         encoded = self.tokenizer.encode(parts)
         positions = np.array(inputs, np.int64) * int(self.model.config.positions_per_image)
-        ids, _ = with_slots_repeated(
+        ids, _ = repeat_slots(
             encoded.ids,
             encoded.supervised,
             image_id=self.tokenizer.image_id,
@@ -90,26 +90,28 @@ class ChatModel:
         """
         model = self.model
         fed = torch.tensor([list(ids)], device=model.device)
-        if images and self.images.max_bytes > 0 and model.reuses_images:
-            known = [self._states(one) for image in images for one in inputs_of(image)]
+        if images and self.image_cache.max_bytes > 0 and model.reuses_images:
+            known = [self._states(one) for image in images for one in tower_inputs(image)]
             return model.extend(cache, fed, images=known)
-        pixels = torch.cat([inputs_of(one) for one in images]).to(model.device) if images else None
+        pixels = (
+            torch.cat([tower_inputs(one) for one in images]).to(model.device) if images else None
+        )
         return model.extend(cache, fed, pixels)
 
     def _states(self, image: Tensor) -> ImageStates:
         num = int(self.model.config.positions_per_image)
-        return self.images.states(self.model, image, num_positions=num)
+        return self.image_cache.states(self.model, image, num_positions=num)
 
-    def picture(self, data: bytes) -> Tensor:
+    def decode_picture(self, data: bytes) -> Tensor:
         """Decode an image file's bytes; ValueError if they are none.
 
         Returns:
             uint8[3, H, W], or uint8[inputs, 3, H, W] if the model's images are cut.
         """
-        tiling = tiling_of(self.model)
+        tiling = read_tiling(self.model)
         if tiling is None:
-            return picture(data, side=self.image_size)
-        return cut_picture(data, tiling=tiling, stored_side=self.stored_side)
+            return decode_picture(data, side=self.image_size)
+        return decode_picture_tiles(data, tiling=tiling, stored_side=self.stored_side)
 
     def num_inputs(self, data: bytes) -> int:
         """Return how many inputs of the tower `picture` makes of a file; reads its header only.
@@ -117,13 +119,13 @@ class ChatModel:
         Raises:
             ValueError: the bytes are no image.
         """
-        tiling = tiling_of(self.model)
+        tiling = read_tiling(self.model)
         if tiling is None:
             return 1
-        return num_inputs_of(data, tiling=tiling, stored_side=self.stored_side)
+        return count_inputs(data, tiling=tiling, stored_side=self.stored_side)
 
 
-def inputs_of(image: Tensor) -> Tensor:
+def tower_inputs(image: Tensor) -> Tensor:
     """Return an image as inputs of the tower, uint8[inputs, 3, H, W]."""
     return image if image.ndim == 4 else image[None]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from vchat.base.cli import LazyGroup, run
+from vchat.base.cli import LazyGroup, run_command
 
 
 @click.group(
@@ -67,4 +67,4 @@ def chat(
 
 def main() -> None:
     """The console script `vchat-chat`."""
-    run(chat)
+    run_command(chat)

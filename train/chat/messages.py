@@ -20,7 +20,7 @@ MAX_NEW_TOKENS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AskedRound:
+class RequestRound:
     """One user message and the assistant message after it."""
 
     images: tuple[bytes, ...]
@@ -35,7 +35,7 @@ class AskedRound:
 class ChatRequest:
     """A dialogue whose last question wants an answer."""
 
-    rounds: tuple[AskedRound, ...]
+    rounds: tuple[RequestRound, ...]
     system: str | None
     """In place of the system text that the model was trained with, or None."""
 
@@ -54,10 +54,10 @@ def read_request(body: Any, *, default: Sampling) -> ChatRequest:
         ValueError: naming the field, what was found and what is wanted.
     """
     if not isinstance(body, dict):
-        raise ValueError(f"the body is {_kind(body)}, wanted a JSON object")
+        raise ValueError(f"the body is {_json_type(body)}, wanted a JSON object")
     if body.get("n") not in (None, 1):
         raise ValueError(f"n is {body['n']!r}, wanted 1: one answer per request")
-    system, rounds = _rounds(body.get("messages"))
+    system, rounds = _parse_rounds(body.get("messages"))
     limit_name = "max_completion_tokens" if body.get("max_completion_tokens") else "max_tokens"
     return ChatRequest(
         rounds=rounds,
@@ -74,25 +74,27 @@ def read_request(body: Any, *, default: Sampling) -> ChatRequest:
     )
 
 
-def _rounds(messages: Any) -> tuple[str | None, tuple[AskedRound, ...]]:
+def _parse_rounds(messages: Any) -> tuple[str | None, tuple[RequestRound, ...]]:
     """Split messages into the system text and the rounds; the last round has no answer."""
     if not isinstance(messages, list) or not messages:
-        found = "empty" if messages == [] else _kind(messages)
+        found = "empty" if messages == [] else _json_type(messages)
         raise ValueError(f"messages is {found}, wanted an array that ends with a user's")
     system = None
     first = 0
     if isinstance(messages[0], dict) and messages[0].get("role") in ("system", "developer"):
-        system, first = _text(messages[0].get("content"), where="messages[0].content"), 1
+        system, first = _parse_text(messages[0].get("content"), where="messages[0].content"), 1
     turns = messages[first:]
     _check_roles(turns, first=first)
     rounds = []
     for i in range(0, len(turns), 2):
         where = f"messages[{first + i}].content"
-        question, images = _user_content(turns[i].get("content"), where=where)
+        question, images = _parse_user_content(turns[i].get("content"), where=where)
         answer = None
         if i + 1 < len(turns):
-            answer = _text(turns[i + 1].get("content"), where=f"messages[{first + i + 1}].content")
-        rounds.append(AskedRound(images=images, question=question, answer=answer))
+            answer = _parse_text(
+                turns[i + 1].get("content"), where=f"messages[{first + i + 1}].content"
+            )
+        rounds.append(RequestRound(images=images, question=question, answer=answer))
     return system, tuple(rounds)
 
 
@@ -109,20 +111,20 @@ def _check_roles(turns: Sequence[Any], *, first: int) -> None:
         raise ValueError("messages end without a question, wanted a user's message last")
 
 
-def _user_content(content: Any, *, where: str) -> tuple[str, tuple[bytes, ...]]:
+def _parse_user_content(content: Any, *, where: str) -> tuple[str, tuple[bytes, ...]]:
     """Return the text and the images of a user's message; the images are shown before the text."""
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
     if not isinstance(content, list):
-        raise ValueError(f"{where} is {_kind(content)}, wanted a string or an array of parts")
+        raise ValueError(f"{where} is {_json_type(content)}, wanted a string or an array of parts")
     texts, images = [], []
     for i, part in enumerate(content):
         place = f"{where}[{i}]"
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text":
-            texts.append(_text(part.get("text"), where=f"{place}.text"))
+            texts.append(_parse_text(part.get("text"), where=f"{place}.text"))
         elif kind == "image_url":
-            images.append(_image(part.get("image_url"), where=f"{place}.image_url"))
+            images.append(_parse_image(part.get("image_url"), where=f"{place}.image_url"))
         else:
             raise ValueError(f"{place}.type is {kind!r}, wanted 'text' or 'image_url'")
     question = "\n".join(texts).strip()
@@ -131,11 +133,11 @@ def _user_content(content: Any, *, where: str) -> tuple[str, tuple[bytes, ...]]:
     return question, tuple(images)
 
 
-def _image(value: Any, *, where: str) -> bytes:
+def _parse_image(value: Any, *, where: str) -> bytes:
     """Return the bytes of `data:image/...;base64,...`, given as it is or as `{"url": ...}`."""
     url = value.get("url") if isinstance(value, dict) else value
     if not isinstance(url, str):
-        raise ValueError(f"{where}.url is {_kind(url)}, wanted a string")
+        raise ValueError(f"{where}.url is {_json_type(url)}, wanted a string")
     head, comma, data = url.partition(",")
     if not (head.startswith("data:image/") and head.endswith(";base64") and comma):
         raise ValueError(f"{where}.url is {url[:40]!r}, wanted data:image/...;base64,...")
@@ -145,14 +147,14 @@ def _image(value: Any, *, where: str) -> bytes:
         raise ValueError(f"{where}.url: not base64: {err}") from err
 
 
-def _text(content: Any, *, where: str) -> str:
+def _parse_text(content: Any, *, where: str) -> str:
     """Return a text given as a string or as an array of text parts."""
     if isinstance(content, list) and all(
         isinstance(part, dict) and part.get("type") == "text" for part in content
     ):
-        return "\n".join(_text(part.get("text"), where=where) for part in content)
+        return "\n".join(_parse_text(part.get("text"), where=where) for part in content)
     if not isinstance(content, str):
-        raise ValueError(f"{where} is {_kind(content)}, wanted a string")
+        raise ValueError(f"{where} is {_json_type(content)}, wanted a string")
     if any("\ud800" <= character <= "\udfff" for character in content):
         raise ValueError(f"{where} holds half of a surrogate pair, wanted valid Unicode")
     return content
@@ -172,18 +174,18 @@ def _number(body: dict[str, Any], name: str, default: float) -> float:
     if value is None:
         return default
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise ValueError(f"{name} is {_kind(value)}, wanted a number")
+        raise ValueError(f"{name} is {_json_type(value)}, wanted a number")
     return float(value)
 
 
 def _flag(body: dict[str, Any], name: str) -> bool:
     value = body.get(name)
     if not isinstance(value, bool | None):
-        raise ValueError(f"{name} is {_kind(value)}, wanted true or false")
+        raise ValueError(f"{name} is {_json_type(value)}, wanted true or false")
     return bool(value)
 
 
-def _kind(value: Any) -> str:
+def _json_type(value: Any) -> str:
     """How JSON calls the type of a value."""
     names = {dict: "an object", list: "an array", str: "a string", bool: "true or false"}
     return "missing" if value is None else names.get(type(value), "a number")

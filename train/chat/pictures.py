@@ -16,30 +16,30 @@ from torch import Tensor
 
 from vchat.shards.pixels.decode import (
     FORMATS,
-    check_header,
+    check_limits,
+    decode_image,
+    decode_rgb_by_pillow,
     decode_tiles_into,
-    decoded,
-    resized,
-    rgb_by_pillow,
+    resize,
 )
-from vchat.shards.pixels.grid import num_inputs, stored_size
+from vchat.shards.pixels.grid import num_inputs, size_to_store
 from vchat.shards.pixels.tiling import Tiling
 
 ORIENTATION = 0x0112
 """The EXIF tag that says how a camera was held; 1 is upright."""
 
 
-def picture(data: bytes, *, side: int) -> Tensor:
+def decode_picture(data: bytes, *, side: int) -> Tensor:
     """Decode a JPEG, PNG or WebP into uint8[3, side, side].
 
     Raises:
         ValueError: not such an image, damaged, or larger than what the shards' decoder takes.
     """
-    data, _ = plain(data)
-    return torch.from_numpy(decoded(data, shorter_side=side, crop=side))
+    data, _ = upright_bytes(data)
+    return torch.from_numpy(decode_image(data, shorter_side=side, crop=side))
 
 
-def cut_picture(data: bytes, *, tiling: Tiling, stored_side: int | None) -> Tensor:
+def decode_picture_tiles(data: bytes, *, tiling: Tiling, stored_side: int | None) -> Tensor:
     """Decode a picture into uint8[inputs, 3, side, side]: itself, or a small view and its tiles.
 
     Args:
@@ -49,28 +49,28 @@ def cut_picture(data: bytes, *, tiling: Tiling, stored_side: int | None) -> Tens
     Raises:
         ValueError: as `picture`.
     """
-    data, full = plain(data)
-    size = full if stored_side is None else stored_size(full, shorter_side=stored_side)
+    data, full = upright_bytes(data)
+    size = full if stored_side is None else size_to_store(full, shorter_side=stored_side)
     if size != full:
-        data = _png_bytes(Image.fromarray(resized(rgb_by_pillow(data), size=size)))
+        data = _png_bytes(Image.fromarray(resize(decode_rgb_by_pillow(data), size=size)))
     (inputs,) = num_inputs(np.array([size]), tiling=tiling)
     pixels = np.empty((inputs, tiling.side, tiling.side, 3), np.uint8)
     decode_tiles_into(pixels, data, size=size, tiling=tiling)
     return torch.from_numpy(pixels.transpose(0, 3, 1, 2))
 
 
-def num_inputs_of(data: bytes, *, tiling: Tiling, stored_side: int | None) -> int:
+def count_inputs(data: bytes, *, tiling: Tiling, stored_side: int | None) -> int:
     """Return how many inputs `cut_picture` makes of a picture.
 
     Raises:
         ValueError: as `picture`.
     """
-    _, full = plain(data)
-    size = full if stored_side is None else stored_size(full, shorter_side=stored_side)
+    _, full = upright_bytes(data)
+    size = full if stored_side is None else size_to_store(full, shorter_side=stored_side)
     return int(num_inputs(np.array([size]), tiling=tiling)[0])
 
 
-def plain(data: bytes) -> tuple[bytes, tuple[int, int]]:
+def upright_bytes(data: bytes) -> tuple[bytes, tuple[int, int]]:
     """Return a picture's bytes as the shards' decoder takes them, upright and opaque, and its size.
 
     Raises:
@@ -80,7 +80,7 @@ def plain(data: bytes) -> tuple[bytes, tuple[int, int]]:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-        check_header(image.size)
+        check_limits(image.size)
         if not _is_plain(image):
             upright = _on_white(ImageOps.exif_transpose(image))
             return _png_bytes(upright), upright.size

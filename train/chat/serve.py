@@ -47,7 +47,7 @@ def command(
     Images come as data URIs. There is no password: whoever reaches the address can ask.
     """
     _require_extra()
-    listening = _listening(host, port)
+    listening = _listen(host, port)
     import uvicorn
 
     from vchat.train.chat.chat_model import load_chat_model
@@ -57,7 +57,7 @@ def command(
 
     default = Sampling(max_new_tokens=max_new_tokens)
     chat_model, opened = load_chat_model(checkpoint, device=device, system=system)
-    chat_model.images.max_bytes = image_memory_mb << 20
+    chat_model.image_cache.max_bytes = image_memory_mb << 20
     service = ChatService(chat_model, num_sessions=sessions)
     server = ChatServer(service, name=opened.folder.name, default=default)
     app = server.app(hosts=["*"] if host in EVERYWHERE else [*LOOPBACK, host])
@@ -73,7 +73,7 @@ def _require_extra() -> None:
         raise ValueError(f"{' and '.join(missing)} not installed: pip install 'vchat[serve]'")
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int) -> socket.socket:
     """Bind before the model loads, so that a taken port is known at once."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:

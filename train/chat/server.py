@@ -30,8 +30,8 @@ from starlette.routing import Route
 
 from vchat.train.chat.generation import Sampling
 from vchat.train.chat.messages import read_request
-from vchat.train.chat.service import ChatService, Finished, Prepared
-from vchat.train.chat.session import Ended
+from vchat.train.chat.service import AnswerResult, ChatService, PreparedRequest
+from vchat.train.chat.session import EndReason
 
 MAX_BODY_BYTES = 64 << 20
 PAGE_HEADERS = {
@@ -92,9 +92,9 @@ class ChatServer:
 
     async def completions(self, request: Request) -> Response:
         """Answer a dialogue; RefusedError if the request is wrong."""
-        body = await _body(request)
+        body = await _read_body(request)
         try:
-            asked = read_request(_parsed(body), default=self._default)
+            asked = read_request(_parse_json(body), default=self._default)
             prepared = await run_in_threadpool(self._service.prepare, asked)
         except ValueError as err:
             raise RefusedError(400, str(err)) from err
@@ -107,7 +107,7 @@ class ChatServer:
             text = "".join([piece async for piece in pieces])
         return JSONResponse(answer.whole(text))
 
-    async def _events(self, prepared: Prepared, answer: _Answer) -> AsyncGenerator[str]:
+    async def _events(self, prepared: PreparedRequest, answer: _Answer) -> AsyncGenerator[str]:
         """Yield server-sent events: a first one with the role, one per piece, a last one."""
         yield _event(answer.chunk({"role": "assistant", "content": ""}))
         async with aclosing(self._pieces(prepared, answer)) as pieces:
@@ -117,11 +117,11 @@ class ChatServer:
         yield _event(answer.chunk({}))
         yield "data: [DONE]\n\n"
 
-    async def _pieces(self, prepared: Prepared, answer: _Answer) -> AsyncGenerator[str]:
+    async def _pieces(self, prepared: PreparedRequest, answer: _Answer) -> AsyncGenerator[str]:
         """Wait for our turn, then generate in a worker thread; at the end `answer` is finished."""
 
         def generate() -> Generator[str]:
-            answer.finished = yield from generator
+            answer.result = yield from generator
 
         async with self._turn:
             generator = self._service.answer(prepared)
@@ -139,40 +139,40 @@ class _Answer:
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
         self._model = model
-        self.finished: Finished | None = None
+        self.result: AnswerResult | None = None
         """Known once the answer is complete."""
 
     def chunk(self, delta: dict[str, str]) -> dict[str, Any]:
         """One event of a stream; the last carries the reason why it is over, and the usage."""
         choice = {"index": 0, "delta": delta, "finish_reason": self._reason()}
-        return self._named("chat.completion.chunk", choice)
+        return self._envelope("chat.completion.chunk", choice)
 
     def whole(self, text: str) -> dict[str, Any]:
         """The answer in one piece."""
         message = {"role": "assistant", "content": text}
         choice = {"index": 0, "message": message, "finish_reason": self._reason()}
-        return self._named("chat.completion", choice)
+        return self._envelope("chat.completion", choice)
 
-    def _named(self, kind: str, choice: dict[str, Any]) -> dict[str, Any]:
+    def _envelope(self, kind: str, choice: dict[str, Any]) -> dict[str, Any]:
         facts = {"id": self._id, "object": kind, "created": self._created, "model": self._model}
-        usage = {} if self.finished is None else {"usage": _usage(self.finished)}
+        usage = {} if self.result is None else {"usage": _usage(self.result)}
         return {**facts, "choices": [choice], **usage}
 
     def _reason(self) -> str | None:
-        if self.finished is None:
+        if self.result is None:
             return None
-        return "stop" if self.finished.ended is Ended.BY_MODEL else "length"
+        return "stop" if self.result.end_reason is EndReason.BY_MODEL else "length"
 
 
-def _usage(finished: Finished) -> dict[str, int]:
+def _usage(result: AnswerResult) -> dict[str, int]:
     return {
-        "prompt_tokens": finished.prompt_tokens,
-        "completion_tokens": finished.completion_tokens,
-        "total_tokens": finished.prompt_tokens + finished.completion_tokens,
+        "prompt_tokens": result.prompt_tokens,
+        "completion_tokens": result.completion_tokens,
+        "total_tokens": result.prompt_tokens + result.completion_tokens,
     }
 
 
-async def _body(request: Request) -> bytes:
+async def _read_body(request: Request) -> bytes:
     """Read a JSON body within the limit."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
@@ -185,7 +185,7 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _parsed(body: bytes) -> Any:
+def _parse_json(body: bytes) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as err:

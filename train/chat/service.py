@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vchat.train.chat.chat_model import ChatModel
-from vchat.train.chat.messages import AskedRound, ChatRequest
-from vchat.train.chat.session import ChatRound, ChatSession, Ended
+from vchat.train.chat.messages import ChatRequest, RequestRound
+from vchat.train.chat.session import ChatRound, ChatSession, EndReason
 
 Key = tuple[object, ...]
 """Names a dialogue: its system text, then for each round image digests, question and answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
+class PreparedRequest:
     """A request that has been found answerable."""
 
     request: ChatRequest
@@ -38,10 +38,10 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
+class AnswerResult:
     """How an answer came out."""
 
-    ended: Ended
+    end_reason: EndReason
     prompt_tokens: int
     """Positions before the answer, all earlier rounds and image positions included."""
 
@@ -58,7 +58,7 @@ class ChatService:
         self._num_sessions = num_sessions
         self._sessions: OrderedDict[Key, ChatSession] = OrderedDict()
 
-    def prepare(self, request: ChatRequest) -> Prepared:
+    def prepare(self, request: ChatRequest) -> PreparedRequest:
         """Decode the images and see that the dialogue fits; runs no model, needs no turn.
 
         Raises:
@@ -70,12 +70,12 @@ class ChatService:
         session = ChatSession(chat_model, sampling=request.sampling, seed=request.seed)
         pixels = self._pixels(request.rounds)
         for asked, images in zip(request.rounds[:-1], pixels[:-1], strict=True):
-            session.recall(asked.question, asked.answer or "", images=images)
+            session.add_round(asked.question, asked.answer or "", images=images)
         session.ask(request.rounds[-1].question, images=pixels[-1]).close()
         history: Key = (request.system, *map(_round_key, request.rounds[:-1]))
-        return Prepared(request=request, session=session, images=pixels[-1], history=history)
+        return PreparedRequest(request=request, session=session, images=pixels[-1], history=history)
 
-    def answer(self, prepared: Prepared) -> Generator[str, None, Finished]:
+    def answer(self, prepared: PreparedRequest) -> Generator[str, None, AnswerResult]:
         """Yield the pieces of the answer; return how it came out.
 
         Closing the generator stops the answer.
@@ -90,9 +90,9 @@ class ChatService:
             pieces.close()
             if len(session.rounds) > num_rounds:
                 self._keep(session, (*prepared.history, _round_key(asked, session.rounds[-1])))
-        return _finished(session)
+        return _result_of(session)
 
-    def _session(self, prepared: Prepared) -> ChatSession:
+    def _session(self, prepared: PreparedRequest) -> ChatSession:
         """Return the kept session of this dialogue if its next round fits, else the new one."""
         kept = self._sessions.pop(prepared.history, None)
         if kept is None:
@@ -111,7 +111,7 @@ class ChatService:
         while len(self._sessions) > self._num_sessions:
             self._sessions.popitem(last=False)
 
-    def _pixels(self, rounds: Sequence[AskedRound]) -> list[list[Tensor]]:
+    def _pixels(self, rounds: Sequence[RequestRound]) -> list[list[Tensor]]:
         """Decode the images of each round; an error counts them through the dialogue."""
         pixels: list[list[Tensor]] = []
         number = 0
@@ -120,22 +120,22 @@ class ChatService:
             for data in asked.images:
                 number += 1
                 try:
-                    pixels[-1].append(self.chat_model.picture(data))
+                    pixels[-1].append(self.chat_model.decode_picture(data))
                 except ValueError as err:
                     raise ValueError(f"image {number} of the dialogue: {err}") from err
         return pixels
 
 
-def _finished(session: ChatSession) -> Finished:
+def _result_of(session: ChatSession) -> AnswerResult:
     last = session.rounds[-1]
-    positions = len(session.ids) + len(session.unfed)
-    return Finished(
-        ended=last.ended,
+    positions = len(session.ids) + len(session.pending_ids)
+    return AnswerResult(
+        end_reason=last.end_reason,
         prompt_tokens=positions - last.num_tokens - 1,
-        completion_tokens=last.num_tokens + (last.ended is Ended.BY_MODEL),
+        completion_tokens=last.num_tokens + (last.end_reason is EndReason.BY_MODEL),
     )
 
 
-def _round_key(asked: AskedRound, happened: ChatRound | None = None) -> Key:
+def _round_key(asked: RequestRound, happened: ChatRound | None = None) -> Key:
     digests = tuple(hashlib.sha256(data).digest() for data in asked.images)
     return digests, asked.question, asked.answer if happened is None else happened.answer

@@ -20,16 +20,16 @@ from torch import Tensor
 
 from vchat.model.layout import DialogueCache
 from vchat.shards.text.tokenizer import TextTokenizer
-from vchat.train.chat.chat_model import ChatModel, inputs_of
+from vchat.train.chat.chat_model import ChatModel, tower_inputs
 from vchat.train.chat.generation import Sampling, next_ids
 
 
-class Ended(enum.Enum):
+class EndReason(enum.Enum):
     """Why an answer is over."""
 
     BY_MODEL = "complete"
     TOO_LONG = "cut at the most new tokens allowed"
-    NO_ROOM = "cut: the dialogue fills the model's positions"
+    OUT_OF_POSITIONS = "cut: the dialogue fills the model's positions"
     STOPPED = "stopped"
 
 
@@ -47,7 +47,7 @@ class ChatRound:
     num_tokens: int
     """Tokens of the answer, without the end token."""
 
-    ended: Ended
+    end_reason: EndReason
 
 
 class ChatSession:
@@ -60,9 +60,9 @@ class ChatSession:
         self.rounds: list[ChatRound] = []
         self.ids: list[int] = []
         """Every id fed to the model, slots repeated: the cache has one position for each."""
-        self.unfed: list[int] = []
+        self.pending_ids: list[int] = []
         """Ids that close the last round, and recalled rounds; fed in front of the next prompt."""
-        self._unfed_pixels: list[Tensor] = []
+        self._pending_pixels: list[Tensor] = []
         self._pixels: list[Tensor] = []
         self._cache: DialogueCache | None = None
         self._generator = torch.Generator(chat_model.model.device).manual_seed(seed)
@@ -70,34 +70,34 @@ class ChatSession:
     @property
     def num_images(self) -> int:
         """Images shown so far."""
-        return len(self._pixels) + len(self._unfed_pixels)
+        return len(self._pixels) + len(self._pending_pixels)
 
     def clear(self) -> None:
         """Forget all rounds, images and the cache."""
         self.rounds.clear()
         self.ids.clear()
-        self.unfed.clear()
+        self.pending_ids.clear()
         self._pixels.clear()
-        self._unfed_pixels.clear()
+        self._pending_pixels.clear()
         self._cache = None
 
     def reseed(self, seed: int) -> None:
         """Start the random numbers of sampling anew."""
         self._generator.manual_seed(seed)
 
-    def recall(self, question: str, answer: str, *, images: Sequence[Tensor] = ()) -> None:
+    def add_round(self, question: str, answer: str, *, images: Sequence[Tensor] = ()) -> None:
         """Add a round whose answer is known; it is fed together with the next question."""
         prompt = self._prompt(question.strip(), None, images=images)
         whole = self._prompt(question.strip(), answer, images=images)
-        self.unfed += whole
-        self._unfed_pixels += images
+        self.pending_ids += whole
+        self._pending_pixels += images
         self.rounds.append(
             ChatRound(
                 num_images=len(images),
                 question=question.strip(),
                 answer=answer,
                 num_tokens=len(whole) - len(prompt) - 1,
-                ended=Ended.BY_MODEL,
+                end_reason=EndReason.BY_MODEL,
             )
         )
 
@@ -115,7 +115,7 @@ class ChatSession:
             ValueError: at once, if the model has too few positions left; nothing has changed.
         """
         question = question.strip()
-        prompt = self.unfed + self._prompt(question, None, images=images)
+        prompt = self.pending_ids + self._prompt(question, None, images=images)
         most = self.chat_model.max_positions
         if len(self.ids) + len(prompt) + 1 > most:
             raise ValueError(
@@ -132,40 +132,42 @@ class ChatSession:
         parts += template.round(
             question, answer, num_images=len(images), first_image=self.num_images + 1
         )
-        return self.chat_model.prompt_ids(parts, inputs=[len(inputs_of(image)) for image in images])
+        return self.chat_model.prompt_ids(
+            parts, inputs=[len(tower_inputs(image)) for image in images]
+        )
 
     def _answer(self, question: str, *, prompt: list[int], images: list[Tensor]) -> Generator[str]:
         if not self.chat_model.model.config.keeps_rounds:
             self._cache = None
-        logits = self._extend(prompt, self._unfed_pixels + images)
-        self.unfed, self._unfed_pixels = [], []
+        logits = self._extend(prompt, self._pending_pixels + images)
+        self.pending_ids, self._pending_pixels = [], []
         first = len(self.ids)
         stream = TextStream(self.chat_model.tokenizer)
-        ended = Ended.STOPPED
+        ended = EndReason.STOPPED
         try:
-            while ended is Ended.STOPPED:
+            while ended is EndReason.STOPPED:
                 chosen = self._choose(logits)
                 if chosen == self.chat_model.end_id:
-                    ended = Ended.BY_MODEL
+                    ended = EndReason.BY_MODEL
                     break
                 yield stream.add(chosen)
                 if len(stream.ids) == self.sampling.max_new_tokens:
-                    ended = Ended.TOO_LONG
+                    ended = EndReason.TOO_LONG
                 elif len(self.ids) == self.chat_model.max_positions:
-                    ended = Ended.NO_ROOM
+                    ended = EndReason.OUT_OF_POSITIONS
                 else:
                     logits = self._extend([chosen], [])
-            yield stream.rest()
+            yield stream.flush()
         finally:
             fed = len(self.ids) - first
-            self.unfed = [*stream.ids[fed:], self.chat_model.end_id]
+            self.pending_ids = [*stream.ids[fed:], self.chat_model.end_id]
             self.rounds.append(
                 ChatRound(
                     num_images=len(images),
                     question=question,
                     answer=stream.text,
                     num_tokens=len(stream.ids),
-                    ended=ended,
+                    end_reason=ended,
                 )
             )
 
@@ -216,7 +218,7 @@ class TextStream:
         self._num_shown = max(self._num_shown, certain)
         return piece
 
-    def rest(self) -> str:
+    def flush(self) -> str:
         """Return what was held back, at the end of the answer."""
         piece, self._num_shown = self.text[self._num_shown :], len(self.text)
         return piece

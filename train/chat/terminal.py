@@ -19,7 +19,7 @@ from typing import TextIO
 
 from torch import Tensor
 
-from vchat.train.chat.session import ChatSession, Ended
+from vchat.train.chat.session import ChatSession, EndReason
 
 HELP = """\
 /image PATH   show an image with the next question; repeat for several
@@ -94,20 +94,20 @@ def printable(text: str) -> str:
     return "".join(c for c in text if c in "\n\t" or (c >= " " and not "\x7f" <= c <= "\x9f"))
 
 
-class Conversation:
+class TerminalChat:
     """One chat in a terminal: a session, and the images that wait for the next question."""
 
     def __init__(self, session: ChatSession, *, out: TextIO, err: TextIO):
         """Answers go to `out` as they come, notes and errors to `err`."""
         self.session = session
-        self._waiting: list[Tensor] = []
+        self._pending_images: list[Tensor] = []
         self._out = out
         self._err = err
 
     @property
     def prompt(self) -> str:
         """What stands before the user's next line."""
-        number = len(self._waiting)
+        number = len(self._pending_images)
         return f"[{number} image{'s' if number > 1 else ''}] you> " if number else "you> "
 
     def handle(self, line: str) -> bool:
@@ -126,7 +126,7 @@ class Conversation:
             self._show(image_path(line.text))
         elif line.command == "/clear":
             self.session.clear()
-            self._waiting.clear()
+            self._pending_images.clear()
             self._note("cleared: no rounds, no images")
         elif line.command == "/help":
             self._note(HELP)
@@ -138,15 +138,15 @@ class Conversation:
         if size > MAX_IMAGE_BYTES:
             raise ValueError(f"{path}: {size} bytes, wanted an image of at most {MAX_IMAGE_BYTES}")
         try:
-            self._waiting.append(self.session.chat_model.picture(path.read_bytes()))
+            self._pending_images.append(self.session.chat_model.decode_picture(path.read_bytes()))
         except ValueError as err:
             raise ValueError(f"{path}: {err}") from err
-        number = self.session.num_images + len(self._waiting)
+        number = self.session.num_images + len(self._pending_images)
         self._note(f"image {number}: {path} (shown with the next question)")
 
     def _ask(self, question: str) -> None:
         num_rounds = len(self.session.rounds)
-        pieces = self.session.ask(question, images=self._waiting)
+        pieces = self.session.ask(question, images=self._pending_images)
         with contextlib.suppress(KeyboardInterrupt), contextlib.closing(pieces):
             for piece in pieces:
                 self._out.write(printable(piece))
@@ -154,10 +154,10 @@ class Conversation:
         if len(self.session.rounds) == num_rounds:
             self._note("(stopped before the answer; the question is forgotten)")
             return
-        self._waiting.clear()
+        self._pending_images.clear()
         self._out.write("\n")
-        ended = self.session.rounds[-1].ended
-        if ended is not Ended.BY_MODEL:
+        ended = self.session.rounds[-1].end_reason
+        if ended is not EndReason.BY_MODEL:
             self._note(f"({ended.value})")
 
     def _note(self, text: str) -> None:
@@ -166,7 +166,7 @@ class Conversation:
         self._err.flush()
 
 
-def typed_lines(
+def read_typed_lines(
     prompt: Callable[[], str], *, read: Callable[[str], str], err: TextIO
 ) -> Iterator[str]:
     """Yield lines that a person types until end of input; Ctrl-C gives up the line only."""
@@ -180,7 +180,9 @@ def typed_lines(
             err.write("\n(/quit leaves)\n")
 
 
-def piped_lines(lines: Iterable[str], prompt: Callable[[], str], *, out: TextIO) -> Iterator[str]:
+def read_piped_lines(
+    lines: Iterable[str], prompt: Callable[[], str], *, out: TextIO
+) -> Iterator[str]:
     """Yield the lines of a pipe, each written to `out` as if typed: the output is a dialogue."""
     for line in lines:
         line = line.rstrip("\r\n")
@@ -189,7 +191,7 @@ def piped_lines(lines: Iterable[str], prompt: Callable[[], str], *, out: TextIO)
             yield line
 
 
-def converse(conversation: Conversation, lines: Iterable[str]) -> None:
+def converse(conversation: TerminalChat, lines: Iterable[str]) -> None:
     """Handle lines until they end or one asks to leave."""
     for line in lines:
         if not conversation.handle(line):
@@ -198,17 +200,17 @@ def converse(conversation: Conversation, lines: Iterable[str]) -> None:
 
 def talk(session: ChatSession, *, greeting: str) -> None:
     """Chat on this process's standard streams: with a person, or with the lines of a pipe."""
-    conversation = Conversation(session, out=sys.stdout, err=sys.stderr)
+    conversation = TerminalChat(session, out=sys.stdout, err=sys.stderr)
     if sys.stdin.isatty():
-        _edit_lines()
+        _enable_line_editing()
         sys.stderr.write(greeting + "\n")
-        lines = typed_lines(lambda: conversation.prompt, read=input, err=sys.stderr)
+        lines = read_typed_lines(lambda: conversation.prompt, read=input, err=sys.stderr)
     else:
-        lines = piped_lines(sys.stdin, lambda: conversation.prompt, out=sys.stdout)
+        lines = read_piped_lines(sys.stdin, lambda: conversation.prompt, out=sys.stdout)
     converse(conversation, lines)
 
 
-def _edit_lines() -> None:
+def _enable_line_editing() -> None:
     """Give `input` line editing, history and completion, where this Python has them."""
     try:
         import readline

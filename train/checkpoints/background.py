@@ -16,7 +16,7 @@ class Background:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="vchat-background")
-        self._given_up = threading.Event()
+        self._cancel = threading.Event()
         self._running: Future[None] | None = None
 
     def __enter__(self) -> Background:
@@ -29,7 +29,7 @@ class Background:
         trace: TracebackType | None,
     ) -> None:
         if error is not None:
-            self._given_up.set()
+            self._cancel.set()
         self._thread.shutdown(wait=True)
         if error is None:
             self.wait()
@@ -37,7 +37,7 @@ class Background:
     def start(self, work: Callable[[threading.Event], None]) -> None:
         """Begin a piece of work, after the one before; it is given an event that says: give up."""
         self.wait()
-        self._running = self._thread.submit(work, self._given_up)
+        self._running = self._thread.submit(work, self._cancel)
 
     def wait(self) -> None:
         """Wait until nothing runs; raises what the work raised."""

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vchat.base.files import as_readable_as_its_folder, sha256_file, written_whole
+from vchat.base.files import inherit_permissions, sha256_file, write_atomically
 
 if TYPE_CHECKING:
     from vchat.shards.text.template import Template
@@ -93,10 +93,10 @@ class Checkpoint:
     @property
     def template(self) -> Template:
         """The template that wrote the dialogues the model was trained on."""
-        from vchat.shards.text.named_template import template_named
+        from vchat.shards.text.named_template import make_template
 
         template = self.shards["template"]
-        return template_named(template["name"], system=template["system"], tokenizer=self.tokenizer)
+        return make_template(template["name"], system=template["system"], tokenizer=self.tokenizer)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -108,15 +108,15 @@ def open_checkpoint(path: Path) -> Checkpoint:
         ValueError: if there is none, or a file of it is missing or has another size.
     """
     if (path / EXPORT_FACTS).is_file():
-        facts = _checked_version(path, _read_json(path / EXPORT_FACTS))
+        facts = _check_version(path, _read_json(path / EXPORT_FACTS))
         return Checkpoint(folder=path, state=facts, shards=facts["shards"], files={})
-    folder = path if (path / "files.json").is_file() else newest_complete(path)
+    folder = path if (path / "files.json").is_file() else find_newest(path)
     if folder is None:
         raise ValueError(f"{path}: neither a complete checkpoint nor a run that has one")
-    problem = incompleteness(folder)
+    problem = find_defect(folder)
     if problem:
         raise ValueError(f"{folder}: {problem}")
-    state = _checked_version(folder, _read_json(folder / "state.json"))
+    state = _check_version(folder, _read_json(folder / "state.json"))
     return Checkpoint(
         folder=folder,
         state=state,
@@ -125,7 +125,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     )
 
 
-def _checked_version(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
+def _check_version(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
     found = state.get("format_version")
     if found != FORMAT_VERSION:
         raise ValueError(
@@ -134,11 +134,11 @@ def _checked_version(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
-def newest_complete(out: Path) -> Path | None:
+def find_newest(out: Path) -> Path | None:
     """The complete step folder of the highest step in `out`, or None. `latest` is not trusted."""
     for step in sorted(step_folders(out), reverse=True):
         folder = out / step_name(step)
-        if incompleteness(folder) is None:
+        if find_defect(folder) is None:
             return folder
     return None
 
@@ -147,11 +147,11 @@ def step_folders(out: Path) -> list[int]:
     """Steps that have a folder in `out`, whatever its state, ascending."""
     if not out.is_dir():
         return []
-    steps = (step_of(entry.name) for entry in out.iterdir() if entry.is_dir())
+    steps = (parse_step(entry.name) for entry in out.iterdir() if entry.is_dir())
     return sorted(step for step in steps if step is not None)
 
 
-def step_of(name: str) -> int | None:
+def parse_step(name: str) -> int | None:
     """The step that a folder's name says, or None."""
     match = _STEP.fullmatch(name.rstrip("/"))
     return int(match[1]) if match else None
@@ -162,7 +162,7 @@ def step_name(step: int) -> str:
     return f"step-{step:06d}"
 
 
-def incompleteness(folder: Path) -> str | None:
+def find_defect(folder: Path) -> str | None:
     """Say what is missing from a step folder, or None. Sizes are compared, contents not read."""
     listing = folder / "files.json"
     if not listing.is_file():
@@ -176,7 +176,7 @@ def incompleteness(folder: Path) -> str | None:
     return None
 
 
-def verify(checkpoint: Checkpoint, names: Iterable[str]) -> None:
+def verify_files(checkpoint: Checkpoint, names: Iterable[str]) -> None:
     """Read the named files. Raises ValueError naming the first whose SHA-256 is another."""
     for name in names:
         found = sha256_file(checkpoint.folder / name)
@@ -185,9 +185,9 @@ def verify(checkpoint: Checkpoint, names: Iterable[str]) -> None:
             raise ValueError(f"{checkpoint.folder / name}: SHA-256 {found}, want {wanted}")
 
 
-def begin(out: Path, *, step: int) -> Path:
+def create_part_folder(out: Path, *, step: int) -> Path:
     """Make the empty folder that all ranks write into. One process calls it."""
-    part, written = part_folder(out, step=step), _written_folder(out, step=step)
+    part, written = part_folder(out, step=step), _reports_folder(out, step=step)
     for folder in (part, written):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -200,20 +200,20 @@ def part_folder(out: Path, *, step: int) -> Path:
     return out / f".{step_name(step)}.part"
 
 
-def say_written(out: Path, names: Iterable[str], *, step: int, rank: int) -> None:
+def report_files(out: Path, names: Iterable[str], *, step: int, rank: int) -> None:
     """Tell rank 0 that these files of the checkpoint are whole, and what is in them."""
-    facts = facts_of(part_folder(out, step=step), names)
-    write_json(_written_folder(out, step=step) / f"rank-{rank:05d}.json", facts)
+    facts = file_facts(part_folder(out, step=step), names)
+    write_json(_reports_folder(out, step=step) / f"rank-{rank:05d}.json", facts)
 
 
-def finish_when_all_have_written(
+def finish_after_all_ranks(
     out: Path,
     *,
     step: int,
     num_ranks: int,
     keep_last: int,
-    beside: Mapping[str, dict[str, Any]],
-    given_up: threading.Event,
+    outside_facts: Mapping[str, dict[str, Any]],
+    cancel: threading.Event,
 ) -> Path | None:
     """Wait for all other ranks, then `finish`; all files they do not speak of are rank 0's.
 
@@ -223,25 +223,25 @@ def finish_when_all_have_written(
     Returns:
         The complete folder, or None if `given_up` was set before: another rank may be gone.
     """
-    part, written = part_folder(out, step=step), _written_folder(out, step=step)
+    part, written = part_folder(out, step=step), _reports_folder(out, step=step)
     files = [written / f"rank-{rank:05d}.json" for rank in range(1, num_ranks)]
-    facts = dict(beside)
+    facts = dict(outside_facts)
     for file in files:
         while not file.is_file():
-            if given_up.wait(0.02):
+            if cancel.wait(0.02):
                 return None
         facts |= _read_json(file)
-    facts |= facts_of(part, [name for name in file_names(part) if name not in facts])
-    finish(out, step=step, facts=facts, keep_last=keep_last)
+    facts |= file_facts(part, [name for name in file_names(part) if name not in facts])
+    finish_checkpoint(out, step=step, facts=facts, keep_last=keep_last)
     return out / step_name(step)
 
 
-def _written_folder(out: Path, *, step: int) -> Path:
+def _reports_folder(out: Path, *, step: int) -> Path:
     """Where the ranks say what they have written, one file each."""
     return out / f".{step_name(step)}.written"
 
 
-def facts_of(part: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+def file_facts(part: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 of the named files, read back once they are safe on disk."""
     facts = {}
     for name in names:
@@ -259,22 +259,24 @@ def file_names(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
-def finish(out: Path, *, step: int, facts: Mapping[str, dict[str, Any]], keep_last: int) -> None:
+def finish_checkpoint(
+    out: Path, *, step: int, facts: Mapping[str, dict[str, Any]], keep_last: int
+) -> None:
     """Give the written folder its name, point `latest` at it, remove old ones. One process."""
     part, final = part_folder(out, step=step), out / step_name(step)
     write_json(part / "files.json", dict(sorted(facts.items())))
     for name in file_names(part):
-        as_readable_as_its_folder(part / name)
-    place(part, final)
-    shutil.rmtree(_written_folder(out, step=step))
-    with written_whole(out / "latest") as file:
+        inherit_permissions(part / name)
+    rename_into_place(part, final)
+    shutil.rmtree(_reports_folder(out, step=step))
+    with write_atomically(out / "latest") as file:
         file.write(f"{final.name}\n".encode())
     if keep_last:
         for old in [s for s in step_folders(out) if s <= step][:-keep_last]:
             _remove(out / step_name(old))
 
 
-def place(part: Path, final: Path) -> Path:
+def rename_into_place(part: Path, final: Path) -> Path:
     """Give a whole folder its name, in place of an incomplete one that has it."""
     if final.exists():
         _remove(final)
@@ -284,7 +286,7 @@ def place(part: Path, final: Path) -> Path:
 
 def write_json(path: Path, value: object) -> None:
     """Write sorted, indented JSON, whole."""
-    with written_whole(path) as file:
+    with write_atomically(path) as file:
         file.write((json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
 

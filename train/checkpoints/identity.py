@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from vchat.shards.format.manifest import ShardSet
-from vchat.shards.plan.joined_sets import joined_digest
+from vchat.shards.plan.joined_sets import join_digests
 from vchat.train.checkpoints.checkpoint import Checkpoint
-from vchat.train.config.run import RunConfig, digest, shaping
+from vchat.train.config.run import RunConfig, result_settings, settings_digest
 
-LONGEST_VALUE = 100
+MAX_VALUE_CHARS = 100
 """Characters of a value that a refusal tells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
+class RunIdentity:
     """Facts of one run that never change while it lasts."""
 
     settings: dict[str, Any]
@@ -30,13 +30,13 @@ class Identity:
     """What a checkpoint's `shards.json` says about the shard sets."""
 
 
-def identity_of(config: RunConfig, shard_sets: Sequence[ShardSet]) -> Identity:
+def collect_identity(config: RunConfig, shard_sets: Sequence[ShardSet]) -> RunIdentity:
     """Collect the facts of a run from its configuration and its shard sets."""
     manifests = [shard_set.manifest for shard_set in shard_sets]
-    return Identity(
-        settings=shaping(config),
+    return RunIdentity(
+        settings=result_settings(config),
         shards={
-            "index_digest": joined_digest([found["digests"]["index"] for found in manifests]),
+            "index_digest": join_digests([found["digests"]["index"] for found in manifests]),
             "tokenizer_fingerprint": shard_sets[0].tokenizer().fingerprint,
             "template": manifests[0]["template"],
             "max_tokens": max(found["max_tokens"] for found in manifests),
@@ -45,7 +45,7 @@ def identity_of(config: RunConfig, shard_sets: Sequence[ShardSet]) -> Identity:
     )
 
 
-def check_same_run(identity: Identity, checkpoint: Checkpoint) -> None:
+def check_same_run(identity: RunIdentity, checkpoint: Checkpoint) -> None:
     """Raise ValueError if `checkpoint` was made by another run than this one."""
     for name, what in (
         ("index_digest", "shard set"),
@@ -68,7 +68,7 @@ def _check_settings(old: Mapping[str, Any], new: Mapping[str, Any], *, folder: s
         field, there, here = differing
         raise ValueError(
             f"{folder}: made with {field} = {there}, this run has {here} "
-            f"(settings {digest(old)} there, {digest(new)} here); "
+            f"(settings {settings_digest(old)} there, {settings_digest(new)} here); "
             f'choose another run.out; model.start_from = "{folder}" begins a run with its weights'
         )
 
@@ -82,7 +82,7 @@ def first_difference(old: Any, new: Any, *, name: str = "") -> tuple[str, str, s
     if old == new:
         return None
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
-        return name, _told(old), _told(new)
+        return name, _describe_value(old), _describe_value(new)
     for key in sorted({*old, *new}):
         field = f"{name}.{key}" if name else key
         differing = first_difference(old.get(key), new.get(key), name=field)
@@ -91,9 +91,9 @@ def first_difference(old: Any, new: Any, *, name: str = "") -> tuple[str, str, s
     return None
 
 
-def _told(value: Any) -> str:
+def _describe_value(value: Any) -> str:
     """A value in a few words; what is absent and what is null in JSON count as not set."""
     if value is None:
         return "not set"
     text = "a table" if isinstance(value, Mapping) else repr(value)
-    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
+    return text if len(text) <= MAX_VALUE_CHARS else f"{text[:MAX_VALUE_CHARS]}..."

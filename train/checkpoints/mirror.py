@@ -23,13 +23,13 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import from_url
 
-from vchat.base.files import sha256_file, written_whole
+from vchat.base.files import sha256_file, write_atomically
 from vchat.shards.storage.config import StorageConfig, refuse_secrets
 from vchat.shards.storage.remote import client_settings
-from vchat.shards.storage.retries import one_line
-from vchat.train.checkpoints.checkpoint import newest_complete, place, step_name, step_of
+from vchat.shards.storage.retries import first_line
+from vchat.train.checkpoints.checkpoint import find_newest, parse_step, rename_into_place, step_name
 
-AT_ONCE = 4
+PARALLEL_TRANSFERS = 4
 RETRIES = 8
 LONGEST_REQUEST = timedelta(hours=1)
 """For one object on its way here; it may be as large as a checkpoint."""
@@ -56,17 +56,17 @@ class Mirror:
         }
         self._client: Any = from_url(self.url, **settings)
 
-    def newest(self) -> int | None:
+    def newest_step(self) -> int | None:
         """The highest step that has a complete copy, or None."""
         return max(self._steps(complete=True), default=None)
 
-    def store(self, folder: Path, *, log: Path, keep_last: int) -> None:
+    def upload(self, folder: Path, *, log: Path, keep_last: int) -> None:
         """Copy a complete step folder and the log; then remove old copies, and halves of any."""
         name = folder.name
         self._remove(name)
         listing = json.loads((folder / LISTING).read_text(encoding="utf-8"))
-        wanted = {_object(name, file): folder / file for file in listing}
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        wanted = {_object_name(name, file): folder / file for file in listing}
+        with ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool:
             jobs = [
                 pool.submit(self._put, place, path)
                 for place, path in wanted.items()
@@ -83,7 +83,7 @@ class Mirror:
             if step not in kept:
                 self._remove(step_name(step))
 
-    def fetch(self, step: int, out: Path) -> Path:
+    def download(self, step: int, out: Path) -> Path:
         """Copy a step folder from here into `out`, where it appears whole and checked.
 
         Raises:
@@ -94,35 +94,35 @@ class Mirror:
         part = out / f".{name}.fetched"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        with ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool:
             jobs = []
             for file, facts in listing.items():
-                found = _object(name, file)
+                found = _object_name(name, file)
                 inside = found.startswith(f"{name}/")
                 path = part / found.removeprefix(f"{name}/") if inside else out / found
-                jobs.append(pool.submit(self._fetch_file, found, path, sha256=facts["sha256"]))
+                jobs.append(pool.submit(self._download_file, found, path, sha256=facts["sha256"]))
             for job in jobs:
                 job.result()
-        with written_whole(part / LISTING) as file:
+        with write_atomically(part / LISTING) as file:
             file.write(self._get(f"{name}/{LISTING}"))
         log = out / "log.jsonl"
         if not log.exists():
-            with written_whole(log) as file:
+            with write_atomically(log) as file:
                 file.write(self._get("log.jsonl"))
-        return place(part, out / name)
+        return rename_into_place(part, out / name)
 
-    def _fetch_file(self, name: str, path: Path, *, sha256: str) -> None:
+    def _download_file(self, name: str, path: Path, *, sha256: str) -> None:
         """Stream one object into a file, whole and checked, unless it is there."""
         if path.exists() and sha256_file(path) == sha256:
             return
         digest = hashlib.sha256()
-        with written_whole(path) as file:
+        with write_atomically(path) as file:
             try:
                 for chunk in obstore.get(self._client, name).stream():
                     digest.update(chunk)
                     file.write(chunk)
             except (BaseError, OSError) as err:
-                raise OSError(f"{self.url}/{name}: {one_line(err)}") from err
+                raise OSError(f"{self.url}/{name}: {first_line(err)}") from err
             if digest.hexdigest() != sha256:
                 raise ValueError(f"{self.url}/{name}: SHA-256 {digest.hexdigest()}, want {sha256}")
 
@@ -130,21 +130,21 @@ class Mirror:
         try:
             obstore.put(self._client, name, path)
         except (BaseError, OSError) as err:
-            raise OSError(f"cannot store {self.url}/{name}: {one_line(err)}") from err
+            raise OSError(f"cannot store {self.url}/{name}: {first_line(err)}") from err
 
     def _get(self, name: str) -> bytes:
         try:
             return bytes(obstore.get(self._client, name).bytes())
         except (BaseError, OSError) as err:
-            raise OSError(f"{self.url}/{name}: {one_line(err)}") from err
+            raise OSError(f"{self.url}/{name}: {first_line(err)}") from err
 
     def _steps(self, *, complete: bool) -> list[int]:
         """Steps that have objects here, or those whose copy is complete."""
         try:
             prefixes = obstore.list_with_delimiter(self._client)["common_prefixes"]
         except (BaseError, OSError) as err:
-            raise OSError(f"{self.url}: {one_line(err)}") from err
-        steps = [step for step in map(step_of, prefixes) if step is not None]
+            raise OSError(f"{self.url}: {first_line(err)}") from err
+        steps = [step for step in map(parse_step, prefixes) if step is not None]
         return [step for step in steps if not complete or self._has(f"{step_name(step)}/{LISTING}")]
 
     def _has(self, name: str) -> bool:
@@ -153,7 +153,7 @@ class Mirror:
         except (FileNotFoundError, NotFoundError):
             return False
         except (BaseError, OSError) as err:
-            raise OSError(f"{self.url}/{name}: {one_line(err)}") from err
+            raise OSError(f"{self.url}/{name}: {first_line(err)}") from err
         return True
 
     def _remove(self, folder: str) -> None:
@@ -165,7 +165,7 @@ class Mirror:
             obstore.delete(self._client, name)
 
 
-def _object(folder: str, file: str) -> str:
+def _object_name(folder: str, file: str) -> str:
     """The object of a file that a folder lists, which may stand beside the folder.
 
     Raises:
@@ -177,9 +177,9 @@ def _object(folder: str, file: str) -> str:
     return name
 
 
-def fetch_if_newer(mirror: Mirror, out: Path) -> Path | None:
+def download_if_newer(mirror: Mirror, out: Path) -> Path | None:
     """Fetch the newest copy if `out` has no complete folder of so high a step; returns it then."""
-    newest, here = mirror.newest(), newest_complete(out)
-    if newest is None or (here is not None and newest <= (step_of(here.name) or 0)):
+    newest, here = mirror.newest_step(), find_newest(out)
+    if newest is None or (here is not None and newest <= (parse_step(here.name) or 0)):
         return None
-    return mirror.fetch(newest, out)
+    return mirror.download(newest, out)

@@ -18,14 +18,18 @@ from vchat.base.toml_config import to_toml
 from vchat.shards.text.tokenizer import TextTokenizer
 from vchat.train.checkpoints import checkpoint as folder_of
 from vchat.train.checkpoints.background import Background
-from vchat.train.checkpoints.checkpoint import FORMAT_VERSION, Checkpoint, verify, write_json
-from vchat.train.checkpoints.frozen import frozen_facts, frozen_file, save_trained
-from vchat.train.checkpoints.identity import Identity
+from vchat.train.checkpoints.checkpoint import FORMAT_VERSION, Checkpoint, verify_files, write_json
+from vchat.train.checkpoints.frozen_weights import (
+    describe_frozen_file,
+    save_trained,
+    store_frozen_weights,
+)
+from vchat.train.checkpoints.identity import RunIdentity
 from vchat.train.checkpoints.mirror import Mirror
-from vchat.train.checkpoints.snapshot import engine_state
-from vchat.train.checkpoints.universal import converted
+from vchat.train.checkpoints.state_capture import capture_state
+from vchat.train.checkpoints.universal import convert_state
 from vchat.train.config.run import RunConfig
-from vchat.train.engine.engine import gathered_weights, whole_weights
+from vchat.train.engine.engine import gather_all_weights, gather_weights
 
 TAG = "deepspeed"
 LOG = logging.getLogger(__name__)
@@ -38,7 +42,7 @@ def save_checkpoint(
     step: int,
     loader_state: dict[str, Any],
     recent_losses: list[float],
-    identity: Identity,
+    identity: RunIdentity,
     tokenizer: TextTokenizer,
     background: Background,
 ) -> None:
@@ -52,13 +56,15 @@ def save_checkpoint(
     background.wait()
     dist.barrier()
     if rank == 0:
-        folder_of.begin(out, step=step)
+        folder_of.create_part_folder(out, step=step)
     dist.barrier()
     part = folder_of.part_folder(out, step=step)
-    state, random_state = engine_state(engine, part, tag=TAG), _random_state()
-    frozen = frozen_file(engine, out)
-    weights = whole_weights(engine) if frozen is None else gathered_weights(engine, trained=True)
-    facts = _state(config, step, loader_state, identity) | {"recent_losses": recent_losses}
+    state, random_state = capture_state(engine, part, tag=TAG), _random_state()
+    frozen = store_frozen_weights(engine, out)
+    weights = (
+        gather_all_weights(engine) if frozen is None else gather_weights(engine, is_trained=True)
+    )
+    facts = _state_facts(config, step, loader_state, identity) | {"recent_losses": recent_losses}
 
     def write(given_up: threading.Event) -> None:
         names = [str(path.relative_to(part)) for path in state.states]
@@ -68,11 +74,11 @@ def save_checkpoint(
             _save_model(engine, part / "model", weights=weights, frozen=frozen)
             tokenizer.save(part / "tokenizer")
             (part / "run.toml").write_text(to_toml(config), encoding="utf-8")
-            write_json(part / "shards.json", _shards(engine, identity))
+            write_json(part / "shards.json", _shards_facts(engine, identity))
             write_json(part / "state.json", facts)
-            _finish(config, step=step, facts=facts, frozen=frozen, given_up=given_up)
+            _finish_on_rank_0(config, step=step, facts=facts, frozen=frozen, cancel=given_up)
         else:
-            folder_of.say_written(out, [*names, _rng_file(rank)], step=step, rank=rank)
+            folder_of.report_files(out, [*names, _rng_file(rank)], step=step, rank=rank)
 
     background.start(write)
     if not config.run.save_in_background:
@@ -94,26 +100,26 @@ def _save_model(
         save_trained(engine, folder, weights=weights, frozen=frozen)
 
 
-def _finish(
+def _finish_on_rank_0(
     config: RunConfig,
     *,
     step: int,
     facts: dict[str, Any],
     frozen: Path | None,
-    given_up: threading.Event,
+    cancel: threading.Event,
 ) -> None:
     """On rank 0: give the folder its name when all ranks have written, then copy it."""
-    complete = folder_of.finish_when_all_have_written(
+    complete = folder_of.finish_after_all_ranks(
         config.run.out,
         step=step,
         num_ranks=facts["world_size"],
         keep_last=config.run.keep_last,
-        beside={} if frozen is None else frozen_facts(frozen),
-        given_up=given_up,
+        outside_facts={} if frozen is None else describe_frozen_file(frozen),
+        cancel=cancel,
     )
     if complete and config.run.mirror:
         mirror = Mirror(config.run.mirror, storage=config.storage)
-        mirror.store(complete, log=config.run.out / "log.jsonl", keep_last=config.run.keep_last)
+        mirror.upload(complete, log=config.run.out / "log.jsonl", keep_last=config.run.keep_last)
 
 
 def load_checkpoint(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint) -> None:
@@ -125,10 +131,10 @@ def load_checkpoint(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint) -
         ValueError: if a file changed since it was saved.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    verify(checkpoint, sorted(checkpoint.files)[rank::world_size])
+    verify_files(checkpoint, sorted(checkpoint.files)[rank::world_size])
     dist.barrier()
     if engine.load_universal_checkpoint():
-        place = converted(checkpoint, tag=TAG)
+        place = convert_state(checkpoint, tag=TAG)
         _load_engine_state(engine, place)
         dist.barrier()
         if rank == 0:
@@ -160,12 +166,12 @@ def _load_engine_state(engine: deepspeed.DeepSpeedEngine, folder: Path) -> None:
         )
 
 
-def _shards(engine: deepspeed.DeepSpeedEngine, identity: Identity) -> dict[str, Any]:
+def _shards_facts(engine: deepspeed.DeepSpeedEngine, identity: RunIdentity) -> dict[str, Any]:
     return {**identity.shards, "image_size": engine.module.config.image_size}
 
 
-def _state(
-    config: RunConfig, step: int, loader_state: dict[str, Any], identity: Identity
+def _state_facts(
+    config: RunConfig, step: int, loader_state: dict[str, Any], identity: RunIdentity
 ) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,

@@ -22,7 +22,7 @@ def needs_conversion(checkpoint: Checkpoint, *, zero_stage: int, world_size: int
     return zero_stage > 0 and int(checkpoint.state["world_size"]) != world_size
 
 
-def converted(checkpoint: Checkpoint, *, tag: str) -> Path:
+def convert_state(checkpoint: Checkpoint, *, tag: str) -> Path:
     """Convert on rank 0 and return the folder that holds `tag`; all ranks call it.
 
     The caller has compared the files with their digests: DeepSpeed unpickles them. It removes the
@@ -32,12 +32,12 @@ def converted(checkpoint: Checkpoint, *, tag: str) -> Path:
     if dist.get_rank() == 0:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
-        _convert(checkpoint.folder / tag, place / tag)
+        _run_converter(checkpoint.folder / tag, place / tag)
     dist.barrier()
     return place
 
 
-def _convert(source: Path, target: Path) -> None:
+def _run_converter(source: Path, target: Path) -> None:
     from deepspeed.checkpoint import ds_to_universal
 
     options = argparse.Namespace(

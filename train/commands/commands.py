@@ -36,18 +36,18 @@ def run(run_file: Path, overrides: tuple[str, ...]) -> None:
         torchrun --nproc-per-node 2 -m vchat.train run RUN.toml
     """
     from vchat.train.engine.processes import (
-        end_processes,
-        keep_sigusr1_waiting,
+        block_sigusr1,
+        disconnect_processes,
         prepare_environment,
     )
 
-    keep_sigusr1_waiting()
-    config = read_run(shipped_or_own(run_file), overrides=overrides)
+    block_sigusr1()
+    config = read_run(find_run_file(run_file), overrides=overrides)
     prepare_environment()
     from vchat.train.run.launch import run_training
 
     run_training(config)
-    end_processes()
+    disconnect_processes()
 
 
 @click.command("where")
@@ -74,16 +74,16 @@ def where(
     """Print which samples a step reads, with their records, or which steps read a sample."""
     if (step is None) == (key is None):
         raise click.UsageError("give either --step or --key")
-    config = read_run(shipped_or_own(run_file), overrides=overrides)
+    config = read_run(find_run_file(run_file), overrides=overrides)
     from vchat.train.engine.processes import prepare_environment
 
     prepare_environment()
-    from vchat.train.where.lineage import logged_processes, print_sample, print_step
+    from vchat.train.where.lineage import print_sample, print_step, read_num_processes
 
     if key is not None:
         print_sample(config, key=key)
     elif step is not None:
-        made_by = processes or logged_processes(config.run.out, step=step) or 1
+        made_by = processes or read_num_processes(config.run.out, step=step) or 1
         print_step(config, step=step, num_processes=made_by, rank=rank, row=row)
 
 
@@ -97,7 +97,7 @@ def report(out: Path) -> None:
         click.echo(path)
 
 
-def shipped_or_own(run_file: Path) -> Path:
+def find_run_file(run_file: Path) -> Path:
     """The file itself, or the shipped run of that name if there is no such file here."""
     shipped = Path(__file__).parents[1] / "config" / "runs" / run_file.name
     bare = run_file.name == str(run_file)
@@ -129,7 +129,7 @@ def export(path: Path, out: Path, precision: str | None) -> None:
     if out.exists():
         raise WrongUse(f"{out}: exists already, want a new folder")
     checkpoint = open_checkpoint(path)
-    from vchat.train.convert.export import export as write_export
+    from vchat.train.convert.export import export_checkpoint as write_export
     from vchat.train.engine.processes import prepare_environment
 
     prepare_environment()

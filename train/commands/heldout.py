@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from vchat.train.run.heldout import HeldOut
+    from vchat.train.run.heldout import HeldOutLoss
 
 
 @click.command("heldout")
@@ -28,34 +28,34 @@ def command(checkpoint: Path, shards: str | None, split: str | None, as_json: bo
 
     Alone this is one process; under torchrun or deepspeed the samples are shared out.
     """
-    from vchat.train.engine.processes import end_processes, prepare_environment
+    from vchat.train.engine.processes import disconnect_processes, prepare_environment
 
     prepare_environment()
-    from vchat.train.run.heldout_checkpoint import heldout_of_checkpoint
+    from vchat.train.run.heldout_checkpoint import measure_checkpoint
 
-    found = heldout_of_checkpoint(checkpoint, shards=shards, split=split)
+    found = measure_checkpoint(checkpoint, shards=shards, split=split)
     if found is not None and as_json:
-        click.echo(json.dumps(as_facts(found), indent=1))
+        click.echo(json.dumps(json_facts(found), indent=1))
     elif found is not None:
-        print_table(found, title=str(checkpoint))
-    end_processes()
+        print_losses(found, title=str(checkpoint))
+    disconnect_processes()
 
 
-def as_facts(found: HeldOut) -> dict[str, object]:
+def json_facts(found: HeldOutLoss) -> dict[str, object]:
     """What was measured, as JSON values."""
-    tokens = found.of_sources.tokens()
+    tokens = found.source_losses.num_tokens()
     return {
-        "samples": found.samples,
+        "samples": found.num_samples,
         "supervised_tokens": sum(tokens.values()),
         "loss": found.loss,
         "sources": {
             name: {"supervised_tokens": tokens[name], "loss": loss}
-            for name, loss in found.of_sources.means().items()
+            for name, loss in found.source_losses.means().items()
         },
     }
 
 
-def print_table(found: HeldOut, *, title: str) -> None:
+def print_losses(found: HeldOutLoss, *, title: str) -> None:
     """Print the loss by source and in all, with its perplexity."""
     import math
 
@@ -67,10 +67,10 @@ def print_table(found: HeldOut, *, title: str) -> None:
     table.add_column("source")
     for name in ("supervised tokens", "loss", "perplexity"):
         table.add_column(name, justify="right")
-    tokens, means = found.of_sources.tokens(), found.of_sources.means()
+    tokens, means = found.source_losses.num_tokens(), found.source_losses.means()
     lines = [(name, tokens[name], means[name]) for name in sorted(means)]
     for i, (name, count, loss) in enumerate([*lines, ("all", sum(tokens.values()), found.loss)]):
         last = i == len(lines) - 1
         table.add_row(name, f"{count:,}", f"{loss:.4f}", f"{math.exp(loss):.3f}", end_section=last)
     Console(file=sys.stdout).print(table)
-    click.echo(f"{found.samples:,} samples, each once")
+    click.echo(f"{found.num_samples:,} samples, each once")

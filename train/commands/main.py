@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from vchat.base.cli import LazyGroup, run
+from vchat.base.cli import LazyGroup, run_command
 
 group = LazyGroup(
     "vchat-train",
@@ -42,4 +42,4 @@ group = LazyGroup(
 
 def main() -> None:
     """The console script `vchat-train`."""
-    run(group)
+    run_command(group)

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from vchat.train.commands.commands import RUN_FILE, SETTINGS, shipped_or_own
+from vchat.train.commands.commands import RUN_FILE, SETTINGS, find_run_file
 from vchat.train.config.run import read_run
 from vchat.train.costs.gpus import GPUS
 
@@ -52,11 +52,11 @@ def plan(
     --gpu-memory, a run that does not fit ends with exit code 1, and with the settings under which
     it would fit.
     """
-    config = read_run(shipped_or_own(run_file), overrides=overrides)
+    config = read_run(find_run_file(run_file), overrides=overrides)
     from vchat.train.engine.processes import prepare_environment
 
     prepare_environment()
-    from vchat.train.forecast.forecast import Cluster, forecast
+    from vchat.train.forecast.forecast import Cluster, forecast_run
 
     known = GPUS[gpu] if gpu else None
     cluster = Cluster(
@@ -66,7 +66,7 @@ def plan(
         tflops=gpu_tflops or (known.tflops if known else None),
         mfu=mfu,
     )
-    found = forecast(config, cluster=cluster)
+    found = forecast_run(config, cluster=cluster)
     if as_json:
         click.echo(json.dumps(found, indent=1))
     else:
@@ -88,18 +88,18 @@ def print_forecast(found: Mapping[str, Mapping[str, Any]], *, title: str) -> Non
         table.add_row(f"[bold]{topic}[/]", "")
         for name, value in facts.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
-                table.add_row(f"  {name.replace('_', ' ')}", as_text(name, value, topic=topic))
+                table.add_row(f"  {name.replace('_', ' ')}", format_value(name, value, topic=topic))
         table.add_section()
     Console(file=sys.stdout).print(table)
     if found["time"]["hours"] is None:
         click.echo("Hours and network rate need --gpu, or --gpu-tflops.")
-    click.echo(verdict_in_words(found["memory"]))
+    click.echo(describe_verdict(found["memory"]))
 
 
-def as_text(name: str, value: float, *, topic: str) -> str:
+def format_value(name: str, value: float, *, topic: str) -> str:
     """Return a number as people read it, with its unit."""
     if (topic == "memory" and name != "gpus_that_fit_unchanged") or name.startswith("bytes"):
-        return as_bytes(value)
+        return format_bytes(value)
     if name == "operations":
         return f"{value:.3g} FLOPs"
     if isinstance(value, int):
@@ -107,7 +107,7 @@ def as_text(name: str, value: float, *, topic: str) -> str:
     return f"{value:.1%}" if name.endswith("share") else f"{value:,.4g}"
 
 
-def as_bytes(value: float) -> str:
+def format_bytes(value: float) -> str:
     """Return bytes in the largest unit of which there is at least one."""
     for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if value >= size:
@@ -115,24 +115,24 @@ def as_bytes(value: float) -> str:
     return f"{value:.0f} B"
 
 
-def verdict_in_words(memory: Mapping[str, Any]) -> str:
+def describe_verdict(memory: Mapping[str, Any]) -> str:
     """Say whether the run fits, and what would make it fit."""
-    total = as_bytes(memory["total"])
+    total = format_bytes(memory["total"])
     if "fits" not in memory:
         return f"{total} per GPU. Whether that fits: give --gpu, or --gpu-memory."
-    usable = f"{as_bytes(memory['usable'])} of one GPU (a tenth is left to runtime and buffers)"
+    usable = f"{format_bytes(memory['usable'])} of one GPU (a tenth is left to runtime and buffers)"
     if memory["fits"]:
         return f"Fits: {total} of {usable}."
     parts = ("weights", "gathered_weights", "gradients", "optimizer", "activations")
     largest = max(parts, key=lambda name: int(memory[name]))
     lines = [
         f"Does not fit: {total} of {usable}; most of it is {largest.replace('_', ' ')},"
-        f" {as_bytes(memory[largest])}."
+        f" {format_bytes(memory[largest])}."
     ]
     if memory["changes"]:
         flags = " ".join(f"--set {change['set']}" for change in memory["changes"])
         costs = ", ".join(change["cost"] for change in memory["changes"])
-        after = as_bytes(memory["total_with_changes"])
+        after = format_bytes(memory["total_with_changes"])
         lines.append(f"Fits with {flags}: {after} (costs: {costs}).")
     else:
         lines.append("No setting that leaves the result as it is makes it fit on so many GPUs.")

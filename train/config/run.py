@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from vchat.base.toml_config import as_plain, read_toml
+from vchat.base.toml_config import read_toml, to_table
 from vchat.shards.plan.arguments import SourceShare
 from vchat.shards.storage.config import StorageConfig
 from vchat.train.config.model import ModelConfig
@@ -324,18 +324,18 @@ FREE_TO_CHANGE = (
 )
 
 
-def shaping(config: RunConfig) -> dict[str, Any]:
+def result_settings(config: RunConfig) -> dict[str, Any]:
     """The fields that shape the result, as `section.key` -> JSON value."""
     flat = {
         f"{section}.{key}": value
-        for section, table in as_plain(config).items()
+        for section, table in to_table(config).items()
         for key, value in table.items()
     }
     weights = {"data.set_weights": list(config.data.set_weights)} if config.data.set_weights else {}
     return {name: value for name, value in flat.items() if name not in FREE_TO_CHANGE} | weights
 
 
-def digest(values: Mapping[str, Any]) -> str:
+def settings_digest(values: Mapping[str, Any]) -> str:
     """Name a set of values by 16 hexadecimal digits of the SHA-256 of its sorted JSON."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

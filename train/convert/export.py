@@ -23,9 +23,9 @@ from pathlib import Path
 import torch
 import transformers
 
-from vchat.base.files import as_readable_as_its_folder
+from vchat.base.files import inherit_permissions
 from vchat.model.visual_chat import VisualChat
-from vchat.train.checkpoints.checkpoint import EXPORT_FACTS, Checkpoint, verify, write_json
+from vchat.train.checkpoints.checkpoint import EXPORT_FACTS, Checkpoint, verify_files, write_json
 from vchat.train.engine.starting_model import load_model
 
 TORCH_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -56,7 +56,7 @@ made `stored_side`, `num_inputs` of `vchat.shards.pixels.grid` says how many the
 `decode_tiles_into` of `vchat.shards.pixels.decode` cuts them"""
 
 
-def export(checkpoint: Checkpoint, out: Path, *, precision: str | None) -> None:
+def export_checkpoint(checkpoint: Checkpoint, out: Path, *, precision: str | None) -> None:
     """Write the folder `out`, which is absent until everything is in it.
 
     Args:
@@ -65,7 +65,9 @@ def export(checkpoint: Checkpoint, out: Path, *, precision: str | None) -> None:
     Raises:
         ValueError: a file of the checkpoint changed since it was saved.
     """
-    verify(checkpoint, [name for name in checkpoint.files if name.startswith(FROM_CHECKPOINT)])
+    verify_files(
+        checkpoint, [name for name in checkpoint.files if name.startswith(FROM_CHECKPOINT)]
+    )
     saved = json.loads((checkpoint.model_folder / "config.json").read_text(encoding="utf-8"))
     dtype = getattr(torch, TORCH_NAMES[precision] if precision else saved["dtype"])
     transformers.utils.logging.disable_progress_bar()
@@ -75,12 +77,14 @@ def export(checkpoint: Checkpoint, out: Path, *, precision: str | None) -> None:
     aside = out.with_name(f".{out.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     tokenizer, template = checkpoint.tokenizer, checkpoint.template
-    model.generation_config.eos_token_id = tokenizer.id_of(template.end)
+    model.generation_config.eos_token_id = tokenizer.special_id(template.end)
     model.save_pretrained(aside)
     tokenizer.save(aside)
     stored_side = checkpoint.shards.get("stored_image_size")
-    write_json(aside / "preprocessor_config.json", preprocessing(model, stored_side=stored_side))
-    write_json(aside / EXPORT_FACTS, facts(checkpoint))
+    write_json(
+        aside / "preprocessor_config.json", preprocessor_config(model, stored_side=stored_side)
+    )
+    write_json(aside / EXPORT_FACTS, export_facts(checkpoint))
     text = README.format(
         step=checkpoint.step,
         name=out.name,
@@ -91,11 +95,11 @@ def export(checkpoint: Checkpoint, out: Path, *, precision: str | None) -> None:
     )
     (aside / "README.md").write_text(text, encoding="utf-8")
     for file in aside.iterdir():
-        as_readable_as_its_folder(file)
+        inherit_permissions(file)
     aside.rename(out)
 
 
-def preprocessing(model: VisualChat, *, stored_side: int | None) -> dict[str, object]:
+def preprocessor_config(model: VisualChat, *, stored_side: int | None) -> dict[str, object]:
     """What Hugging Face's CLIP image processor must do to images of any size.
 
     It cuts no tiles: of a model that wants them it makes the small view, and ignores `tiling`.
@@ -121,7 +125,7 @@ def preprocessing(model: VisualChat, *, stored_side: int | None) -> dict[str, ob
     }
 
 
-def facts(checkpoint: Checkpoint) -> dict[str, object]:
+def export_facts(checkpoint: Checkpoint) -> dict[str, object]:
     """What chat and evaluation need beside model and tokenizer, and where the model came from."""
     return {
         "format_version": checkpoint.state["format_version"],

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from vchat.model.published.weights import Account, Lora
+    from vchat.model.published.weights import LoadSummary, Lora
     from vchat.model.visual_chat import VisualChat
     from vchat.shards.text.tokenizer import TextTokenizer
 
@@ -70,18 +70,18 @@ def command(
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    tokenizer = published_tokenizer(decoder)
-    model, account = imported(
+    tokenizer = extend_tokenizer(decoder)
+    model, account = import_model(
         file, decoder=decoder, tower=tower, tokenizer=tokenizer, attention=attention, lora=lora
     )
     folder = save_imported(model, tokenizer, out)
     click.echo(
-        f"{folder}: {account.num_taken} weights taken, {account.num_not_read} not read by anything;"
-        f" LoRA on {account.num_lora} layers ({account.lora})"
+        f"{folder}: {account.num_loaded} weights taken, {account.num_not_read} not read by"
+        f" anything; LoRA on {account.num_lora} layers ({account.lora})"
     )
 
 
-def published_tokenizer(folder: Path) -> TextTokenizer:
+def extend_tokenizer(folder: Path) -> TextTokenizer:
     """Return the decoder's tokenizer with the tokens that the published code adds."""
     from tokenizers import AddedToken, Tokenizer
 
@@ -100,7 +100,7 @@ def published_tokenizer(folder: Path) -> TextTokenizer:
         return TextTokenizer.load(Path(place))
 
 
-def imported(
+def import_model(
     file: Path,
     *,
     decoder: Path,
@@ -108,7 +108,7 @@ def imported(
     tokenizer: TextTokenizer,
     attention: str,
     lora: Lora,
-) -> tuple[VisualChat, Account]:
+) -> tuple[VisualChat, LoadSummary]:
     """Return the model in the file's own precision, and what became of the file's keys.
 
     Raises:
@@ -117,22 +117,22 @@ def imported(
     """
     import torch
 
-    from vchat.model.published.weights import load_published, projection_of
-    from vchat.model.towers.weight_files import weights_of
+    from vchat.model.published.weights import find_projection, load_published
+    from vchat.model.towers.weight_files import read_weights
     from vchat.model.visual_chat import VisualChat
-    from vchat.train.engine.starting_model import decoder_from, stated, tower_from
+    from vchat.train.engine.starting_model import channel_statistic, load_decoder, load_tower
 
-    weights = dict(weights_of(file))
+    weights = dict(read_weights(file))
     try:
         model = VisualChat.from_parts(
-            tower=tower_from(str(tower)),
-            decoder=decoder_from(str(decoder), num_ids=None),
+            tower=load_tower(str(tower)),
+            decoder=load_decoder(str(decoder), num_ids=None),
             image_token_id=tokenizer.image_id,
             num_ids=tokenizer.num_ids,
             attention=attention,
-            projection=projection_of(weights),
-            image_mean=stated(str(tower), "image_mean"),
-            image_std=stated(str(tower), "image_std"),
+            projection=find_projection(weights),
+            image_mean=channel_statistic(str(tower), "image_mean"),
+            image_std=channel_statistic(str(tower), "image_std"),
         )
         model.config.image_order = "reversed"
         model.add_prompt_table()
@@ -148,7 +148,7 @@ def save_imported(model: VisualChat, tokenizer: TextTokenizer, out: Path) -> Pat
     from vchat.shards.text.published_template import PublishedTemplate
     from vchat.train.checkpoints import checkpoint
 
-    part = checkpoint.begin(out, step=STEP)
+    part = checkpoint.create_part_folder(out, step=STEP)
     model.save_pretrained(part / "model")
     tokenizer.save(part / "tokenizer")
     template = PublishedTemplate()
@@ -160,6 +160,6 @@ def save_imported(model: VisualChat, tokenizer: TextTokenizer, out: Path) -> Pat
     checkpoint.write_json(part / "shards.json", shards)
     state = {"format_version": checkpoint.FORMAT_VERSION, "step": STEP}
     checkpoint.write_json(part / "state.json", state)
-    facts = checkpoint.facts_of(part, checkpoint.file_names(part))
-    checkpoint.finish(out, step=STEP, facts=facts, keep_last=0)
+    facts = checkpoint.file_facts(part, checkpoint.file_names(part))
+    checkpoint.finish_checkpoint(out, step=STEP, facts=facts, keep_last=0)
     return out / checkpoint.step_name(STEP)

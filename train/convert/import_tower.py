@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from vchat.base.files import as_readable_as_its_folder
+from vchat.base.files import inherit_permissions
 
 
 @click.command("import-tower")
@@ -29,15 +29,15 @@ def command(kind: str, path: Path, out: Path) -> None:
         raise click.UsageError(f"{path}: no such folder")
     if out.exists():
         raise click.UsageError(f"{out}: already there; want a new folder")
-    from vchat.model.towers.import_qwen_vl import qwen_vl_tower, save_tower
+    from vchat.model.towers.import_qwen_vl import read_qwen_vl_tower, save_tower
 
-    imported = qwen_vl_tower(path)
+    imported = read_qwen_vl_tower(path)
     save_tower(imported.tower, out)
     for file in out.iterdir():
-        as_readable_as_its_folder(file)
+        inherit_permissions(file)
     config = imported.tower.config
     click.echo(
-        f"{out}: {imported.num_taken} weights taken, {imported.num_of_language_model} of the "
+        f"{out}: {imported.num_loaded} weights taken, {imported.num_of_language_model} of the "
         f"language model left; {config.image_size} pixels to {config.num_queries} features of "
         f"width {config.hidden_size}"
     )

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from vchat.model.four_bit import FourBitLinear
-from vchat.model.towers.hugging_face import OUR_KINDS
+from vchat.model.towers.hugging_face import OUR_TOWERS
 from vchat.model.visual_chat import VisualChat
 from vchat.shards.plan.epoch import EpochPlan
-from vchat.train.costs.tower_cost import forward_flops
+from vchat.train.costs.tower_cost import tower_flops
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,28 +57,28 @@ def flops_of(model: VisualChat) -> Flops:
     before = (tower, model.projection, model.get_input_embeddings())
     inputs_trained = any(is_trained(module) for module in before)
     return Flops(
-        per_position=_products(decoder, with_input=inputs_trained),
-        per_pair=_per_pair(model.config.decoder_config)
+        per_position=_product_flops(decoder, with_input=inputs_trained),
+        per_pair=_pair_flops(model.config.decoder_config)
         * (3 if inputs_trained or is_trained(decoder) else 1),
-        per_supervised=_products(model.get_output_embeddings(), with_input=True),
-        per_image=_of_tower(model)
-        + _products(model.projection, with_input=is_trained(tower)) * tower.positions,
+        per_supervised=_product_flops(model.get_output_embeddings(), with_input=True),
+        per_image=_tower_training_flops(model)
+        + _product_flops(model.projection, with_input=is_trained(tower)) * tower.num_features,
     )
 
 
-def _of_tower(model: VisualChat) -> float:
+def _tower_training_flops(model: VisualChat) -> float:
     """Operations of the tower on one image; of makes without common names, as torch counts them."""
     tower, config = model.tower, model.tower.model.config
     trained = is_trained(tower)
-    if config.model_type in OUR_KINDS:
+    if config.model_type in OUR_TOWERS:
         matrices = [p for p in tower.parameters() if len(shape_of(p)) >= 2]
         of_trained = sum(shape_of(p).numel() for p in matrices if p.requires_grad)
         share = of_trained / sum(shape_of(p).numel() for p in matrices)
-        return forward_flops(model.config) * (1 + trained + share)
+        return tower_flops(model.config) * (1 + trained + share)
     patches = _patches(model)
-    return _products(tower, with_input=trained) * patches + _per_pair(config) * patches**2 * (
-        3 if trained else 1
-    )
+    return _product_flops(tower, with_input=trained) * patches + _pair_flops(
+        config
+    ) * patches**2 * (3 if trained else 1)
 
 
 def pairs_of_epoch(plan: EpochPlan, *, attention: str) -> float:
@@ -107,7 +107,7 @@ def shape_of(parameter: torch.Tensor) -> torch.Size:
     return shape
 
 
-def _products(module: nn.Module, *, with_input: bool) -> float:
+def _product_flops(module: nn.Module, *, with_input: bool) -> float:
     """Operations of one position's products with matrices; a table is looked up, not counted."""
     tables = {
         id(p) for m in module.modules() if isinstance(m, nn.Embedding) for p in m.parameters()
@@ -128,10 +128,10 @@ def _products(module: nn.Module, *, with_input: bool) -> float:
 def _patches(model: VisualChat) -> int:
     """Positions inside a CLIP or SigLIP tower."""
     patches = (model.config.image_size // int(model.tower.model.config.patch_size)) ** 2
-    return max(patches, int(model.tower.positions))
+    return max(patches, int(model.tower.num_features))
 
 
-def _per_pair(config: Any) -> float:
+def _pair_flops(config: Any) -> float:
     """Operations of one score and its share of a value, forward, in all heads and layers."""
     heads = int(config.num_attention_heads)
     width = getattr(config, "head_dim", None) or config.hidden_size // heads

@@ -33,7 +33,7 @@ GPUS = {
 }
 
 
-def gpu_named(device_name: str) -> Gpu | None:
+def find_gpu(device_name: str) -> Gpu | None:
     """Find the entry for a name that a driver reports, such as `NVIDIA H100 80GB HBM3`.
 
     None if the table does not have it. Where it has two forms of one model, the slower is taken

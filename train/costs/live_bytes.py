@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class MemoryUse:
     """Bytes that a twin, or a model drawn from twins, took beside its weights."""
 
     kept: float
@@ -28,9 +28,9 @@ class Measured:
     peak: float
     """Most alive at any time."""
 
-    def beyond(self, other: Measured, *, times: float) -> Measured:
+    def extrapolate(self, other: MemoryUse, *, times: float) -> MemoryUse:
         """Go on along the line from `other` through this, `times` as far again."""
-        return Measured(
+        return MemoryUse(
             kept=self.kept + (self.kept - other.kept) * times,
             peak=self.peak + (self.peak - other.peak) * times,
         )
@@ -73,9 +73,9 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known.add(name)
         self.now += size
         self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._freed, name, size)
+        weakref.finalize(storage, self._forget, name, size)
 
-    def _freed(self, name: int, size: int) -> None:
+    def _forget(self, name: int, size: int) -> None:
         self._known.discard(name)
         self.now -= size
 

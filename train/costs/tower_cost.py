@@ -16,10 +16,10 @@ from transformers import AutoModel
 
 from vchat.model.config import VisualChatConfig
 from vchat.model.towers.hugging_face import HuggingFaceTower
-from vchat.train.costs.live_bytes import LiveBytes, Measured, drop_gradients
+from vchat.train.costs.live_bytes import LiveBytes, MemoryUse, drop_gradients
 
 
-def forward_flops(config: VisualChatConfig) -> float:
+def tower_flops(config: VisualChatConfig) -> float:
     """Count the operations of one image through the tower of a model, adapters apart."""
     with torch.device("meta"):
         tower = HuggingFaceTower(
@@ -36,7 +36,7 @@ def forward_flops(config: VisualChatConfig) -> float:
     return float(counted.get_total_flops())
 
 
-def tower_bytes(tower: HuggingFaceTower, *, dtype: torch.dtype, images: int) -> Measured:
+def tower_bytes(tower: HuggingFaceTower, *, dtype: torch.dtype, images: int) -> MemoryUse:
     """Measure a tower on so many images: pixels, features and its own gradients apart.
 
     Args:
@@ -53,7 +53,7 @@ def tower_bytes(tower: HuggingFaceTower, *, dtype: torch.dtype, images: int) -> 
             kept = live.now - features.nbytes
             if features.requires_grad:
                 features.sum().backward()
-    return Measured(kept=kept, peak=live.peak)
+    return MemoryUse(kept=kept, peak=live.peak)
 
 
 def pixels_of(tower: HuggingFaceTower, *, images: int) -> torch.Tensor:

@@ -25,7 +25,7 @@ def deepspeed_dictionary(
         "gradient_clipping": config.optimizer.clip_norm,
         "bf16": {"enabled": config.train.precision == "bf16"},
         "fp16": {"enabled": config.train.precision == "fp16"},
-        "zero_optimization": _zero(config),
+        "zero_optimization": _zero_section(config),
         "zero_allow_untested_optimizer": True,  # torch's AdamW, at every stage
         "zero_force_ds_cpu_optimizer": False,  # the same, when offloaded: no compiler needed
         "checkpoint": {"load_universal": load_universal},
@@ -34,15 +34,17 @@ def deepspeed_dictionary(
     }
 
 
-def _zero(config: RunConfig) -> dict[str, Any]:
+def _zero_section(config: RunConfig) -> dict[str, Any]:
     sharding = config.deepspeed
     zero: dict[str, Any] = {"stage": sharding.zero_stage}
     if sharding.offload_optimizer != "none":
-        zero["offload_optimizer"] = _place(sharding.offload_optimizer, sharding.nvme_folder)
+        zero["offload_optimizer"] = _offload_section(
+            sharding.offload_optimizer, sharding.nvme_folder
+        )
     if sharding.offload_parameters != "none":
-        zero["offload_param"] = _place(sharding.offload_parameters, sharding.nvme_folder)
+        zero["offload_param"] = _offload_section(sharding.offload_parameters, sharding.nvme_folder)
     return zero
 
 
-def _place(device: str, nvme_folder: Path | None) -> dict[str, Any]:
+def _offload_section(device: str, nvme_folder: Path | None) -> dict[str, Any]:
     return {"device": device} | ({"nvme_path": str(nvme_folder)} if device == "nvme" else {})

@@ -12,8 +12,8 @@ from vchat.model.visual_chat import VisualChat
 from vchat.shards.loading.collate import IGNORED, Batch
 from vchat.train.config.run import RunConfig
 from vchat.train.engine.deepspeed_config import deepspeed_dictionary
-from vchat.train.engine.loading import Loading
-from vchat.train.engine.parts import parameter_groups, train_only
+from vchat.train.engine.parts import freeze_other_parts, parameter_groups
+from vchat.train.engine.weight_loading import WeightLoading
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -21,19 +21,21 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class BatchLoss(NamedTuple):
     """Cross entropy of a micro-batch."""
 
-    summed: torch.Tensor
+    loss_sum: torch.Tensor
     """float32[], over its supervised tokens."""
 
-    of_targets: torch.Tensor
+    target_losses: torch.Tensor
     """float32[T], of each of them, row by row, without gradients."""
 
 
-def loading_for(config: RunConfig, *, world_size: int) -> Loading:
+def choose_loading(config: RunConfig, *, world_size: int) -> WeightLoading:
     """How a run loads its weights: in its own arithmetic, and in shares under ZeRO-3."""
     in_shares = config.deepspeed.zero_stage == 3
-    return Loading(
+    return WeightLoading(
         dtype=DTYPES[config.train.precision],
-        shares=deepspeed_dictionary(config, world_size=world_size) if in_shares else None,
+        partition_settings=deepspeed_dictionary(config, world_size=world_size)
+        if in_shares
+        else None,
     )
 
 
@@ -48,7 +50,7 @@ def start_engine(
         load_universal: whether it will load a universal checkpoint, see `universal.py`.
     """
     model.train()  # a loaded model comes without dropout
-    train_only(model, config.train.parts)
+    freeze_other_parts(model, config.train.parts)
     if config.train.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     for parameter in model.parameters():  # and no buffer
@@ -89,7 +91,7 @@ def batch_loss(engine: deepspeed.DeepSpeedEngine | VisualChat, batch: Batch) -> 
         segment_ids=batch.segment_ids,
         labels=batch.labels,
     )
-    return BatchLoss(summed=output.loss, of_targets=output.target_losses)
+    return BatchLoss(loss_sum=output.loss, target_losses=output.target_losses)
 
 
 def with_blank_image(batch: Batch, *, slot_id: int, num_slots: int) -> Batch:
@@ -121,14 +123,14 @@ def set_learning_rate(engine: deepspeed.DeepSpeedEngine, rate: float) -> None:
         group["lr"] = rate * group["rate_factor"]
 
 
-def whole_weights(engine: deepspeed.DeepSpeedEngine) -> dict[str, torch.Tensor]:
+def gather_all_weights(engine: deepspeed.DeepSpeedEngine) -> dict[str, torch.Tensor]:
     """Return all weights on the CPU of rank 0, an empty dictionary elsewhere. All ranks call it."""
-    trained, frozen = (gathered_weights(engine, trained=which) for which in (True, False))
+    trained, frozen = (gather_weights(engine, is_trained=which) for which in (True, False))
     return trained | frozen
 
 
-def gathered_weights(
-    engine: deepspeed.DeepSpeedEngine, *, trained: bool
+def gather_weights(
+    engine: deepspeed.DeepSpeedEngine, *, is_trained: bool
 ) -> dict[str, torch.Tensor]:
     """Return the trained weights, or all others and the buffers, on the CPU of rank 0.
 
@@ -138,11 +140,11 @@ def gathered_weights(
     keep = torch.distributed.get_rank() == 0
     weights: dict[str, torch.Tensor] = {}
     for name, parameter in engine.module.named_parameters():
-        if parameter.requires_grad == trained:
+        if parameter.requires_grad == is_trained:
             with deepspeed.zero.GatheredParameters([parameter]):
                 whole = parameter.detach()
                 weights[name] = whole.to("cpu", copy=True) if keep else whole.new_empty(0)
-    if not trained:
+    if not is_trained:
         parameters = {name for name, _ in engine.module.named_parameters(remove_duplicate=False)}
         state = engine.module.state_dict()
         weights |= {

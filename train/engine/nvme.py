@@ -29,10 +29,10 @@ def prepare_nvme(config: RunConfig) -> None:
             "offloading to nvme needs the library libaio with its headers (Debian: libaio-dev) and "
             "g++: DeepSpeed compiles its reader at the first start, which takes minutes"
         )
-    PartitionedOptimizerSwapper._swap_in_pinned_gradients = read_gradients
+    PartitionedOptimizerSwapper._swap_in_pinned_gradients = read_swapped_gradients
 
 
-def read_gradients(swapper: Any, reader: Any, parameter: Tensor, gradients: Tensor) -> None:
+def read_swapped_gradients(swapper: Any, reader: Any, parameter: Tensor, gradients: Tensor) -> None:
     """Read the swapped gradients of a flat parameter, each into memory of its own, then copy them.
 
     In place of DeepSpeed's method (0.19.8), which reads them straight to where they stand in the

@@ -13,7 +13,7 @@ from vchat.train.config.run import OptimizerConfig, Part
 from vchat.train.costs.flops import shape_of
 
 
-def train_only(model: VisualChat, parts: Sequence[Part]) -> None:
+def freeze_other_parts(model: VisualChat, parts: Sequence[Part]) -> None:
     """Freeze everything but the named parts and all adapters.
 
     Raises:

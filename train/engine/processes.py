@@ -46,9 +46,9 @@ def end_with_launcher() -> None:
     `deepspeed` the launcher is two processes, one the parent of the other. It may be gone already:
     a rank takes seconds to come here.
     """
-    launchers = launchers_of(
+    launchers = find_launchers(
         os.getpid(),
-        by_deepspeed=_started_by_deepspeed(),
+        by_deepspeed=_is_started_by_deepspeed(),
         by_torchrun="TORCHELASTIC_RUN_ID" in os.environ,
     )
 
@@ -62,7 +62,7 @@ def end_with_launcher() -> None:
     threading.Thread(target=watch, name="launcher-watch", daemon=True).start()
 
 
-def launchers_of(process: int, *, by_deepspeed: bool, by_torchrun: bool) -> dict[int, int]:
+def find_launchers(process: int, *, by_deepspeed: bool, by_torchrun: bool) -> dict[int, int]:
     """The launcher's processes -> their child each; empty if one of them is gone.
 
     A process without a parent belongs to process 1. So does, in a container, what the launcher
@@ -82,7 +82,7 @@ def launchers_of(process: int, *, by_deepspeed: bool, by_torchrun: bool) -> dict
     return launchers
 
 
-def _started_by_deepspeed() -> bool:
+def _is_started_by_deepspeed() -> bool:
     """Its launcher adds this argument; torchrun does not."""
     return any(word.startswith("--local_rank") for word in sys.argv)
 
@@ -104,7 +104,7 @@ def _parent_of(process: int) -> int:
     return int(status.rpartition(")")[2].split()[1])
 
 
-def start_processes() -> tuple[int, int]:
+def connect_processes() -> tuple[int, int]:
     """Connect the processes of this run, once. Returns `(rank, world size)`."""
     import logging
 
@@ -121,13 +121,13 @@ def start_processes() -> tuple[int, int]:
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
-def ranks_per_node() -> int:
+def count_local_ranks() -> int:
     """How many processes of the run are on this machine, as torchrun or DeepSpeed say; else 1."""
     said = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or "1"
     return int(said)
 
 
-def end_processes() -> None:
+def disconnect_processes() -> None:
     """Disconnect; without it the last process to leave warns about the others."""
     import torch.distributed as dist
 
@@ -135,7 +135,7 @@ def end_processes() -> None:
 
 
 @contextlib.contextmanager
-def lost_ranks_in_one_line() -> Iterator[None]:
+def explain_lost_ranks() -> Iterator[None]:
     """Turn the failure of a collective into one line: the rank that failed first says why.
 
     Raises:
@@ -152,7 +152,7 @@ def lost_ranks_in_one_line() -> Iterator[None]:
         raise
 
 
-def keep_sigusr1_waiting() -> None:
+def block_sigusr1() -> None:
     """Let a SIGUSR1 during start-up wait for a `StopRequest` to remember it.
 
     Slurm sends it once, and it would end the process, or be lost where the launcher ignores it.
@@ -168,10 +168,10 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
-        self.requested = False
+        self.is_requested = False
 
     def __enter__(self) -> StopRequest:
-        self._before = {
+        self._old_handlers = {
             number: signal.signal(number, self._remember)
             for number in (signal.SIGTERM, signal.SIGUSR1)
         }
@@ -179,11 +179,11 @@ class StopRequest:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
 
     def _remember(self, signum: int, frame: FrameType | None) -> None:
-        self.requested = True
+        self.is_requested = True
 
 
 def _free_port() -> int:

@@ -13,16 +13,21 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from vchat.model.adapters import adapt
 from vchat.model.config import VisualChatConfig
 from vchat.model.towers.hugging_face import register_towers
-from vchat.model.towers.open_clip import FOLDER_CONFIG, OpenClipVision, from_folder
+from vchat.model.towers.open_clip import FOLDER_CONFIG, OpenClipVision, load_folder
 from vchat.model.visual_chat import VisualChat
 from vchat.shards.pixels.tiling import Tiling
 from vchat.train.config.model import LoraConfig, ModelConfig
-from vchat.train.engine.loading import WHOLE, Loading
+from vchat.train.engine.weight_loading import WHOLE, WeightLoading
 from vchat.train.run.data import ModelSizes
 
 
 def build_model(
-    config: ModelConfig, *, image_token_id: int, num_ids: int, seed: int, loading: Loading = WHOLE
+    config: ModelConfig,
+    *,
+    image_token_id: int,
+    num_ids: int,
+    seed: int,
+    loading: WeightLoading = WHOLE,
 ) -> VisualChat:
     """Make the model a run starts from, on the CPU; equal seeds give equal weights.
 
@@ -32,19 +37,19 @@ def build_model(
         ValueError: if a folder does not hold such a model, or a table does not describe one.
     """
     torch.manual_seed(seed)
-    model = _without_adapters(
+    model = _build_without_adapters(
         config, image_token_id=image_token_id, num_ids=num_ids, loading=loading
     )
     if config.max_tiles:
         model.config.max_tiles = config.max_tiles
         model.config.check_tiles()
     if config.lora is not None:
-        with loading.under_way():  # some adapters begin as their layer's weight is
-            adapt_as_configured(model, config.lora)
+        with loading.apply():  # some adapters begin as their layer's weight is
+            add_adapters(model, config.lora)
     return model
 
 
-def adapt_as_configured(model: VisualChat, lora: LoraConfig) -> None:
+def add_adapters(model: VisualChat, lora: LoraConfig) -> None:
     """Add the adapters of a run to its fresh model."""
     adapt(
         model,
@@ -58,17 +63,17 @@ def adapt_as_configured(model: VisualChat, lora: LoraConfig) -> None:
     )
 
 
-def _without_adapters(
-    config: ModelConfig, *, image_token_id: int, num_ids: int, loading: Loading
+def _build_without_adapters(
+    config: ModelConfig, *, image_token_id: int, num_ids: int, loading: WeightLoading
 ) -> VisualChat:
     """The model before `[model.lora]` is applied."""
     if config.start_from is not None:
         return load_model(config.start_from, loading=loading)
     assert config.decoder is not None  # ModelConfig checks both
     assert config.tower is not None
-    tower = tower_from(config.tower)
-    decoder = decoder_from(config.decoder, num_ids=num_ids, loading=loading)
-    with loading.under_way():  # the embedding table may grow
+    tower = load_tower(config.tower)
+    decoder = load_decoder(config.decoder, num_ids=num_ids, loading=loading)
+    with loading.apply():  # the embedding table may grow
         return VisualChat.from_parts(
             tower=tower,
             decoder=decoder,
@@ -77,12 +82,12 @@ def _without_adapters(
             attention=config.attention,
             projection=config.projection,
             image_size=config.image_size,
-            image_mean=stated(config.tower, "image_mean"),
-            image_std=stated(config.tower, "image_std"),
+            image_mean=channel_statistic(config.tower, "image_mean"),
+            image_std=channel_statistic(config.tower, "image_std"),
         )
 
 
-def load_model(folder: Path, *, loading: Loading = WHOLE) -> VisualChat:
+def load_model(folder: Path, *, loading: WeightLoading = WHOLE) -> VisualChat:
     """Load a VisualChat folder, or the model of a step folder."""
     inside = folder / "model"
     place = inside if inside.is_dir() else folder
@@ -90,21 +95,21 @@ def load_model(folder: Path, *, loading: Loading = WHOLE) -> VisualChat:
         raise ValueError(f"{folder}: no model there (config.json is missing)")
     if torch.get_default_device().type == "meta":  # only sizes are wanted
         return VisualChat(VisualChatConfig.from_pretrained(place))
-    with loading.under_way():
+    with loading.apply():
         model: VisualChat = VisualChat.from_pretrained(place, dtype=loading.dtype)
     return model
 
 
-def sizes_of(model: VisualChat) -> ModelSizes:
+def read_sizes(model: VisualChat) -> ModelSizes:
     """What the data must know of the model."""
     return ModelSizes(
         image_size=model.config.image_size,
         positions_per_image=model.config.positions_per_image,
-        tiling=tiling_of(model),
+        tiling=read_tiling(model),
     )
 
 
-def tiling_of(model: VisualChat) -> Tiling | None:
+def read_tiling(model: VisualChat) -> Tiling | None:
     """How the model's images are cut, None if they are not."""
     config = model.config
     if not config.max_tiles:
@@ -112,7 +117,7 @@ def tiling_of(model: VisualChat) -> Tiling | None:
     return Tiling(max_tiles=config.max_tiles, side=config.image_size)
 
 
-def tower_from(source: str | dict[str, Any]) -> PreTrainedModel:
+def load_tower(source: str | dict[str, Any]) -> PreTrainedModel:
     """A vision tower from a folder of any known kind, or a new one from a table.
 
     Raises:
@@ -122,7 +127,7 @@ def tower_from(source: str | dict[str, Any]) -> PreTrainedModel:
     if isinstance(source, dict):
         fields = dict(source)
         weights = fields.pop("weights", None)
-        tower = _module(fields, transformers.AutoModel, num_ids=None)
+        tower = _load_module(fields, transformers.AutoModel, num_ids=None)
         if weights is not None:
             if not isinstance(tower, OpenClipVision):
                 raise ValueError('model.tower.weights goes with model_type = "open_clip" only')
@@ -131,24 +136,24 @@ def tower_from(source: str | dict[str, Any]) -> PreTrainedModel:
         return tower
     folder = Path(source)
     if (folder / FOLDER_CONFIG).is_file() and not (folder / "config.json").is_file():
-        return from_folder(folder)
-    return _module(source, transformers.AutoModel, num_ids=None)
+        return load_folder(folder)
+    return _load_module(source, transformers.AutoModel, num_ids=None)
 
 
-def decoder_from(
-    source: str | dict[str, Any], *, num_ids: int | None, loading: Loading = WHOLE
+def load_decoder(
+    source: str | dict[str, Any], *, num_ids: int | None, loading: WeightLoading = WHOLE
 ) -> PreTrainedModel:
     """A causal language model from its folder, or a new one, of so many ids, from a table."""
-    return _module(source, transformers.AutoModelForCausalLM, num_ids=num_ids, loading=loading)
+    return _load_module(source, transformers.AutoModelForCausalLM, num_ids=num_ids, loading=loading)
 
 
-def _module(
-    source: str | dict[str, Any], auto: Any, *, num_ids: int | None, loading: Loading = WHOLE
+def _load_module(
+    source: str | dict[str, Any], auto: Any, *, num_ids: int | None, loading: WeightLoading = WHOLE
 ) -> PreTrainedModel:
     """A pretrained module from its folder, or a new one from a table of its configuration."""
     module: PreTrainedModel
     if isinstance(source, dict):
-        module = auto.from_config(_table_config(source, num_ids=num_ids), dtype=torch.float32)
+        module = auto.from_config(_config_from_table(source, num_ids=num_ids), dtype=torch.float32)
         return module
     folder = Path(source)
     if not (folder / "config.json").is_file():
@@ -159,12 +164,12 @@ def _module(
     if torch.get_default_device().type == "meta":  # only sizes are wanted
         module = auto.from_config(config)
         return module
-    with loading.under_way():
+    with loading.apply():
         module = auto.from_pretrained(folder, config=config, dtype=loading.dtype)
     return module
 
 
-def _table_config(table: dict[str, Any], *, num_ids: int | None) -> PreTrainedConfig:
+def _config_from_table(table: dict[str, Any], *, num_ids: int | None) -> PreTrainedConfig:
     fields = dict(table)
     model_type = fields.pop("model_type", None)
     if model_type is None:
@@ -175,7 +180,7 @@ def _table_config(table: dict[str, Any], *, num_ids: int | None) -> PreTrainedCo
     return config
 
 
-def stated(tower: str | dict[str, Any], name: str) -> list[float] | None:
+def channel_statistic(tower: str | dict[str, Any], name: str) -> list[float] | None:
     """Mean or standard deviation per channel, if the tower's folder states it."""
     if isinstance(tower, dict):
         return None

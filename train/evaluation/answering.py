@@ -14,10 +14,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from vchat.train.chat.chat_model import ChatModel, inputs_of
+from vchat.train.chat.chat_model import ChatModel, tower_inputs
 from vchat.train.chat.generation import Sampling, next_ids
 from vchat.train.evaluation.questions import Question
-from vchat.train.evaluation.scoring import Answered
+from vchat.train.evaluation.scoring import AnsweredQuestion
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ class Batching:
     """Most positions in one batch, prompts and answers together."""
 
 
-def answers(
+def answer_questions(
     chat_model: ChatModel,
     questions: Sequence[Question],
     *,
@@ -44,7 +44,7 @@ def answers(
     batching: Batching,
     blank: bool = False,
     on_answered: Callable[[int], None] = lambda number: None,
-) -> list[Answered]:
+) -> list[AnsweredQuestion]:
     """Answer each question in a dialogue of its own.
 
     Args:
@@ -56,19 +56,19 @@ def answers(
             undecodable; names the question.
     """
     prompts = [_prompt(chat_model, one, max_new_tokens=max_new_tokens) for one in questions]
-    results: dict[int, Answered] = {}
+    results: dict[int, AnsweredQuestion] = {}
     lengths = [len(prompt) + max_new_tokens for prompt in prompts]
     for members in equal_length_batches(lengths, batching=batching):
-        show = _blank if blank else _as_is
+        show = _grey_images if blank else _own_images
         images = [image for i in members for image in show(chat_model, questions[i])]
-        generated = greedy(
+        generated = decode_greedily(
             chat_model,
             [prompts[i] for i in members],
-            pixels=torch.cat([inputs_of(image) for image in images]) if images else None,
+            pixels=torch.cat([tower_inputs(image) for image in images]) if images else None,
             max_new_tokens=max_new_tokens,
         )
         for i, ids in zip(members, generated, strict=True):
-            results[i] = _answered(chat_model, questions[i], ids)
+            results[i] = _to_answer(chat_model, questions[i], ids)
         on_answered(len(members))
     return [results[i] for i in range(len(questions))]
 
@@ -84,7 +84,7 @@ def equal_length_batches(lengths: Sequence[int], *, batching: Batching) -> Itera
             yield members[start : start + size]
 
 
-def greedy(
+def decode_greedily(
     chat_model: ChatModel,
     prompts: Sequence[list[int]],
     *,
@@ -113,29 +113,29 @@ def greedy(
         if bool(ended.all()):
             break
         ids, pixels = chosen[:, None], None
-    return [_up_to(row, chat_model.end_id) for row in torch.stack(columns, dim=1).tolist()]
+    return [_cut_after_end(row, chat_model.end_id) for row in torch.stack(columns, dim=1).tolist()]
 
 
-def _blank(chat_model: ChatModel, question: Question) -> list[Tensor]:
+def _grey_images(chat_model: ChatModel, question: Question) -> list[Tensor]:
     """Return as many grey images as the question has images, cut as those are."""
     side = chat_model.image_size
     return [
         torch.full((inputs, 3, side, side), GREY, dtype=torch.uint8)
-        for inputs in _inputs(chat_model, question)
+        for inputs in _num_inputs(chat_model, question)
     ]
 
 
-def _as_is(chat_model: ChatModel, question: Question) -> list[Tensor]:
+def _own_images(chat_model: ChatModel, question: Question) -> list[Tensor]:
     """Decode the question's images; ValueError names a file that is none."""
-    return _of_images(question, chat_model.picture)
+    return _map_images(question, chat_model.decode_picture)
 
 
-def _inputs(chat_model: ChatModel, question: Question) -> list[int]:
+def _num_inputs(chat_model: ChatModel, question: Question) -> list[int]:
     """Return how many inputs of the tower each of the question's images is."""
-    return _of_images(question, chat_model.num_inputs)
+    return _map_images(question, chat_model.num_inputs)
 
 
-def _of_images(question: Question, value: Callable[[bytes], T]) -> list[T]:
+def _map_images(question: Question, value: Callable[[bytes], T]) -> list[T]:
     """Return a value of each image file's bytes; ValueError names a file that has none."""
     values = []
     for path in question.images:
@@ -151,7 +151,7 @@ def _prompt(chat_model: ChatModel, question: Question, *, max_new_tokens: int) -
     template = chat_model.template
     parts = template.opening()
     parts += template.round(question.question, None, num_images=num_images, first_image=1)
-    ids = chat_model.prompt_ids(parts, inputs=_inputs(chat_model, question))
+    ids = chat_model.prompt_ids(parts, inputs=_num_inputs(chat_model, question))
     needed, most = len(ids) + max_new_tokens, chat_model.max_positions
     if needed > most:
         raise ValueError(
@@ -161,12 +161,12 @@ def _prompt(chat_model: ChatModel, question: Question, *, max_new_tokens: int) -
     return ids
 
 
-def _up_to(ids: list[int], end_id: int) -> list[int]:
+def _cut_after_end(ids: list[int], end_id: int) -> list[int]:
     """Cut after the first end token, if there is one."""
     return ids[: ids.index(end_id) + 1] if end_id in ids else ids
 
 
-def _answered(chat_model: ChatModel, question: Question, ids: list[int]) -> Answered:
+def _to_answer(chat_model: ChatModel, question: Question, ids: list[int]) -> AnsweredQuestion:
     ended = ids[-1] == chat_model.end_id
     text = chat_model.tokenizer.decode(ids[:-1] if ended else ids)
-    return Answered(question=question, answer=text, ended=ended)
+    return AnsweredQuestion(question=question, answer=text, ended=ended)

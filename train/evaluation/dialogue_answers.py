@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vchat.base.files import written_whole
+from vchat.base.files import write_atomically
 from vchat.train.chat.chat_model import ChatModel
 from vchat.train.chat.generation import Sampling
-from vchat.train.chat.session import ChatSession, Ended
-from vchat.train.evaluation.dialogue_questions import AskedDialogue, AskedRound
+from vchat.train.chat.session import ChatSession, EndReason
+from vchat.train.evaluation.dialogue_questions import EvaluationDialogue, EvaluationRound
 from vchat.train.evaluation.metrics import METRICS
 from vchat.train.evaluation.page import ShownRound, evaluation_page
 
@@ -27,7 +27,7 @@ class AnsweredRound:
     """One round and what the model answered."""
 
     dialogue: str
-    asked: AskedRound
+    asked: EvaluationRound
     answer: str
     ended: bool
     """False if the answer was cut at the most new tokens allowed, or at the model's positions."""
@@ -36,9 +36,9 @@ class AnsweredRound:
     """By metric, 0 to 1; empty if the file does not say what is right."""
 
 
-def dialogue_answers(
+def answer_dialogues(
     chat_model: ChatModel,
-    dialogues: Sequence[AskedDialogue],
+    dialogues: Sequence[EvaluationDialogue],
     *,
     max_new_tokens: int,
     metrics: Sequence[str],
@@ -54,7 +54,7 @@ def dialogue_answers(
         session = ChatSession(chat_model, sampling=Sampling(max_new_tokens=max_new_tokens))
         for number, asked in enumerate(dialogue.rounds, start=1):
             try:
-                images = [chat_model.picture(path.read_bytes()) for path in asked.images]
+                images = [chat_model.decode_picture(path.read_bytes()) for path in asked.images]
                 answer = "".join(session.ask(asked.question, images=images))
             except ValueError as err:
                 raise ValueError(f"dialogue {dialogue.name!r}, round {number}: {err}") from err
@@ -63,8 +63,8 @@ def dialogue_answers(
                     dialogue=dialogue.name,
                     asked=asked,
                     answer=answer,
-                    ended=session.rounds[-1].ended is Ended.BY_MODEL,
-                    scores=_scores(answer, asked.answer, metrics=metrics),
+                    ended=session.rounds[-1].end_reason is EndReason.BY_MODEL,
+                    scores=_score_answer(answer, asked.answer, metrics=metrics),
                 )
             )
             on_answered(1)
@@ -87,17 +87,17 @@ def write_dialogue_answers(
     report = {
         **facts,
         "scores": mean_scores(answered),
-        "answers": [_facts(one) for one in answered],
+        "answers": [_round_facts(one) for one in answered],
     }
     page = evaluation_page(
-        [_shown(one) for one in answered], title=title, scores=_score_lines(answered)
+        [_to_shown_round(one) for one in answered], title=title, scores=_score_lines(answered)
     )
     for name, text in (
         ("answers.csv", as_csv(answered)),
         ("answers.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n"),
         ("answers.html", page),
     ):
-        with written_whole(folder / name) as file:
+        with write_atomically(folder / name) as file:
             file.write(text.encode())
 
 
@@ -115,7 +115,7 @@ def as_csv(answered: Sequence[AnsweredRound]) -> str:
     return rows.getvalue()
 
 
-def _scores(answer: str, wanted: str | None, *, metrics: Sequence[str]) -> dict[str, float]:
+def _score_answer(answer: str, wanted: str | None, *, metrics: Sequence[str]) -> dict[str, float]:
     return {} if wanted is None else {name: METRICS[name](answer, [wanted]) for name in metrics}
 
 
@@ -126,7 +126,7 @@ def _score_lines(answered: Sequence[AnsweredRound]) -> list[tuple[str, str]]:
     ]
 
 
-def _facts(one: AnsweredRound) -> dict[str, Any]:
+def _round_facts(one: AnsweredRound) -> dict[str, Any]:
     return {
         "dialogue": one.dialogue,
         "images": [str(path) for path in one.asked.images],
@@ -138,7 +138,7 @@ def _facts(one: AnsweredRound) -> dict[str, Any]:
     }
 
 
-def _shown(one: AnsweredRound) -> ShownRound:
+def _to_shown_round(one: AnsweredRound) -> ShownRound:
     right = one.scores.get("exact")
     return ShownRound(
         group=one.dialogue,

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vchat.train.evaluation.questions import MAX_FILE_BYTES, image_below, shown
+from vchat.train.evaluation.questions import MAX_FILE_BYTES, describe_value, resolve_image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AskedRound:
+class EvaluationRound:
     """One question of a dialogue."""
 
     question: str
@@ -32,11 +32,11 @@ class AskedRound:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AskedDialogue:
+class EvaluationDialogue:
     """Questions that are asked one after the other, each with the answers before it in view."""
 
     name: str
-    rounds: tuple[AskedRound, ...]
+    rounds: tuple[EvaluationRound, ...]
 
 
 def holds_dialogues(path: Path) -> bool:
@@ -47,7 +47,7 @@ def holds_dialogues(path: Path) -> bool:
     return character == "{"
 
 
-def read_dialogues(path: Path, *, image_root: Path | None = None) -> list[AskedDialogue]:
+def read_dialogues(path: Path, *, image_root: Path | None = None) -> list[EvaluationDialogue]:
     """Read a file of dialogues; every image named in it exists when this returns.
 
     Raises:
@@ -60,30 +60,32 @@ def read_dialogues(path: Path, *, image_root: Path | None = None) -> list[AskedD
     except (ValueError, RecursionError) as err:
         raise ValueError(f"{path}: not readable as JSON: {err}") from err
     if not isinstance(found, dict) or not found:
-        raise ValueError(f"{path}: found {shown(found)}, wanted an object of dialogues by name")
+        raise ValueError(
+            f"{path}: found {describe_value(found)}, wanted an object of dialogues by name"
+        )
     root = (image_root or path.parent).resolve()
     dialogues = []
     for name, rounds in found.items():
         where = f"{path}: dialogue {name!r}"
         if not isinstance(rounds, list) or not rounds:
-            raise ValueError(f"{where}: found {shown(rounds)}, wanted a list of rounds")
+            raise ValueError(f"{where}: found {describe_value(rounds)}, wanted a list of rounds")
         asked = (
-            _round(one, where=f"{where}, round {number}", root=root)
+            _parse_round(one, where=f"{where}, round {number}", root=root)
             for number, one in enumerate(rounds, start=1)
         )
-        dialogues.append(AskedDialogue(name=name, rounds=tuple(asked)))
+        dialogues.append(EvaluationDialogue(name=name, rounds=tuple(asked)))
     return dialogues
 
 
-def _round(found: Any, *, where: str, root: Path) -> AskedRound:
+def _parse_round(found: Any, *, where: str, root: Path) -> EvaluationRound:
     entry = _as_object(found)
     if entry is None:
         raise ValueError(
-            f'{where}: found {shown(found)}, wanted [question], [question, "image paths"] or an'
-            ' object {"question", "images", "answer"}'
+            f'{where}: found {describe_value(found)}, wanted [question], [question, "image paths"]'
+            ' or an object {"question", "images", "answer"}'
         )
-    images = [image_below(root, name, where=where) for name in entry["images"]]
-    return AskedRound(
+    images = [resolve_image(root, name, where=where) for name in entry["images"]]
+    return EvaluationRound(
         question=entry["question"].strip(),
         images=tuple(images),
         paths=" ".join(entry["images"]),

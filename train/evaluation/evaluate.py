@@ -21,11 +21,15 @@ import click
 from rich.console import Console
 
 from vchat.base.cli import WrongUse
-from vchat.base.files import sha256_file, written_whole
-from vchat.base.progress import progress
-from vchat.train.evaluation.dialogue_questions import AskedDialogue, holds_dialogues, read_dialogues
-from vchat.train.evaluation.questions import Question, read_questions, swapped
-from vchat.train.evaluation.scoring import Answered, Score, scores, table
+from vchat.base.files import sha256_file, write_atomically
+from vchat.base.progress import show_progress
+from vchat.train.evaluation.dialogue_questions import (
+    EvaluationDialogue,
+    holds_dialogues,
+    read_dialogues,
+)
+from vchat.train.evaluation.questions import Question, read_questions, swap_images
+from vchat.train.evaluation.scoring import AnsweredQuestion, Score, score_answers, score_table
 
 if TYPE_CHECKING:
     from vchat.train.chat.chat_model import ChatModel
@@ -109,7 +113,7 @@ def command(
         if ablations or images != "as-is":
             raise WrongUse("dialogues are asked with their own images: leave --images as it is")
         dialogues = read_dialogues(questions_file, image_root=image_root)
-        answer_dialogues(
+        evaluate_dialogues(
             dialogues,
             checkpoint=checkpoint,
             questions_file=questions_file,
@@ -121,7 +125,7 @@ def command(
         return
     questions = read_questions(questions_file, image_root=image_root)
     shown = IMAGES if ablations else (images,)
-    asked = {name: swapped(questions) if name == "swapped" else questions for name in shown}
+    asked = {name: swap_images(questions) if name == "swapped" else questions for name in shown}
 
     from vchat.train.chat.chat_model import load_chat_model
     from vchat.train.evaluation.answering import Batching
@@ -129,17 +133,19 @@ def command(
     batching = Batching(rows=batch_size)
     chat_model, opened = load_chat_model(checkpoint, device=device)
     answered = _answer_runs(chat_model, asked, max_new_tokens=max_new_tokens, batching=batching)
-    scored = {name: scores(run, metrics=metrics) for name, run in answered.items()}
+    scored = {name: score_answers(run, metrics=metrics) for name, run in answered.items()}
     folder = out or default_folder(opened)
-    write_answers(folder, answered, scored, facts=_facts(opened, questions_file, max_new_tokens))
+    write_answers(
+        folder, answered, scored, facts=_run_facts(opened, questions_file, max_new_tokens)
+    )
     title = f"{opened.folder} on {questions_file}"
-    Console().print(table(scored, title=title))
+    Console().print(score_table(scored, title=title))
     write_page(folder, answered, scored, title=title)
     click.echo(f"answers: {folder / 'answers.html'}, answers.json and answers.csv")
 
 
-def answer_dialogues(
-    dialogues: Sequence[AskedDialogue],
+def evaluate_dialogues(
+    dialogues: Sequence[EvaluationDialogue],
     *,
     checkpoint: Path,
     questions_file: Path,
@@ -151,15 +157,15 @@ def answer_dialogues(
     """Answer dialogues, write the answers, and print how many there were and their scores."""
     from vchat.train.chat.chat_model import load_chat_model
     from vchat.train.evaluation.dialogue_answers import (
-        dialogue_answers,
+        answer_dialogues,
         mean_scores,
         write_dialogue_answers,
     )
 
     chat_model, opened = load_chat_model(checkpoint, device=device)
     total = sum(len(dialogue.rounds) for dialogue in dialogues)
-    with progress("answering", total=total, unit="rounds") as done:
-        answered = dialogue_answers(
+    with show_progress("answering", total=total, unit="rounds") as done:
+        answered = answer_dialogues(
             chat_model,
             dialogues,
             max_new_tokens=max_new_tokens,
@@ -167,7 +173,7 @@ def answer_dialogues(
             on_answered=done,
         )
     folder = out or default_folder(opened)
-    facts = _facts(opened, questions_file, max_new_tokens)
+    facts = _run_facts(opened, questions_file, max_new_tokens)
     title = f"{opened.folder} on {questions_file}"
     write_dialogue_answers(folder, answered, facts=facts, title=title)
     click.echo(f"{total} rounds of {len(dialogues)} dialogues answered")
@@ -176,14 +182,14 @@ def answer_dialogues(
     click.echo(f"answers: {folder / 'answers.html'}, answers.json and answers.csv")
 
 
-def default_folder(opened: Checkpoint) -> Path:
+def default_folder(checkpoint: Checkpoint) -> Path:
     """Where answers go unless told: beside the step folders of the run."""
-    return opened.folder.parent / "evaluation" / opened.folder.name
+    return checkpoint.folder.parent / "evaluation" / checkpoint.folder.name
 
 
 def write_page(
     folder: Path,
-    answered: Mapping[str, Sequence[Answered]],
+    answered: Mapping[str, Sequence[AnsweredQuestion]],
     scored: Mapping[str, Sequence[Score]],
     *,
     title: str,
@@ -199,12 +205,12 @@ def write_page(
             question=one.question.question,
             wanted=one.question.answer,
             answer=one.answer,
-            right=one.right,
+            right=one.is_right,
         )
         for one in sorted(run, key=lambda one: one.question.kind)
     ]
     lines = [(one.group, f"{100 * one.accuracy:.1f} %") for one in scored[name]]
-    with written_whole(folder / "answers.html") as file:
+    with write_atomically(folder / "answers.html") as file:
         file.write(evaluation_page(shown, title=title, scores=lines).encode())
 
 
@@ -214,14 +220,14 @@ def _answer_runs(
     *,
     max_new_tokens: int,
     batching: Batching,
-) -> dict[str, list[Answered]]:
+) -> dict[str, list[AnsweredQuestion]]:
     """Answer all questions once for each way of showing images, under one progress bar."""
-    from vchat.train.evaluation.answering import answers
+    from vchat.train.evaluation.answering import answer_questions
 
     answered = {}
-    with progress("answering", total=sum(map(len, asked.values())), unit="questions") as done:
+    with show_progress("answering", total=sum(map(len, asked.values())), unit="questions") as done:
         for name, questions in asked.items():
-            answered[name] = answers(
+            answered[name] = answer_questions(
                 chat_model,
                 questions,
                 max_new_tokens=max_new_tokens,
@@ -234,7 +240,7 @@ def _answer_runs(
 
 def write_answers(
     folder: Path,
-    answered: Mapping[str, Sequence[Answered]],
+    answered: Mapping[str, Sequence[AnsweredQuestion]],
     scored: Mapping[str, Sequence[Score]],
     *,
     facts: Mapping[str, Any],
@@ -245,7 +251,7 @@ def write_answers(
         "scores": {name: [_score_facts(one) for one in run] for name, run in scored.items()},
         "answers": {name: [_answer_facts(one) for one in run] for name, run in answered.items()},
     }
-    with written_whole(folder / "answers.json") as file:
+    with write_atomically(folder / "answers.json") as file:
         file.write((json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
     rows = io.StringIO()
     writer = csv.DictWriter(
@@ -260,7 +266,7 @@ def write_answers(
         for one in run:
             row = _answer_facts(one)
             writer.writerow(row | {"images": name, "num_images": len(row["images"])})
-    with written_whole(folder / "answers.csv") as file:
+    with write_atomically(folder / "answers.csv") as file:
         file.write(rows.getvalue().encode())
 
 
@@ -268,7 +274,7 @@ def _score_facts(score: Score) -> dict[str, Any]:
     return asdict(score) | {"accuracy": score.accuracy, "interval_95": score.interval}
 
 
-def _answer_facts(one: Answered) -> dict[str, Any]:
+def _answer_facts(one: AnsweredQuestion) -> dict[str, Any]:
     return {
         "id": one.question.id,
         "kind": one.question.kind,
@@ -277,14 +283,14 @@ def _answer_facts(one: Answered) -> dict[str, Any]:
         "wanted": one.question.answer,
         "answer": one.answer,
         "ended": one.ended,
-        "right": one.right,
+        "right": one.is_right,
     }
 
 
-def _facts(opened: Checkpoint, questions_file: Path, max_new_tokens: int) -> dict[str, Any]:
+def _run_facts(checkpoint: Checkpoint, questions_file: Path, max_new_tokens: int) -> dict[str, Any]:
     return {
-        "checkpoint": str(opened.folder),
-        "step": opened.step,
+        "checkpoint": str(checkpoint.folder),
+        "step": checkpoint.step,
         "questions": str(questions_file),
         "questions_sha256": sha256_file(questions_file),
         "max_new_tokens": max_new_tokens,

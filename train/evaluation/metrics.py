@@ -9,25 +9,25 @@ from typing import Any
 from vchat.base.cli import WrongUse
 
 
-def normalised(text: str) -> str:
+def normalize(text: str) -> str:
     """Strip blanks, ignore case, drop one final full stop: nothing else is forgiven."""
     return text.strip().casefold().removesuffix(".").rstrip()
 
 
-def exact(answer: str, wanted: Sequence[str]) -> float:
+def exact_match(answer: str, wanted: Sequence[str]) -> float:
     """1 if the answer is the first wanted one after `normalised`."""
-    return float(normalised(answer) == normalised(wanted[0]))
+    return float(normalize(answer) == normalize(wanted[0]))
 
 
-def vqa(answer: str, wanted: Sequence[str]) -> float:
+def vqa_accuracy(answer: str, wanted: Sequence[str]) -> float:
     """VQA accuracy: a third for each person who answered so, 1 at most, mean over leaving one out.
 
     With one wanted answer it is the exact match. Texts are compared after `normalised`; the
     official evaluation also rewrites numerals, articles and contractions.
     """
     if len(wanted) == 1:
-        return exact(answer, wanted)
-    same = [normalised(answer) == normalised(one) for one in wanted]
+        return exact_match(answer, wanted)
+    same = [normalize(answer) == normalize(one) for one in wanted]
     return sum(min(1.0, (sum(same) - one) / 3) for one in same) / len(wanted)
 
 
@@ -50,7 +50,7 @@ def _rouge_scorer() -> Any:
 
 
 METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {
-    "exact": exact,
-    "vqa": vqa,
+    "exact": exact_match,
+    "vqa": vqa_accuracy,
     "rouge-l": rouge_l,
 }

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 MAX_FILE_BYTES = 1 << 30
-WANTED = {
+ENTRY_TYPES = {
     "id": (str,),
     "kind": (str,),
     "images": (list,),
@@ -49,7 +49,7 @@ class Question:
     """What several people answered, for VQA accuracy; empty if there is only `answer`."""
 
     @property
-    def wanted(self) -> tuple[str, ...]:
+    def right_answers(self) -> tuple[str, ...]:
         """All answers that count, for metrics that know several."""
         return self.answers or (self.answer,)
 
@@ -63,12 +63,12 @@ def read_questions(path: Path, *, image_root: Path | None = None) -> list[Questi
     Raises:
         ValueError: naming the file, the entry, what was found and what is wanted.
     """
-    entries = _read_array(path)
+    entries = _read_entries(path)
     root = (image_root or path.parent).resolve()
     questions: list[Question] = []
     numbers: dict[str, int] = {}
     for number, entry in enumerate(entries):
-        question = _question(entry, where=f"{path}: entry {number}", root=root)
+        question = _parse_question(entry, where=f"{path}: entry {number}", root=root)
         if question.id in numbers:
             raise ValueError(
                 f"{path}: entries {numbers[question.id]} and {number} have the same id"
@@ -79,7 +79,7 @@ def read_questions(path: Path, *, image_root: Path | None = None) -> list[Questi
     return questions
 
 
-def swapped(questions: Sequence[Question]) -> list[Question]:
+def swap_images(questions: Sequence[Question]) -> list[Question]:
     """Give each question the images of the next one (cyclic, in file order) of the same kind and
     number of images whose answer differs; text, answer and order stay.
 
@@ -115,7 +115,7 @@ def _next_with_other_answer(
     return None
 
 
-def _read_array(path: Path) -> list[Any]:
+def _read_entries(path: Path) -> list[Any]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file, wanted a JSON array of evaluation questions")
     if path.stat().st_size > MAX_FILE_BYTES:
@@ -125,49 +125,50 @@ def _read_array(path: Path) -> list[Any]:
     except (ValueError, RecursionError) as err:
         raise ValueError(f"{path}: not readable as JSON: {err}") from err
     if not isinstance(entries, list) or not entries:
-        found = "an empty array" if entries == [] else shown(entries)
+        found = "an empty array" if entries == [] else describe_value(entries)
         raise ValueError(f"{path}: found {found}, wanted a JSON array of at least one question")
     return entries
 
 
-def _question(entry: Any, *, where: str, root: Path) -> Question:
+def _parse_question(entry: Any, *, where: str, root: Path) -> Question:
     """Check one entry's keys, types and images. `where` opens every error message."""
     if not isinstance(entry, dict):
         raise ValueError(
-            f"{where}: found {shown(entry)}, wanted an object with {', '.join(WANTED)}"
+            f"{where}: found {describe_value(entry)}, wanted an object with "
+            f"{', '.join(ENTRY_TYPES)}"
         )
     if isinstance(entry.get("id"), str):
         where = f"{where} (id {entry['id']!r})"
-    for key, types in WANTED.items():
+    for key, types in ENTRY_TYPES.items():
         if key not in entry:
-            raise ValueError(f"{where}: key {key!r} is missing, wanted {', '.join(WANTED)}")
+            raise ValueError(f"{where}: key {key!r} is missing, wanted {', '.join(ENTRY_TYPES)}")
         if not isinstance(entry[key], types) or isinstance(entry[key], bool):
             wanted = " or ".join(one.__name__ for one in types)
-            raise ValueError(f"{where}: {key!r} is {shown(entry[key])}, wanted {wanted}")
+            raise ValueError(f"{where}: {key!r} is {describe_value(entry[key])}, wanted {wanted}")
     if not 0 <= entry["chance"] <= 1:
         raise ValueError(f"{where}: 'chance' is {entry['chance']}, wanted 0 to 1")
     return Question(
         id=entry["id"],
         kind=entry["kind"],
-        images=tuple(image_below(root, name, where=where) for name in entry["images"]),
+        images=tuple(resolve_image(root, name, where=where) for name in entry["images"]),
         question=entry["question"].strip(),
         answer=entry["answer"].strip(),
-        answers=_answers(entry, where=where),
+        answers=_parse_answers(entry, where=where),
         chance=float(entry["chance"]),
     )
 
 
-def _answers(entry: dict[str, Any], *, where: str) -> tuple[str, ...]:
+def _parse_answers(entry: dict[str, Any], *, where: str) -> tuple[str, ...]:
     answers = entry.get("answers", [])
     if not isinstance(answers, list) or not all(isinstance(a, str) for a in answers):
-        raise ValueError(f"{where}: 'answers' is {shown(answers)}, wanted a list of texts")
+        raise ValueError(f"{where}: 'answers' is {describe_value(answers)}, wanted a list of texts")
     return tuple(answer.strip() for answer in answers)
 
 
-def image_below(root: Path, name: Any, *, where: str) -> Path:
+def resolve_image(root: Path, name: Any, *, where: str) -> Path:
     """Return an existing file below `root`. Raises ValueError, which `where` opens."""
     if not isinstance(name, str):
-        raise ValueError(f"{where}: image {shown(name)}, wanted a path relative to {root}")
+        raise ValueError(f"{where}: image {describe_value(name)}, wanted a path relative to {root}")
     path = (root / name).resolve()
     if not path.is_relative_to(root):
         raise ValueError(f"{where}: image {name!r} lies outside {root}, wanted a path inside it")
@@ -176,7 +177,7 @@ def image_below(root: Path, name: Any, *, where: str) -> Path:
     return path
 
 
-def shown(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """Type and value, cut short enough for one line of an error."""
     text = json.dumps(value, ensure_ascii=True)
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from rich import box
 from rich.table import Table
 
-from vchat.train.evaluation.metrics import METRICS, normalised
+from vchat.train.evaluation.metrics import METRICS, normalize
 from vchat.train.evaluation.questions import Question
 
 Z_95 = 1.959963984540054
@@ -21,7 +21,7 @@ Z_95 = 1.959963984540054
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answered:
+class AnsweredQuestion:
     """A question and what the model answered."""
 
     question: Question
@@ -34,9 +34,9 @@ class Answered:
     """False if the answer was cut at the most new tokens allowed."""
 
     @property
-    def right(self) -> bool:
+    def is_right(self) -> bool:
         """Exact match after `normalised`."""
-        return normalised(self.answer) == normalised(self.question.answer)
+        return normalize(self.answer) == normalize(self.question.answer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,22 +83,24 @@ def wilson_interval(num_right: int, *, num_trials: int) -> tuple[float, float]:
     return low, high
 
 
-def scores(answered: Sequence[Answered], *, metrics: Sequence[str] = ()) -> list[Score]:
+def score_answers(
+    answered: Sequence[AnsweredQuestion], *, metrics: Sequence[str] = ()
+) -> list[Score]:
     """Score each kind (in order of first appearance), then each number of images, then all.
 
     Exact match is always there; `metrics` are further ones of `METRICS`.
     """
-    by_kind = _grouped(answered, lambda one: one.question.kind)
-    by_images = _grouped(answered, lambda one: _image_group(len(one.question.images)))
+    by_kind = _group_by(answered, lambda one: one.question.kind)
+    by_images = _group_by(answered, lambda one: _image_group(len(one.question.images)))
     by_images = dict(sorted(by_images.items(), key=lambda item: len(item[1][0].question.images)))
     totals = [*by_images.items(), ("all", list(answered))]
     return [
-        *(_score(name, one, metrics, is_total=False) for name, one in by_kind.items()),
-        *(_score(name, one, metrics, is_total=True) for name, one in totals),
+        *(_score_group(name, one, metrics, is_total=False) for name, one in by_kind.items()),
+        *(_score_group(name, one, metrics, is_total=True) for name, one in totals),
     ]
 
 
-def table(runs: Mapping[str, Sequence[Score]], *, title: str) -> Table:
+def score_table(runs: Mapping[str, Sequence[Score]], *, title: str) -> Table:
     """Lay out scores as one line per group and one column per run, chance beside them.
 
     Three runs fit into 80 columns. `runs` maps a run's name ("as-is") to its scores; all have the
@@ -125,19 +127,19 @@ def table(runs: Mapping[str, Sequence[Score]], *, title: str) -> Table:
             first.group,
             str(first.num_questions),
             f"{100 * first.chance:.1f}",
-            *(_shown(score) for score in line),
+            *(_format_accuracy(score) for score in line),
             *(f"{100 * mean:.1f}" for score in line for mean in score.means.values()),
             end_section=i == num_kinds - 1,
         )
     return result
 
 
-def _grouped(
-    answered: Sequence[Answered], name_of: Callable[[Answered], str]
-) -> dict[str, list[Answered]]:
-    groups: dict[str, list[Answered]] = {}
+def _group_by(
+    answered: Sequence[AnsweredQuestion], group_of: Callable[[AnsweredQuestion], str]
+) -> dict[str, list[AnsweredQuestion]]:
+    groups: dict[str, list[AnsweredQuestion]] = {}
     for one in answered:
-        groups.setdefault(name_of(one), []).append(one)
+        groups.setdefault(group_of(one), []).append(one)
     return groups
 
 
@@ -145,23 +147,25 @@ def _image_group(num_images: int) -> str:
     return {0: "no image", 1: "single-image", 2: "two-image"}.get(num_images, f"{num_images}-image")
 
 
-def _score(
-    group: str, members: Sequence[Answered], metrics: Sequence[str], *, is_total: bool
+def _score_group(
+    group: str, members: Sequence[AnsweredQuestion], metrics: Sequence[str], *, is_total: bool
 ) -> Score:
     return Score(
         group=group,
         is_total=is_total,
         num_questions=len(members),
-        num_right=sum(one.right for one in members),
+        num_right=sum(one.is_right for one in members),
         chance=math.fsum(one.question.chance for one in members) / len(members),
         means={
-            name: math.fsum(METRICS[name](one.answer, one.question.wanted) for one in members)
+            name: math.fsum(
+                METRICS[name](one.answer, one.question.right_answers) for one in members
+            )
             / len(members)
             for name in metrics
         },
     )
 
 
-def _shown(score: Score) -> str:
+def _format_accuracy(score: Score) -> str:
     low, high = score.interval
     return f"{100 * score.accuracy:.1f} ({100 * low:.0f}-{100 * high:.0f})"

@@ -22,14 +22,14 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig
 
 from vchat.model.loss import LOGITS_PER_CHUNK
-from vchat.model.towers.hugging_face import KINDS
+from vchat.model.towers.hugging_face import HUGGING_FACE_TOWERS
 from vchat.model.visual_chat import VisualChat
 from vchat.train.config.run import RunConfig
 from vchat.train.costs.flops import is_trained, shape_of
-from vchat.train.costs.live_bytes import LiveBytes, Measured, drop_gradients
+from vchat.train.costs.live_bytes import LiveBytes, MemoryUse, drop_gradients
 from vchat.train.costs.tower_cost import tower_bytes
 from vchat.train.engine.engine import DTYPES
-from vchat.train.engine.parts import train_only
+from vchat.train.engine.parts import freeze_other_parts
 
 WIDTHS = ("hidden_size", "intermediate_size", "head_dim")
 DEPTHS = (2, 3)
@@ -61,29 +61,30 @@ def activation_bytes(model: VisualChat, config: RunConfig, *, batch: MicroBatch)
     Args:
         model: of true size, without memory, its trained parameters marked.
     """
-    narrow, parts = narrowing(model), num_parts(batch, model.config.positions_per_image)
+    narrow, parts = narrowing_factor(model), num_parts(batch, model.config.positions_per_image)
     part = replace(batch, positions=batch.positions // parts, images=batch.images // parts)
     depth = int(model.decoder.config.num_hidden_layers)
 
-    def of_width(factor: int) -> Measured:
+    def of_width(factor: int) -> MemoryUse:
         shallow, deep = (
-            measured(twin_of(model, config, factor=factor, depth=layers), part) for layers in DEPTHS
+            measure(build_twin(model, config, factor=factor, depth=layers), part)
+            for layers in DEPTHS
         )
-        return deep.beyond(shallow, times=(depth - DEPTHS[1]) / (DEPTHS[1] - DEPTHS[0]))
+        return deep.extrapolate(shallow, times=(depth - DEPTHS[1]) / (DEPTHS[1] - DEPTHS[0]))
 
     whole = of_width(max(1, narrow // 2))
     if narrow > 1:  # a + b / factor, drawn on from `narrow` and half of it to factor 1
-        whole = whole.beyond(of_width(narrow), times=narrow - 2)
+        whole = whole.extrapolate(of_width(narrow), times=narrow - 2)
     in_loss = loss_bytes(model, config, supervised=batch.supervised)
     in_tower = own_tower_bytes(model, config, images=batch.images)
     beside = max(whole.peak * parts, whole.kept * parts + in_loss)
     return round(max(in_tower.kept + beside, in_tower.peak))
 
 
-def own_tower_bytes(model: VisualChat, config: RunConfig, *, images: int) -> Measured:
+def own_tower_bytes(model: VisualChat, config: RunConfig, *, images: int) -> MemoryUse:
     """What a tower takes that has a stand-in in the twins; nothing if it has none."""
     if has_narrow_twin(model.tower.model.config) or not images:
-        return Measured(kept=0, peak=0)
+        return MemoryUse(kept=0, peak=0)
     return tower_bytes(model.tower, dtype=DTYPES[config.train.precision], images=images)
 
 
@@ -110,7 +111,7 @@ def loss_bytes(model: VisualChat, config: RunConfig, *, supervised: int) -> int:
     return logits * (4 + 4 + bytes_each) + of_head + supervised * width * (4 + bytes_each)
 
 
-def narrowing(model: VisualChat) -> int:
+def narrowing_factor(model: VisualChat) -> int:
     """Return the greatest power of two, 32 at most, that all widths of the model allow."""
     decoder, tower = model.config.decoder_config, tower_of_twin(model)
     assert decoder is not None  # a built model has both
@@ -129,7 +130,7 @@ def _allows(part: PreTrainedConfig, factor: int) -> bool:
 
 def has_narrow_twin(tower: PreTrainedConfig) -> bool:
     """Whether all widths of a tower can be narrowed by the names in `WIDTHS`."""
-    return tower.model_type in KINDS
+    return tower.model_type in HUGGING_FACE_TOWERS
 
 
 def tower_of_twin(model: VisualChat) -> PreTrainedConfig:
@@ -141,7 +142,7 @@ def tower_of_twin(model: VisualChat) -> PreTrainedConfig:
     assert own is not None
     if has_narrow_twin(own):
         return copy.deepcopy(own)
-    positions = model.tower.positions - model.tower.has_class_position
+    positions = model.tower.num_features - model.tower.has_class_position
     model_type = "clip_vision_model" if model.tower.has_class_position else "siglip_vision_model"
     like: PreTrainedConfig = AutoConfig.for_model(
         model_type,
@@ -157,7 +158,7 @@ def tower_of_twin(model: VisualChat) -> PreTrainedConfig:
     return like
 
 
-def measured(twin: VisualChat, batch: MicroBatch) -> Measured:
+def measure(twin: VisualChat, batch: MicroBatch) -> MemoryUse:
     """Run a model forward and backward; count what is alive beside its weights and gradients."""
     drop_gradients(twin)
     live = LiveBytes()
@@ -166,10 +167,10 @@ def measured(twin: VisualChat, batch: MicroBatch) -> Measured:
         loss = twin(**full_rows(twin, batch)).loss
         kept = live.now
         loss.backward()
-    return Measured(kept=kept, peak=live.peak)
+    return MemoryUse(kept=kept, peak=live.peak)
 
 
-def twin_of(model: VisualChat, config: RunConfig, *, factor: int, depth: int) -> VisualChat:
+def build_twin(model: VisualChat, config: RunConfig, *, factor: int, depth: int) -> VisualChat:
     """Make the narrow model with fresh weights, in the run's precision, frozen as the run says.
 
     A frozen tower keeps nothing of a layer, so two of its layers stand for all. 4-bit layers are
@@ -197,7 +198,7 @@ def twin_of(model: VisualChat, config: RunConfig, *, factor: int, depth: int) ->
             made.adapters = made.adapters | {"tower_targets": None}
     made.image_token_id = decoder.vocab_size - 1
     twin = VisualChat(made)
-    train_only(twin, config.train.parts)
+    freeze_other_parts(twin, config.train.parts)
     if config.train.gradient_checkpointing:
         twin.activation_checkpointing_enable({"use_reentrant": False})
     twin.to(DTYPES[config.train.precision])

@@ -49,9 +49,9 @@ class Verdict:
     """The number of GPUs, a doubling of the given one, on which it fits unchanged, if any."""
 
 
-def verdict(
+def judge_fit(
     config: RunConfig,
-    needed: Callable[[RunConfig, int], int],
+    bytes_needed: Callable[[RunConfig, int], int],
     *,
     gpu_memory_gb: float,
     num_gpus: int,
@@ -62,10 +62,12 @@ def verdict(
         needed: bytes on one GPU, of a configuration on a number of GPUs.
     """
     usable = round(gpu_memory_gb * 1e9 * (1 - RESERVED_SHARE))
-    now = needed(config, num_gpus)
+    now = bytes_needed(config, num_gpus)
     fits = now <= usable
-    changes = () if fits else _fewest_changes(config, needed, usable=usable, num_gpus=num_gpus)
-    after = needed(changed(config, changes), num_gpus) if changes else None
+    changes = (
+        () if fits else _fewest_changes(config, bytes_needed, usable=usable, num_gpus=num_gpus)
+    )
+    after = bytes_needed(apply_changes(config, changes), num_gpus) if changes else None
     more = (num_gpus * 2**i for i in itertools.count(1))
     enough = itertools.takewhile(lambda gpus: not fits and gpus <= MOST_GPUS, more)
     return Verdict(
@@ -74,11 +76,11 @@ def verdict(
         usable_bytes=usable,
         changes=changes,
         needed_after=after,
-        gpus=next((gpus for gpus in enough if needed(config, gpus) <= usable), None),
+        gpus=next((gpus for gpus in enough if bytes_needed(config, gpus) <= usable), None),
     )
 
 
-def changed(config: RunConfig, changes: Sequence[Change]) -> RunConfig:
+def apply_changes(config: RunConfig, changes: Sequence[Change]) -> RunConfig:
     """Apply changes one after the other."""
     for change in changes:
         config = change.apply(config)
@@ -95,15 +97,15 @@ def possible_changes(config: RunConfig) -> list[Change]:
     stages: tuple[Literal[1, 2, 3], ...] = (1, 2, 3)
     found += [_stage(stage) for stage in stages if stage > config.deepspeed.zero_stage]
     if config.deepspeed.offload_optimizer == "none":
-        found.append(_offloaded_optimizer())
+        found.append(_offload_optimizer())
     if config.deepspeed.offload_parameters == "none":
-        found.append(_offloaded_parameters())
+        found.append(_offload_parameters())
     return found
 
 
 def _fewest_changes(
     config: RunConfig,
-    needed: Callable[[RunConfig, int], int],
+    bytes_needed: Callable[[RunConfig, int], int],
     *,
     usable: int,
     num_gpus: int,
@@ -112,10 +114,10 @@ def _fewest_changes(
     for count in range(1, len(possible) + 1):
         for changes in itertools.combinations(possible, count):
             try:
-                other = changed(config, changes)
+                other = apply_changes(config, changes)
             except ValueError:  # such as an offload without its stage
                 continue
-            if needed(other, num_gpus) <= usable:
+            if bytes_needed(other, num_gpus) <= usable:
                 return changes
     return ()
 
@@ -146,7 +148,7 @@ def _stage(stage: Literal[1, 2, 3]) -> Change:
     )
 
 
-def _offloaded_optimizer() -> Change:
+def _offload_optimizer() -> Change:
     return Change(
         setting="deepspeed.offload_optimizer=cpu",
         cost="slower optimizer steps",
@@ -156,7 +158,7 @@ def _offloaded_optimizer() -> Change:
     )
 
 
-def _offloaded_parameters() -> Change:
+def _offload_parameters() -> Change:
     return Change(
         setting="deepspeed.offload_parameters=cpu",
         cost="far slower",

@@ -18,15 +18,15 @@ from vchat.model.visual_chat import VisualChat
 from vchat.shards.format.manifest import ShardSet
 from vchat.shards.loading.rank_work import SampleSpans, rank_work
 from vchat.shards.plan.epoch import EpochPlan
-from vchat.shards.plan.joined_sets import joined
-from vchat.shards.plan.summary import PlanSummary, summarized
+from vchat.shards.plan.joined_sets import join_sets
+from vchat.shards.plan.summary import PlanSummary, summarize_plan
 from vchat.train.config.run import RunConfig
 from vchat.train.costs.flops import flops_of, pairs_of_epoch
 from vchat.train.costs.memory import weight_counts
-from vchat.train.engine.parts import train_only
-from vchat.train.engine.starting_model import build_model, sizes_of
+from vchat.train.engine.parts import freeze_other_parts
+from vchat.train.engine.starting_model import build_model, read_sizes
 from vchat.train.forecast.gpu_memory import GpuMemory, memory_facts
-from vchat.train.run.data import RunData, Share, open_sets
+from vchat.train.run.data import RankShare, RunData, open_run_shards
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,21 +50,21 @@ class Cluster:
         return math.ceil(self.gpus / self.gpus_per_node)
 
 
-def forecast(config: RunConfig, *, cluster: Cluster) -> dict[str, dict[str, Any]]:
+def forecast_run(config: RunConfig, *, cluster: Cluster) -> dict[str, dict[str, Any]]:
     """Count what the first epoch holds and what the whole run does, as JSON values by topic.
 
     Raises:
         ValueError: whatever would stop the run when it plans its first epoch.
     """
-    shard_sets, model, data = planned(config, num_processes=cluster.gpus)
+    shard_sets, model, data = plan_run(config, num_processes=cluster.gpus)
     plan = data.loader.plan(0)
-    summary = summarized(
+    summary = summarize_plan(
         plan,
         rows_per_step=config.batch.rows_per_step,
         rows_per_micro_batch=config.batch.rows_per_micro_batch,
         world_size=cluster.gpus,
     )
-    sizes, counts = sizes_of(model), weight_counts(model)
+    sizes, counts = read_sizes(model), weight_counts(model)
     time = _time(model, plan, summary, data.total_steps, cluster=cluster)
     return {
         "run": {
@@ -93,9 +93,11 @@ def forecast(config: RunConfig, *, cluster: Cluster) -> dict[str, dict[str, Any]
     }
 
 
-def planned(config: RunConfig, *, num_processes: int) -> tuple[list[ShardSet], VisualChat, RunData]:
+def plan_run(
+    config: RunConfig, *, num_processes: int
+) -> tuple[list[ShardSet], VisualChat, RunData]:
     """Open the shards, make the model without its weights, and plan the data as rank 0 would."""
-    shard_sets = open_sets(config)
+    shard_sets = open_run_shards(config)
     tokenizer = shard_sets[0].tokenizer()
     with torch.device("meta"):
         model = build_model(
@@ -104,9 +106,9 @@ def planned(config: RunConfig, *, num_processes: int) -> tuple[list[ShardSet], V
             num_ids=tokenizer.num_ids,
             seed=config.run.seed,
         )
-    train_only(model, config.train.parts)
-    share = Share(rank=0, world_size=num_processes)
-    return shard_sets, model, RunData(shard_sets, config, sizes=sizes_of(model), share=share)
+    freeze_other_parts(model, config.train.parts)
+    share = RankShare(rank=0, world_size=num_processes)
+    return shard_sets, model, RunData(shard_sets, config, sizes=read_sizes(model), share=share)
 
 
 def _epoch(summary: PlanSummary) -> dict[str, Any]:
@@ -157,7 +159,7 @@ def _reading(
     """Bytes that the busiest node reads of the shards, and how fast it must get them."""
     work = rank_work(
         plan,
-        spans=SampleSpans.of(joined(shard_sets, split=config.data.split)),
+        spans=SampleSpans.of(join_sets(shard_sets, split=config.data.split)),
         rows_per_step=config.batch.rows_per_step,
         rows_per_micro_batch=config.batch.rows_per_micro_batch,
         world_size=cluster.gpus,

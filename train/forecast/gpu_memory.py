@@ -9,7 +9,7 @@ from vchat.shards.plan.epoch import EpochPlan
 from vchat.train.config.run import RunConfig
 from vchat.train.costs.memory import StateMemory, state_memory, weight_counts
 from vchat.train.forecast.activations import MicroBatch, activation_bytes
-from vchat.train.forecast.fitting import verdict
+from vchat.train.forecast.fitting import judge_fit
 
 
 class GpuMemory:
@@ -21,7 +21,7 @@ class GpuMemory:
         self._counts = weight_counts(model)
         self._measured: dict[tuple[bool, int], int] = {}
 
-    def state(self, config: RunConfig, num_gpus: int) -> StateMemory:
+    def state_memory(self, config: RunConfig, num_gpus: int) -> StateMemory:
         """Weights, gradients and optimizer."""
         return state_memory(
             self._counts,
@@ -30,18 +30,18 @@ class GpuMemory:
             num_gpus=num_gpus,
         )
 
-    def activations(self, config: RunConfig) -> int:
+    def activation_bytes(self, config: RunConfig) -> int:
         """Bytes of the largest micro-batch of the epoch; measured once for equal settings."""
         rows = config.batch.rows_per_micro_batch
         name = (config.train.gradient_checkpointing, rows)
         if name not in self._measured:
-            batch = fullest(self._plan, rows=rows)
+            batch = largest_micro_batch(self._plan, rows=rows)
             self._measured[name] = activation_bytes(self._model, config, batch=batch)
         return self._measured[name]
 
-    def needed(self, config: RunConfig, num_gpus: int) -> int:
+    def total_bytes(self, config: RunConfig, num_gpus: int) -> int:
         """All bytes on one of so many GPUs."""
-        return self.state(config, num_gpus).on_gpu + self.activations(config)
+        return self.state_memory(config, num_gpus).on_gpu + self.activation_bytes(config)
 
 
 def memory_facts(
@@ -53,19 +53,19 @@ def memory_facts(
     gpu_memory_gb: float | None,
 ) -> dict[str, Any]:
     """Bytes on one GPU by what they are for; with the GPU's memory known, whether they fit."""
-    state = memory.state(config, num_gpus)
+    state = memory.state_memory(config, num_gpus)
     found = {
         "weights": state.weights,
         "gathered_weights": state.gathered,
         "gradients": state.gradients,
         "optimizer": state.optimizer,
-        "activations": memory.activations(config),
-        "total": memory.needed(config, num_gpus),
+        "activations": memory.activation_bytes(config),
+        "total": memory.total_bytes(config, num_gpus),
         "offloaded_per_node": state.host * min(num_gpus, gpus_per_node),
     }
     if gpu_memory_gb is None:
         return found
-    judged = verdict(config, memory.needed, gpu_memory_gb=gpu_memory_gb, num_gpus=num_gpus)
+    judged = judge_fit(config, memory.total_bytes, gpu_memory_gb=gpu_memory_gb, num_gpus=num_gpus)
     return found | {
         "usable": judged.usable_bytes,
         "fits": judged.fits,
@@ -75,11 +75,11 @@ def memory_facts(
     }
 
 
-def fullest(plan: EpochPlan, *, rows: int) -> MicroBatch:
+def largest_micro_batch(plan: EpochPlan, *, rows: int) -> MicroBatch:
     """A micro-batch at least as large as any of the epoch."""
     return MicroBatch(
         rows=rows,
         positions=plan.arguments.tokens_per_row,
         images=rows * int(plan.images_per_row.max()),
-        supervised=rows * int(plan.supervised_per_row.max()),
+        supervised=rows * int(plan.num_supervised_per_row.max()),
     )

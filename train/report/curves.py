@@ -15,10 +15,10 @@ from typing import IO, Any
 from vchat.base.cli import WrongUse
 
 COLORS = ("#1763ad", "#d1572b", "#2b8a5a", "#8a4fbd", "#c29a12", "#3aa0b5", "#b5446e", "#6b7a8f")
-SMOOTHED_FROM = 60
+SMOOTH_FROM = 60
 """Points from which on a running mean is drawn."""
 
-Lines = Sequence[Mapping[str, Any]]
+LogLines = Sequence[Mapping[str, Any]]
 Points = list[tuple[float, float]]
 
 
@@ -40,7 +40,7 @@ class Panel:
     noisy: bool = True
     """Whether a running mean helps."""
 
-    def curves(self, lines: Lines) -> dict[str, Points]:
+    def curves(self, lines: LogLines) -> dict[str, Points]:
         """Return label -> points `(step, value)` of every curve that has any."""
         found: dict[str, Points] = {}
         labels = self.labels or self.names
@@ -77,7 +77,7 @@ PANELS = (
 )
 
 
-def panel_svg(panel: Panel, lines: Lines) -> str:
+def draw_svg(panel: Panel, lines: LogLines) -> str:
     """Draw one panel as an SVG element, without the declarations of a file."""
     figure = _figure(width=6.2, height=2.9)
     _draw(figure.subplots(), panel, lines)
@@ -86,7 +86,7 @@ def panel_svg(panel: Panel, lines: Lines) -> str:
     return re.sub(r"^.*?(?=<svg)", "", file.getvalue(), flags=re.DOTALL)
 
 
-def drawn_together(panels: Sequence[Panel], lines: Lines, *, title: str, file: IO[bytes]) -> None:
+def draw_panels(panels: Sequence[Panel], lines: LogLines, *, title: str, file: IO[bytes]) -> None:
     """Draw all panels into one PNG, two abreast."""
     height = (len(panels) + 1) // 2
     figure = _figure(width=13, height=3.2 * height + 0.5)
@@ -110,12 +110,12 @@ def _figure(*, width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _draw(axis: Any, panel: Panel, lines: Lines) -> None:
+def _draw(axis: Any, panel: Panel, lines: LogLines) -> None:
     from matplotlib.ticker import LogLocator, PercentFormatter, ScalarFormatter
 
     curves = panel.curves(lines)
-    colors = {label: COLORS[i % len(COLORS)] for i, label in enumerate(sorted_by_name(curves))}
-    for label, points in sorted_by_last(curves):
+    colors = {label: COLORS[i % len(COLORS)] for i, label in enumerate(order_labels(curves))}
+    for label, points in order_by_last_value(curves):
         _draw_curve(axis, points, label=label, color=colors[label], noisy=panel.noisy)
     values = [value for points in curves.values() for _, value in points]
     if panel.logarithmic and min(values) > 0 and max(values) > 10 * min(values):
@@ -137,8 +137,8 @@ def _draw(axis: Any, panel: Panel, lines: Lines) -> None:
 
 def _draw_curve(axis: Any, points: Points, *, label: str, color: str, noisy: bool) -> None:
     steps, values = zip(*points, strict=True)
-    if len(points) < SMOOTHED_FROM:
-        dots = "o-" if len(points) <= SMOOTHED_FROM // 2 else "-"
+    if len(points) < SMOOTH_FROM:
+        dots = "o-" if len(points) <= SMOOTH_FROM // 2 else "-"
         axis.plot(steps, values, dots, color=color, label=label, markersize=3.5, linewidth=1.2)
     elif noisy:
         axis.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
@@ -147,12 +147,12 @@ def _draw_curve(axis: Any, points: Points, *, label: str, color: str, noisy: boo
         axis.plot(steps, values, color=color, linewidth=1.6, label=label)
 
 
-def sorted_by_name(curves: Mapping[str, Points]) -> list[str]:
+def order_labels(curves: Mapping[str, Points]) -> list[str]:
     """Labels in an order that is the same in every panel, so that a source keeps its color."""
     return sorted(curves, key=lambda label: (label == "held out", label))
 
 
-def sorted_by_last(curves: Mapping[str, Points]) -> list[tuple[str, Points]]:
+def order_by_last_value(curves: Mapping[str, Points]) -> list[tuple[str, Points]]:
     """Order curves by their last value, highest first, as a reader meets them at the right end."""
     return sorted(curves.items(), key=lambda curve: -curve[1][-1][1])
 

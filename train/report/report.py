@@ -13,9 +13,9 @@ from typing import Any
 
 import jinja2
 
-from vchat.base.files import written_whole
-from vchat.train.report.curves import PANELS, drawn_together, panel_svg
-from vchat.train.run.log import log_lines
+from vchat.base.files import write_atomically
+from vchat.train.report.curves import PANELS, draw_panels, draw_svg
+from vchat.train.run.log import read_log
 
 
 def write_report(out: Path) -> list[Path]:
@@ -25,7 +25,7 @@ def write_report(out: Path) -> list[Path]:
         ValueError: if there is no log, or a line of it is not JSON.
         WrongUse: matplotlib is not installed.
     """
-    lines = log_lines(out / "log.jsonl")
+    lines = read_log(out / "log.jsonl")
     shown = [panel for panel in PANELS if panel.curves(lines)]
     page = jinja2.Environment(
         autoescape=True,
@@ -34,19 +34,19 @@ def write_report(out: Path) -> list[Path]:
     ).get_template("report.html")
     html = page.render(
         title=f"Training of {out.name}",
-        facts=facts(lines),
-        sources=by_source(lines),
-        panels=[{"title": panel.title, "svg": panel_svg(panel, lines)} for panel in shown],
+        facts=summary_facts(lines),
+        sources=last_losses(lines),
+        panels=[{"title": panel.title, "svg": draw_svg(panel, lines)} for panel in shown],
     )
     picture = io.BytesIO()
-    drawn_together(shown, lines, title=out.name, file=picture)
+    draw_panels(shown, lines, title=out.name, file=picture)
     for name, content in (("report.html", html.encode()), ("report.png", picture.getvalue())):
-        with written_whole(out / name) as file:
+        with write_atomically(out / name) as file:
             file.write(content)
     return [out / "report.html", out / "report.png"]
 
 
-def facts(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+def summary_facts(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """What stands above the curves: steps, losses, speed, and what was left out."""
     last = lines[-1]
     held_out = [(line["eval_loss"], line["step"]) for line in lines if "eval_loss" in line]
@@ -75,7 +75,7 @@ def facts(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     return found
 
 
-def by_source(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+def last_losses(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     """Source, its last loss in training, and its last held-out loss, as text."""
     last: dict[str, dict[str, float]] = {"loss_by_source": {}, "eval_loss_by_source": {}}
     for line in lines:
@@ -83,8 +83,10 @@ def by_source(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
             last[name] |= line.get(name, {})
     names = sorted({name for of_sources in last.values() for name in of_sources})
     train, held_out = last["loss_by_source"], last["eval_loss_by_source"]
-    return [(name, _number(train.get(name)), _number(held_out.get(name))) for name in names]
+    return [
+        (name, _format_loss(train.get(name)), _format_loss(held_out.get(name))) for name in names
+    ]
 
 
-def _number(value: float | None) -> str:
+def _format_loss(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"

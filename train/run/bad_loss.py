@@ -19,11 +19,11 @@ import torch.distributed as dist
 from vchat.shards.loading.collate import IGNORED, Batch
 from vchat.train.config.run import OptimizerConfig
 from vchat.train.engine.engine import BatchLoss, batch_loss
-from vchat.train.run.tally import Tally
+from vchat.train.run.tally import StepTally
 
-NAMED_SAMPLES = 20
-RECENT_STEPS = 50
-FEWEST_STEPS = 10
+MAX_NAMED_SAMPLES = 20
+NUM_RECENT_STEPS = 50
+MIN_RECENT_STEPS = 10
 
 
 class LossLimit:
@@ -36,14 +36,14 @@ class LossLimit:
         """`recent`: the losses of the latest steps, oldest first."""
         self.skips = settings.on_bad_loss == "skip"
         self._settings = settings
-        self.recent: deque[float] = deque(recent, maxlen=RECENT_STEPS)
+        self.recent: deque[float] = deque(recent, maxlen=NUM_RECENT_STEPS)
 
     @property
     def highest(self) -> float:
         """The highest loss that is not bad; infinite if nothing limits it."""
         highest = math.inf if self._settings.max_loss is None else self._settings.max_loss
         factor = self._settings.spike_factor
-        if factor is not None and len(self.recent) >= FEWEST_STEPS:
+        if factor is not None and len(self.recent) >= MIN_RECENT_STEPS:
             highest = min(highest, factor * statistics.median(self.recent))
         return highest
 
@@ -56,8 +56,8 @@ class LossLimit:
         self.recent.append(loss)
 
 
-def checked_loss(
-    engine: deepspeed.DeepSpeedEngine, batch: Batch, *, limit: LossLimit, tally: Tally
+def compute_loss(
+    engine: deepspeed.DeepSpeedEngine, batch: Batch, *, limit: LossLimit, tally: StepTally
 ) -> BatchLoss:
     """Return the loss of a micro-batch, or of an empty one in its place if it is skipped.
 
@@ -66,14 +66,14 @@ def checked_loss(
     """
     loss = batch_loss(engine, batch)
     if limit.skips:
-        bad = limit.is_bad(float(loss.summed.detach()) / max(1, batch.num_supervised))
-        if any_rank(bad, engine.device):
-            tally.skip(batch, named=bad)
-            loss = batch_loss(engine, emptied(batch))
+        bad = limit.is_bad(float(loss.loss_sum.detach()) / max(1, batch.num_supervised))
+        if is_true_on_any_rank(bad, engine.device):
+            tally.skip(batch, is_cause=bad)
+            loss = batch_loss(engine, make_zero_weight(batch))
     return loss
 
 
-def stop_if_bad(loss: float, step: int, *, limit: LossLimit, tally: Tally) -> None:
+def stop_if_bad(loss: float, step: int, *, limit: LossLimit, tally: StepTally) -> None:
     """Raise on all ranks if the loss of a step is bad, naming the samples that made it so.
 
     Raises:
@@ -88,19 +88,20 @@ def stop_if_bad(loss: float, step: int, *, limit: LossLimit, tally: Tally) -> No
     above = f", above the limit {limit.highest:.4g}" if math.isfinite(loss) else ""
     raise ValueError(
         f"step {step}: the loss is {loss}{above}, nothing is saved since the last checkpoint; "
-        f"{len(keys)} samples in the micro-batches concerned: {', '.join(keys[:NAMED_SAMPLES])} "
+        f"{len(keys)} samples in the micro-batches concerned: "
+        f"{', '.join(keys[:MAX_NAMED_SAMPLES])} "
         '(optimizer.on_bad_loss = "skip" goes on without such micro-batches)'
     )
 
 
-def any_rank(claim: bool, device: torch.device) -> bool:
+def is_true_on_any_rank(claim: bool, device: torch.device) -> bool:
     """Whether the claim is true on any rank."""
     count = torch.tensor(float(claim), device=device)
     dist.all_reduce(count)
     return bool(count > 0)
 
 
-def emptied(batch: Batch) -> Batch:
+def make_zero_weight(batch: Batch) -> Batch:
     """The micro-batch as zero-weight rows: no image, no label, padding only."""
     return replace(
         batch,

@@ -20,7 +20,7 @@ from vchat.shards.pixels.tiling import Tiling
 from vchat.shards.plan.arguments import PlanArguments
 from vchat.shards.plan.excluded_keys import read_keys
 from vchat.shards.plan.joined_sets import check_same_language
-from vchat.shards.plan.saved_plans import usual_folder
+from vchat.shards.plan.saved_plans import default_plan_folder
 from vchat.train.config.run import RunConfig
 
 
@@ -39,7 +39,7 @@ class ModelSizes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
+class RankShare:
     """Which part of every step this process reads."""
 
     rank: int
@@ -57,39 +57,39 @@ class RunData:
         config: RunConfig,
         *,
         sizes: ModelSizes,
-        share: Share,
+        share: RankShare,
     ):
         """Plan the first epoch (all epochs, if the run is counted in epochs); read nothing yet."""
         self._shard_sets, self._config, self._sizes, self._share = shard_sets, config, sizes, share
-        self.loader = self._loader(
+        self.loader = self._make_loader(
             plan_arguments(config, sizes),
             rows_per_step=config.batch.rows_per_step,
         )
-        self.total_steps = total_steps(self.loader, config)
+        self.total_steps = count_steps(self.loader, config)
         self.steps_done = 0
         self._batches: Iterator[Batch] | None = None
-        self._told = self.loader.measured()
+        self._costs_before = self.loader.metrics()
 
-    def step(self) -> Iterator[Batch]:
+    def read_step(self) -> Iterator[Batch]:
         """Yield this rank's micro-batches of the next step, equally many on all ranks."""
         if self._batches is None:
             self._batches = iter(self.loader)
         return itertools.islice(self._batches, self.loader.micro_batches_per_step)
 
-    def step_done(self) -> None:
+    def finish_step(self) -> None:
         """Count the step whose batches were just used; only counted steps enter the state."""
-        self.loader.step_done()
+        self.loader.finish_step()
         self.steps_done += 1
 
-    def reading(self) -> dict[str, float]:
+    def reading_costs(self) -> dict[str, float]:
         """Return what reading has cost this process since it was last asked, for the log.
 
         How long it was waited for is in the log already, as a share of the step.
         """
-        before, self._told = self._told, self.loader.measured()
+        before, self._costs_before = self._costs_before, self.loader.metrics()
         since: dict[str, float] = {
             what: round(now - before[what], 3)
-            for what, now in self._told.items()
+            for what, now in self._costs_before.items()
             if what != "waiting_s"
         }
         skipped = self.loader.num_skipped[self.loader.cursor.epoch]
@@ -119,15 +119,15 @@ class RunData:
             tail="pad",
         )
         rows = self._share.world_size * self._config.batch.rows_per_micro_batch
-        return self._loader(arguments, rows_per_step=rows)
+        return self._make_loader(arguments, rows_per_step=rows)
 
-    def one_pass(self, loader: Loader) -> Iterator[Batch]:
+    def heldout_batches(self, loader: Loader) -> Iterator[Batch]:
         """Yield this rank's micro-batches of the first epoch of a held-out loader."""
         rows = self._share.world_size * self._config.batch.rows_per_micro_batch
         num_steps = loader.plan(0).num_steps(rows)
         return itertools.islice(loader, num_steps * loader.micro_batches_per_step)
 
-    def _loader(self, arguments: PlanArguments, *, rows_per_step: int) -> Loader:
+    def _make_loader(self, arguments: PlanArguments, *, rows_per_step: int) -> Loader:
         return Loader(
             self._shard_sets,
             arguments,
@@ -139,12 +139,12 @@ class RunData:
             on_fault=self._config.data.on_fault,
             max_skipped=self._config.data.max_skipped,
             image_size=self._sizes.image_size,
-            pinned=torch.cuda.is_available(),
-            kept_plans=usual_folder(),
+            pin_memory=torch.cuda.is_available(),
+            plan_folder=default_plan_folder(),
         )
 
 
-def open_sets(config: RunConfig) -> list[ShardSet]:
+def open_run_shards(config: RunConfig) -> list[ShardSet]:
     """Open the shard sets of a run.
 
     Raises:
@@ -178,7 +178,7 @@ def plan_arguments(config: RunConfig, sizes: ModelSizes) -> PlanArguments:
     )
 
 
-def total_steps(loader: Loader, config: RunConfig) -> int:
+def count_steps(loader: Loader, config: RunConfig) -> int:
     """Optimizer steps of the whole run."""
     run = config.run
     if run.steps is not None:

@@ -16,25 +16,27 @@ from vchat.train.run.source_losses import SourceLosses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeldOut:
+class HeldOutLoss:
     """What one pass over the eval split gave, over all ranks."""
 
-    of_sources: SourceLosses
-    samples: int
+    source_losses: SourceLosses
+    num_samples: int
 
     @property
     def loss(self) -> float:
         """Mean cross entropy per supervised token."""
-        means, tokens = self.of_sources.means(), self.of_sources.tokens()
+        means, tokens = self.source_losses.means(), self.source_losses.num_tokens()
         return sum(means[name] * tokens[name] for name in means) / max(1, sum(tokens.values()))
 
-    def values(self) -> dict[str, Any]:
+    def log_values(self) -> dict[str, Any]:
         """What the log says about it."""
-        return {"eval_loss": self.loss, "eval_loss_by_source": self.of_sources.means()}
+        return {"eval_loss": self.loss, "eval_loss_by_source": self.source_losses.means()}
 
 
 @torch.no_grad()
-def heldout_loss(engine: deepspeed.DeepSpeedEngine | VisualChat, data: RunData) -> HeldOut:
+def measure_heldout_loss(
+    engine: deepspeed.DeepSpeedEngine | VisualChat, data: RunData
+) -> HeldOutLoss:
     """Return the mean cross entropy over the supervised tokens of the eval split, and by source.
 
     The same for any world size and micro-batch: zero-weight rows fill the last step. All ranks
@@ -43,12 +45,12 @@ def heldout_loss(engine: deepspeed.DeepSpeedEngine | VisualChat, data: RunData) 
     engine.eval()
     loader = data.heldout_loader()
     losses, keys = SourceLosses(loader.index.sources), 0
-    for batch in data.one_pass(loader):
-        losses.add(batch, batch_loss(engine, batch).of_targets)
+    for batch in data.heldout_batches(loader):
+        losses.add(batch, batch_loss(engine, batch).target_losses)
         keys += sum(map(len, batch.keys))
     engine.train()
     counted = torch.tensor([keys], dtype=torch.float64, device=engine.device)
     sums = torch.cat([losses.sums(engine.device), counted])
     dist.all_reduce(sums)
     *of_sources, samples = sums.tolist()
-    return HeldOut(of_sources=losses.added_up(of_sources), samples=round(samples))
+    return HeldOutLoss(source_losses=losses.with_sums(of_sources), num_samples=round(samples))

@@ -8,16 +8,16 @@ from pathlib import Path
 from deepspeed.accelerator import get_accelerator
 
 from vchat.train.checkpoints.checkpoint import open_checkpoint
-from vchat.train.checkpoints.identity import identity_of
+from vchat.train.checkpoints.identity import collect_identity
 from vchat.train.config.run import read_run
 from vchat.train.engine.engine import DTYPES
-from vchat.train.engine.processes import ranks_per_node, start_processes
-from vchat.train.engine.starting_model import load_model, sizes_of
-from vchat.train.run.data import RunData, Share, open_sets
-from vchat.train.run.heldout import HeldOut, heldout_loss
+from vchat.train.engine.processes import connect_processes, count_local_ranks
+from vchat.train.engine.starting_model import load_model, read_sizes
+from vchat.train.run.data import RankShare, RunData, open_run_shards
+from vchat.train.run.heldout import HeldOutLoss, measure_heldout_loss
 
 
-def heldout_of_checkpoint(path: Path, *, shards: str | None, split: str | None) -> HeldOut | None:
+def measure_checkpoint(path: Path, *, shards: str | None, split: str | None) -> HeldOutLoss | None:
     """Measure a checkpoint with the settings of its run; None on ranks other than 0.
 
     Args:
@@ -33,10 +33,10 @@ def heldout_of_checkpoint(path: Path, *, shards: str | None, split: str | None) 
     settings = [] if shards is None else [f"data.shards={json.dumps(shards)}"]
     settings += [] if split is None else [f"data.eval_split={json.dumps(split)}"]
     config = read_run(checkpoint.folder / "run.toml", overrides=settings)
-    rank, world_size = start_processes()
-    shard_sets = open_sets(config)
+    rank, world_size = connect_processes()
+    shard_sets = open_run_shards(config)
     for name in ("tokenizer_fingerprint", "template"):
-        found, wanted = identity_of(config, shard_sets).shards[name], checkpoint.shards[name]
+        found, wanted = collect_identity(config, shard_sets).shards[name], checkpoint.shards[name]
         if found != wanted:
             raise ValueError(
                 f"{config.data.sets[0].path}: {name} {found}, but the checkpoint was trained with"
@@ -44,7 +44,7 @@ def heldout_of_checkpoint(path: Path, *, shards: str | None, split: str | None) 
             )
     model = load_model(checkpoint.folder).to(DTYPES[config.train.precision])
     model.to(get_accelerator().current_device_name())
-    share = Share(rank=rank, world_size=world_size, ranks_per_node=ranks_per_node())
-    data = RunData(shard_sets, config, sizes=sizes_of(model), share=share)
-    found = heldout_loss(model, data)
+    share = RankShare(rank=rank, world_size=world_size, ranks_per_node=count_local_ranks())
+    data = RunData(shard_sets, config, sizes=read_sizes(model), share=share)
+    found = measure_heldout_loss(model, data)
     return found if rank == 0 else None

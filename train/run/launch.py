@@ -15,44 +15,44 @@ import deepspeed
 import torch
 import torch.distributed as dist
 
-from vchat.base.files import written_whole
+from vchat.base.files import write_atomically
 from vchat.model.visual_chat import VisualChat
 from vchat.shards.format.manifest import ShardSet
 from vchat.train.checkpoints.background import Background
-from vchat.train.checkpoints.checkpoint import Checkpoint, newest_complete, open_checkpoint
-from vchat.train.checkpoints.identity import Identity, check_same_run, identity_of
-from vchat.train.checkpoints.mirror import Mirror, fetch_if_newer
+from vchat.train.checkpoints.checkpoint import Checkpoint, find_newest, open_checkpoint
+from vchat.train.checkpoints.identity import RunIdentity, check_same_run, collect_identity
+from vchat.train.checkpoints.mirror import Mirror, download_if_newer
 from vchat.train.checkpoints.saving import load_checkpoint, save_checkpoint
 from vchat.train.checkpoints.universal import needs_conversion
 from vchat.train.config.run import RunConfig
-from vchat.train.engine.engine import loading_for, start_engine
-from vchat.train.engine.loading import Loading
+from vchat.train.engine.engine import choose_loading, start_engine
 from vchat.train.engine.nvme import prepare_nvme
 from vchat.train.engine.processes import (
     StopRequest,
-    lost_ranks_in_one_line,
-    ranks_per_node,
-    start_processes,
+    connect_processes,
+    count_local_ranks,
+    explain_lost_ranks,
 )
-from vchat.train.engine.starting_model import build_model, load_model, sizes_of
+from vchat.train.engine.starting_model import build_model, load_model, read_sizes
+from vchat.train.engine.weight_loading import WeightLoading
 from vchat.train.run.bad_loss import LossLimit
-from vchat.train.run.data import RunData, Share, open_sets
+from vchat.train.run.data import RankShare, RunData, open_run_shards
 from vchat.train.run.log import TrainingLog
 from vchat.train.run.loop import train
-from vchat.train.run.speed import speed_of
+from vchat.train.run.speed import build_speed_meter
 from vchat.train.run.trackers import open_trackers
 
 LOCK_WAIT_S = 15.0
-SHARED_WAIT_S = 10.0
+TOKEN_WAIT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OpenRun:
+class RunState:
     """A run whose engine and data stand where its newest checkpoint left them."""
 
     config: RunConfig
     shard_sets: list[ShardSet]
-    identity: Identity
+    identity: RunIdentity
     engine: deepspeed.DeepSpeedEngine
     data: RunData
     limit: LossLimit
@@ -81,15 +81,15 @@ def run_training(config: RunConfig) -> None:
         ValueError: if that checkpoint belongs to another run, or another process uses the folder.
     """
     out = config.run.out
-    with StopRequest() as stop, lost_ranks_in_one_line():
-        rank, world_size = start_processes()
-        with only_run_in(out, rank=rank), Background() as background:
-            nodes = ranks_per_node()
-            share = Share(rank=rank, world_size=world_size, ranks_per_node=nodes)
-            run = opened(config, share, background=background)
+    with StopRequest() as stop, explain_lost_ranks():
+        rank, world_size = connect_processes()
+        with lock_run_folder(out, rank=rank), Background() as background:
+            nodes = count_local_ranks()
+            share = RankShare(rank=rank, world_size=world_size, ranks_per_node=nodes)
+            run = prepare_run(config, share, background=background)
             data = run.data
             begun = f"going on after step {data.steps_done}" if data.steps_done else "starting"
-            say(f"{out}: {begun}, {data.total_steps} steps in all", rank=rank)
+            print_on_rank_0(f"{out}: {begun}, {data.total_steps} steps in all", rank=rank)
             with TrainingLog(
                 out / "log.jsonl",
                 rank=rank,
@@ -104,7 +104,7 @@ def run_training(config: RunConfig) -> None:
                     log=log,
                     limit=run.limit,
                     stop=stop,
-                    speed=speed_of(
+                    speed=build_speed_meter(
                         run.engine.module,
                         data,
                         gpu_tflops=config.run.gpu_tflops,
@@ -115,23 +115,23 @@ def run_training(config: RunConfig) -> None:
             background.wait()
             dist.barrier()
             if rank == 0 and last == data.total_steps:
-                with written_whole(out / "finished") as file:
+                with write_atomically(out / "finished") as file:
                     file.write(f"step {last}\n".encode())
             ended = "done:" if last == data.total_steps else "stopped by a signal, can go on:"
-            say(f"{ended} step {last} of {data.total_steps}, saved in {out}", rank=rank)
+            print_on_rank_0(f"{ended} step {last} of {data.total_steps}, saved in {out}", rank=rank)
 
 
-def opened(config: RunConfig, share: Share, *, background: Background) -> OpenRun:
+def prepare_run(config: RunConfig, share: RankShare, *, background: Background) -> RunState:
     """Make model, data and engine, and put them where the newest checkpoint left them."""
     prepare_nvme(config)
-    shard_sets = open_sets(config)
-    identity = identity_of(config, shard_sets)
-    checkpoint = agreed_checkpoint(config)
+    shard_sets = open_run_shards(config)
+    identity = collect_identity(config, shard_sets)
+    checkpoint = choose_checkpoint(config)
     if checkpoint is not None:
         check_same_run(identity, checkpoint)
-    loading = loading_for(config, world_size=share.world_size)
-    model = starting_model(config, shard_sets[0], checkpoint=checkpoint, loading=loading)
-    data = RunData(shard_sets, config, sizes=sizes_of(model), share=share)
+    loading = choose_loading(config, world_size=share.world_size)
+    model = load_or_build_model(config, shard_sets[0], checkpoint=checkpoint, loading=loading)
+    data = RunData(shard_sets, config, sizes=read_sizes(model), share=share)
     engine = start_engine(
         model,
         config,
@@ -147,7 +147,7 @@ def opened(config: RunConfig, share: Share, *, background: Background) -> OpenRu
         load_checkpoint(engine, checkpoint)
         data.resume(checkpoint.state["loader"], steps_done=checkpoint.step)
         limit = LossLimit(config.optimizer, recent=checkpoint.state.get("recent_losses", []))
-    return OpenRun(
+    return RunState(
         config=config,
         shard_sets=shard_sets,
         identity=identity,
@@ -158,8 +158,8 @@ def opened(config: RunConfig, share: Share, *, background: Background) -> OpenRu
     )
 
 
-def starting_model(
-    config: RunConfig, shard_set: ShardSet, *, checkpoint: Checkpoint | None, loading: Loading
+def load_or_build_model(
+    config: RunConfig, shard_set: ShardSet, *, checkpoint: Checkpoint | None, loading: WeightLoading
 ) -> VisualChat:
     """The model of the checkpoint, or the one the configuration describes."""
     if checkpoint is not None:
@@ -174,20 +174,20 @@ def starting_model(
     )
 
 
-def agreed_checkpoint(config: RunConfig) -> Checkpoint | None:
+def choose_checkpoint(config: RunConfig) -> Checkpoint | None:
     """The newest complete checkpoint as rank 0 sees it; the same on all ranks, or None."""
     found = [""]
     if dist.get_rank() == 0:
         out, mirror = config.run.out, config.run.mirror
         if mirror is not None:
-            fetch_if_newer(Mirror(mirror, storage=config.storage), out)
-        found = [str(newest_complete(out) or "")]
+            download_if_newer(Mirror(mirror, storage=config.storage), out)
+        found = [str(find_newest(out) or "")]
     dist.broadcast_object_list(found, src=0)
     return open_checkpoint(Path(found[0])) if found[0] else None
 
 
 @contextlib.contextmanager
-def only_run_in(out: Path, *, rank: int) -> Iterator[None]:
+def lock_run_folder(out: Path, *, rank: int) -> Iterator[None]:
     """Keep a second run out of the folder during the block; rank 0 holds the lock.
 
     The system lets go of it when the process ends, however it ends. The processes of a killed run
@@ -198,12 +198,12 @@ def only_run_in(out: Path, *, rank: int) -> Iterator[None]:
             all hosts see one folder there.
     """
     with contextlib.ExitStack() as held:
-        token = [_token(out) if rank == 0 and _locked(out, held) else ""]
+        token = [_write_token(out) if rank == 0 and _try_lock(out, held) else ""]
         dist.broadcast_object_list(token, src=0)
         if not token[0]:
             raise ValueError(f"{out}: another run is writing there")
         seen = [False] * dist.get_world_size()
-        dist.all_gather_object(seen, sees_token(out, token[0], wait_s=SHARED_WAIT_S))
+        dist.all_gather_object(seen, sees_token(out, token[0], wait_s=TOKEN_WAIT_S))
         if not all(seen):
             blind = [str(rank) for rank, sees in enumerate(seen) if not sees]
             raise ValueError(
@@ -213,10 +213,10 @@ def only_run_in(out: Path, *, rank: int) -> Iterator[None]:
         yield
 
 
-def _token(out: Path) -> str:
+def _write_token(out: Path) -> str:
     """Write down a word that no other folder holds, and return it."""
     token = uuid.uuid4().hex
-    with written_whole(out / ".token") as file:
+    with write_atomically(out / ".token") as file:
         file.write(token.encode())
     return token
 
@@ -233,10 +233,10 @@ def sees_token(out: Path, token: str, *, wait_s: float) -> bool:
         time.sleep(0.2)
 
 
-def _locked(out: Path, held: contextlib.ExitStack) -> bool:
+def _try_lock(out: Path, lock_stack: contextlib.ExitStack) -> bool:
     """Lock a folder until `held` is closed; False if it stays locked by another process."""
     out.mkdir(parents=True, exist_ok=True)
-    file = held.enter_context((out / ".lock").open("w"))
+    file = lock_stack.enter_context((out / ".lock").open("w"))
     last = time.monotonic() + LOCK_WAIT_S
     while True:
         try:
@@ -249,7 +249,7 @@ def _locked(out: Path, held: contextlib.ExitStack) -> bool:
             return True
 
 
-def say(text: str, *, rank: int) -> None:
+def print_on_rank_0(text: str, *, rank: int) -> None:
     """Rank 0 speaks for all."""
     if rank == 0:
         sys.stderr.write(f"{text}\n")

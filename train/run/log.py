@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vchat.base.files import written_whole
+from vchat.base.files import write_atomically
 from vchat.train.run.trackers import Tracker
 
 PLAIN_EVERY_S = 10.0
@@ -52,11 +52,11 @@ class TrainingLog:
         if rank != 0:
             return
         self._trackers = open_trackers()
-        keep_until(path, step=first_step)
+        drop_later_lines(path, step=first_step)
         self._file = path.open("a", encoding="utf-8")
         console = Console(stderr=True)
         if console.is_terminal:
-            self._progress = _bar(console)
+            self._progress = _make_bar(console)
             self._task = self._progress.add_task(
                 "train", total=total_steps, completed=first_step, last=""
             )
@@ -86,7 +86,7 @@ class TrainingLog:
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for tracker in self._trackers:
-            tracker.write(step, flat(values))
+            tracker.write(step, flatten_values(values))
 
     def show(self, step: int, text: str) -> None:
         """Move the bar, or print a plain line if the last one is 10 seconds old."""
@@ -101,7 +101,7 @@ class TrainingLog:
             sys.stderr.write(f"step {step}/{self._total_steps}  {text}\n")
 
 
-def in_one_line(values: Mapping[str, Any]) -> str:
+def progress_text(values: Mapping[str, Any]) -> str:
     """The latest step for the progress bar: loss, speed, and where time and memory go."""
     parts = [f"loss {values['loss']:.4f}", f"{values['tokens_per_s']:.0f} tokens/s"]
     if "mfu" in values:
@@ -116,7 +116,7 @@ def in_one_line(values: Mapping[str, Any]) -> str:
     )
 
 
-def flat(values: Mapping[str, Any]) -> dict[str, float]:
+def flatten_values(values: Mapping[str, Any]) -> dict[str, float]:
     """The numbers among the values of a step, those by source as `name/source`."""
     numbers: dict[str, float] = {}
     for name, value in values.items():
@@ -127,7 +127,7 @@ def flat(values: Mapping[str, Any]) -> dict[str, float]:
     return numbers
 
 
-def log_lines(path: Path) -> list[dict[str, Any]]:
+def read_log(path: Path) -> list[dict[str, Any]]:
     """Read a log. Raises ValueError naming file and line."""
     if not path.is_file():
         raise ValueError(f"{path}: there is no log; want the run.out folder of a run")
@@ -142,24 +142,24 @@ def log_lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def keep_until(path: Path, *, step: int) -> None:
+def drop_later_lines(path: Path, *, step: int) -> None:
     """Drop the lines of later steps, and a last line cut short by a crash."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         return
-    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_kept(line, step)]
-    with written_whole(path) as file:
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_up_to(line, step)]
+    with write_atomically(path) as file:
         file.write("".join(f"{line}\n" for line in kept).encode())
 
 
-def _is_kept(line: str, step: int) -> bool:
+def _is_up_to(line: str, step: int) -> bool:
     try:
         return int(json.loads(line)["step"]) <= step
     except (json.JSONDecodeError, KeyError):
         return False
 
 
-def _bar(console: Console) -> Progress:
+def _make_bar(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

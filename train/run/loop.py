@@ -15,14 +15,14 @@ import torch.distributed as dist
 from vchat.train.config.run import RunConfig
 from vchat.train.engine.engine import set_learning_rate
 from vchat.train.engine.processes import StopRequest
-from vchat.train.run.bad_loss import LossLimit, checked_loss, stop_if_bad
+from vchat.train.run.bad_loss import LossLimit, compute_loss, stop_if_bad
 from vchat.train.run.data import RunData
-from vchat.train.run.heldout import heldout_loss
-from vchat.train.run.log import TrainingLog, in_one_line
-from vchat.train.run.out_of_memory import naming_rows
+from vchat.train.run.heldout import measure_heldout_loss
+from vchat.train.run.log import TrainingLog, progress_text
+from vchat.train.run.out_of_memory import explain_out_of_memory
 from vchat.train.run.schedule import learning_rate
-from vchat.train.run.speed import Speed
-from vchat.train.run.tally import Tally
+from vchat.train.run.speed import SpeedMeter
+from vchat.train.run.tally import StepTally
 from vchat.train.run.watchdog import watchdog
 
 
@@ -34,7 +34,7 @@ def train(
     log: TrainingLog,
     limit: LossLimit,
     stop: StopRequest,
-    speed: Speed,
+    speed: SpeedMeter,
     save: Callable[[int], None],
 ) -> int:
     """Train from the step after `data.steps_done` to the last, or until a signal asks to stop.
@@ -52,25 +52,25 @@ def train(
             wind_up(step)
             rate = learning_rate(step, total_steps=last, optimizer=config.optimizer)
             set_learning_rate(engine, rate)
-            tally = Tally(data.sources)
-            for batch in tally.timed(data.step()):
-                with naming_rows(batch, step=step):
-                    loss = checked_loss(engine, batch, limit=limit, tally=tally)
-                    engine.backward(loss.summed * loss_weight(engine, batch.supervised_of_step))
+            tally = StepTally(data.sources)
+            for batch in tally.time_waits(data.read_step()):
+                with explain_out_of_memory(batch, step=step):
+                    loss = compute_loss(engine, batch, limit=limit, tally=tally)
+                    engine.backward(loss.loss_sum * loss_weight(engine, batch.supervised_of_step))
                 engine.step()  # DeepSpeed updates the weights on the last micro-batch only
-                tally.add(batch, loss.summed, loss.of_targets)
-            data.step_done()
-            totals = tally.over_all_ranks(engine.device, stop=stop.requested)
+                tally.add(batch, loss.loss_sum, loss.target_losses)
+            data.finish_step()
+            totals = tally.sum_over_ranks(engine.device, stop=stop.is_requested)
             stop_if_bad(totals.loss, step, limit=limit, tally=tally)
             limit.remember(totals.loss)
 
-            values = totals.values() | speed.of_step(totals)
+            values = totals.log_values() | speed.measure(totals)
             values |= {"lr": rate, "processes": engine.world_size}
             if is_due(step, run.eval_every, last=last) and not totals.stop:
-                values |= heldout_loss(engine, data).values()
+                values |= measure_heldout_loss(engine, data).log_values()
             if step % run.log_every == 0 or "eval_loss" in values or step == last:
-                log.write(step, **values, **data.reading())
-            log.show(step, in_one_line(values))
+                log.write(step, **values, **data.reading_costs())
+            log.show(step, progress_text(values))
             if is_due(step, run.save_every, last=last) or totals.stop:
                 save(step)
             if totals.stop:

@@ -9,11 +9,11 @@ import torch
 
 from vchat.shards.loading.collate import Batch
 
-NAMED_SAMPLES = 20
+MAX_NAMED_SAMPLES = 20
 
 
 @contextlib.contextmanager
-def naming_rows(batch: Batch, *, step: int) -> Iterator[None]:
+def explain_out_of_memory(batch: Batch, *, step: int) -> Iterator[None]:
     """Name the rows of a micro-batch if memory ends inside the block.
 
     Raises:
@@ -26,7 +26,7 @@ def naming_rows(batch: Batch, *, step: int) -> Iterator[None]:
             raise
         raise MemoryError(
             f"step {step}, micro-batch {batch.micro_batch + 1} of {batch.micro_batches}: out of "
-            f"memory with {described(batch)}; a smaller batch.rows_per_micro_batch, "
+            f"memory with {describe_batch(batch)}; a smaller batch.rows_per_micro_batch, "
             "data.tokens_per_row or data.images_per_row, or train.gradient_checkpointing needs "
             f"less ({str(err).splitlines()[0]})"
         ) from err
@@ -38,18 +38,20 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or no_cpu_memory
 
 
-def described(batch: Batch) -> str:
+def describe_batch(batch: Batch) -> str:
     """Say how much a micro-batch holds, and the keys of the samples of each of its rows."""
-    keys = [f"row {number}: {', '.join(row)}" for number, row in enumerate(shortened(batch.keys))]
+    keys = [
+        f"row {number}: {', '.join(row)}" for number, row in enumerate(shorten_keys(batch.keys))
+    ]
     return (
         f"{len(batch.keys)} rows of {batch.token_ids.shape[1]} positions and "
         f"{len(batch.pixels)} images ({'; '.join(keys)})"
     )
 
 
-def shortened(rows: list[list[str]]) -> list[list[str]]:
+def shorten_keys(rows: list[list[str]]) -> list[list[str]]:
     """The rows with at most `NAMED_SAMPLES` keys in all, and a note where some are left out."""
-    left, named = NAMED_SAMPLES, []
+    left, named = MAX_NAMED_SAMPLES, []
     for row in rows:
         some = row[:left] if len(row) <= left else [*row[:left], f"and {len(row) - left} more"]
         named.append(some or ["no sample"])

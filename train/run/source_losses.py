@@ -35,7 +35,7 @@ class SourceLosses:
             return torch.zeros(2 * len(self._sources), dtype=torch.float64, device=device)
         return self._sums.flatten().to(device)
 
-    def added_up(self, sums: Sequence[float]) -> SourceLosses:
+    def with_sums(self, sums: Sequence[float]) -> SourceLosses:
         """Return the same sources with the sums of all ranks."""
         total = SourceLosses(self._sources)
         total._sums = torch.tensor(sums, dtype=torch.float64).view(2, -1)
@@ -49,7 +49,7 @@ class SourceLosses:
         each = zip(self._sources, losses, tokens, strict=True)
         return {name: loss / count for name, loss, count in each if count}
 
-    def tokens(self) -> dict[str, int]:
+    def num_tokens(self) -> dict[str, int]:
         """Supervised tokens of each source that had any."""
         if self._sums is None:
             return {}
@@ -61,13 +61,13 @@ class SourceLosses:
         segments = batch.segment_ids.numpy()
         of_same = segments[:, 1:] == segments[:, :-1]
         row, column = np.nonzero((batch.labels.numpy()[:, 1:] != IGNORED) & of_same)
-        numbers = [[self._number[source_of(key)] for key in keys] for keys in batch.keys]
+        numbers = [[self._number[source_name(key)] for key in keys] for keys in batch.keys]
         width = max(map(len, numbers))
         table = np.array([of_row + [0] * (width - len(of_row)) for of_row in numbers])
         found: NDArray[np.int64] = table[row, segments[row, column + 1] - 1]
         return found
 
 
-def source_of(key: str) -> str:
+def source_name(key: str) -> str:
     """The source of a sample: what its key begins with."""
     return key.partition("/")[0]

@@ -9,13 +9,13 @@ import torch
 
 from vchat.model.visual_chat import VisualChat
 from vchat.train.costs.flops import Flops, flops_of, pairs_of_epoch
-from vchat.train.costs.gpus import gpu_named
+from vchat.train.costs.gpus import find_gpu
 from vchat.train.run.data import RunData
-from vchat.train.run.tally import Totals
+from vchat.train.run.tally import StepTotals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Speed:
+class SpeedMeter:
     """What turns the counts of a step into operations per second."""
 
     flops: Flops
@@ -25,7 +25,7 @@ class Speed:
     peak_tflops: float | None
     """Of all accelerators together at best; None if that is not known."""
 
-    def of_step(self, totals: Totals) -> dict[str, Any]:
+    def measure(self, totals: StepTotals) -> dict[str, Any]:
         """What the log says: 10^12 operations per second, and their share of the peak."""
         operations = self.flops.total(
             positions=totals.tokens,
@@ -38,9 +38,9 @@ class Speed:
         return {"tflops": float(f"{tflops:.4g}"), **share}
 
 
-def speed_of(
+def build_speed_meter(
     model: VisualChat, data: RunData, *, gpu_tflops: float | None, world_size: int
-) -> Speed:
+) -> SpeedMeter:
     """Count the operations of a model whose trained parameters are marked.
 
     Args:
@@ -49,10 +49,10 @@ def speed_of(
     plan = data.loader.plan(0)
     positions = int(plan.positions_per_row.sum())
     if gpu_tflops is None and torch.cuda.is_available():
-        known = gpu_named(torch.cuda.get_device_name())
+        known = find_gpu(torch.cuda.get_device_name())
         gpu_tflops = known.tflops if known else None
     pairs = pairs_of_epoch(plan, attention=model.config.attention)
-    return Speed(
+    return SpeedMeter(
         flops=flops_of(model),
         pairs_per_position=pairs / max(1, positions),
         peak_tflops=None if gpu_tflops is None else gpu_tflops * world_size,

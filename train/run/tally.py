@@ -17,7 +17,7 @@ from vchat.train.run.source_losses import SourceLosses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Totals:
+class StepTotals:
     """Sums over all ranks of one step."""
 
     loss_sum: float
@@ -38,10 +38,10 @@ class Totals:
     bad_keys: list[str]
     """Samples, of all ranks, in micro-batches that were skipped for their own loss."""
 
-    skipped: int
+    num_skipped: int
     """Micro-batches left out, counted on this rank; the same on all."""
 
-    of_sources: SourceLosses
+    source_losses: SourceLosses
     """Loss and supervised tokens by source."""
 
     seconds: float
@@ -55,12 +55,12 @@ class Totals:
         """Mean cross entropy per planned supervised token of the step."""
         return self.loss_sum / max(1, self.supervised)
 
-    def values(self) -> dict[str, Any]:
+    def log_values(self) -> dict[str, Any]:
         """What the log says about the step."""
-        skipped = {"skipped_micro_batches": self.skipped, "bad_samples": self.bad_keys}
-        return (skipped if self.skipped else {}) | {
+        skipped = {"skipped_micro_batches": self.num_skipped, "bad_samples": self.bad_keys}
+        return (skipped if self.num_skipped else {}) | {
             "loss": self.loss,
-            "loss_by_source": self.of_sources.means(),
+            "loss_by_source": self.source_losses.means(),
             "supervised_tokens": self.supervised,
             "images": round(self.images),
             "sample_sum": f"{self.samples:013x}",
@@ -71,12 +71,12 @@ class Totals:
         }
 
 
-class Tally:
+class StepTally:
     """Counts the micro-batches of one step on this rank; its clock starts when it is made."""
 
     def __init__(self, sources: Sequence[str]) -> None:
         """`sources` are those of the run, the same on all ranks."""
-        self._of_sources = SourceLosses(sources)
+        self._source_losses = SourceLosses(sources)
         self._started_at = time.perf_counter()
         self._waited_s = 0.0
         self._loss_sums: list[torch.Tensor] = []
@@ -86,7 +86,7 @@ class Tally:
         self._counts = [0, 0, 0, 0]
         self._supervised = 0
 
-    def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    def time_waits(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield `batches`, measuring how long each one was waited for."""
         iterator = iter(batches)
         while True:
@@ -99,7 +99,7 @@ class Tally:
 
     def add(self, batch: Batch, loss_sum: torch.Tensor, target_losses: torch.Tensor) -> None:
         """Count one micro-batch; its losses stay on the device until the step ends."""
-        self._of_sources.add(batch, target_losses)
+        self._source_losses.add(batch, target_losses)
         self._supervised = batch.supervised_of_step
         self._loss_sums.append(loss_sum.detach().double())
         self._batches.append((sample_keys(batch), batch.num_supervised))
@@ -107,29 +107,29 @@ class Tally:
             int((batch.segment_ids > 0).sum()),
             batch.segment_ids.numel(),
             len(batch.pixels),
-            sum(hash_of(key) for key in sample_keys(batch)),
+            sum(hash_key(key) for key in sample_keys(batch)),
         )
         self._counts = [old + new for old, new in zip(self._counts, counts, strict=True)]
 
-    def skip(self, batch: Batch, *, named: bool) -> None:
+    def skip(self, batch: Batch, *, is_cause: bool) -> None:
         """Count a micro-batch that is left out; `named` if its own loss on this rank is why."""
         self._skipped += 1
-        self._bad_keys += sample_keys(batch) if named else []
+        self._bad_keys += sample_keys(batch) if is_cause else []
 
     def mean_losses(self) -> Iterator[tuple[list[str], float]]:
         """Yield the sample keys and the mean loss per token of each micro-batch of this rank."""
         for (keys, num_supervised), loss_sum in zip(self._batches, self._loss_sums, strict=True):
             yield keys, float(loss_sum) / max(1, num_supervised)
 
-    def over_all_ranks(self, device: torch.device, *, stop: bool) -> Totals:
+    def sum_over_ranks(self, device: torch.device, *, stop: bool) -> StepTotals:
         """Add up over all ranks in one small message; every rank gets the same sums."""
         mine = torch.tensor([*self._counts, stop], dtype=torch.float64, device=device)
-        by_source = self._of_sources.sums(device)
+        by_source = self._source_losses.sums(device)
         sums = torch.cat([torch.stack(self._loss_sums).sum()[None], mine, by_source])
         dist.all_reduce(sums)
         loss_sum, tokens, positions, images, samples, stops, *of_sources = sums.tolist()
         seconds = time.perf_counter() - self._started_at
-        return Totals(
+        return StepTotals(
             loss_sum=loss_sum,
             tokens=tokens,
             positions=positions,
@@ -137,9 +137,9 @@ class Tally:
             samples=int(samples),
             supervised=self._supervised,
             stop=stops > 0,
-            of_sources=self._of_sources.added_up(of_sources),
-            skipped=self._skipped,
-            bad_keys=_from_all_ranks(self._bad_keys) if self._skipped else [],
+            source_losses=self._source_losses.with_sums(of_sources),
+            num_skipped=self._skipped,
+            bad_keys=_gather_keys(self._bad_keys) if self._skipped else [],
             seconds=seconds,
             wait_share=self._waited_s / seconds,
         )
@@ -150,12 +150,12 @@ def sample_keys(batch: Batch) -> list[str]:
     return [key for row in batch.keys for key in row]
 
 
-def hash_of(key: str) -> int:
+def hash_key(key: str) -> int:
     """A number of 40 bits: sums of thousands are exact in float64, in which ranks add them up."""
     return xxhash.xxh3_64_intdigest(key.encode()) >> 24
 
 
-def _from_all_ranks(keys: list[str]) -> list[str]:
+def _gather_keys(keys: list[str]) -> list[str]:
     gathered: list[list[str]] = [[] for _ in range(dist.get_world_size())]
     dist.all_gather_object(gathered, keys)
     return [key for of_rank in gathered for key in of_rank]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vchat.base.cli import WrongUse
-from vchat.base.toml_config import as_plain
+from vchat.base.toml_config import to_table
 from vchat.train.config.run import RunConfig
 
 
@@ -44,7 +44,7 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as err:
-            raise WrongUse(_missing("run.tensorboard", "tensorboard")) from err
+            raise WrongUse(_not_installed("run.tensorboard", "tensorboard")) from err
         purge = first_step + 1 if first_step else None
         self._writer = SummaryWriter(str(folder), purge_step=purge)  # type: ignore[no-untyped-call]
 
@@ -67,15 +67,15 @@ class WeightsAndBiases:
         try:
             import wandb
         except ImportError as err:
-            raise WrongUse(_missing("run.wandb", "wandb")) from err
+            raise WrongUse(_not_installed("run.wandb", "wandb")) from err
         out = config.run.out
         self._run: Any = wandb.init(
             project=project,
             name=out.name,
-            id=_identity(out),
+            id=_wandb_id(out),
             resume="allow",
             dir=str(out),
-            config=as_plain(config),
+            config=to_table(config),
         )
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
@@ -87,7 +87,7 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-def _identity(out: Path) -> str:
+def _wandb_id(out: Path) -> str:
     """A name for the run that is the same whenever it goes on; kept in its folder."""
     file = out / "wandb-id"
     if not file.is_file():
@@ -96,5 +96,5 @@ def _identity(out: Path) -> str:
     return file.read_text(encoding="utf-8").strip()
 
 
-def _missing(setting: str, package: str) -> str:
+def _not_installed(setting: str, package: str) -> str:
     return f"{setting}: {package} is not installed; pip install 'vchat[watch]'"

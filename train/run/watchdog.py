@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-TOLD_BEFORE_S = 1.0
+NOTICE_BEFORE_S = 1.0
 """The line comes so long before the stacks."""
 
 
@@ -32,7 +32,7 @@ def watchdog(timeout_s: float, *, rank: int) -> Iterator[Callable[[int], None]]:
     ended = threading.Event()
 
     def tell() -> None:
-        while not ended.wait(TOLD_BEFORE_S / 2):
+        while not ended.wait(NOTICE_BEFORE_S / 2):
             if time.monotonic() > latest:
                 sys.stderr.write(
                     f"rank {rank}: step {current} takes longer than run.hang_timeout_s = "
@@ -43,7 +43,7 @@ def watchdog(timeout_s: float, *, rank: int) -> Iterator[Callable[[int], None]]:
     def wind_up(step: int) -> None:
         nonlocal current, latest
         current, latest = step, time.monotonic() + timeout_s
-        faulthandler.dump_traceback_later(timeout_s + TOLD_BEFORE_S, exit=True, file=2)  # stderr
+        faulthandler.dump_traceback_later(timeout_s + NOTICE_BEFORE_S, exit=True, file=2)  # stderr
 
     threading.Thread(target=tell, name="watchdog", daemon=True).start()
     try:

@@ -16,19 +16,19 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from vchat.base.progress import progress
+from vchat.base.progress import show_progress
 from vchat.shards.format.manifest import ShardSet
 from vchat.shards.format.sample import RecordOrigin, Sample
 from vchat.shards.loading.loader import Loader
-from vchat.shards.plan.epoch import EpochPlan, dealt
+from vchat.shards.plan.epoch import EpochPlan, deal_rows
 from vchat.train.config.run import RunConfig
-from vchat.train.forecast.forecast import planned
-from vchat.train.run.data import total_steps
-from vchat.train.run.log import log_lines
+from vchat.train.forecast.forecast import plan_run
+from vchat.train.run.data import count_steps
+from vchat.train.run.log import read_log
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class StepSample:
     """Where one sample stands in a step."""
 
     step: int
@@ -46,22 +46,22 @@ class Place:
     key: str
 
 
-def samples_of_step(
+def list_step_samples(
     loader: Loader, config: RunConfig, *, step: int, num_processes: int
-) -> Iterator[Place]:
+) -> Iterator[StepSample]:
     """Yield the samples of a step, rank by rank, as that many processes would read them.
 
     Raises:
         ValueError: if the run has no such step.
     """
-    last = total_steps(loader, config)
+    last = count_steps(loader, config)
     if not 1 <= step <= last:
         raise ValueError(f"step {step}: the run has steps 1 to {last}")
-    epoch, step_in_epoch = place_of_step(loader, config, step=step)
+    epoch, step_in_epoch = locate_step(loader, config, step=step)
     plan, rows_per_step = loader.plan(epoch), config.batch.rows_per_step
     rows = plan.rows_of_step(step_in_epoch * rows_per_step, rows_per_step=rows_per_step)
     for rank in range(num_processes):
-        micro_batches = dealt(
+        micro_batches = deal_rows(
             rows,
             rows_per_step=rows_per_step,
             rows_per_micro_batch=config.batch.rows_per_micro_batch,
@@ -71,7 +71,7 @@ def samples_of_step(
         for micro_batch, places in enumerate(micro_batches):
             for row in places:
                 for number in [] if row is None else plan.row(row):
-                    yield Place(
+                    yield StepSample(
                         step=step,
                         epoch=epoch,
                         row=int(row or 0),
@@ -82,18 +82,18 @@ def samples_of_step(
                     )
 
 
-def logged_processes(out: Path, *, step: int) -> int | None:
+def read_num_processes(out: Path, *, step: int) -> int | None:
     """Return how many processes made a step, as the log of a run says; None if it says nothing.
 
     Resumes may change their number. A step between two logged ones counts to the later one.
     """
     if not (out / "log.jsonl").is_file():
         return None
-    later = (line for line in log_lines(out / "log.jsonl") if line["step"] >= step)
+    later = (line for line in read_log(out / "log.jsonl") if line["step"] >= step)
     return next(later, {}).get("processes")
 
 
-def place_of_step(loader: Loader, config: RunConfig, *, step: int) -> tuple[int, int]:
+def locate_step(loader: Loader, config: RunConfig, *, step: int) -> tuple[int, int]:
     """Return the epoch of a step and its number in it, both from 0."""
     before, epoch = step - 1, 0
     while before >= (steps := loader.plan(epoch).num_steps(config.batch.rows_per_step)):
@@ -102,18 +102,18 @@ def place_of_step(loader: Loader, config: RunConfig, *, step: int) -> tuple[int,
     return epoch, before
 
 
-def steps_of_sample(loader: Loader, config: RunConfig, *, number: int) -> list[int]:
+def find_steps_of_sample(loader: Loader, config: RunConfig, *, number: int) -> list[int]:
     """Return the steps of the run in which the sample of this number is read, ascending."""
-    last, first, epoch = total_steps(loader, config), 1, 0
+    last, first, epoch = count_steps(loader, config), 1, 0
     found: set[int] = set()
     while first <= last:
         plan = loader.plan(epoch)
-        found |= {first + step for step in steps_in_plan(plan, config, number=number)}
+        found |= {first + step for step in find_steps_in_plan(plan, config, number=number)}
         first, epoch = first + plan.num_steps(config.batch.rows_per_step), epoch + 1
     return sorted(step for step in found if step <= last)
 
 
-def steps_in_plan(plan: EpochPlan, config: RunConfig, *, number: int) -> list[int]:
+def find_steps_in_plan(plan: EpochPlan, config: RunConfig, *, number: int) -> list[int]:
     """Return the steps of one epoch, from 0, that hold the sample of that number."""
     rows_per_step = config.batch.rows_per_step
     places = np.flatnonzero(plan.samples == number)
@@ -137,17 +137,23 @@ def print_step(
     Raises:
         ValueError: the run has no such step, or the step has no such rank or row.
     """
-    shard_sets, _, data = planned(config, num_processes=num_processes)
-    places = samples_of_step(data.loader, config, step=step, num_processes=num_processes)
+    shard_sets, _, data = plan_run(config, num_processes=num_processes)
+    places = list_step_samples(data.loader, config, step=step, num_processes=num_processes)
     asked = [p for p in places if rank in (None, p.rank) and row in (None, p.row)]
     if not asked:
         of = "".join(f" {name} {n}" for name, n in (("rank", rank), ("row", row)) if n is not None)
         raise ValueError(f"step {step} has no sample of{of} on {num_processes} processes")
     stored = StoredSamples(shard_sets, split=config.data.split)
     lines = [
-        (str(place.rank), str(place.micro_batch), str(place.row), place.key, *_named(record))
+        (
+            str(place.rank),
+            str(place.micro_batch),
+            str(place.row),
+            place.key,
+            *_record_fields(record),
+        )
         for place in asked
-        for record in stored.sample(place.number).records
+        for record in stored.read_sample(place.number).records
     ]
     _print_lines(("rank", "micro-batch", "row", "sample", "record", "id", "file"), lines)
 
@@ -158,16 +164,16 @@ def print_sample(config: RunConfig, *, key: str) -> None:
     Raises:
         ValueError: neither a sample nor a record of the split has this key.
     """
-    shard_sets, _, data = planned(config, num_processes=1)
+    shard_sets, _, data = plan_run(config, num_processes=1)
     stored = StoredSamples(shard_sets, split=config.data.split)
     keys = data.loader.index.keys
-    numbers = [i for i in range(len(keys)) if keys[i] == key] or stored.with_record(key)
+    numbers = [i for i in range(len(keys)) if keys[i] == key] or stored.find_by_record(key)
     if not numbers:
         raise ValueError(f"{key}: no sample or record of split {config.data.split} has this key")
     for number in numbers:
         if keys[number] != key:
             sys.stderr.write(f"record {key} is in sample {keys[number]}\n")
-        for step in steps_of_sample(data.loader, config, number=number):
+        for step in find_steps_of_sample(data.loader, config, number=number):
             sys.stdout.write(f"{step}\n")
 
 
@@ -180,13 +186,13 @@ class StoredSamples:
         self._tables = [shard_set.index(split) for shard_set in shard_sets]
         self._first = np.cumsum([0, *(table.num_rows for table in self._tables)])
 
-    def sample(self, number: int) -> Sample:
+    def read_sample(self, number: int) -> Sample:
         """Read one sample, checked against its checksums."""
         of = int(np.searchsorted(self._first, number, side="right")) - 1
         row = self._tables[of].slice(number - int(self._first[of]), 1).to_pylist()[0]
         return self._sets[of].read_sample(row)
 
-    def with_record(self, key: str) -> list[int]:
+    def find_by_record(self, key: str) -> list[int]:
         """Numbers of the samples that a record was joined into; reads all joined samples."""
         joined = [
             int(self._first[of]) + int(place)
@@ -194,15 +200,15 @@ class StoredSamples:
             for place in np.flatnonzero(table["num_records"].to_numpy() > 1)
         ]
         found = []
-        with progress(f"looking for {key}", total=len(joined), unit="samples") as done:
+        with show_progress(f"looking for {key}", total=len(joined), unit="samples") as done:
             for number in joined:
-                if any(record.key == key for record in self.sample(number).records):
+                if any(record.key == key for record in self.read_sample(number).records):
                     found.append(number)
                 done(1)
         return found
 
 
-def _named(record: RecordOrigin) -> tuple[str, str, str]:
+def _record_fields(record: RecordOrigin) -> tuple[str, str, str]:
     return record.key, record.record_id, record.file
 
 

@@ -10,10 +10,10 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from vchat.model.towers.import_qwen_vl import qwen_vl_tower
+from vchat.model.towers.import_qwen_vl import read_qwen_vl_tower
 from vchat.model.towers.qwen_vl import QwenVLVisual, QwenVLVisualConfig
 from vchat.train.convert.import_tower import command
-from vchat.train.engine.starting_model import tower_from
+from vchat.train.engine.starting_model import load_tower
 
 WIDTH, HEADS, HIDDEN, QUERIES, PATCH = 24, 3, 16, 9, 4
 CONFIG = QwenVLVisualConfig(
@@ -147,9 +147,9 @@ def test_an_imported_tower_gives_the_same_features(tmp_path, file, prefix):
     tower = random_tower()
     folder = write_checkpoint(tmp_path / "qwen", tower.state_dict(), file=file, prefix=prefix)
     # Heads of a resampler 128 wide cannot be read off weights this small.
-    imported = qwen_vl_tower(folder, resampler_head_width=HIDDEN)
+    imported = read_qwen_vl_tower(folder, resampler_head_width=HIDDEN)
     assert imported.num_of_language_model == (3 if prefix else 0)
-    assert imported.num_taken == len(tower.state_dict())
+    assert imported.num_loaded == len(tower.state_dict())
     pixels = torch.randn(1, 3, 16, 16)
     found = imported.tower.eval()(pixels).last_hidden_state
     torch.testing.assert_close(found, tower(pixels).last_hidden_state)
@@ -163,7 +163,7 @@ def test_a_key_that_nobody_knows_stops_the_import(tmp_path):
     with pytest.raises(
         ValueError, match=r"1 keys are unknown in Qwen-VL, such as 'transformer.aud"
     ):
-        qwen_vl_tower(folder)
+        read_qwen_vl_tower(folder)
 
 
 @pytest.mark.parametrize("missing", ["proj", "transformer.resblocks.1.attn.out_proj.bias"])
@@ -172,7 +172,7 @@ def test_a_missing_key_stops_the_import_and_is_named(tmp_path, missing):
     del weights[missing]
     folder = write_checkpoint(tmp_path / "qwen", weights, file="pytorch_model.bin")
     with pytest.raises(ValueError, match=missing):
-        qwen_vl_tower(folder, resampler_head_width=HIDDEN)
+        read_qwen_vl_tower(folder, resampler_head_width=HIDDEN)
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path):
@@ -182,14 +182,14 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
 
     torch.save({"proj": Evil()}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="not a file of weights"):
-        qwen_vl_tower(tmp_path)
+        read_qwen_vl_tower(tmp_path)
 
 
 def test_an_index_that_leads_out_of_its_folder_is_refused(tmp_path):
     index = {"weight_map": {"proj": "../elsewhere.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match="outside its folder"):
-        qwen_vl_tower(tmp_path)
+        read_qwen_vl_tower(tmp_path)
 
 
 def test_the_command_writes_a_folder_that_a_run_can_name(tmp_path):
@@ -201,7 +201,7 @@ def test_the_command_writes_a_folder_that_a_run_can_name(tmp_path):
     done = CliRunner().invoke(command, ["qwen-vl", str(source), "--out", str(out)])
     assert done.exit_code == 0, done.output
     assert "3 of the language model left; 16 pixels to 9 features of width 128" in done.output
-    loaded = tower_from(str(out)).eval()
+    loaded = load_tower(str(out)).eval()
     pixels = torch.randn(1, 3, 16, 16)
     expected = tower(pixels).last_hidden_state
     torch.testing.assert_close(loaded(pixels).last_hidden_state, expected)

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from vchat.model.towers.hugging_face import HuggingFaceTower
-from vchat.model.towers.open_clip import OpenClipVision, OpenClipVisionConfig, from_folder
+from vchat.model.towers.open_clip import OpenClipVision, OpenClipVisionConfig, load_folder
 from vchat.model.towers.qwen_vl import QwenVLVisual, QwenVLVisualConfig
 from vchat.model.visual_chat import VisualChat
 
@@ -62,7 +62,7 @@ def open_clip_of(**vision_cfg):
     """A tower of a small network of open_clip's, as if it were listed there."""
     config = OpenClipVisionConfig()
     config.name = "tiny"
-    config._take_over({"embed_dim": 8, "vision_cfg": vision_cfg})
+    config._copy_settings({"embed_dim": 8, "vision_cfg": vision_cfg})
     config.image_mean, config.image_std = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
     config.measure()
     return OpenClipVision(config)
@@ -116,7 +116,7 @@ def test_clip_gives_its_last_layer_with_the_class_position():
     pixels = torch.randn(2, 3, 16, 16)
     expected = model(pixels).last_hidden_state
     tower = tower_of(model)
-    assert (tower.positions, tower.width, tower.has_class_position) == (5, 32, True)
+    assert (tower.num_features, tower.width, tower.has_class_position) == (5, 32, True)
     torch.testing.assert_close(tower(pixels), expected)
 
 
@@ -126,7 +126,7 @@ def test_siglip_gives_its_normalised_output_without_a_class_position():
     pixels = torch.randn(2, 3, 16, 16)
     expected = model(pixels).last_hidden_state
     tower = tower_of(model)
-    assert (tower.positions, tower.width, tower.has_class_position) == (4, 32, False)
+    assert (tower.num_features, tower.width, tower.has_class_position) == (4, 32, False)
     torch.testing.assert_close(tower(pixels), expected)
 
 
@@ -180,7 +180,7 @@ def test_siglip_2_gives_its_normalised_output_for_images_of_any_size():
         ).last_hidden_state
         tower = tower_of(siglip2(), image_size=side)
         tower.model.load_state_dict(model.state_dict(), strict=False)
-        assert tower.positions == (side // 8) ** 2
+        assert tower.num_features == (side // 8) ** 2
         torch.testing.assert_close(tower(pixels), expected)
 
 
@@ -215,12 +215,12 @@ def test_a_folder_published_for_open_clip_is_loaded_and_its_weights_are_not_need
     }
     (tmp_path / "open_clip_config.json").write_text(json.dumps(described))
     with torch.device("meta"):
-        sizes = from_folder(tmp_path)
+        sizes = load_folder(tmp_path)
     with pytest.raises(ValueError, match=r"want open_clip_model.safetensors or .* beside"):
-        from_folder(tmp_path)
+        load_folder(tmp_path)
     weights = CLIP(8, OPEN_CLIP_VISION, OPEN_CLIP_TEXT).state_dict()
     save_file(weights, tmp_path / "open_clip_model.safetensors")
-    tower = from_folder(tmp_path)
+    tower = load_folder(tmp_path)
     assert torch.equal(tower.visual.conv1.weight, weights["visual.conv1.weight"])
     assert tower.config.image_mean == [0.1, 0.2, 0.3]
     assert {name: w.shape for name, w in sizes.state_dict().items()} == {

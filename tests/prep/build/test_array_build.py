@@ -6,8 +6,8 @@ import sys
 import pytest
 from vchat_testing.raw_data import write_image, write_llava
 from vchat_testing.toy import toy_tokenizer
-from vchat.prep.build.array_build import finish_folder, make_plan_folder, run_share, share_named
-from vchat.prep.build.build import build
+from vchat.prep.build.array_build import finish_array_build, plan_array_build, run_share, parse_share
+from vchat.prep.build.build import build_shards
 from vchat.prep.build.finish import PUBLICATION
 from vchat.prep.convert.images import ImagePolicy
 from vchat.prep.build.output import Output
@@ -42,56 +42,56 @@ def folder(tmp_path_factory):
     write_llava(folder / "data", count=30)
     write_image(folder / "data/coco/train2017/000000000003.jpg", "truncated")
     toy_tokenizer(folder / "tokenizer")
-    build(recipe(folder, "plain"))
+    build_shards(recipe(folder, "plain"))
     return folder
 
 
 def test_shares_in_any_order_give_the_bytes_of_a_plain_build(folder):
     out = folder / "shares"
-    prepared = make_plan_folder(recipe(folder, "shares"))
+    prepared = plan_array_build(recipe(folder, "shares"))
     num_shards = len(prepared.plan.shards)
     assert num_shards > 3
-    written = [run_share(Output(folder=out), share_named(f"{i}/3")) for i in (2, 0, 1)]
+    written = [run_share(Output(folder=out), parse_share(f"{i}/3")) for i in (2, 0, 1)]
     assert sum(written) == num_shards
-    assert run_share(Output(folder=out), share_named("1/3")) == 0
-    make_plan_folder(recipe(folder, "shares"))
-    finish_folder(Output(folder=out))
+    assert run_share(Output(folder=out), parse_share("1/3")) == 0
+    plan_array_build(recipe(folder, "shares"))
+    finish_array_build(Output(folder=out))
     assert files(out) == files(folder / "plain")
 
 
 def test_a_second_finish_changes_nothing(folder):
     before = {path: path.stat().st_mtime_ns for path in (folder / "plain").rglob("*")}
-    assert finish_folder(Output(folder=folder / "plain")).already_complete
+    assert finish_array_build(Output(folder=folder / "plain")).was_complete
     assert {path: path.stat().st_mtime_ns for path in (folder / "plain").rglob("*")} == before
-    assert run_share(Output(folder=folder / "plain"), share_named("0/1")) == 0
+    assert run_share(Output(folder=folder / "plain"), parse_share("0/1")) == 0
 
 
 def test_finish_names_a_missing_shard_and_publishes_nothing(folder):
     out = folder / "half"
-    make_plan_folder(recipe(folder, "half"))
-    run_share(Output(folder=out), share_named("0/1"))
+    plan_array_build(recipe(folder, "half"))
+    run_share(Output(folder=out), parse_share("0/1"))
     (out / "train-000001.tar").unlink()
     with pytest.raises(ValueError, match=r"1 of \d+ shards are not in .*: train-000001\.tar; run"):
-        finish_folder(Output(folder=out))
+        finish_array_build(Output(folder=out))
     assert not (out / "manifest.json").exists()
-    run_share(Output(folder=out), share_named("1/2"))
-    finish_folder(Output(folder=out))
+    run_share(Output(folder=out), parse_share("1/2"))
+    finish_array_build(Output(folder=out))
     assert files(out) == files(folder / "plain")
 
 
 def test_without_a_plan_a_task_says_how_to_make_one(folder):
     with pytest.raises(ValueError, match=r"no plan in .*empty: make one with `vchat-prep plan"):
-        run_share(Output(folder=folder / "empty"), share_named("0/2"))
-    make_plan_folder(recipe(folder, "cut"))
+        run_share(Output(folder=folder / "empty"), parse_share("0/2"))
+    plan_array_build(recipe(folder, "cut"))
     (folder / "cut/.work" / PUBLICATION).unlink()
     with pytest.raises(ValueError, match="no plan in"):
-        finish_folder(Output(folder=folder / "cut"))
+        finish_array_build(Output(folder=folder / "cut"))
 
 
 @pytest.mark.parametrize("text", ["2/2", "1", "a/b", "-1/2", "0/0"])
 def test_a_share_that_cannot_be_meant_is_wrong_use(text):
     with pytest.raises(WrongUse, match="want i/n with i from 0 to n - 1"):
-        share_named(text)
+        parse_share(text)
 
 
 def prep(*arguments):

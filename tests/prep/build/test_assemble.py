@@ -5,7 +5,7 @@ from vchat_testing.chat_shapes import chat_tokenizer
 from vchat_testing.toy import toy_image, toy_tokenizer
 from vchat.prep.build.assemble import Assembler, PreparedRecord
 from vchat.shards.format.record import ImageRef, Record, Round
-from vchat.shards.text.named_template import template_named
+from vchat.shards.text.named_template import make_template
 from vchat.shards.text.template import VisualChatTemplate
 from vchat.shards.text.tokenizer import TextTokenizer
 
@@ -45,7 +45,7 @@ def assembled(tokenizer, records, *, max_tokens, template=None):
         max_tokens=max_tokens,
         positions_per_image=PER_IMAGE,
     )
-    samples = assembler.samples(
+    samples = assembler.assemble(
         records,
         split="train",
         on_rejected=lambda record, why: rejected.setdefault(record.key, why.reason),
@@ -129,7 +129,7 @@ def test_supervised_tokens_are_the_answers_and_their_ends(tokenizer):
 
 def test_a_record_whose_text_the_chat_template_would_change_is_rejected_alone(tmp_path):
     tokenizer = TextTokenizer.load(chat_tokenizer(tmp_path / "tokenizer", shape="llama_3"))
-    template = template_named("chat", tokenizer=tokenizer)
+    template = make_template("chat", tokenizer=tokenizer)
     trimmed = prepared("toy/c", [([4], "Fine?", "Yes."), ([], "Four?", "It is.\n")])
     records = [LONG[0], trimmed, LONG[1]]
     (sample,), rejected = assembled(tokenizer, records, max_tokens=10_000, template=template)

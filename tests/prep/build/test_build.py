@@ -21,7 +21,7 @@ from vchat_testing.raw_data import (
     write_llava,
 )
 from vchat_testing.toy import toy_tokenizer
-from vchat.prep.build.build import begin, build, output_of, prepare
+from vchat.prep.build.build import write_work_folder, build_shards, recipe_output, plan_build
 from vchat.prep.convert.images import ImagePolicy
 from vchat.prep.build.pool import run_tasks
 from vchat.prep.convert.recipe import Recipe, SourceChoice
@@ -68,7 +68,7 @@ def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("built")
     write_mix(folder)
     wanted = recipe(folder, names=("llava", "llava_dial"))
-    return folder, wanted, build(wanted)
+    return folder, wanted, build_shards(wanted)
 
 
 def test_every_record_is_in_the_shards_or_rejected(built):
@@ -136,15 +136,15 @@ def test_stems_are_unique_and_increase_within_a_split(built):
 def test_several_workers_write_the_bytes_of_one(built, workers):
     folder, _, _ = built
     out = f"by-{workers}"
-    build(recipe(folder, out=out, names=("llava", "llava_dial"), workers=workers))
+    build_shards(recipe(folder, out=out, names=("llava", "llava_dial"), workers=workers))
     assert files(folder / out) == files(folder / "out")
 
 
 def test_the_same_command_again_finds_the_build_complete(built):
     folder, wanted, first = built
     before = files(folder / "out")
-    again = build(wanted)
-    assert again.already_complete
+    again = build_shards(wanted)
+    assert again.was_complete
     assert again.report == first.report
     assert files(folder / "out") == before
 
@@ -156,7 +156,7 @@ def test_another_build_in_the_folder_is_refused_naming_both(built):
     with pytest.raises(
         ValueError, match=f"holds another build: its plan is {digest[:16]}, the one"
     ):
-        build(other)
+        build_shards(other)
 
 
 def test_a_manifest_names_no_path_of_the_machine(built):
@@ -173,7 +173,7 @@ def test_the_report_page_shows_sources_reasons_and_escapes(built):
 
 def test_a_plan_alone_writes_no_shard(built, tmp_path):
     folder, wanted, _ = built
-    plan = prepare(wanted, work=tmp_path).plan
+    plan = plan_build(wanted, work=tmp_path).plan
     assert plan.digest == open_shards(folder / "out").manifest["digests"]["plan"]
     assert not list(tmp_path.rglob("*.tar"))
 
@@ -225,11 +225,11 @@ def test_finished_shards_are_not_written_again(built, tmp_path):
     folder, _, _ = built
     work, out = tmp_path / "out/.work", tmp_path / "out"
     half = recipe(folder, names=("llava", "llava_dial"), out=str(out))
-    prepared = prepare(half, work=work)
-    begin(prepared, output_of(half))
+    prepared = plan_build(half, work=work)
+    write_work_folder(prepared, recipe_output(half))
     run_tasks(work, [0, 2], workers=1, on_dialogues=lambda count: None)
     stamps = {path: path.stat().st_mtime_ns for path in out.glob("*.tar")}
-    build(half)
+    build_shards(half)
     assert len(stamps) == 2
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
     assert files(out) == files(folder / "out")
@@ -240,11 +240,11 @@ def test_a_build_that_was_killed_before_it_published_is_finished_by_several_work
 ):
     folder, _, _ = built
     half = recipe(folder, names=("llava", "llava_dial"), out=str(tmp_path / "out"), workers=2)
-    prepared = prepare(half, work=tmp_path / "out/.work")
-    begin(prepared, output_of(half))
+    prepared = plan_build(half, work=tmp_path / "out/.work")
+    write_work_folder(prepared, recipe_output(half))
     numbers = range(len(prepared.plan.shards))
     run_tasks(tmp_path / "out/.work", numbers, workers=1, on_dialogues=lambda count: None)
-    build(half)
+    build_shards(half)
     assert files(tmp_path / "out") == files(folder / "out")
 
 
@@ -303,7 +303,7 @@ def test_records_that_the_plan_leaves_out_are_named_with_what_was_found(tmp_path
     write_json(tmp_path / "wide.json", [own_row(1, 1, 2, 3)])
     own = (SourceChoice(name=one, file=str(tmp_path / f"{one}.json")) for one in ("pairs", "wide"))
     chosen = (SourceChoice(name="llava", limit=4), *own)
-    done = build(recipe(tmp_path, source=chosen, max_images=2, eval_fraction=0.5))
+    done = build_shards(recipe(tmp_path, source=chosen, max_images=2, eval_fraction=0.5))
     found = {name: one["rejected_later"] for name, one in done.report["sources"].items()}
     assert found["wide"]["examples"] == {"too_many_images": ["wide/1: 3 images, the limit is 2"]}
     assert found["llava"]["counts"]["capped"] == 14

@@ -6,12 +6,12 @@ import shutil
 import pytest
 from vchat_testing.chat_shapes import chat_tokenizer
 from vchat_testing.raw_data import write_llava
-from vchat.prep.build.build import build
+from vchat.prep.build.build import build_shards
 from vchat.prep.convert.images import ImagePolicy
 from vchat.prep.convert.recipe import Recipe, SourceChoice, TemplateChoice
 from vchat.shards.format.manifest import open_shards
 from vchat.shards.text.template import TextRound
-from vchat.shards.inspect.verification import verify
+from vchat.shards.inspect.verification import find_defects
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def shards(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chat_build")
     write_llava(folder / "data", count=12)
     chat_tokenizer(folder / "tokenizer", shape="llama_3")
-    build(
+    build_shards(
         Recipe(
             source=(SourceChoice(name="llava", concatenate=2),),
             data=str(folder / "data"),
@@ -56,7 +56,7 @@ def test_samples_are_rendered_by_the_chat_template(shards):
 
 
 def test_verify_finds_nothing_wrong(shards):
-    assert list(verify(shards, shard_done=lambda _: None)) == []
+    assert list(find_defects(shards, shard_done=lambda _: None)) == []
 
 
 def test_another_chat_template_in_the_folder_is_refused_naming_both_digests(shards, tmp_path):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import xxhash
-from vchat.prep.build.encoded_images import EncodedImages, write_repeated
-from vchat.prep.convert.images import Encoded
+from vchat.prep.build.encoded_images import EncodedImages, write_repeated_images
+from vchat.prep.convert.images import EncodedImage
 from vchat.prep.raw.rejected import Rejected
 from vchat.shards.format.record import ImageRef
 
@@ -14,7 +14,7 @@ TWICE, ONCE = ImageRef(key="coco:1", file="a.jpg"), ImageRef(key="coco:2", file=
 @pytest.fixture
 def work(tmp_path):
     hashes = [xxhash.xxh3_64_intdigest(key.encode()) for key in ("coco:1", "coco:9")]
-    write_repeated(np.array(sorted(hashes), dtype=np.uint64), tmp_path)
+    write_repeated_images(np.array(sorted(hashes), dtype=np.uint64), tmp_path)
     return tmp_path
 
 
@@ -22,7 +22,7 @@ def counting(calls):
     def encode(ref):
         calls.append(ref.file)
         data = ref.file.encode() + b"\n\0"
-        return Encoded(data=data, extension="jpg", size=(3, 2), original_size=(6, 4))
+        return EncodedImage(data=data, extension="jpg", size=(3, 2), original_size=(6, 4))
 
     return encode
 

@@ -5,12 +5,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from vchat.prep.build.pool import counted, run_calls
+from vchat.prep.build.pool import open_counter, run_calls
 
 
 def steps(counts: Path, name: str, number: int) -> str:
     """Count as often as told; with a negative number fail, once the others have begun."""
-    with counted(counts / name) as count:
+    with open_counter(counts / name) as count:
         for _ in range(abs(number)):
             count()
         while number < 0 and len(list(counts.iterdir())) < 2:

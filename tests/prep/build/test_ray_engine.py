@@ -11,7 +11,7 @@ from vchat_testing.raw_data import write_image, write_llava
 from ray.exceptions import RayTaskError
 from vchat_testing.ray_cluster import run_in_namespace, why_no_namespace
 from vchat_testing.toy import toy_tokenizer
-from vchat.prep.build.build import build
+from vchat.prep.build.build import build_shards
 from vchat.prep.convert.images import ImagePolicy
 from vchat.prep.build.libraries import check_libraries, libraries
 from vchat.prep.build.ray_engine import raise_failures, run_tasks
@@ -45,7 +45,7 @@ def prepare_folder(folder: Path, *, count: int, shard_size: str) -> list[str]:
         positions_per_image=5,
         image=ImagePolicy(size=200),
     )
-    build(recipe)
+    build_shards(recipe)
     return [
         *(sys.executable, "-m", "vchat.prep.commands.main", "build", "--datasets", "llava"),
         *("--concatenate", "2", "--data", f"{folder}/data", "--tokenizer", f"{folder}/tokenizer"),

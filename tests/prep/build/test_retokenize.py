@@ -9,13 +9,13 @@ from vchat_testing.chat_shapes import chat_tokenizer
 from click.testing import CliRunner
 from vchat_testing.raw_data import write_llava
 from vchat_testing.toy import toy_tokenizer
-from vchat.prep.build.build import build
+from vchat.prep.build.build import build_shards
 from vchat.prep.convert.images import ImagePolicy
 from vchat.prep.convert.recipe import Recipe, SourceChoice
-from vchat.prep.build.retokenize import NewTokens, retokenize, retokenize_shard
+from vchat.prep.build.retokenize import Retokenization, retokenize, retokenize_shard
 from vchat.prep.commands.retokenize import command
 from vchat.shards.format.manifest import open_shards
-from vchat.shards.inspect.verification import verify
+from vchat.shards.inspect.verification import find_defects
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def built(tmp_path_factory) -> Path:
     write_llava(folder / "data", count=24)
     toy_tokenizer(folder / "tokenizer")
     chat_tokenizer(folder / "other", shape="qwen_2_5")
-    build(
+    build_shards(
         Recipe(
             source=(SourceChoice(name="llava", concatenate=3),),
             data=str(folder / "data"),
@@ -41,8 +41,8 @@ def built(tmp_path_factory) -> Path:
     return folder
 
 
-def wanted(built: Path, out: Path, **changed) -> NewTokens:
-    given = NewTokens(
+def wanted(built: Path, out: Path, **changed) -> Retokenization:
+    given = Retokenization(
         shards=str(built / "set"),
         tokenizer=str(built / "other"),
         out=str(out),
@@ -72,7 +72,7 @@ def test_rounds_and_image_bytes_are_those_of_the_set(built, tmp_path):
         assert (a.key, a.split, a.records) == (b.key, b.split, b.records)
         assert (a.rounds, a.images) == (b.rounds, b.images)
     assert new[0].ids.tolist() != old[0].ids.tolist()
-    assert list(verify(open_shards(tmp_path / "new"), shard_done=lambda _: None)) == []
+    assert list(find_defects(open_shards(tmp_path / "new"), shard_done=lambda _: None)) == []
 
 
 def test_the_same_tokenizer_and_template_give_the_ids_of_the_build(built, tmp_path):
@@ -105,7 +105,7 @@ def test_dialogues_that_are_too_long_are_split_or_rejected_and_counted(built, tm
     made = samples(tmp_path / "new")
     assert len({sample.key for sample in made}) == len(made)
     assert all(len(s.ids) + 4 * len(s.images) <= min(lengths) for s in made)
-    assert list(verify(open_shards(tmp_path / "new"), shard_done=lambda _: None)) == []
+    assert list(find_defects(open_shards(tmp_path / "new"), shard_done=lambda _: None)) == []
 
 
 def test_a_limit_that_nothing_fits_is_refused(built, tmp_path):

@@ -15,17 +15,17 @@ from vchat_testing.s3_server import ACCESS_KEY, SECRET_KEY, Bucket
 from vchat_testing.toy import toy_tokenizer
 from vchat_testing.toy_loading import first_epoch, keys_of, toy_loader
 from vchat.prep.commands import main as cli
-from vchat.prep.build.array_build import finish_folder, make_plan_folder, run_share, share_named
-from vchat.prep.build.build import begin, build, output_of, prepare
+from vchat.prep.build.array_build import finish_array_build, plan_array_build, run_share, parse_share
+from vchat.prep.build.build import write_work_folder, build_shards, recipe_output, plan_build
 from vchat.prep.convert.images import ImagePolicy
-from vchat.prep.build.output import CLAIM, output_named
+from vchat.prep.build.output import CLAIM, parse_output
 from vchat.prep.build.pool import run_tasks
 from vchat.prep.convert.recipe import Recipe, SourceChoice
-from vchat.prep.build.retokenize import NewTokens, retokenize
+from vchat.prep.build.retokenize import Retokenization, retokenize
 from vchat.shards.commands import main as shards_cli
 from vchat.base.cli import WrongUse
 from vchat.shards.format.manifest import open_shards
-from vchat.shards.format.remote_set import open_remote
+from vchat.shards.format.remote_set import open_remote_shards
 from vchat.shards.storage.remote import RemoteStore
 from vchat.shards.storage.config import StorageConfig
 
@@ -37,7 +37,7 @@ def folder(tmp_path_factory) -> Path:
     write_llava(folder / "data", count=24)
     write_image(folder / "data/coco/train2017/000000000003.jpg", "truncated")
     toy_tokenizer(folder / "tokenizer")
-    build(recipe(folder, out=str(folder / "plain")))
+    build_shards(recipe(folder, out=str(folder / "plain")))
     return folder
 
 
@@ -76,13 +76,13 @@ def remote(s3: Bucket, prefix: str = "mix") -> dict[str, bytes]:
 
 
 def test_a_build_into_a_bucket_has_the_bytes_of_a_local_one(folder, s3, home):
-    done = build(recipe(folder, out=f"{s3.url}/mix", workers=2))
+    done = build_shards(recipe(folder, out=f"{s3.url}/mix", workers=2))
     assert done.out == f"{s3.url}/mix"
     assert remote(s3) == local(folder / "plain")
     assert len(s3.names("mix")) > 8
     left = [path for path in home.rglob("*.tar") if path.is_file()]
     assert not left, "finished shards fill the local disk"
-    assert build(recipe(folder, out=f"{s3.url}/mix")).already_complete
+    assert build_shards(recipe(folder, out=f"{s3.url}/mix")).was_complete
 
 
 def test_a_set_in_a_bucket_is_inspected_verified_and_loaded(folder, s3, tmp_path):
@@ -111,9 +111,9 @@ def test_a_flipped_byte_in_a_bucket_is_a_defect(folder, s3):
 
 def test_an_unfinished_set_cannot_be_opened_and_is_finished_by_the_same_command(folder, s3):
     half = recipe(folder, out=f"{s3.url}/mix")
-    output = output_of(half)
-    prepared = prepare(half, work=output.work)
-    begin(prepared, output)
+    output = recipe_output(half)
+    prepared = plan_build(half, work=output.work)
+    write_work_folder(prepared, output)
     run_tasks(output.work, [0, 2], workers=1, on_dialogues=lambda count: None)
     assert [name for name in s3.names("mix") if name.endswith(".tar")] == [
         "mix/train-000000.tar",
@@ -121,55 +121,55 @@ def test_an_unfinished_set_cannot_be_opened_and_is_finished_by_the_same_command(
     ]
     with pytest.raises(ValueError, match=r"no manifest\.json under"):
         open_shards(f"{s3.url}/mix")
-    build(half)
+    build_shards(half)
     assert remote(s3) == local(folder / "plain")
 
 
 def test_a_build_goes_on_from_the_bucket_alone_if_its_work_files_are_lost(folder, s3, home):
     half = recipe(folder, out=f"{s3.url}/mix")
-    output = output_of(half)
-    begin(prepare(half, work=output.work), output)
+    output = recipe_output(half)
+    write_work_folder(plan_build(half, work=output.work), output)
     run_tasks(output.work, [1], workers=1, on_dialogues=lambda count: None)
     shutil.rmtree(home)
-    build(half)
+    build_shards(half)
     assert remote(s3) == local(folder / "plain")
 
 
 def test_another_build_under_the_same_url_is_refused_before_any_work(folder, s3, home):
     half = recipe(folder, out=f"{s3.url}/mix")
-    begin(prepare(half, work=output_of(half).work), output_of(half))
+    write_work_folder(plan_build(half, work=recipe_output(half).work), recipe_output(half))
     before = s3.contents("mix")
     with pytest.raises(ValueError, match=r"s3://.*/mix holds another build: its plan is \w{16}"):
-        build(replace(half, seed=5, work=str(home / "other")))
+        build_shards(replace(half, seed=5, work=str(home / "other")))
     assert s3.contents("mix") == before
-    build(half)
+    build_shards(half)
     with pytest.raises(ValueError, match="holds another build"):
-        build(replace(half, seed=5, work=str(home / "other")))
+        build_shards(replace(half, seed=5, work=str(home / "other")))
 
 
 def test_a_shard_of_unknown_origin_is_never_overwritten(folder, s3):
     s3.put("mix/train-000001.tar", b"something else")
     with pytest.raises(ValueError, match=r"/mix/train-000001.tar is of another build: its sha256"):
-        build(recipe(folder, out=f"{s3.url}/mix"))
+        build_shards(recipe(folder, out=f"{s3.url}/mix"))
     assert s3.get("mix/train-000001.tar") == b"something else"
     assert "mix/manifest.json" not in s3.names("mix")
 
 
 def test_an_array_of_jobs_fills_a_bucket(folder, s3, tmp_path):
     wanted = recipe(folder, out=f"{s3.url}/mix", work=str(tmp_path / "work"))
-    make_plan_folder(wanted)
-    output = output_named(wanted.out, work=wanted.work)
+    plan_array_build(wanted)
+    output = parse_output(wanted.out, work=wanted.work)
     with pytest.raises(ValueError, match="shards are not in s3://"):
-        finish_folder(output)
+        finish_array_build(output)
     for number in (1, 0):
-        run_share(output, share_named(f"{number}/2"))
-    finish_folder(output)
+        run_share(output, parse_share(f"{number}/2"))
+    finish_array_build(output)
     assert remote(s3) == local(folder / "plain")
 
 
 def test_a_set_is_retokenized_from_bucket_to_bucket(folder, s3, tmp_path):
     s3.put_folder(folder / "plain", "mix")
-    wanted = NewTokens(
+    wanted = Retokenization(
         shards=str(folder / "plain"),
         tokenizer=str(folder / "tokenizer"),
         out=str(tmp_path / "new"),
@@ -189,12 +189,12 @@ def test_a_set_is_retokenized_from_bucket_to_bucket(folder, s3, tmp_path):
 def test_the_endpoint_of_the_recipe_leads_to_the_store(folder, s3, monkeypatch):
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     storage = StorageConfig(endpoint=s3.endpoint)
-    build(recipe(folder, out=f"{s3.url}/mix", storage=storage, workers=2))
+    build_shards(recipe(folder, out=f"{s3.url}/mix", storage=storage, workers=2))
     assert remote(s3) == local(folder / "plain")
 
 
 def test_no_key_is_written_anywhere(folder, s3, home):
-    build(recipe(folder, out=f"{s3.url}/mix"))
+    build_shards(recipe(folder, out=f"{s3.url}/mix"))
     written = list(s3.contents("mix").values())
     written += [path.read_bytes() for path in home.rglob("*") if path.is_file()]
     assert len(written) > 15
@@ -205,7 +205,7 @@ def test_no_key_is_written_anywhere(folder, s3, home):
 def test_a_refused_key_is_one_line_without_the_key(folder, s3, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "guessed-secret")
     with pytest.raises((ValueError, OSError)) as error:
-        build(recipe(folder, out=f"{s3.url}/mix"))
+        build_shards(recipe(folder, out=f"{s3.url}/mix"))
     assert f"{s3.url}/mix" in str(error.value)
     assert "\n" not in str(error.value)
     assert "guessed-secret" not in str(error.value)
@@ -217,7 +217,7 @@ def test_missing_keys_are_named(folder, s3, monkeypatch):
     monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9/169.254.169.254")
     storage = StorageConfig(retry_for_s=0)
     with pytest.raises(ValueError, match="no keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACC"):
-        build(recipe(folder, out=f"{s3.url}/mix", storage=storage))
+        build_shards(recipe(folder, out=f"{s3.url}/mix", storage=storage))
 
 
 @pytest.mark.parametrize(
@@ -230,13 +230,13 @@ def test_missing_keys_are_named(folder, s3, monkeypatch):
 )
 def test_a_place_that_cannot_be_written_is_wrong_use(folder, out, message):
     with pytest.raises(ValueError, match=message) as error:
-        build(recipe(folder, out=out))
+        build_shards(recipe(folder, out=out))
     assert "secret" not in str(error.value)
 
 
 def test_work_files_of_a_local_build_have_their_place(folder, tmp_path):
     with pytest.raises(WrongUse, match=r"--work .* has no place with a local --out"):
-        build(recipe(folder, out=str(tmp_path / "out"), work=str(tmp_path)))
+        build_shards(recipe(folder, out=str(tmp_path / "out"), work=str(tmp_path)))
 
 
 def test_the_command_builds_into_a_bucket(folder, s3):
@@ -276,4 +276,4 @@ def test_a_replaced_index_is_not_used(folder, s3, tmp_path):
     s3.put_folder(folder / "plain", "mix")
     s3.put("mix/index/part-00000.parquet", b"PAR1 of another build")
     with pytest.raises(ValueError, match="has sha256"):
-        open_remote(f"{s3.url}/mix", copies=tmp_path)
+        open_remote_shards(f"{s3.url}/mix", copies=tmp_path)

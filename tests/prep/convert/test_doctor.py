@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from vchat.prep.convert.chosen_sources import chosen_source
-from vchat.prep.convert.doctor import compared, examined, missing_parts
+from vchat.prep.convert.doctor import compare_count, examine_source, find_missing_parts
 from vchat.prep.convert.recipe import Recipe, SourceChoice
+from vchat.prep.convert.resolve import resolve_source
 from vchat.prep.sources.source import KnownCount
 from vchat_testing.raw_data import (
     IMAGES,
@@ -22,8 +22,8 @@ from vchat_testing.raw_data import (
 
 
 def finding(data, name, *, sample=100, max_images=8):
-    one = chosen_source(SourceChoice(name=name), recipe=Recipe(data=str(data)))
-    return examined(one, sample=sample, max_images=max_images, on_row=lambda: None)
+    one = resolve_source(SourceChoice(name=name), recipe=Recipe(data=str(data)))
+    return examine_source(one, sample=sample, max_images=max_images, on_entry=lambda: None)
 
 
 def test_losses_formats_and_counts_of_a_source(tmp_path):
@@ -33,14 +33,14 @@ def test_losses_formats_and_counts_of_a_source(tmp_path):
     (tmp_path / "coco/train2017/000000000006.jpg").unlink()
     found = finding(tmp_path, "llava")
     assert found.status == "ready"
-    assert found.count == "12 of 99883 rows"
-    assert found.expected_losses() == {
+    assert found.comparison == "12 of 99883 rows"
+    assert found.estimate_losses() == {
         "missing_image": 1,
         "tiny_image": 1,
         "undecodable_image": 1,
     }
-    assert found.sampled.records == 9
-    assert found.sampled.formats == {"JPEG": 9, "GIF": 2}
+    assert found.trial.num_records == 9
+    assert found.trial.formats == {"JPEG": 9, "GIF": 2}
     assert [need.packaging for need in found.needs] == ["JSON", "JSON", "folder"]
 
 
@@ -48,8 +48,8 @@ def test_losses_of_a_sample_are_projected_to_all_rows(tmp_path):
     write_llava(tmp_path, count=40, images=False)
     write_coco(tmp_path, dict.fromkeys(range(1, 41), "tiny") | {1: "good", 2: "good"})
     found = finding(tmp_path, "llava", sample=30)
-    assert (found.rows, found.sampled.rows) == (60, 30)
-    assert found.expected_losses()["tiny_image"] == 2 * found.sampled.rejected["tiny_image"]
+    assert (found.num_entries, found.trial.num_entries) == (60, 30)
+    assert found.estimate_losses()["tiny_image"] == 2 * found.trial.rejected["tiny_image"]
 
 
 def test_id_repairs_and_the_image_limit_are_reported(tmp_path):
@@ -61,7 +61,7 @@ def test_id_repairs_and_the_image_limit_are_reported(tmp_path):
         "rel_ins_ids": [],
     }
     write_json(tmp_path / "MIMIC-IT/CGD/CGD_instructions.json", {"data": {"I1": entry}})
-    assert finding(tmp_path, "otter_mimicit_cgd").sampled.repairs == {"long_id": 1}
+    assert finding(tmp_path, "otter_mimicit_cgd").trial.repairs == {"long_id": 1}
     limited = finding(tmp_path, "otter_mimicit_cgd", max_images=1)
     assert limited.status == "broken"
     assert "none of 1 rows tried is usable: too_many_images" in limited.problem
@@ -75,8 +75,12 @@ def test_images_that_a_record_may_leave_out_are_no_loss(tmp_path):
     picture = base64.b64encode(IMAGES["palette"](0)).decode()
     found = {name.replace("scene0000", "scene0000_00"): picture for name in names}
     write_json(tmp_path / "MIMIC-IT/SN/SN.json", found)
-    sampled = finding(tmp_path, "otter_mimicit_sn").sampled
-    assert (sampled.records, sampled.images, sampled.repairs["scan_inserted"]) == (1, 12, 12)
+    sampled = finding(tmp_path, "otter_mimicit_sn").trial
+    assert (sampled.num_records, sampled.num_images, sampled.repairs["scan_inserted"]) == (
+        1,
+        12,
+        12,
+    )
     assert sampled.formats == {"PNG": 8}
 
 
@@ -107,12 +111,12 @@ def test_a_damaged_annotation_file_is_broken(tmp_path):
     ],
 )
 def test_counts_are_compared(known, rows, said):
-    assert compared(known, rows=rows, pairs=0) == said
+    assert compare_count(known, num_entries=rows, num_pairs=0) == said
 
 
 def test_gaps_in_a_sequence_of_files_are_named():
     names = ["a-00000-of-00003.parquet", "a-00002-of-00003.parquet", "other.parquet"]
-    assert missing_parts(names) == ["a-00001-of-00003.parquet"]
+    assert find_missing_parts(names) == ["a-00001-of-00003.parquet"]
 
 
 def doctor(*arguments):

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vchat.prep.convert.images import ImagePolicy, encode_for_shard, read_header, sniff, stored_size
+from vchat.prep.convert.images import (
+    ImagePolicy,
+    encode_for_shard,
+    read_header,
+    size_to_store,
+    sniff_format,
+)
 from vchat.prep.raw.rejected import Rejected
 from vchat_testing.raw_data import (
     IMAGES,
@@ -28,10 +34,10 @@ def pixels(data: bytes) -> np.ndarray:
 
 
 def test_the_shorter_side_is_resized_and_never_enlarged():
-    assert stored_size((640, 480), shorter_side=224) == (299, 224)
-    assert stored_size((480, 640), shorter_side=224) == (224, 299)
-    assert stored_size((100, 80), shorter_side=224) == (100, 80)
-    assert stored_size((30_000, 2), shorter_side=1) == (15_000, 1)
+    assert size_to_store((640, 480), shorter_side=224) == (299, 224)
+    assert size_to_store((480, 640), shorter_side=224) == (224, 299)
+    assert size_to_store((100, 80), shorter_side=224) == (100, 80)
+    assert size_to_store((30_000, 2), shorter_side=1) == (15_000, 1)
 
 
 def test_an_exif_rotation_is_applied():
@@ -77,7 +83,7 @@ def test_a_gif_gives_its_first_frame():
 def test_each_format_gives_what_its_extension_says(format, extension):
     stored = encode_for_shard(encoded(drawn(1)), ImagePolicy(size=24, format=format), name="a")
     assert stored.extension == extension
-    assert sniff(stored.data[:16]) == format.upper()
+    assert sniff_format(stored.data[:16]) == format.upper()
     assert Image.open(io.BytesIO(stored.data)).size == stored.size == (32, 24)
 
 

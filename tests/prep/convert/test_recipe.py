@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from vchat.base.cli import WrongUse
-from vchat.prep.convert.recipe import Recipe, SourceChoice, for_manifest, read_recipe, size_in_bytes
+from vchat.prep.convert.recipe import (
+    Recipe,
+    SourceChoice,
+    describe_recipe,
+    read_recipe,
+    size_in_bytes,
+)
 from vchat.prep.sources import SOURCES
 
 
@@ -45,7 +51,7 @@ def test_flags_keep_the_settings_of_sources_that_the_recipe_has():
 def test_the_manifest_gets_what_shapes_bytes_and_no_path():
     mine = SourceChoice(name="mine", file="/home/me/a.json")
     recipe = Recipe(source=(mine,), data="/home/me", out="/home/o", tokenizer="/home/t", workers=9)
-    described = for_manifest(recipe)
+    described = describe_recipe(recipe)
     assert "/home" not in repr(described)
     assert "workers" not in described
     assert described["source"][0]["file"] == "a.json"

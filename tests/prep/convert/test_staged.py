@@ -5,7 +5,7 @@ from __future__ import annotations
 from vchat.prep.convert.staged import (
     ROWS_PER_GROUP,
     RecordFile,
-    staged_row,
+    row_from_record,
     write_record_file,
     write_staged,
 )
@@ -23,7 +23,9 @@ def record(number: int) -> Record:
 
 def test_records_come_in_the_order_in_which_they_are_asked_for(tmp_path):
     all_records = [record(number) for number in range(2 * ROWS_PER_GROUP + 5)]
-    rows = (staged_row(one, sizes=[(4, 4)] * len(one.images), image_bytes=9) for one in all_records)
+    rows = (
+        row_from_record(one, sizes=[(4, 4)] * len(one.images), image_bytes=9) for one in all_records
+    )
     write_staged(tmp_path / "s.parquet", rows)
     write_record_file(tmp_path / "s.parquet", tmp_path / "s.arrow")
     wanted = [len(all_records) - 1, 3, ROWS_PER_GROUP, ROWS_PER_GROUP - 1, 3, 0]

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vchat.prep.convert.images import ImagePolicy
-from vchat.prep.plan.blend import STATUSES, USED, blend, record_columns
-from vchat.prep.plan.estimate import stored_bytes
+from vchat.prep.plan.blend import STATUSES, USED, blend_records, compute_record_columns
+from vchat.prep.plan.estimate import estimate_bytes
 from vchat.prep.plan.plan import make_plan, read_plan, write_plan
 
 POLICY = ImagePolicy()
@@ -26,14 +26,14 @@ def batch(records):
 
 
 def columns(source, records, *, seed=0):
-    return record_columns(source, [batch(records)], seed=seed, policy=POLICY)
+    return compute_record_columns(source, [batch(records)], seed=seed, policy=POLICY)
 
 
 def blended(sources, *, concatenate=3, limit=None, max_images=3, eval_fraction=0.2, seed=0):
     """Blend `source -> records`; returns columns and blends."""
     found = [columns(name, records, seed=seed) for name, records in sources.items()]
     count = len(found)
-    return found, blend(
+    return found, blend_records(
         found,
         concatenate=[concatenate] * count,
         limits=[limit] * count,
@@ -70,7 +70,7 @@ def test_every_record_is_used_exactly_once_or_has_a_reason(sources, **settings):
     shown = {True: set(), False: set()}
     for (_, records), one in zip(sources.items(), blends, strict=True):
         used = np.flatnonzero(one.status == USED)
-        assert sorted(one.rows) == used.tolist()
+        assert sorted(one.record_numbers) == used.tolist()
         if settings["limit"]:
             left = (one.status == USED) | (one.status == STATUSES.index("held_out_image"))
             assert left.sum() <= settings["limit"]
@@ -188,6 +188,6 @@ def test_no_record_left_is_an_error():
 
 def test_estimates_follow_the_policy():
     records = batch([("a", ["p"]), ("b", []), ("c", ["p", "q"])])
-    small, text, two = stored_bytes(records, ImagePolicy(size=112)).tolist()
-    large = stored_bytes(records, ImagePolicy(size=448))[0]
+    small, text, two = estimate_bytes(records, ImagePolicy(size=112)).tolist()
+    large = estimate_bytes(records, ImagePolicy(size=448))[0]
     assert text < small < two < large

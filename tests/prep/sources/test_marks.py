@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from vchat.prep.build.build import build
+from vchat.prep.build.build import build_shards
 from vchat.prep.convert.recipe import Recipe, SourceChoice
 from vchat.shards.format.manifest import open_shards
-from vchat.shards.format.sample import members, sample_from_members
+from vchat.shards.format.sample import decode_sample, encode_sample
 from vchat_testing.raw_data import drawn, encoded, write_json
 from vchat_testing.toy import toy_tokenizer
 
@@ -27,7 +27,7 @@ def walk(tmp_path_factory):
     toy_tokenizer(folder / "tokenizer")
     source = (SourceChoice(name="otter_mimicit_sn"),)
     places = {name: str(folder / name) for name in ("data", "tokenizer", "out")}
-    return build(Recipe(source=source, max_images=4, eval_fraction=0, **places))
+    return build_shards(Recipe(source=source, max_images=4, eval_fraction=0, **places))
 
 
 def test_a_sample_tells_the_marks_of_its_records(walk):
@@ -35,7 +35,7 @@ def test_a_sample_tells_the_marks_of_its_records(walk):
     sample = shards.read_sample(0)
     assert [image.key[-6:] for image in sample.images] == ["000000", "000500", "001000", "001500"]
     assert sample.records[0].marks == ("resampled_224", "subsampled_from_16")
-    stored = dict(members(sample))
+    stored = dict(encode_sample(sample))
     assert json.loads(stored["json"])["records"][0]["marks"] == list(sample.records[0].marks)
 
 
@@ -45,9 +45,9 @@ def test_a_record_without_marks_is_stored_as_ever(walk):
     described = json.loads(stored["json"])
     del described["records"][0]["marks"]
     stored["json"] = json.dumps(described).encode()
-    plain = sample_from_members(stored, name="plain")
+    plain = decode_sample(stored, name="plain")
     assert plain.records[0].marks == ()
-    assert "marks" not in json.loads(dict(members(plain))["json"])["records"][0]
+    assert "marks" not in json.loads(dict(encode_sample(plain))["json"])["records"][0]
 
 
 def test_the_report_counts_marks(walk):

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vchat.prep.build.build import build
+from vchat.prep.build.build import build_shards
 from vchat.prep.convert.images import ImagePolicy
 from vchat.prep.convert.recipe import Recipe, SourceChoice, TemplateChoice
 from vchat.prep.raw.json_stream import DAMAGED
 from vchat.shards.format.manifest import open_shards
-from vchat.shards.text.named_template import template_named
+from vchat.shards.text.named_template import make_template
 from vchat.shards.text.template import TextRound
 from vchat.shards.text.tokenizer import TextTokenizer
 from vchat_testing.chat_shapes import TOKENS, chat_tokenizer
@@ -82,7 +82,7 @@ def test_odd_texts_come_through_a_build_unaltered_and_stay_text(
     content = f"[{', '.join(lines)}]" if is_array else "\n".join(lines)
     (raw / "mine.json").write_bytes(content.encode())
     with tempfile.TemporaryDirectory() as out:
-        done = build(
+        done = build_shards(
             Recipe(
                 source=(SourceChoice(name="mine", file=str(raw / "mine.json"), concatenate=3),),
                 tokenizer=str(raw / template),
@@ -107,13 +107,13 @@ def check(out: Path, dialogues, *, template: str) -> None:
         found += numbers
         pairs = [pair for number in numbers for pair in dialogues[number]]
         assert [(one.question, one.answer) for one in sample.rounds] == pairs
-        check_tokens(tokenizer, sample, template_named(template, system=None, tokenizer=tokenizer))
+        check_tokens(tokenizer, sample, make_template(template, system=None, tokenizer=tokenizer))
     assert sorted(found) == list(range(len(dialogues)))
 
 
 def check_tokens(tokenizer: TextTokenizer, sample, template) -> None:
     """Check ids against texts: the answers whole, and only the template's own control tokens."""
-    end = tokenizer.decode([tokenizer.id_of(template.end)])
+    end = tokenizer.decode([tokenizer.special_id(template.end)])
     supervised = tokenizer.decode(sample.ids[sample.supervised].tolist())
     assert supervised == "".join(one.answer + end for one in sample.rounds)
     plain = [

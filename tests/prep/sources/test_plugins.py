@@ -70,7 +70,7 @@ def added(monkeypatch, *points):
 def test_a_wrong_entry_point_is_named(monkeypatch, name, value, problem):
     added(monkeypatch, (name, value))
     with pytest.raises(ValueError, match=problem):
-        sources.source_named(name)
+        sources.find_source(name)
 
 
 def test_two_packages_may_not_add_one_name(monkeypatch):

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from vchat.base.cli import WrongUse
-from vchat.prep.convert.convert import convert
+from vchat.prep.convert.convert import convert_source
 from vchat.prep.raw.image_files import ImageFiles
-from vchat.prep.sources import SOURCES, source_named
+from vchat.prep.sources import SOURCES, find_source
 from vchat.prep.sources.own import own_source
 from vchat_testing.converting import converted, expect, expected
 from vchat_testing.raw_data import (
@@ -270,8 +270,8 @@ def test_a_converted_source_is_found_again_until_its_inputs_change(tmp_path):
     for _ in range(2):
         images = ImageFiles([tmp_path])
         count = lambda: rows_read.append(1)  # noqa: E731
-        convert(
-            SOURCES["llava_dial"], data=tmp_path, images=images, work=tmp_path / "w", on_row=count
+        convert_source(
+            SOURCES["llava_dial"], data=tmp_path, images=images, work=tmp_path / "w", on_entry=count
         )
     assert len(rows_read) == 1
     write_json(path, [good_llava_row(1), good_llava_row(2)])
@@ -288,7 +288,7 @@ def test_the_file_of_another_data_set_is_an_error(tmp_path):
 
 def test_an_unknown_name_suggests_the_nearest():
     with pytest.raises(WrongUse, match="did you mean 'otter_mimicit_cgd'"):
-        source_named("otter_mimic_cgd")
+        find_source("otter_mimic_cgd")
 
 
 def test_all_thirteen_names_are_listed_with_their_layout():

@@ -7,12 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vchat.prep.convert.chosen_sources import chosen_source
-from vchat.prep.convert.doctor import Finding, examined
+from vchat.prep.convert.doctor import Finding, examine_source
 from vchat.prep.convert.recipe import Recipe, SourceChoice
+from vchat.prep.convert.resolve import resolve_source
 from vchat.prep.raw.image_files import ImageFiles
 from vchat.prep.sources import SOURCES
-from vchat.prep.sources.mimicit_joined import joined_rows
+from vchat.prep.sources.mimicit_embedded import read_embedding_entries
 from vchat_testing.converting import converted, expect
 from vchat_testing.raw_data import IMAGES, write_coco
 
@@ -104,14 +104,14 @@ def test_doctor_finds_ocr_vqa_in_parquet_and_counts_its_books(tmp_path):
     write_books(tmp_path / "OCR_VQA/data")
     (tmp_path / "OCR_VQA/data/train-other.parquet").unlink()
     found = finding("ocr_vqa", tmp_path)
-    assert (found.status, found.rows, found.sampled.records) == ("ready", 13, 4)
+    assert (found.status, found.num_entries, found.trial.num_records) == ("ready", 13, 4)
     assert [need.packaging for need in found.needs] == ["Parquet", "Parquet"]
 
 
 def finding(name: str, data: Path) -> Finding:
     """Return what `vchat-prep doctor` finds."""
-    chosen = chosen_source(SourceChoice(name=name), recipe=Recipe(data=str(data)))
-    return examined(chosen, sample=20, max_images=8, on_row=lambda: None)
+    chosen = resolve_source(SourceChoice(name=name), recipe=Recipe(data=str(data)))
+    return examine_source(chosen, sample=20, max_images=8, on_entry=lambda: None)
 
 
 JOINED = pa.schema(
@@ -266,7 +266,7 @@ def test_a_pass_over_joined_rows_never_holds_more_than_a_few_row_groups(tmp_path
     before = pa.total_allocated_bytes()
     held = [
         pa.total_allocated_bytes() - before
-        for _ in joined_rows(file, columns=JOINED.names, name="SD", data=tmp_path)
+        for _ in read_embedding_entries(file, columns=JOINED.names, name="SD", data=tmp_path)
     ]
     assert len(held) == 250
     assert file.stat().st_size > 45_000_000

@@ -6,10 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vchat.prep.convert.chosen_sources import chosen_source
 from vchat.prep.convert.recipe import Recipe, SourceChoice
+from vchat.prep.convert.resolve import resolve_source
 from vchat.prep.raw.image_files import ImageFiles
-from vchat.prep.sources import RELATIVES, source_named
+from vchat.prep.sources import MIXTURES, find_source
 from vchat_testing.converting import converted, expect, expected
 from vchat_testing.raw_data import (
     IMAGES,
@@ -64,7 +64,7 @@ def test_mix665k(tmp_path: Path) -> None:
     write_image(tmp_path / "ocr_vqa/images/0123456789.jpg", "gif")
     write_image(tmp_path / "textvqa/train_images/0054c91397f2fe05.jpg", "exif")
     write_json(tmp_path / "llava/llava_v1_5_mix665k.json", [one for one, _ in MIX_ROWS])
-    records, tally = converted(RELATIVES["llava_v1_5_mix665k"], tmp_path, work=tmp_path / "work")
+    records, tally = converted(MIXTURES["llava_v1_5_mix665k"], tmp_path, work=tmp_path / "work")
     count, rows = expected(MIX_ROWS)
     expect(tally, records=count, rows=rows)
     by_id = {record.key.partition("/")[2]: record for record in records}
@@ -82,7 +82,7 @@ def test_150k_and_80k_name_coco_photographs(tmp_path: Path, name: str) -> None:
     again = llava_row(1, "<image>\nWhere?", "On the left.")
     rows = [good_llava_row(1), again, good_llava_row(2), good_llava_row(1), good_llava_row(3)]
     write_json(tmp_path / f"llava/{name}.json", rows)
-    records, tally = converted(source_named(name), tmp_path, work=tmp_path / "work")
+    records, tally = converted(find_source(name), tmp_path, work=tmp_path / "work")
     expect(tally, records=3, rows={"duplicate": 1, "missing_image": 1})
     keys = [record.key for record in records]
     assert keys == [f"{name}/000000000001", f"{name}/000000000001~2", f"{name}/000000000002"]
@@ -119,7 +119,7 @@ def write_next(folder: Path, *, files: int = 2) -> None:
 
 def test_llava_next_brings_its_pictures_in_parquet(tmp_path: Path) -> None:
     write_next(tmp_path / "llava_next/data")
-    source = source_named("llava_next")
+    source = find_source("llava_next")
     records, tally = converted(source, tmp_path, work=tmp_path / "work")
     rows = {"undecodable_image": 2, "tiny_image": 1, "placeholder_mismatch": 1}
     expect(tally, records=3, rows=dict(sorted(rows.items())))
@@ -134,7 +134,7 @@ def test_own_parquet_may_hold_its_pictures(tmp_path: Path) -> None:
     write_next(tmp_path / "mine", files=1)
     file = tmp_path / "mine/train-00000-of-00001.parquet"
     choice = SourceChoice(name="mine", file=str(file))
-    chosen = chosen_source(choice, recipe=Recipe(data=str(tmp_path)))
+    chosen = resolve_source(choice, recipe=Recipe(data=str(tmp_path)))
     records, tally = converted(chosen.source, file.parent, work=tmp_path / "work")
     assert tally["rows"] == len(NEXT_ROWS)
     assert len(records) == 3

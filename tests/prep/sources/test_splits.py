@@ -3,9 +3,9 @@
 import pytest
 
 from vchat.base.cli import WrongUse
-from vchat.prep.convert.chosen_sources import chosen_source
 from vchat.prep.convert.convert_all import convert_all
 from vchat.prep.convert.recipe import Recipe, SourceChoice, read_recipe
+from vchat.prep.convert.resolve import resolve_source
 from vchat_testing.raw_data import write_image, write_json
 
 
@@ -30,7 +30,7 @@ def data(tmp_path):
 
 def counts(data, name, splits):
     recipe = Recipe(source=(SourceChoice(name=name, splits=splits),), data=str(data))
-    one = chosen_source(recipe.source[0], recipe=recipe)
+    one = resolve_source(recipe.source[0], recipe=recipe)
     (staged,) = convert_all([one], recipe=recipe, work=data / "work")
     return staged.tally["records"], staged.tally["rejected_rows"]["counts"].get("wrong_split", 0)
 
@@ -62,7 +62,7 @@ def test_records_of_the_named_splits_are_used_and_no_others(data, name, splits, 
 def test_splits_that_there_are_not_are_named(data, choice, message):
     recipe = Recipe(source=(SourceChoice(**choice),), data=str(data))
     with pytest.raises(WrongUse, match=message):
-        chosen_source(recipe.source[0], recipe=recipe)
+        resolve_source(recipe.source[0], recipe=recipe)
 
 
 def test_a_recipe_file_names_splits(tmp_path):

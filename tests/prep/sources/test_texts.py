@@ -5,11 +5,11 @@ import pytest
 from vchat.prep.raw.json_stream import DAMAGED
 from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources.texts import (
-    checked_text,
-    filled_rounds,
-    paired,
-    placed_rounds,
-    without_placeholders,
+    clean_text,
+    pair_turns,
+    remove_placeholders,
+    rounds_sharing_images,
+    rounds_with_placeholders,
 )
 from vchat.shards.format.record import ImageRef
 
@@ -33,14 +33,14 @@ IMAGE = ImageRef(key="k:1", file="1.jpg")
     ],
 )
 def test_placeholders_go_without_gluing_words(text, wanted, count):
-    assert without_placeholders(text) == (wanted, count)
+    assert remove_placeholders(text) == (wanted, count)
 
 
 @pytest.mark.parametrize(
     "text", ["a\0b", "\u05e9\u05dc\u05d5\u05dd", "\U0001f600", "### Answer:", "</s>"]
 )
 def test_odd_text_is_unaltered(text):
-    assert checked_text(f" {text}\n", what="it") == text
+    assert clean_text(f" {text}\n", what="it") == text
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_odd_text_is_unaltered(text):
 )
 def test_what_is_no_text_is_rejected(value, reason):
     with pytest.raises(Rejected) as caught:
-        checked_text(value, what="it")
+        clean_text(value, what="it")
     assert caught.value.reason == reason
 
 
@@ -58,13 +58,13 @@ def test_what_is_no_text_is_rejected(value, reason):
 )
 def test_roles_must_alternate_and_end_with_an_answer(roles):
     with pytest.raises(Rejected, match="bad_role_order"):
-        paired([(role, "x") for role in roles], user="human", assistant="gpt")
+        pair_turns([(role, "x") for role in roles], user="human", assistant="gpt")
 
 
 def test_images_go_to_the_rounds_that_show_them():
     other = ImageRef(key="k:2", file="2.jpg")
     pairs = [("<image>\nOne?", "1"), ("Both?", "2"), ("<image>\nTwo?", "3")]
-    rounds = placed_rounds(pairs, [IMAGE, other])
+    rounds = rounds_with_placeholders(pairs, [IMAGE, other])
     assert [round_.images for round_ in rounds] == [(IMAGE,), (), (other,)]
 
 
@@ -78,12 +78,12 @@ def test_images_go_to_the_rounds_that_show_them():
 )
 def test_placeholders_that_do_not_fit_the_images_are_rejected(pairs):
     with pytest.raises(Rejected, match="placeholder_mismatch"):
-        placed_rounds(pairs, [IMAGE])
+        rounds_with_placeholders(pairs, [IMAGE])
 
 
 def test_a_pair_with_an_empty_text_is_left_out_and_counted():
-    rounds, left_out = filled_rounds([("", "a"), ("Q?", " "), ("Who?", "Ann")], [IMAGE])
+    rounds, left_out = rounds_sharing_images([("", "a"), ("Q?", " "), ("Who?", "Ann")], [IMAGE])
     assert [(round_.question, round_.images) for round_ in rounds] == [("Who?", (IMAGE,))]
     assert left_out == {"empty_text": 2}
     with pytest.raises(Rejected, match="empty_text"):
-        filled_rounds([("Q?", "")], [IMAGE])
+        rounds_sharing_images([("Q?", "")], [IMAGE])

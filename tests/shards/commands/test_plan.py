@@ -19,7 +19,7 @@ from vchat.shards.loading.loader import Loader
 from vchat.shards.loading.rank_work import SampleSpans, rank_work
 from vchat.shards.plan.arguments import PlanArguments, SourceShare
 from vchat.shards.plan.excluded_keys import read_keys
-from vchat.shards.plan.joined_sets import joined
+from vchat.shards.plan.joined_sets import join_sets
 from vchat.shards.storage.store import LocalStore
 from vchat_testing.range_server import serving
 from vchat_testing.toy import toy_shards
@@ -71,7 +71,7 @@ def test_the_printed_plan_is_what_the_ranks_read(
             rank=rank,
             world_size=2,
             image_size=32,
-            read_ahead_rows=1,
+            prefetch_rows=1,
         )
         assert loader.plan(0).digest == printed["digest"]
         num_batches = printed["steps"] * loader.micro_batches_per_step
@@ -91,16 +91,16 @@ def test_the_planned_requests_and_bytes_are_those_made_over_a_network(
         arguments = replace(ARGUMENTS, mix=(SourceShare(source="toy", weight=2.5),))
         topology = {"rows_per_step": 6, "rows_per_micro_batch": 2, "world_size": 2}
         for rank in (0, 1):
-            loader = Loader(far, arguments, rank=rank, image_size=32, read_ahead_rows=1, **topology)
+            loader = Loader(far, arguments, rank=rank, image_size=32, prefetch_rows=1, **topology)
             work = rank_work(
-                loader.plan(0), spans=SampleSpans.of(joined([far], split="train")), **topology
+                loader.plan(0), spans=SampleSpans.of(join_sets([far], split="train")), **topology
             )
             assert work.requests[rank] < len(loader.plan(0).samples) / 2, "neighbours are joined"
-            before = loader.measured()
+            before = loader.metrics()
             num_batches = loader.plan(0).num_steps(6) * loader.micro_batches_per_step
             for _ in itertools.islice(loader, num_batches):
                 pass
-            made = loader.measured()
+            made = loader.metrics()
             assert made["requests"] - before["requests"] == work.requests[rank]
             assert made["network_bytes"] - before["network_bytes"] == work.bytes[rank]
 

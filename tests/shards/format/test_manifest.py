@@ -10,8 +10,8 @@ import pytest
 
 from vchat.base.files import sha256_file
 from vchat.shards.format import manifest as manifest_module
-from vchat.shards.format.manifest import finished_shard, index_digest, open_shards, publish
-from vchat.shards.format.sample import members
+from vchat.shards.format.manifest import describe_shard, index_digest, open_shards, publish
+from vchat.shards.format.sample import encode_sample
 from vchat.shards.format.statistics import sample_bytes, statistics
 from vchat.shards.format.writer import write_shard
 from vchat.shards.storage.store import ShardError
@@ -36,7 +36,7 @@ def rewrite(folder, change) -> None:
     path = folder / "manifest.json"
     content = json.loads(path.read_text())
     change(content)
-    content["sha256"] = manifest_module.own_digest(content)
+    content["sha256"] = manifest_module.manifest_digest(content)
     path.write_text(json.dumps(content))
 
 
@@ -47,8 +47,8 @@ def test_samples_read_back_as_they_were_written(published, tmp_path):
     for i, row in enumerate(rows):
         split, source = ("train" if i < 7 else "eval"), ("toy", "toy2")[i % 2]
         written = toy_sample(i, tokenizer, num_images=i % 3, split=split, source=source)
-        assert members(published.read_sample(i)) == members(written)
-        assert members(published.read_sample(row)) == members(written)
+        assert encode_sample(published.read_sample(i)) == encode_sample(written)
+        assert encode_sample(published.read_sample(row)) == encode_sample(written)
 
 
 def test_the_index_is_in_shard_then_position_order_and_splits_partition_it(published):
@@ -81,7 +81,7 @@ def test_totals_and_sources_count_the_samples(published):
         "images": sum(len(sample.images) for sample in samples),
         "text_tokens": sum(len(sample.ids) - len(sample.images) for sample in samples),
         "supervised_tokens": sum(int(sample.supervised.sum()) for sample in samples),
-        "bytes": sum(len(data) for sample in samples for _, data in members(sample)),
+        "bytes": sum(len(data) for sample in samples for _, data in encode_sample(sample)),
     }
     assert published.manifest["totals"] == totals
     sources = published.manifest["sources"]
@@ -92,7 +92,7 @@ def test_totals_and_sources_count_the_samples(published):
 
 def test_sample_bytes_are_those_of_its_members(published):
     found = sample_bytes(published.index())
-    expected = [sum(len(d) for _, d in members(published.read_sample(i))) for i in range(9)]
+    expected = [sum(len(d) for _, d in encode_sample(published.read_sample(i))) for i in range(9)]
     assert found.tolist() == expected
     assert found.dtype == np.int64
 
@@ -115,14 +115,14 @@ def test_the_manifest_is_written_last(tmp_path, monkeypatch):
     path = tmp_path / "set" / "train-000000.tar"
     rows = write_shard(path, [toy_sample(0, tokenizer)], first_number=0)
     written = []
-    real = manifest_module.written_whole
+    real = manifest_module.write_atomically
     monkeypatch.setattr(
         manifest_module, "written_whole", lambda path: written.append(path.name) or real(path)
     )
     publish(
         path.parent,
         manifest_without_shards=toy_manifest(),
-        shards=[finished_shard(path, split="train", rows=rows)],
+        shards=[describe_shard(path, split="train", rows=rows)],
         tokenizer=tokenizer,
     )
     assert written[-1] == "manifest.json"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vchat.shards.format.sample import StoredRound, members, sample_from_members
+from vchat.shards.format.sample import StoredRound, decode_sample, encode_sample
 from vchat.shards.text.tokenizer import TextTokenizer
 from vchat_testing.toy import sample_of, toy_image, toy_sample, toy_tokenizer
 
@@ -27,7 +27,7 @@ def npy(array) -> bytes:
 
 def test_members_are_named_sorted_and_readable_with_standard_tools(tokenizer):
     sample = toy_sample(3, tokenizer, num_images=2)
-    found = members(sample)
+    found = encode_sample(sample)
     assert [name for name, _ in found] == ["0.jpg", "1.jpg", "json", "mask.npy", "tokens.npy"]
     by_name = dict(found)
     assert by_name["1.jpg"] == sample.images[1].data
@@ -72,8 +72,8 @@ def test_a_sample_survives_its_members(tokenizer, texts, extensions):
     rounds = [StoredRound(images=(), question=q, answer=a) for q, a in texts]
     rounds[0] = replace(rounds[0], images=tuple(range(len(images))))
     sample = sample_of("toy/1", tokenizer, tuple(rounds), images)
-    again = sample_from_members(dict(members(sample)), name="here")
-    assert members(again) == members(sample)
+    again = decode_sample(dict(encode_sample(sample)), name="here")
+    assert encode_sample(again) == encode_sample(sample)
     assert (again.rounds, again.images, again.records) == (
         sample.rounds,
         sample.images,
@@ -106,7 +106,7 @@ def test_an_image_format_that_is_none_of_ours_is_refused(tokenizer):
     sample = toy_sample(0, tokenizer, num_images=1)
     spoilt = replace(sample, images=(replace(sample.images[0], extension="gif"),))
     with pytest.raises(ValueError, match="image 0 has extension 'gif'; wanted one of jpg, png"):
-        members(spoilt)
+        encode_sample(spoilt)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_an_image_format_that_is_none_of_ours_is_refused(tokenizer):
     ],
 )
 def test_malformed_members_are_refused_naming_the_sample(tokenizer, change, message):
-    found = dict(members(toy_sample(0, tokenizer))) | change
+    found = dict(encode_sample(toy_sample(0, tokenizer))) | change
     found = {name: data for name, data in found.items() if data is not None}
     with pytest.raises(ValueError, match=message):
-        sample_from_members(found, name="here")
+        decode_sample(found, name="here")

@@ -10,8 +10,8 @@ import webdataset
 import xxhash
 
 from vchat.shards.format.index import ROW_SCHEMA
-from vchat.shards.format.sample import RecordOrigin, Sample, StoredRound, members
-from vchat.shards.format.writer import header, write_shard
+from vchat.shards.format.sample import RecordOrigin, Sample, StoredRound, encode_sample
+from vchat.shards.format.writer import member_header, write_shard
 from vchat.shards.text.tokenizer import TextTokenizer
 from vchat_testing.toy import toy_image, toy_sample, toy_tokenizer
 
@@ -52,7 +52,7 @@ def test_webdataset_reads_a_shard_unaided(tmp_path, samples):
     found = list(webdataset.WebDataset(str(path), shardshuffle=False))
     assert [sample["__key__"] for sample in found] == ["000000007", "000000008", "000000009"]
     for sample, written in zip(found, samples, strict=True):
-        for name, data in members(written):
+        for name, data in encode_sample(written):
             assert sample[name] == data
 
 
@@ -71,7 +71,7 @@ def test_every_tar_entry_has_fixed_time_owner_and_mode(tmp_path, samples):
     with tarfile.open(path) as tar:
         entries = tar.getmembers()
         assert tar.extractfile("000000002.10.jpg").read() == samples[2].images[10].data
-    assert len(entries) == sum(len(members(sample)) for sample in samples)
+    assert len(entries) == sum(len(encode_sample(sample)) for sample in samples)
     assert {(e.mtime, e.uid, e.gid, e.uname, e.gname, e.mode, e.isreg()) for e in entries} == {
         (0, 0, 0, "vchat", "vchat", 0o444, True)
     }
@@ -96,8 +96,10 @@ def test_index_rows_locate_every_member_and_state_its_checksum(tmp_path, samples
     assert rows.schema == ROW_SCHEMA
     data = path.read_bytes()
     for row, sample in zip(rows.to_pylist(), samples, strict=True):
-        assert [member["name"] for member in row["members"]] == [n for n, _ in members(sample)]
-        for member, (_, expected) in zip(row["members"], members(sample), strict=True):
+        assert [member["name"] for member in row["members"]] == [
+            n for n, _ in encode_sample(sample)
+        ]
+        for member, (_, expected) in zip(row["members"], encode_sample(sample), strict=True):
             assert data[member["offset"] : member["offset"] + member["size"]] == expected
             assert member["xxh3"] == xxhash.xxh3_64_intdigest(expected)
 
@@ -146,4 +148,4 @@ def test_headers_are_those_of_tarfile():
     for name, size in (("000000007.json", 0), ("123456789.tokens.npy", 511), ("0.jpg", 8**11 - 1)):
         info = tarfile.TarInfo(name)
         info.size, info.mode, info.uname, info.gname = size, 0o444, "vchat", "vchat"
-        assert header(name, size) == info.tobuf(tarfile.USTAR_FORMAT)
+        assert member_header(name, size) == info.tobuf(tarfile.USTAR_FORMAT)

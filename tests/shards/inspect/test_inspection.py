@@ -7,12 +7,12 @@ import pytest
 from vchat.shards.format.manifest import open_shards
 from vchat.shards.format.sample import StoredRound
 from vchat.shards.inspect.inspection import (
+    escape_controls,
     missing_files,
     overview,
     row_at,
-    runs,
-    selected,
-    visible,
+    select_samples,
+    token_spans,
 )
 from vchat.shards.text.template import SYSTEM
 from vchat_testing.toy import sample_of, toy_image, toy_shards
@@ -65,18 +65,18 @@ def test_groups_add_up_to_the_totals_of_the_manifest(shards):
 
 
 def test_a_split_and_a_source_select_rows(shards):
-    assert selected(shards, split="train", source="toy2")["key"].to_pylist() == [
+    assert select_samples(shards, split="train", source="toy2")["key"].to_pylist() == [
         "toy2/1",
         "toy2/3",
         "toy2/5",
     ]
     with pytest.raises(ValueError, match=r"no source 'tooy' in .*; it has toy, toy2"):
-        selected(shards, split=None, source="tooy")
+        select_samples(shards, split=None, source="tooy")
 
 
 def test_a_row_that_is_not_there_is_refused(shards):
     with pytest.raises(ValueError, match="no sample 2; there are 2, numbered from 0"):
-        row_at(selected(shards, split="eval", source=None), 2)
+        row_at(select_samples(shards, split="eval", source=None), 2)
 
 
 def test_runs_are_the_decoded_ids_with_slots_between(shards):
@@ -86,7 +86,7 @@ def test_runs_are_the_decoded_ids_with_slots_between(shards):
         StoredRound(images=(), question="<image>", answer="Yes."),
     )
     sample = sample_of("toy/9", tokenizer, rounds, (toy_image(0), toy_image(1)))
-    found = [(run.image, run.supervised, run.text) for run in runs(sample, tokenizer)]
+    found = [(run.image, run.supervised, run.text) for run in token_spans(sample, tokenizer)]
     assert found == [
         (None, False, f"<s>{SYSTEM}### Image 1:\n"),
         (0, False, ""),
@@ -103,12 +103,12 @@ def test_pieces_are_tokens_and_no_character_is_torn(shards):
     tokenizer = shards.tokenizer()
     rounds = (StoredRound(images=(), question="\U0001f600\ufffd", answer="red"),)
     sample = sample_of("toy/9", tokenizer, rounds, ())
-    question = runs(sample, tokenizer)[0]
+    question = token_spans(sample, tokenizer)[0]
     assert "\U0001f600" in question.pieces
     assert "".join(question.pieces) == question.text
     assert len(question.pieces) > 20
 
 
 def test_no_control_character_reaches_a_terminal():
-    shown = visible("a\x1b[31m\x00\x7f\x9b\tb\nc")
+    shown = escape_controls("a\x1b[31m\x00\x7f\x9b\tb\nc")
     assert shown == "a\u241b[31m\u2400\u2421\ufffd\tb\nc"

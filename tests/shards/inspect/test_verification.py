@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vchat.shards.format.manifest import finished_shard, open_shards, publish
+from vchat.shards.format.manifest import describe_shard, open_shards, publish
 from vchat.shards.format.sample import Sample
 from vchat.shards.format.writer import write_shard
-from vchat.shards.inspect.verification import verify
+from vchat.shards.inspect.verification import find_defects
 from vchat.shards.text.tokenizer import TextTokenizer
 from vchat_testing.toy import toy_image, toy_manifest, toy_sample, toy_shards, toy_tokenizer
 
@@ -30,13 +30,15 @@ def tokenizer(published):
 
 
 def defects(folder) -> list[str]:
-    return [str(defect) for defect in verify(open_shards(folder), shard_done=lambda done: None)]
+    return [
+        str(defect) for defect in find_defects(open_shards(folder), shard_done=lambda done: None)
+    ]
 
 
 def published_sample(folder, sample: Sample, tokenizer: TextTokenizer) -> None:
     """Publish a set of this one sample, its checksums all in order."""
     rows = write_shard(folder / "train-000000.tar", [sample], first_number=0)
-    shard = finished_shard(folder / "train-000000.tar", split="train", rows=rows)
+    shard = describe_shard(folder / "train-000000.tar", split="train", rows=rows)
     publish(folder, manifest_without_shards=toy_manifest(), shards=[shard], tokenizer=tokenizer)
 
 
@@ -53,7 +55,7 @@ def member_offset(folder, number: int, name: str) -> int:
 
 def test_a_sound_set_has_no_defect(published):
     done = []
-    assert list(verify(published, shard_done=done.append)) == []
+    assert list(find_defects(published, shard_done=done.append)) == []
     assert done == [1, 1, 1]
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from vchat.shards.loading.buffers import BatchRooms, ReusedMemory
+from vchat.shards.loading.buffers import BlockPool, BufferPool
 from vchat.shards.loading.collate import Batch
 
 
 def test_memory_is_used_again_only_when_no_view_of_it_is_left() -> None:
-    memory = ReusedMemory(most=2)
+    memory = BlockPool(max_free=2)
     first = memory.tensor((4, 8), np.int64)
     place = first.data_ptr()
     row = first[2].numpy()
@@ -24,7 +24,7 @@ def test_memory_is_used_again_only_when_no_view_of_it_is_left() -> None:
 
 
 def test_a_block_that_is_too_small_gives_way_to_a_larger_one() -> None:
-    memory = ReusedMemory(most=1)
+    memory = BlockPool(max_free=1)
     del_me = memory.tensor((8,), np.uint8)
     del del_me
     large = memory.tensor((1_000,), np.uint8)
@@ -35,7 +35,7 @@ def test_a_block_that_is_too_small_gives_way_to_a_larger_one() -> None:
 
 
 def test_free_memory_is_bounded() -> None:
-    memory = ReusedMemory(most=2)
+    memory = BlockPool(max_free=2)
     tensors = [memory.tensor((16,), np.uint8) for _ in range(5)]
     places = {one.data_ptr() for one in tensors}
     del tensors
@@ -55,8 +55,8 @@ def test_a_pinned_batch_is_page_locked_from_the_start(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(torch, "empty", noting)
     for pinned in (False, True):
-        room = BatchRooms(tokens_per_row=6, side=4, pinned=pinned, most_free=1).room([2])
-        batch = Batch.of_room(room, [["a"]], num_supervised=0)
+        room = BufferPool(tokens_per_row=6, side=4, pin_memory=pinned, max_free=1).take([2])
+        batch = Batch.from_buffer(room, [["a"]], num_supervised=0)
         assert asked == [True] * 2 * pinned
         asked.clear()
         assert batch.pixels.data_ptr() == room.pixels.data_ptr()

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from vchat.shards.format.manifest import ShardSet
-from vchat.shards.format.remote_set import open_remote
-from vchat.shards.loading.held_shards import ShardUse, shard_use, shards_to_hold
+from vchat.shards.format.remote_set import open_remote_shards
+from vchat.shards.loading.cache_schedule import ShardUse, shard_use, shards_to_cache
 from vchat.shards.loading.loader import Loader
 from vchat.shards.loading.ranges import REQUEST_BYTES
 from vchat.shards.plan.epoch import EpochPlan
-from vchat.shards.storage.cache import folder_locked, size_of
+from vchat.shards.storage.cache import lock_folder, size_or_zero
 from vchat.shards.storage.cached_store import CachedStore
 from vchat.shards.storage.config import StorageConfig
 from vchat_testing.range_server import Served, serving
@@ -49,7 +49,7 @@ def loader(shards: ShardSet, *, window: int = 2, **changes: object) -> Loader:
 
 def remote(served: Served, tmp_path: Path, *, cache_bytes: int) -> ShardSet:
     storage = StorageConfig(cache=tmp_path / "cache", cache_bytes=cache_bytes, retry_for_s=1.0)
-    return open_remote(served.url, copies=tmp_path / "sets", storage=storage)
+    return open_remote_shards(served.url, copies=tmp_path / "sets", storage=storage)
 
 
 def epoch_keys(loader: Loader, *, epochs: int = 1) -> list[str]:
@@ -66,7 +66,7 @@ def test_once_every_shard_is_in_the_cache_nothing_is_asked_for(
     assert isinstance(store, CachedStore)
     names = [s["name"] for s in shards.manifest["shards"] if s["split"] == "train"]
     for _ in loader(shards, read_ahead_rows=1):
-        if all(store.is_near(name) for name in names):
+        if all(store.is_local(name) for name in names):
             break
         time.sleep(0.05)
     asked = served.requests.copy()
@@ -112,8 +112,8 @@ def test_a_small_cache_stays_within_its_bound_over_the_epoch(
     for batch in itertools.islice(loader(shards, read_ahead_rows=1), steps):
         keys += [key for row in batch.keys for key in row]
         time.sleep(0.05)
-        with folder_locked(tmp_path / "cache"):
-            most = max(most, sum(size_of(path) for path in (tmp_path / "cache").glob("*")))
+        with lock_folder(tmp_path / "cache"):
+            most = max(most, sum(size_or_zero(path) for path in (tmp_path / "cache").glob("*")))
     assert sorted(keys) == sorted(shard_set.index("train")["key"].to_pylist())
     assert 0 < most <= limit
 
@@ -160,7 +160,7 @@ def test_held_shards_are_those_still_needed_in_order_of_need_within_the_budget()
         range_cost=np.array([100, 100, 100, 99, 150]),
     )
     sizes = np.full(5, 100)
-    assert shards_to_hold(use, sizes=sizes, position=2, budget=1000) == [2, 4, 0]
-    assert shards_to_hold(use, sizes=sizes, position=2, budget=299) == [2, 4]
-    assert shards_to_hold(use, sizes=sizes, position=0, budget=199) == [1]
-    assert shards_to_hold(use, sizes=np.zeros(5, np.int64), position=0, budget=1000) == []
+    assert shards_to_cache(use, sizes=sizes, position=2, budget=1000) == [2, 4, 0]
+    assert shards_to_cache(use, sizes=sizes, position=2, budget=299) == [2, 4]
+    assert shards_to_cache(use, sizes=sizes, position=0, budget=199) == [1]
+    assert shards_to_cache(use, sizes=np.zeros(5, np.int64), position=0, budget=1000) == []

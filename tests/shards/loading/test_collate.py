@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vchat.shards.loading.buffers import BatchRooms
-from vchat.shards.loading.collate import Batch, LoadedSample, lay_out, with_slots_repeated
+from vchat.shards.loading.buffers import BufferPool
+from vchat.shards.loading.collate import Batch, LoadedSample, fill_row, repeat_slots
 
 IMAGE = 99
 
 
 def test_slots_are_repeated_and_never_supervised() -> None:
-    ids, supervised = with_slots_repeated(
+    ids, supervised = repeat_slots(
         np.array([1, IMAGE, IMAGE, 7, 8], np.int32),
         np.array([0, 0, 0, 1, 1], np.bool_),
         image_id=IMAGE,
@@ -24,7 +24,7 @@ def test_slots_are_repeated_and_never_supervised() -> None:
 
 def test_slots_without_an_image_are_an_error() -> None:
     with pytest.raises(ValueError, match="2 image slots for 1 images"):
-        with_slots_repeated(
+        repeat_slots(
             np.array([IMAGE, IMAGE], np.int32),
             np.zeros(2, np.bool_),
             image_id=IMAGE,
@@ -44,12 +44,12 @@ def test_rows_hold_their_samples_one_after_the_other() -> None:
     first = sample("a", [5, IMAGE, 6], supervised=[0, 0, 1])
     second = sample("b", [7, 8], supervised=[0, 1])
     third = sample("c", [9, IMAGE], supervised=[0, 0])
-    room = BatchRooms(tokens_per_row=7, side=2, pinned=False, most_free=1).room([1, 0, 1])
+    room = BufferPool(tokens_per_row=7, side=2, pin_memory=False, max_free=1).take([1, 0, 1])
     pixels = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
     for number, (samples, lengths, positions) in enumerate(
         [([first, second], [4, 2], [2]), ([], [], []), ([third], [2], [1])]
     ):
-        lay_out(
+        fill_row(
             samples,
             room.row(number),
             lengths=np.array(lengths, np.int64),
@@ -59,7 +59,7 @@ def test_rows_hold_their_samples_one_after_the_other() -> None:
         )
     room.row(0).pixels[:] = pixels[:1]
     room.row(2).pixels[:] = pixels[1:]
-    batch = Batch.of_room(room, [["a", "b"], [], ["c"]], num_supervised=2)
+    batch = Batch.from_buffer(room, [["a", "b"], [], ["c"]], num_supervised=2)
     assert batch.token_ids.tolist() == [
         [5, IMAGE, IMAGE, 6, 7, 8, 2],
         [2] * 7,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vchat.shards.format.manifest import ShardSet, open_shards
-from vchat.shards.inspect.verification import verify
+from vchat.shards.inspect.verification import find_defects
 from vchat.shards.loading.collate import Batch
 from vchat_testing.toy import toy_shards
 from vchat_testing.toy_loading import are_equal, first_epoch, toy_loader
@@ -89,7 +89,7 @@ def corruptions(other: Path) -> list[Callable[[Path, random.Random], str]]:
 def is_found(folder: Path) -> bool:
     """Whether `vchat-shards verify` would say that the set is damaged."""
     try:
-        return any(True for _ in verify(open_shards(folder), shard_done=lambda done: None))
+        return any(True for _ in find_defects(open_shards(folder), shard_done=lambda done: None))
     except ValueError:
         return True
 

@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader
 from vchat.shards.format.manifest import ShardSet
 from vchat.shards.loading.collate import IGNORED
 from vchat.shards.loading.loader import Loader
-from vchat.shards.pixels.decode import decoded
+from vchat.shards.pixels.decode import decode_image
 from vchat.shards.plan.epoch import PlanArguments
-from vchat.shards.plan.summary import summarized
+from vchat.shards.plan.summary import summarize_plan
 from vchat.shards.storage.store import LocalStore, ShardError
 from vchat.shards.text.tokenizer import TextTokenizer
 from vchat_testing.toy import toy_image, toy_shards, toy_tokenizer
@@ -69,7 +69,7 @@ def steps_of(ranks: list[Loader]) -> Iterator[Step]:
                         content = batch.token_ids[row].tolist(), batch.labels[row].tolist()
                         step[tuple(keys)] = content
         for rank in ranks:
-            rank.step_done()
+            rank.finish_step()
         yield step
 
 
@@ -87,7 +87,7 @@ def test_images_stand_in_the_order_of_their_slots(shard_set: ShardSet) -> None:
     for batch in first_epoch(loader(shard_set)):
         numbers = [int(key.split("/")[1]) for row in batch.keys for key in row]
         images = [toy_image(10 * number + k) for number in numbers for k in range(number % 4)]
-        wanted = [decoded(image.data, shorter_side=SIDE, crop=SIDE) for image in images]
+        wanted = [decode_image(image.data, shorter_side=SIDE, crop=SIDE) for image in images]
         for pixels, image in zip(batch.pixels, wanted, strict=True):
             np.testing.assert_array_equal(pixels.numpy(), image)
         slots = int((batch.token_ids == image_id).sum())
@@ -112,7 +112,9 @@ def test_every_batch_has_the_same_shape_and_a_rank_without_rows_gets_padding(
 def test_the_plan_is_delivered_to_the_token(shard_set: ShardSet) -> None:
     ranks = world(shard_set, 3)
     batches = [batch for rank in ranks for batch in first_epoch(rank)]
-    summary = summarized(ranks[0].plan(0), rows_per_step=5, rows_per_micro_batch=2, world_size=3)
+    summary = summarize_plan(
+        ranks[0].plan(0), rows_per_step=5, rows_per_micro_batch=2, world_size=3
+    )
     image_id = shard_set.manifest["tokenizer"]["image_id"]
     used = sum(int((batch.segment_ids > 0).sum()) for batch in batches)
     slots = sum(int((batch.token_ids == image_id).sum()) for batch in batches)
@@ -165,10 +167,10 @@ def test_only_completed_steps_count(shard_set: ShardSet) -> None:
     for _ in range(rank.micro_batches_per_step + 1):
         next(stream)
     assert rank.state_dict()["position"] == 0
-    rank.step_done()
+    rank.finish_step()
     assert rank.state_dict()["position"] == 5
     with pytest.raises(RuntimeError, match="rows 5 to 10 of epoch 0 cannot be done"):
-        rank.step_done()
+        rank.finish_step()
 
 
 def test_another_number_of_rows_per_step_goes_on_at_the_same_row(shard_set: ShardSet) -> None:
@@ -241,7 +243,7 @@ def test_worker_processes_deliver_the_same_batches(shard_set: ShardSet) -> None:
     for before, after in zip(alone, shared, strict=True):
         assert torch.equal(before.pixels, after.pixels)
         assert torch.equal(before.labels, after.labels)
-    rank.step_done()
+    rank.finish_step()
     assert rank.state_dict()["position"] == 5
 
 

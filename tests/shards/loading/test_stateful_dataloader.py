@@ -107,6 +107,6 @@ def test_the_iterator_and_the_loader_keep_their_own_states(
     rank = loader(shard_set)
     stream = iter(rank)
     batches = list(itertools.islice(stream, rank.micro_batches_per_step + 1))
-    rank.step_done()
+    rank.finish_step()
     assert rank.state_dict()["position"] == 5
     assert stream.state_dict()["delivered"] == [0, 5, batches[-1].micro_batch]

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from vchat.shards.pixels.decode import decode_into, decoded, resized_size
+from vchat.shards.pixels.decode import decode_image, decode_into, size_before_crop
 
 
 def photograph(width: int, height: int) -> Image.Image:
@@ -48,7 +48,7 @@ SIZES = [(96, 64), (64, 97), (640, 480), (427, 640), (50, 31), (64, 64), (65, 64
 def test_pixels_equal_the_processor(size: tuple[int, int], kind: str) -> None:
     data = encoded(photograph(*size), kind)
     for shorter_side, crop in ((64, 64), (64, 57), (33, 32)):
-        pixels = decoded(data, shorter_side=shorter_side, crop=crop)
+        pixels = decode_image(data, shorter_side=shorter_side, crop=crop)
         wanted = processed(data, shorter_side=shorter_side, crop=crop)
         assert pixels.dtype == np.uint8
         assert pixels.shape == (3, crop, crop)
@@ -61,14 +61,14 @@ def test_every_kind_of_jpeg_is_decoded_as_by_the_processor(options: dict[str, in
     file = io.BytesIO()
     photograph(90, 64).save(file, "JPEG", **options)
     wanted = processed(file.getvalue(), shorter_side=64, crop=64)
-    np.testing.assert_array_equal(decoded(file.getvalue(), shorter_side=64, crop=64), wanted)
+    np.testing.assert_array_equal(decode_image(file.getvalue(), shorter_side=64, crop=64), wanted)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK"])
 def test_other_color_modes_become_rgb_as_in_the_processor(mode: str) -> None:
     data = encoded(photograph(80, 64).convert(mode), "PNG" if mode == "P" else "JPEG")
     np.testing.assert_array_equal(
-        decoded(data, shorter_side=64, crop=64), processed(data, shorter_side=64, crop=64)
+        decode_image(data, shorter_side=64, crop=64), processed(data, shorter_side=64, crop=64)
     )
 
 
@@ -79,15 +79,15 @@ def test_pixels_land_in_the_memory_that_was_given(size: tuple[int, int], format:
     batch = np.zeros((3, 64, 64, 3), np.uint8)
     decode_into(batch[1], data, shorter_side=64)
     np.testing.assert_array_equal(
-        batch[1].transpose(2, 0, 1), decoded(data, shorter_side=64, crop=64)
+        batch[1].transpose(2, 0, 1), decode_image(data, shorter_side=64, crop=64)
     )
     assert not batch[0].any()
     assert not batch[2].any()
 
 
 def test_the_longer_side_is_rounded_down() -> None:
-    assert resized_size((640, 480), shorter_side=224) == (298, 224)
-    assert resized_size((480, 640), shorter_side=224) == (224, 298)
+    assert size_before_crop((640, 480), shorter_side=224) == (298, 224)
+    assert size_before_crop((480, 640), shorter_side=224) == (224, 298)
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -111,9 +111,9 @@ def png_header(width: int, height: int) -> bytes:
 )
 def test_a_bad_image_is_an_error_before_its_pixels_are_decoded(data: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        decoded(data, shorter_side=64, crop=64)
+        decode_image(data, shorter_side=64, crop=64)
 
 
 def test_a_crop_larger_than_the_image_is_refused() -> None:
     with pytest.raises(ValueError, match="crop 65 is larger than the shorter side 64"):
-        decoded(encoded(photograph(64, 64), "PNG"), shorter_side=64, crop=65)
+        decode_image(encoded(photograph(64, 64), "PNG"), shorter_side=64, crop=65)

@@ -13,7 +13,7 @@ from vchat.shards.pixels.decode import decode_tiles_into
 from vchat.shards.pixels.grid import num_inputs, num_positions, tile_grids
 from vchat.shards.pixels.tiling import Tiling
 from vchat.shards.plan.epoch import PlanArguments, plan_epoch
-from vchat.shards.plan.summary import summarized
+from vchat.shards.plan.summary import summarize_plan
 from vchat_testing.toy import toy_shards
 
 TILING = Tiling(max_tiles=6, side=16)
@@ -98,7 +98,7 @@ def test_the_loader_delivers_what_the_plan_counted(tmp_path):
     planned = arguments(tiling=TILING)
     loader = Loader(shards, planned, rows_per_step=2, image_size=16)
     plan = loader.plan(0)
-    summary = summarized(plan, rows_per_step=2)
+    summary = summarize_plan(plan, rows_per_step=2)
     num_steps = plan.num_steps(2)
     batches = [batch for batch, _ in zip(loader, range(2 * num_steps), strict=False)]
     image_id = shards.manifest["tokenizer"]["image_id"]
@@ -122,8 +122,8 @@ def test_an_image_of_more_tiles_than_a_row_may_hold_is_an_error_of_the_plan(tmp_
 
 def test_tiling_is_named_by_the_digest_of_a_plan_only_where_there_is_some(tmp_path):
     index = Loader(toy_shards(tmp_path), arguments(), rows_per_step=1, image_size=16).index
-    assert "tiling" not in arguments().described()
-    assert arguments(tiling=TILING).described()["tiling"] == {"max_tiles": 6, "side": 16}
+    assert "tiling" not in arguments().describe()
+    assert arguments(tiling=TILING).describe()["tiling"] == {"max_tiles": 6, "side": 16}
     plain, tiled = (plan_epoch(index, arguments(tiling=tiling)) for tiling in (None, TILING))
     assert plain.digest != tiled.digest
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from vchat.shards.pixels.tiling import Tiling
 from vchat.shards.plan.arguments import PlanArguments, SourceShare
-from vchat.shards.plan.epoch import EpochPlan, dealt, plan_epoch
+from vchat.shards.plan.epoch import EpochPlan, deal_rows, plan_epoch
 from vchat.shards.plan.plan_index import PlanIndex
-from vchat.shards.plan.row_order import places_of_shards
-from vchat.shards.plan.summary import summarized
+from vchat.shards.plan.row_order import deal_shards
+from vchat.shards.plan.summary import summarize_plan
 from vchat_testing.toy_plans import POSITIONS_PER_IMAGE, arguments, index_of, regular_index
 
 GOLDEN_DIGEST = "3662de58ed52817c55bbf7b2fa37cf12996d99ad35047d8e2afeff0b077e0864"
@@ -55,7 +55,7 @@ def test_every_sample_is_in_exactly_one_row_within_its_budgets(plan: EpochPlan) 
         assert plan.positions_per_row[number] == positions
         assert 1 <= positions <= 64
         assert plan.images_per_row[number] == images[row].sum() <= 6
-        assert plan.supervised_per_row[number] == plan.index.supervised_tokens[row].sum()
+        assert plan.num_supervised_per_row[number] == plan.index.supervised_tokens[row].sum()
 
 
 @given(plans())
@@ -118,7 +118,7 @@ def test_any_topology_reads_the_same_steps_with_equally_many_rows(
     for step in range(steps):
         wanted = plan.rows_of_step(step * rows_per_step, rows_per_step=rows_per_step)
         given_out = [
-            dealt(
+            deal_rows(
                 wanted,
                 rows_per_step=rows_per_step,
                 rows_per_micro_batch=rows_per_micro_batch,
@@ -132,7 +132,7 @@ def test_any_topology_reads_the_same_steps_with_equally_many_rows(
         assert {len(micro) for rank in given_out for micro in rank} == {rows_per_micro_batch}
         assert sorted(row for row in places if row is not None) == list(wanted)
         zero_weight += places.count(None)
-    summary = summarized(
+    summary = summarize_plan(
         plan,
         rows_per_step=rows_per_step,
         rows_per_micro_batch=rows_per_micro_batch,
@@ -154,9 +154,9 @@ def test_steps_cover_the_list_and_a_dropped_tail_is_listed(
     assert not plan.rows_of_step(len(steps) * rows_per_step, rows_per_step=rows_per_step)
     for number, step in enumerate(steps):
         wanted = sum(plan.index.supervised_tokens[plan.row(row)].sum() for row in step)
-        assert plan.supervised_of_step(number, rows_per_step) == wanted
+        assert plan.count_supervised_of_step(number, rows_per_step) == wanted
     dropped = [plan.index.keys[n] for row in rows(plan)[len(delivered) :] for n in row]
-    assert plan.dropped_keys(rows_per_step) == dropped
+    assert plan.list_dropped_keys(rows_per_step) == dropped
     if plan.arguments.tail == "pad":
         assert not dropped
     else:
@@ -165,7 +165,7 @@ def test_steps_cover_the_list_and_a_dropped_tail_is_listed(
 
 @given(plans())
 def test_position_i_draws_from_lane_i_until_a_lane_runs_dry(plan: EpochPlan) -> None:
-    lane_of_shard, window_of_shard = places_of_shards(plan.index, plan.arguments)
+    lane_of_shard, window_of_shard = deal_shards(plan.index, plan.arguments)
     shards = [plan.index.shard[row] for row in rows(plan)]
     lanes = [set(lane_of_shard[shard].tolist()) for shard in shards]
     windows = [set(window_of_shard[shard].tolist()) for shard in shards]
@@ -188,10 +188,10 @@ def test_position_i_draws_from_lane_i_until_a_lane_runs_dry(plan: EpochPlan) -> 
 def test_a_rank_owns_whole_lanes_if_the_world_divides_them() -> None:
     index = regular_index(400, samples_per_shard=10)
     plan = plan_epoch(index, arguments(lanes=4))
-    lane_of_shard, _ = places_of_shards(index, plan.arguments)
+    lane_of_shard, _ = deal_shards(index, plan.arguments)
     full_turns = range(0, 4 * (plan.num_rows // 4) - 40)
     for rank in (0, 1):
-        mine = dealt(
+        mine = deal_rows(
             full_turns, rows_per_step=1000, rows_per_micro_batch=1, rank=rank, world_size=2
         )
         read = [plan.row(row) for [row] in mine if row is not None]
@@ -216,15 +216,15 @@ def test_excluded_samples_are_listed_and_the_rest_is_planned() -> None:
 def test_an_epoch_without_samples_has_no_steps() -> None:
     plan = plan_epoch(index_of([], [], []), arguments())
     assert (plan.num_rows, plan.num_steps(4)) == (0, 0)
-    assert summarized(plan, rows_per_step=4).padding == 0
+    assert summarize_plan(plan, rows_per_step=4).padding == 0
 
 
 def test_shuffling_over_all_shards_is_close_to_uniform() -> None:
     index = regular_index(3000, samples_per_shard=100)
-    wide = summarized(
+    wide = summarize_plan(
         plan_epoch(index, arguments(shuffle_window_shards=30, lanes=1)), rows_per_step=8
     )
-    narrow = summarized(
+    narrow = summarize_plan(
         plan_epoch(index, arguments(shuffle_window_shards=1, lanes=1)), rows_per_step=8
     )
     assert wide.displacement == pytest.approx(1 / 3, abs=0.02)

@@ -6,7 +6,13 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vchat.shards.plan.ordering import TextColumn, key_hashes, keyed, mix64, sorted_within
+from vchat.shards.plan.ordering import (
+    TextColumn,
+    key_hashes,
+    make_sort_keys,
+    mix64,
+    sort_within_groups,
+)
 
 GOLDEN_HASHES = [16294208416658607535, 16775897972666590487, 1381468937419440783]
 GOLDEN_SORT_KEYS = [18396819878501383114, 15671939473213953310, 3278310289680051146]
@@ -41,7 +47,7 @@ def test_hashes_and_sort_keys_are_the_golden_ones() -> None:
     """The order of every published plan hangs on these numbers: they never change."""
     hashes = key_hashes(TextColumn.of(["", "llava/1", "ocr_vqa/0001234567"]))
     assert hashes.tolist() == GOLDEN_HASHES
-    assert keyed(hashes, seed=42, epoch=3, purpose=1).tolist() == GOLDEN_SORT_KEYS
+    assert make_sort_keys(hashes, seed=42, epoch=3, purpose=1).tolist() == GOLDEN_SORT_KEYS
     assert mix64(np.zeros(1, np.uint64)).tolist() == [16294208416658607535]
 
 
@@ -49,10 +55,10 @@ def test_hashes_and_sort_keys_are_the_golden_ones() -> None:
 def test_seed_epoch_and_purpose_each_change_the_sort_keys(seed: int, epoch: int) -> None:
     hashes = np.arange(4, dtype=np.uint64)
     keys = [
-        keyed(hashes, seed=seed, epoch=epoch, purpose=1),
-        keyed(hashes, seed=seed + 1, epoch=epoch, purpose=1),
-        keyed(hashes, seed=seed, epoch=epoch + 1, purpose=1),
-        keyed(hashes, seed=seed, epoch=epoch, purpose=2),
+        make_sort_keys(hashes, seed=seed, epoch=epoch, purpose=1),
+        make_sort_keys(hashes, seed=seed + 1, epoch=epoch, purpose=1),
+        make_sort_keys(hashes, seed=seed, epoch=epoch + 1, purpose=1),
+        make_sort_keys(hashes, seed=seed, epoch=epoch, purpose=2),
     ]
     assert len({tuple(k.tolist()) for k in keys}) == 4
     assert all(len(set(k.tolist())) == 4 for k in keys)
@@ -61,5 +67,5 @@ def test_seed_epoch_and_purpose_each_change_the_sort_keys(seed: int, epoch: int)
 def test_groups_come_first_then_keys_then_numbers() -> None:
     groups = np.array([1, 0, 1, 0, 0])
     sort_keys = np.array([1 << 63, 1 << 63, 0, 1 << 63, 5 << 60], dtype=np.uint64)
-    assert sorted_within(groups, sort_keys).tolist() == [4, 1, 3, 2, 0]
-    assert sorted_within(np.zeros(5, np.int64), sort_keys).tolist() == [2, 4, 0, 1, 3]
+    assert sort_within_groups(groups, sort_keys).tolist() == [4, 1, 3, 2, 0]
+    assert sort_within_groups(np.zeros(5, np.int64), sort_keys).tolist() == [2, 4, 0, 1, 3]

@@ -22,9 +22,9 @@ from vchat.shards.format.manifest import ShardSet
 from vchat.shards.loading import loader as loader_module
 from vchat.shards.loading.loader import Loader
 from vchat.shards.plan.arguments import PlanArguments, SourceShare
-from vchat.shards.plan.epoch import dealt, digest_of, plan_epoch, sample_positions
-from vchat.shards.plan.joined_sets import joined
-from vchat.shards.plan.row_order import places_of_shards
+from vchat.shards.plan.epoch import deal_rows, digest_of, plan_epoch, sample_positions
+from vchat.shards.plan.joined_sets import join_sets
+from vchat.shards.plan.row_order import deal_shards
 from vchat_testing.toy import toy_shards
 from vchat_testing.toy_plans import POSITIONS_PER_IMAGE, arguments, index_of, regular_index
 
@@ -107,7 +107,7 @@ def blends(draw: st.DrawFn, stored: ShardSet) -> Blend:
 
 def wanted_steps(blend: Blend, *, rows_per_step: int) -> Iterator[list[int]]:
     """Yield the sample numbers of each step, epoch after epoch, straight from the plans."""
-    index = joined(blend.sets, split="train").index
+    index = join_sets(blend.sets, split="train").index
     for epoch in itertools.count():
         plan = plan_epoch(index, replace(blend.arguments, epoch=epoch))
         for step in range(plan.num_steps(rows_per_step)):
@@ -116,7 +116,7 @@ def wanted_steps(blend: Blend, *, rows_per_step: int) -> Iterator[list[int]]:
 
 
 def has_a_step(blend: Blend, *, rows_per_step: int) -> bool:
-    index = joined(blend.sets, split="train").index
+    index = join_sets(blend.sets, split="train").index
     plans = (plan_epoch(index, replace(blend.arguments, epoch=epoch)) for epoch in range(7))
     return all(plan.num_steps(rows_per_step) for plan in plans)
 
@@ -163,7 +163,7 @@ def test_any_schedule_gives_the_same_global_batches(stored: ShardSet, data: st.D
                 assert [place.ends_step for place in places] == [False] * (len(places) - 1) + [True]
                 rows = [row for place in places for row in place.rows if row is not None]
                 numbers += itertools.chain(*(places[0].plan.row(row).tolist() for row in rows))
-                rank.step_done()
+                rank.finish_step()
             found.append(sorted(numbers))
         state = json.loads(json.dumps(ranks[-1].state_dict()))
     assert found[: len(wanted)] == wanted
@@ -190,7 +190,7 @@ def test_blended_epochs_are_delivered_as_planned(stored: ShardSet, data: st.Data
     counted = Counter(plan.index.keys[n] for row in rows for n in plan.row(row).tolist())
     assert Counter(key for batch in batches for row in batch.keys for key in row) == counted
     assert sum(batch.num_supervised for batch in batches) == sum(
-        plan.supervised_of_step(step, topology["rows_per_step"]) for step in range(steps)
+        plan.count_supervised_of_step(step, topology["rows_per_step"]) for step in range(steps)
     )
     assert not set(blend.arguments.exclude) & set(blend.sets[0].index()["key"].to_pylist()) or (
         len(blend.sets) > 1 or not set(blend.arguments.exclude) & set(counted)
@@ -205,12 +205,12 @@ def test_a_rank_owns_whole_lanes_if_the_world_divides_them(
     lanes = world_size * lanes_per_rank
     index = regular_index(300, samples_per_shard=2)
     plan = plan_epoch(index, arguments(lanes=lanes, seed=seed))
-    lane_of_shard, _ = places_of_shards(index, plan.arguments)
+    lane_of_shard, _ = deal_shards(index, plan.arguments)
     lane_of_row = lane_of_shard[index.shard[plan.samples[plan.row_offsets[:-1]]]]
     left = np.bincount(lane_of_row, minlength=lanes)
     before_one_runs_dry = range(lanes * int(left.min()))
     for rank in range(world_size):
-        micro_batches = dealt(
+        micro_batches = deal_rows(
             before_one_runs_dry,
             rows_per_step=max(1, len(before_one_runs_dry)),
             rows_per_micro_batch=1,
@@ -268,7 +268,7 @@ def test_no_argument_may_change_in_mid_epoch(stored: ShardSet, name: str) -> Non
     topology = {"rows_per_step": 2, "rows_per_micro_batch": 2}
     before = Blend([stored], given_).loader(**topology)
     next(iter(before))
-    before.step_done()
+    before.finish_step()
     after = Blend([stored], replace(given_, **{name: CHANGES[name]})).loader(**topology)
     if name == "split":
         with pytest.raises(ValueError, match="split was 'train', is 'eval'"):
@@ -280,7 +280,7 @@ def test_no_argument_may_change_in_mid_epoch(stored: ShardSet, name: str) -> Non
 
 def test_every_argument_that_shapes_an_epoch_is_tried_above() -> None:
     chosen_at_launch = {"lanes", "balanced_rows"}
-    assert {*CHANGES} == {*arguments().described()} - chosen_at_launch - {"epoch", "plan_version"}
+    assert {*CHANGES} == {*arguments().describe()} - chosen_at_launch - {"epoch", "plan_version"}
 
 
 @settings(max_examples=20, deadline=None)
@@ -302,7 +302,7 @@ def test_the_digest_covers_the_rows(random: Any) -> None:
 @given(data=st.data())
 def test_every_sample_comes_as_often_as_the_mix_says(stored: ShardSet, data: st.DataObject) -> None:
     blend = data.draw(blends(stored))
-    index = joined(blend.sets, split="train").index
+    index = join_sets(blend.sets, split="train").index
     plans = [plan_epoch(index, replace(blend.arguments, epoch=epoch)) for epoch in range(3)]
     drawn = Counter(itertools.chain(*(plan.samples.tolist() for plan in plans)))
     excluded = set(blend.arguments.exclude)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vchat.shards.plan.arguments import PlanArguments
-from vchat.shards.plan.row_order import Ints, interleaved
+from vchat.shards.plan.row_order import Ints, interleave_rows
 
 
 def arguments(*, lanes: int, balanced_rows: int) -> PlanArguments:
@@ -26,7 +26,7 @@ def arguments(*, lanes: int, balanced_rows: int) -> PlanArguments:
 def order_of(cost: Ints, *, lanes: int, balanced_rows: int) -> Ints:
     """Rows dealt to lanes in turn, in one window."""
     count = len(cost)
-    return interleaved(
+    return interleave_rows(
         np.arange(count) % lanes,
         np.zeros(count, np.int64),
         hashes=np.arange(count, dtype=np.uint64),

@@ -16,11 +16,11 @@ from vchat.shards.plan import cursor as plan_cursor
 from vchat.shards.plan import saved_plans as plan_store
 from vchat.shards.plan.cursor import PlanCursor
 from vchat.shards.plan.epoch import EpochPlan, plan_epoch
-from vchat.shards.plan.saved_plans import kept_plan, name_of
+from vchat.shards.plan.saved_plans import folder_name, load_or_make_plan
 from vchat_testing.toy_plans import arguments, regular_index
 
 INDEX = regular_index()
-NAME = name_of(INDEX, arguments())
+NAME = folder_name(INDEX, arguments())
 
 
 def assert_same_plan(found: EpochPlan, wanted: EpochPlan) -> None:
@@ -37,7 +37,7 @@ def test_a_kept_plan_equals_the_made_one_and_is_mapped(tmp_path: Path) -> None:
     assert len(wanted.excluded)
     assert wanted.num_tombstones == 1
     for _ in range(2):
-        found = kept_plan(INDEX, given, folder=tmp_path)
+        found = load_or_make_plan(INDEX, given, folder=tmp_path)
         assert_same_plan(found, wanted)
         assert isinstance(found.samples.base, np.memmap)
         assert not found.samples.flags.writeable
@@ -46,7 +46,7 @@ def test_a_kept_plan_equals_the_made_one_and_is_mapped(tmp_path: Path) -> None:
 def test_plans_of_other_arguments_lie_apart(tmp_path: Path) -> None:
     for epoch in (0, 1):
         given = arguments(epoch=epoch)
-        assert_same_plan(kept_plan(INDEX, given, folder=tmp_path), plan_epoch(INDEX, given))
+        assert_same_plan(load_or_make_plan(INDEX, given, folder=tmp_path), plan_epoch(INDEX, given))
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -58,7 +58,7 @@ def ask(folder: Path, made: Path) -> None:
         return plan_epoch(*given)  # type: ignore[arg-type]
 
     plan_store.plan_epoch = counted  # type: ignore[attr-defined]
-    assert kept_plan(INDEX, arguments(), folder=folder).num_rows
+    assert load_or_make_plan(INDEX, arguments(), folder=folder).num_rows
 
 
 def test_of_many_processes_one_makes_the_plan(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def die_before_the_last_file(folder: Path) -> None:
 
     plan = plan_epoch(INDEX, arguments())
     plan_store.json.dumps = killed  # type: ignore[assignment]
-    plan_store.keep(plan, folder / NAME)
+    plan_store.write_plan(plan, folder / NAME)
 
 
 def test_a_killed_maker_leaves_nothing_that_is_taken_for_a_plan(tmp_path: Path) -> None:
@@ -94,14 +94,16 @@ def test_a_killed_maker_leaves_nothing_that_is_taken_for_a_plan(tmp_path: Path) 
     assert process.exitcode == -signal.SIGKILL
     assert (tmp_path / NAME / "samples.npy").exists()
     assert not (tmp_path / NAME / "plan.json").exists()
-    assert_same_plan(kept_plan(INDEX, arguments(), folder=tmp_path), plan_epoch(INDEX, arguments()))
+    assert_same_plan(
+        load_or_make_plan(INDEX, arguments(), folder=tmp_path), plan_epoch(INDEX, arguments())
+    )
 
 
 @pytest.mark.parametrize("name", ["samples.npy", "row_offsets.npy", "plan.json"])
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
 def test_a_damaged_plan_is_made_anew(tmp_path: Path, name: str, damage: str) -> None:
     wanted = plan_epoch(INDEX, arguments())
-    kept_plan(INDEX, arguments(), folder=tmp_path)
+    load_or_make_plan(INDEX, arguments(), folder=tmp_path)
     path = tmp_path / NAME / name
     data = bytearray(path.read_bytes())
     if damage == "flipped":
@@ -111,17 +113,17 @@ def test_a_damaged_plan_is_made_anew(tmp_path: Path, name: str, damage: str) -> 
         path.write_bytes(data[: len(data) // 2])
     else:
         path.unlink()
-    assert_same_plan(kept_plan(INDEX, arguments(), folder=tmp_path), wanted)
+    assert_same_plan(load_or_make_plan(INDEX, arguments(), folder=tmp_path), wanted)
 
 
 def test_only_the_plans_used_last_are_kept(tmp_path: Path) -> None:
-    first = kept_plan(INDEX, arguments(epoch=0), folder=tmp_path)
-    for clock, epoch in enumerate(range(1, plan_store.MOST_PLANS + 2)):
-        kept_plan(INDEX, arguments(epoch=epoch), folder=tmp_path)
-        os.utime(tmp_path / name_of(INDEX, arguments(epoch=epoch)), (clock + 1e9, clock + 1e9))
+    first = load_or_make_plan(INDEX, arguments(epoch=0), folder=tmp_path)
+    for clock, epoch in enumerate(range(1, plan_store.MAX_PLANS + 2)):
+        load_or_make_plan(INDEX, arguments(epoch=epoch), folder=tmp_path)
+        os.utime(tmp_path / folder_name(INDEX, arguments(epoch=epoch)), (clock + 1e9, clock + 1e9))
     left = {path.name for path in tmp_path.iterdir()}
-    assert len(left) == plan_store.MOST_PLANS
-    assert name_of(INDEX, arguments(epoch=1)) not in left
+    assert len(left) == plan_store.MAX_PLANS
+    assert folder_name(INDEX, arguments(epoch=1)) not in left
     assert_same_plan(first, plan_epoch(INDEX, arguments(epoch=0)))  # its files may be gone
 
 
@@ -136,7 +138,7 @@ def test_a_cursor_keeps_plans_of_large_sets_only(
             rows_per_micro_batch=1,
             rank=0,
             world_size=1,
-            kept_plans=tmp_path,
+            plan_folder=tmp_path,
         )
 
     wanted = plan_epoch(INDEX, arguments())
@@ -147,7 +149,11 @@ def test_a_cursor_keeps_plans_of_large_sets_only(
     assert len(list(tmp_path.iterdir())) == 1
     here, kept = cursor(), cursor()
     for place, again in itertools.islice(
-        zip(here.places(epoch=0, position=0), kept.places(epoch=0, position=0), strict=True),
+        zip(
+            here.batches_from(epoch=0, position=0),
+            kept.batches_from(epoch=0, position=0),
+            strict=True,
+        ),
         9,
     ):
         assert place.rows == again.rows

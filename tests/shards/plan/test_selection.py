@@ -15,7 +15,7 @@ from vchat.shards.plan.arguments import PlanArguments, SourceShare
 from vchat.shards.plan.epoch import EpochPlan, plan_epoch
 from vchat.shards.plan.ordering import TextColumn
 from vchat.shards.plan.plan_index import PlanIndex
-from vchat.shards.plan.summary import summarized
+from vchat.shards.plan.summary import summarize_plan
 
 
 def index_of(sources: list[int], *, sets: tuple[int, ...] = (0,)) -> PlanIndex:
@@ -107,7 +107,7 @@ def test_repeated_samples_do_not_lie_together() -> None:
 def test_the_summary_counts_draws_per_source() -> None:
     index = index_of([0, 0, 1, 2])
     mix = (SourceShare(source="llava", weight=3.0), SourceShare(source="cgd", weight=0.0))
-    summary = summarized(plan(index, mix=mix), rows_per_step=1)
+    summary = summarize_plan(plan(index, mix=mix), rows_per_step=1)
     assert summary.sources == {"llava": 6, "ocr_vqa": 1, "cgd": 0}
 
 

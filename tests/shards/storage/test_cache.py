@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from vchat.shards.storage.cache import ShardCache, folder_locked, size_of
+from vchat.shards.storage.cache import ShardCache, lock_folder, size_or_zero
 
 
 def shard(number: int, *, size: int = 100) -> tuple[str, bytes]:
@@ -36,8 +36,8 @@ def filled(cache: ShardCache, number: int, *, size: int = 100) -> str:
 
 def used_bytes(folder: Path) -> int:
     """What all files take at one moment: room is made, and taken, only under the folder's lock."""
-    with folder_locked(folder):
-        return sum(size_of(path) for path in folder.iterdir())
+    with lock_folder(folder):
+        return sum(size_or_zero(path) for path in folder.iterdir())
 
 
 def test_an_entry_is_there_only_when_it_is_whole(tmp_path: Path) -> None:
@@ -46,11 +46,11 @@ def test_an_entry_is_there_only_when_it_is_whole(tmp_path: Path) -> None:
 
     def watched() -> Iterator[bytes]:
         for part in halves(data):
-            assert cache.found(digest) is None
+            assert cache.look_up(digest) is None
             yield part
 
     assert cache.fill(digest, size=100, parts=watched())
-    path = cache.found(digest)
+    path = cache.look_up(digest)
     assert path is not None
     assert path.read_bytes() == data
     assert [found.name for found in tmp_path.iterdir()] == [digest]
@@ -70,11 +70,11 @@ def test_what_is_not_used_for_longest_gives_way(tmp_path: Path) -> None:
     first, second, third = (filled(cache, number) for number in (1, 2, 3))
     for age, digest in ((30, first), (20, second), (10, third)):
         os.utime(tmp_path / digest, (time.time() - age,) * 2)
-    cache.found(first)
+    cache.look_up(first)
     filled(cache, 4)
-    assert cache.holds(first)
-    assert not cache.holds(second)
-    assert cache.holds(third)
+    assert cache.contains(first)
+    assert not cache.contains(second)
+    assert cache.contains(third)
 
 
 def test_a_shard_larger_than_the_bound_is_not_kept(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_process_killed_while_filling_leaves_nothing_in_the_way(
     process.join()
     digest, _ = shard(1)
     cache = ShardCache(tmp_path, limit_bytes=150)
-    assert cache.found(digest) is None
+    assert cache.look_up(digest) is None
     digest = filled(cache, 1 if next_one == "the same shard" else 2)
     assert [path.name for path in tmp_path.iterdir()] == [digest]
 
@@ -148,7 +148,7 @@ def test_many_at_once_never_exceed_the_bound_nor_read_wrong_bytes(tmp_path: Path
             number = rng.randrange(8)
             digest, data = shard(number)
             cache.fill(digest, size=100, parts=halves(data))
-            path = cache.found(digest)
+            path = cache.look_up(digest)
             try:
                 if path is not None and path.read_bytes() != data:
                     wrong.append(digest)

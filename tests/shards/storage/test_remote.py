@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from vchat.shards.format.manifest import ShardSet, open_shards, own_digest
-from vchat.shards.format.remote_set import open_remote
+from vchat.shards.format.manifest import ShardSet, manifest_digest, open_shards
+from vchat.shards.format.remote_set import open_remote_shards
 from vchat.shards.storage.config import StorageConfig
 from vchat.shards.storage.remote import RemoteStore
-from vchat.shards.storage.retries import pauses
+from vchat.shards.storage.retries import retry_pauses
 from vchat.shards.storage.store import ShardError
 from vchat_testing.range_server import Served, serving
 from vchat_testing.toy import toy_shards
@@ -45,12 +45,12 @@ def test_ranges_equal_the_file(shard_set: ShardSet, served: Served) -> None:
 def test_a_set_behind_a_url_is_read_like_a_folder(
     shard_set: ShardSet, served: Served, tmp_path: Path
 ) -> None:
-    remote = open_remote(served.url, copies=tmp_path)
+    remote = open_remote_shards(served.url, copies=tmp_path)
     assert remote.index("train").equals(shard_set.index("train"))
     assert remote.tokenizer().fingerprint == shard_set.tokenizer().fingerprint
     assert keys_of(first_epoch(toy_loader(remote))) == keys_of(first_epoch(toy_loader(shard_set)))
     asked = served.requests["/tokenizer/tokenizer.json"]
-    open_remote(served.url, copies=tmp_path)
+    open_remote_shards(served.url, copies=tmp_path)
     assert served.requests["/tokenizer/tokenizer.json"] == asked
 
 
@@ -72,11 +72,11 @@ def test_an_object_that_is_replaced_is_an_error(served: Served) -> None:
 def test_a_manifest_cannot_write_outside_the_copies(shard_set: ShardSet, tmp_path: Path) -> None:
     hostile = json.loads((shard_set.folder / "manifest.json").read_text())
     hostile["index"][0]["name"] = "../../../evil"
-    hostile["sha256"] = own_digest(hostile)
+    hostile["sha256"] = manifest_digest(hostile)
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "manifest.json").write_text(json.dumps(hostile))
     with serving(tmp_path / "set") as served, pytest.raises(ValueError, match="plain file name"):
-        open_remote(served.url, copies=tmp_path / "copies")
+        open_remote_shards(served.url, copies=tmp_path / "copies")
 
 
 def test_another_process_connects_anew(served: Served) -> None:
@@ -98,10 +98,10 @@ def test_an_object_of_another_size_than_the_manifest_says_is_an_error(served: Se
 
 
 def test_pauses_double_up_to_ten_seconds_and_add_up_to_what_was_allowed() -> None:
-    assert list(pauses(0)) == []
-    assert list(pauses(2.0)) == pytest.approx([0.2, 0.4, 0.8, 0.6])
-    assert max(pauses(500.0)) == 10.0
-    assert sum(pauses(500.0)) == pytest.approx(500.0)
+    assert list(retry_pauses(0)) == []
+    assert list(retry_pauses(2.0)) == pytest.approx([0.2, 0.4, 0.8, 0.6])
+    assert max(retry_pauses(500.0)) == 10.0
+    assert sum(retry_pauses(500.0)) == pytest.approx(500.0)
 
 
 @pytest.mark.parametrize("url", ["ftp://host/set", "s4://bucket/set", "s3://"])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vchat.shards.storage.store import OPEN_FILES, LocalStore, ShardError
+from vchat.shards.storage.store import MAX_OPEN_FILES, LocalStore, ShardError
 
 
 @pytest.fixture
@@ -59,17 +59,17 @@ def test_a_file_is_opened_anew_after_a_read_that_failed(tmp_path: Path) -> None:
 
 def test_expecting_bytes_that_are_not_there_is_no_error_until_they_are_read(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    store.expect("a.tar", 0, 5)
+    store.prefetch("a.tar", 0, 5)
     with pytest.raises(ShardError, match="No such file"):
         store.read("a.tar", 0, 5)
 
 
 def test_more_files_than_stay_open_can_be_read(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    names = [f"{number}.tar" for number in range(OPEN_FILES + 9)]
+    names = [f"{number}.tar" for number in range(MAX_OPEN_FILES + 9)]
     for name in names:
         (tmp_path / name).write_text(name)
     before = len(list(Path("/proc/self/fd").iterdir()))
     for name in names * 2:
         assert store.read(name, 0, len(name)) == name.encode()
-    assert len(list(Path("/proc/self/fd").iterdir())) <= before + OPEN_FILES
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + MAX_OPEN_FILES

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 
 from vchat.shards.text.chat_template import ChatTemplate, TextChanged
-from vchat.shards.text.named_template import template_named
+from vchat.shards.text.named_template import make_template
 from vchat.shards.text.template import SYSTEM, Control, Special, Text, TextRound
 from vchat.shards.text.tokenizer import TextTokenizer
 from vchat_testing.chat_shapes import LLAMA_3, QWEN_2_5, TEMPLATES, TOKENS, chat_tokenizer
@@ -52,14 +52,14 @@ def templates(tmp_path_factory) -> dict[str, tuple[TextTokenizer, ChatTemplate]]
         folder = chat_tokenizer(tmp_path_factory.mktemp("chat") / shape, shape=shape)
         tokenizer = TextTokenizer.load(folder)
         system = SYSTEM_TEXT.get(shape)
-        found[shape] = tokenizer, template_named("chat", system=system, tokenizer=tokenizer)
+        found[shape] = tokenizer, make_template("chat", system=system, tokenizer=tokenizer)
     return found
 
 
 def template_of(folder, template: str, *, system: str | None = None) -> ChatTemplate:
     """A chat template on the tokenizer of the shape `qwen_2_5`."""
     path = chat_tokenizer(folder / "tokenizer", shape="qwen_2_5", template=template)
-    return ChatTemplate(TextTokenizer.load(path).chat_source(), system=system)
+    return ChatTemplate(TextTokenizer.load(path).chat_template_spec(), system=system)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -182,7 +182,7 @@ def test_a_token_that_swallows_white_space_does_so_and_generation_marks_are_igno
     folder = toy_tokenizer(tmp_path / "swallows", added=added)
     (folder / "chat_template.jinja").write_text(text)
     tokenizer = TextTokenizer.load(folder)
-    found = tokenizer.encode(template_named("chat", tokenizer=tokenizer).dialogue(PLAIN)).ids
+    found = tokenizer.encode(make_template("chat", tokenizer=tokenizer).dialogue(PLAIN)).ids
     assert "\n" not in tokenizer.decode(found.tolist())
     theirs = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer._tokenizer, chat_template=text, eos_token="</s>"
@@ -203,7 +203,7 @@ def test_a_default_of_several_templates_is_used(tmp_path):
         " m.role == 'assistant' else ' => ' }}{% endfor %}\"}]}"
     )
     tokenizer = TextTokenizer.load(path)
-    template = template_named("chat", tokenizer=tokenizer)
+    template = make_template("chat", tokenizer=tokenizer)
     parts = template.dialogue(PLAIN)
     assert tokenizer.decode(tokenizer.encode(parts).ids) == (
         "What color is it? => The square is red.</s>How many? => Two circles.</s>"
@@ -260,20 +260,20 @@ def test_a_template_that_cannot_be_used_is_refused_saying_what_it_does(
 def test_a_tokenizer_without_a_chat_template_is_refused_saying_where_one_belongs(tmp_path):
     tokenizer = TextTokenizer.load(toy_tokenizer(tmp_path / "plain"))
     with pytest.raises(ValueError, match=r"plain has no chat template: neither chat_template\.jin"):
-        template_named("chat", tokenizer=tokenizer)
+        make_template("chat", tokenizer=tokenizer)
 
 
 def test_a_saved_tokenizer_brings_its_chat_template_along(templates, tmp_path):
     tokenizer, template = templates["llama_3"]
     tokenizer.save(tmp_path)
     again = TextTokenizer.load(tmp_path)
-    assert template_named("chat", system="Be brief.", tokenizer=again).digest == template.digest
+    assert make_template("chat", system="Be brief.", tokenizer=again).digest == template.digest
 
 
 def test_a_system_text_can_be_given_and_changes_the_digest(templates):
     tokenizer, _ = templates["mistral"]
-    default = template_named("visualchat", tokenizer=tokenizer)
-    other = template_named("visualchat", system="Hi.\n", tokenizer=tokenizer)
+    default = make_template("visualchat", tokenizer=tokenizer)
+    other = make_template("visualchat", system="Hi.\n", tokenizer=tokenizer)
     assert default.system == SYSTEM
     assert other.opening() == [Control("begin"), Text("Hi.\n")]
     assert default.digest != other.digest
@@ -282,4 +282,4 @@ def test_a_system_text_can_be_given_and_changes_the_digest(templates):
 def test_an_unknown_template_names_the_nearest(templates):
     tokenizer, _ = templates["mistral"]
     with pytest.raises(ValueError, match=r"unknown template 'visual_chat'.*'visualchat'"):
-        template_named("visual_chat", tokenizer=tokenizer)
+        make_template("visual_chat", tokenizer=tokenizer)

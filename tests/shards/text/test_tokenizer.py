@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from vchat.shards.text.template import Control, Text, TextRound, VisualChatTemplate
-from vchat.shards.text.tokenizer import IMAGE, TextTokenizer
+from vchat.shards.text.tokenizer import IMAGE_TOKEN, TextTokenizer
 from vchat_testing.toy import toy_tokenizer
 
 LLAMA = Path(__file__).parents[2] / "golden" / "tokenizer"
@@ -210,7 +210,9 @@ def test_plain_text_gets_the_ids_the_tokenizer_itself_gives_it(tokenizers, shape
     tokenizer = tokenizers[shape]
     parts = VisualChatTemplate().dialogue(rounds)
     spelled = "".join(
-        part.text if isinstance(part, Text) else {"image": IMAGE, "end": "</s>"}.get(part.name, "")
+        part.text
+        if isinstance(part, Text)
+        else {"image": IMAGE_TOKEN, "end": "</s>"}.get(part.name, "")
         for part in parts
     )
     plain = tokenizer._tokenizer.encode(spelled, add_special_tokens=False)
@@ -281,7 +283,7 @@ def test_image_is_the_only_token_added(tmp_path):
 
 
 def test_an_image_token_that_is_there_is_used(tmp_path):
-    folder = toy_tokenizer(tmp_path / "has", added=[AddedToken(IMAGE), AddedToken("<later>")])
+    folder = toy_tokenizer(tmp_path / "has", added=[AddedToken(IMAGE_TOKEN), AddedToken("<later>")])
     tokenizer = TextTokenizer.load(folder)
     assert tokenizer.image_id == tokenizer.num_ids - 2
 

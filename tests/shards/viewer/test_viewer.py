@@ -5,11 +5,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from vchat.shards.format.manifest import finished_shard, open_shards, publish
+from vchat.shards.format.manifest import describe_shard, open_shards, publish
 from vchat.shards.format.sample import StoredRound
 from vchat.shards.format.writer import write_shard
 from vchat.shards.text.tokenizer import TextTokenizer
-from vchat.shards.viewer.page import chosen_rows, write_page
+from vchat.shards.viewer.page import choose_samples, write_page
 from vchat_testing.toy import sample_of, toy_image, toy_manifest, toy_shards, toy_tokenizer
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror='alert(2)'>\"'\x1b[31m\x00&amp;{{ 7*7 }}"
@@ -52,7 +52,7 @@ def hostile_set(tmp_path):
     sample = sample_of(f"toy/{HOSTILE}", tokenizer, rounds, (toy_image(0),), source=HOSTILE)
     path = tmp_path / "set" / "train-000000.tar"
     rows = write_shard(path, [sample], first_number=0)
-    shard = finished_shard(path, split="train", rows=rows)
+    shard = describe_shard(path, split="train", rows=rows)
     manifest = toy_manifest() | {"licences": {HOSTILE: HOSTILE}, "recipe": {HOSTILE: [HOSTILE]}}
     publish(path.parent, manifest_without_shards=manifest, shards=[shard], tokenizer=tokenizer)
     return open_shards(path.parent)
@@ -123,7 +123,7 @@ def test_dialogues_are_chosen_evenly_from_sources_of_any_size(tmp_path, num, per
     shards = toy_shards(tmp_path / "set", num_samples=60, images_per_sample=0, num_eval=0)
     rows = shards.index()
     uneven = rows.take([i for i in range(60) if i % 2 or i < 6])
-    chosen = chosen_rows(uneven, num=num)
+    chosen = choose_samples(uneven, num=num)
     sources = [uneven["source"][i].as_py() for i in chosen]
     assert [sources.count("toy"), sources.count("toy2")] == per_source
     assert chosen == sorted(set(chosen))

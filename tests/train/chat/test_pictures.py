@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vchat.shards.pixels.decode import decoded
-from vchat.train.chat.pictures import picture
+from vchat.shards.pixels.decode import decode_image
+from vchat.train.chat.pictures import decode_picture
 
 
 def encoded(image, format="PNG", **settings):
@@ -26,9 +26,9 @@ def scene():
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
 def test_a_plain_picture_is_decoded_as_the_shards_images_are(format):
     data = encoded(scene(), format)
-    expected = decoded(data, shorter_side=16, crop=16)
-    assert np.array_equal(picture(data, side=16).numpy(), expected)
-    assert picture(data, side=16).dtype == torch.uint8
+    expected = decode_image(data, shorter_side=16, crop=16)
+    assert np.array_equal(decode_picture(data, side=16).numpy(), expected)
+    assert decode_picture(data, side=16).dtype == torch.uint8
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
@@ -45,7 +45,7 @@ def test_a_turned_photograph_is_shown_upright(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(scene().transpose(turned), exif=exif)
-    assert torch.equal(picture(data, side=8), picture(encoded(scene()), side=8))
+    assert torch.equal(decode_picture(data, side=8), decode_picture(encoded(scene()), side=8))
 
 
 def test_transparent_parts_are_white():
@@ -53,16 +53,18 @@ def test_transparent_parts_are_white():
     image.paste((9, 9, 9, 0), (0, 0, 12, 4))
     white = scene()
     white.paste("white", (0, 0, 12, 4))
-    assert torch.equal(picture(encoded(image), side=8), picture(encoded(white), side=8))
+    assert torch.equal(
+        decode_picture(encoded(image), side=8), decode_picture(encoded(white), side=8)
+    )
     palette = image.convert("P")
     palette.info["transparency"] = palette.getpixel((0, 0))
-    picture(encoded(palette), side=8)
+    decode_picture(encoded(palette), side=8)
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a", b"<svg/>", encoded(scene())[:60]])
 def test_what_is_no_picture_is_a_value_error(data):
     with pytest.raises(ValueError, match="image"):
-        picture(data, side=8)
+        decode_picture(data, side=8)
 
 
 def test_a_damaged_turned_photograph_is_a_value_error():
@@ -71,14 +73,14 @@ def test_a_damaged_turned_photograph_is_a_value_error():
     noise = Image.effect_noise((64, 64), 99)
     data = encoded(noise, exif=exif)
     with pytest.raises(ValueError, match="no readable"):
-        picture(data[: len(data) // 2], side=8)
+        decode_picture(data[: len(data) // 2], side=8)
 
 
 def test_a_header_that_announces_too_much_is_refused_before_decoding():
     data = encoded(Image.new("1", (17_000, 10)))
     with pytest.raises(ValueError, match="at most"):
-        picture(data, side=8)
+        decode_picture(data, side=8)
     header = bytearray(encoded(Image.new("L", (8, 8))))
     header[16:24] = (60_000).to_bytes(4, "big") * 2
     with pytest.raises(ValueError, match="no readable"):
-        picture(bytes(header), side=8)
+        decode_picture(bytes(header), side=8)

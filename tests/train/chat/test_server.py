@@ -12,14 +12,14 @@ import torch
 import uvicorn
 from PIL import Image
 
-from vchat.base.cli import run
+from vchat.base.cli import run_command
 from vchat.train.chat import server as server_module
 from vchat.train.chat.cli import chat
 from vchat.train.chat.generation import Sampling
 from vchat.train.chat.messages import read_request
 from vchat.train.chat.server import ChatServer
 from vchat.train.chat.service import ChatService
-from vchat.train.chat.session import ChatSession, Ended
+from vchat.train.chat.session import ChatSession, EndReason
 from vchat_testing.toy_chat import save_toy_checkpoint, toy_chat_model, toy_picture
 
 DEFAULT = Sampling(max_new_tokens=8)
@@ -273,7 +273,7 @@ def test_a_client_that_goes_away_stops_its_answer(service, chat_model, address, 
         time.sleep(0.1)
         last = [session.rounds[-1] for session in service._sessions.values()]
         stopped = [one for one in last if one.question == "Going?"]
-    assert stopped[0].ended is Ended.STOPPED
+    assert stopped[0].ended is EndReason.STOPPED
     assert stopped[0].num_tokens < 400
 
 
@@ -284,7 +284,7 @@ def test_a_taken_port_is_one_line(chat_model, tmp_path, monkeypatch, capsys):
         flags = ["--checkpoint", str(checkpoint), "--port", str(port)]
         monkeypatch.setattr("sys.argv", ["vchat-chat", "serve", *flags])
         with pytest.raises(SystemExit) as end:
-            run(chat)
+            run_command(chat)
     assert end.value.code == 1
     assert f"cannot listen on 127.0.0.1 port {port}" in capsys.readouterr().err
 

@@ -6,7 +6,7 @@ import torch
 
 from vchat.shards.text.template import TextRound
 from vchat.train.chat.generation import Sampling
-from vchat.train.chat.session import ChatSession, Ended, TextStream
+from vchat.train.chat.session import ChatSession, EndReason, TextStream
 from vchat_testing.toy_chat import POSITIONS, toy_chat_model, toy_picture
 
 
@@ -64,8 +64,8 @@ def test_a_chat_feeds_exactly_the_ids_of_the_same_dialogue_in_training(
         images = list(itertools.islice(pictures, one.num_images))
         text = "".join(session.ask(one.question, images=images))
         assert text == one.answer
-        assert session.ids + session.unfed == training_ids(chat_model, rounds[:number])
-    assert [one.ended for one in session.rounds] == [Ended.BY_MODEL] * 3
+        assert session.ids + session.pending_ids == training_ids(chat_model, rounds[:number])
+    assert [one.end_reason for one in session.rounds] == [EndReason.BY_MODEL] * 3
     assert session.num_images == 3
 
 
@@ -117,16 +117,18 @@ def test_generated_ids_stay_in_the_cache_as_generated(chat_model, monkeypatch):
     )
     session = session_of(chat_model)
     assert "".join(session.ask("How many?")) == "two"
-    assert (session.ids + session.unfed)[-3:] == [*word, chat_model.tokenizer.end_id]
+    assert (session.ids + session.pending_ids)[-3:] == [*word, chat_model.tokenizer.end_id]
 
 
 def test_an_answer_cut_by_its_limit_is_still_closed_by_an_end_token(chat_model):
     session = session_of(chat_model, max_new_tokens=3)
     list(session.ask("What?"))
     (round_,) = session.rounds
-    assert (round_.ended, round_.num_tokens) == (Ended.TOO_LONG, 3)
-    assert session.unfed[-1] == chat_model.tokenizer.end_id
-    assert len(session.unfed) == 2  # the third token needs no forward pass until the next round
+    assert (round_.end_reason, round_.num_tokens) == (EndReason.TOO_LONG, 3)
+    assert session.pending_ids[-1] == chat_model.tokenizer.end_id
+    assert (
+        len(session.pending_ids) == 2
+    )  # the third token needs no forward pass until the next round
     length = len(session.ids)
     list(session.ask("More?"))
     assert session.ids[length + 1] == chat_model.tokenizer.end_id
@@ -141,10 +143,10 @@ def test_stopping_keeps_what_came_and_the_chat_goes_on(chat_model):
     next(pieces)
     pieces.close()
     (round_,) = session.rounds
-    assert round_.ended is Ended.STOPPED
+    assert round_.end_reason is EndReason.STOPPED
     assert round_.num_tokens == 2
     assert whole.rounds[0].answer.startswith(round_.answer.rstrip("\ufffd"))
-    assert session.unfed[-1] == chat_model.tokenizer.end_id
+    assert session.pending_ids[-1] == chat_model.tokenizer.end_id
     assert list(session.ask("Go on?"))
 
 
@@ -152,7 +154,7 @@ def test_an_interrupted_question_leaves_the_dialogue_as_it_was(chat_model, monke
     session, undisturbed = session_of(chat_model), session_of(chat_model)
     for one in (session, undisturbed):
         list(one.ask("What?", images=[toy_picture(0)]))
-    before = (list(session.ids), list(session.unfed), session.num_images)
+    before = (list(session.ids), list(session.pending_ids), session.num_images)
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt
@@ -161,7 +163,7 @@ def test_an_interrupted_question_leaves_the_dialogue_as_it_was(chat_model, monke
         patch.setattr(type(chat_model.model), "extend", interrupted)
         with pytest.raises(KeyboardInterrupt):
             list(session.ask("Two?", images=[toy_picture(1)]))
-    assert (session.ids, session.unfed, session.num_images) == before
+    assert (session.ids, session.pending_ids, session.num_images) == before
     assert len(session.rounds) == 1
     answers = ["".join(one.ask("Two?", images=[toy_picture(1)])) for one in (session, undisturbed)]
     assert answers[0] == answers[1]
@@ -172,14 +174,14 @@ def test_recalled_rounds_are_fed_with_the_next_question_as_in_training(chat_mode
     pictures = [toy_picture(i) for i in range(3)]
     recalled = session_of(chat_model, max_new_tokens=100)
     for one, images in zip(ROUNDS[:2], (pictures[:2], []), strict=True):
-        recalled.recall(one.question, one.answer, images=images)
+        recalled.add_round(one.question, one.answer, images=images)
     assert recalled.ids == []
-    assert recalled.unfed == training_ids(chat_model, ROUNDS[:2])
+    assert recalled.pending_ids == training_ids(chat_model, ROUNDS[:2])
     assert (recalled.num_images, len(recalled.rounds)) == (2, 2)
 
     say_these(monkeypatch, chat_model, [ROUNDS[2].answer])
     assert "".join(recalled.ask(ROUNDS[2].question, images=pictures[2:])) == ROUNDS[2].answer
-    assert recalled.ids + recalled.unfed == training_ids(chat_model, ROUNDS)
+    assert recalled.ids + recalled.pending_ids == training_ids(chat_model, ROUNDS)
     assert recalled.num_images == 3
 
 
@@ -187,7 +189,7 @@ def test_a_recalled_dialogue_goes_on_as_if_it_had_been_held(chat_model):
     held = session_of(chat_model, max_new_tokens=30)
     answer = "".join(held.ask("What?", images=[toy_picture(0)]))
     recalled = session_of(chat_model, max_new_tokens=30)
-    recalled.recall("What?", answer, images=[toy_picture(0)])
+    recalled.add_round("What?", answer, images=[toy_picture(0)])
     replies = ["".join(one.ask("And?", images=[toy_picture(1)])) for one in (held, recalled)]
     if held.ids == recalled.ids:  # what was generated is what its text encodes to
         assert replies[0] == replies[1]
@@ -213,7 +215,7 @@ def test_an_answer_stops_where_the_positions_end(tmp_path):
     chat_model = toy_chat_model(tmp_path, max_positions=100)
     session = session_of(chat_model, max_new_tokens=1000)
     list(session.ask("What?"))
-    assert session.rounds[0].ended is Ended.NO_ROOM
+    assert session.rounds[0].end_reason is EndReason.OUT_OF_POSITIONS
     assert len(session.ids) == 100
 
 
@@ -261,4 +263,4 @@ def test_streamed_pieces_join_to_the_text_and_hold_no_half_character(chat_model,
     stream = TextStream(chat_model.tokenizer)
     pieces = [stream.add(int(i)) for i in encoded.ids[encoded.supervised][:-1]]
     assert "\ufffd" not in "".join(pieces)
-    assert "".join(pieces) + stream.rest() == text
+    assert "".join(pieces) + stream.flush() == text

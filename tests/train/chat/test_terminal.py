@@ -5,19 +5,19 @@ import pytest
 import torch
 from PIL import Image
 
-from vchat.base.cli import run
+from vchat.base.cli import run_command
 from vchat.train.chat.cli import chat
 from vchat.train.chat.generation import Sampling
 from vchat.train.chat.session import ChatSession
 from vchat.train.chat.terminal import (
-    Conversation,
+    TerminalChat,
     completions,
     converse,
     image_path,
     parse_line,
-    piped_lines,
     printable,
-    typed_lines,
+    read_piped_lines,
+    read_typed_lines,
 )
 from vchat_testing.toy_chat import list_files, save_toy_checkpoint, toy_chat_model
 
@@ -41,7 +41,7 @@ def picture_file(tmp_path):
 
 def conversation_of(chat_model, **settings):
     sampling = Sampling(**{"max_new_tokens": 4} | settings)
-    return Conversation(
+    return TerminalChat(
         ChatSession(chat_model, sampling=sampling), out=io.StringIO(), err=io.StringIO()
     )
 
@@ -188,7 +188,7 @@ class InterruptingOut(io.StringIO):
 def test_an_interrupt_stops_the_answer_and_the_chat_goes_on(chat_model):
     sampling = Sampling(max_new_tokens=50)
     out, err = InterruptingOut(), io.StringIO()
-    conversation = Conversation(ChatSession(chat_model, sampling=sampling), out=out, err=err)
+    conversation = TerminalChat(ChatSession(chat_model, sampling=sampling), out=out, err=err)
     assert conversation.handle("What?")
     assert conversation.session.rounds[0].num_tokens == 3
     assert "(stopped)" in err.getvalue()
@@ -225,14 +225,14 @@ def test_typed_lines_survive_an_interrupt_and_stop_at_end_of_input():
         raise event
 
     err = io.StringIO()
-    assert list(typed_lines(lambda: "you> ", read=read, err=err)) == ["one", "two"]
+    assert list(read_typed_lines(lambda: "you> ", read=read, err=err)) == ["one", "two"]
     assert prompts == ["you> "] * 4
     assert "/quit leaves" in err.getvalue()
 
 
 def test_piped_lines_make_the_output_a_dialogue(chat_model):
     conversation = conversation_of(chat_model)
-    lines = piped_lines(
+    lines = read_piped_lines(
         ["What?\n", "\n", "/quit\r\n", "Never"], lambda: conversation.prompt, out=conversation._out
     )
     converse(conversation, lines)
@@ -246,7 +246,7 @@ def run_chat(monkeypatch, capsys, *flags, typed=""):
     monkeypatch.setattr("sys.stdin", io.StringIO(typed))
     capsys.readouterr()  # what libraries said while the test made its checkpoint
     with pytest.raises(SystemExit) as end:
-        run(chat)
+        run_command(chat)
     captured = capsys.readouterr()
     return end.value.code, captured.out, captured.err
 

@@ -3,18 +3,18 @@
 import pytest
 
 from vchat.train.checkpoints import checkpoint
-from vchat.train.checkpoints.checkpoint import newest_complete, open_checkpoint, write_json
+from vchat.train.checkpoints.checkpoint import find_newest, open_checkpoint, write_json
 
 
 def written(out, step, *, keep_last=0):
     """Write a checkpoint of three small files the way `save_checkpoint` does."""
-    part = checkpoint.begin(out, step=step)
+    part = checkpoint.create_part_folder(out, step=step)
     write_json(part / "state.json", {"format_version": 1, "step": step})
     write_json(part / "shards.json", {"image_size": 32})
     (part / "model").mkdir()
     (part / "model" / "weights").write_bytes(b"w" * step)
-    facts = checkpoint.facts_of(part, checkpoint.file_names(part))
-    checkpoint.finish(out, step=step, facts=facts, keep_last=keep_last)
+    facts = checkpoint.file_facts(part, checkpoint.file_names(part))
+    checkpoint.finish_checkpoint(out, step=step, facts=facts, keep_last=keep_last)
     return out / checkpoint.step_name(step)
 
 
@@ -28,9 +28,9 @@ def test_a_step_folder_and_its_run_open_the_same_checkpoint(tmp_path):
 
 def test_a_checkpoint_being_written_is_not_seen(tmp_path):
     folder = written(tmp_path, 5)
-    part = checkpoint.begin(tmp_path, step=10)
+    part = checkpoint.create_part_folder(tmp_path, step=10)
     (part / "state.json").write_text("{}")
-    assert newest_complete(tmp_path) == folder
+    assert find_newest(tmp_path) == folder
 
 
 @pytest.mark.parametrize("damage", ["missing", "short", "unlisted"])
@@ -42,15 +42,15 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, damage):
         (newest / "model" / "weights").write_bytes(b"w")
     else:
         (newest / "files.json").unlink()
-    assert newest_complete(tmp_path) == earlier
+    assert find_newest(tmp_path) == earlier
 
 
 def test_a_changed_byte_is_found_and_named(tmp_path):
     opened = open_checkpoint(written(tmp_path, 5))
-    checkpoint.verify(opened, opened.files)
+    checkpoint.verify_files(opened, opened.files)
     (opened.model_folder / "weights").write_bytes(b"x" * 5)
     with pytest.raises(ValueError, match=r"model/weights: SHA-256 \w+, want \w+"):
-        checkpoint.verify(opened, opened.files)
+        checkpoint.verify_files(opened, opened.files)
 
 
 def test_only_the_last_ones_are_kept(tmp_path):

@@ -40,18 +40,18 @@ FACTS = {"index_digest": "a1", "tokenizer_fingerprint": "b2", "template": {"name
 )
 def test_what_differs_is_named_with_both_digests(name, other, message):
     prepared()
-    from vchat.train.checkpoints.identity import Identity, check_same_run
+    from vchat.train.checkpoints.identity import RunIdentity, check_same_run
 
-    ours = Identity(settings={}, shards=FACTS | {name: other})
+    ours = RunIdentity(settings={}, shards=FACTS | {name: other})
     with pytest.raises(ValueError, match=message):
         check_same_run(ours, checkpoint_of(FACTS, {}))
 
 
 def test_equal_facts_are_one_run():
     prepared()
-    from vchat.train.checkpoints.identity import Identity, check_same_run
+    from vchat.train.checkpoints.identity import RunIdentity, check_same_run
 
-    ours = Identity(settings={"optimizer.lr": 1.0}, shards=FACTS)
+    ours = RunIdentity(settings={"optimizer.lr": 1.0}, shards=FACTS)
     check_same_run(ours, checkpoint_of(FACTS, {"optimizer.lr": 1.0}))
     with pytest.raises(ValueError, match=r"optimizer.lr = 2.0, this run has 1.0 \(settings \w+ "):
         check_same_run(ours, checkpoint_of(FACTS, {"optimizer.lr": 2.0}))
@@ -59,9 +59,9 @@ def test_equal_facts_are_one_run():
 
 def test_another_stage_says_how_to_begin_from_the_weights():
     prepared()
-    from vchat.train.checkpoints.identity import Identity, check_same_run
+    from vchat.train.checkpoints.identity import RunIdentity, check_same_run
 
-    ours = Identity(settings={"deepspeed.zero_stage": 3}, shards=FACTS)
+    ours = RunIdentity(settings={"deepspeed.zero_stage": 3}, shards=FACTS)
     with pytest.raises(ValueError, match=r"zero_stage = 1, .* model.start_from = .*step-000004"):
         check_same_run(ours, checkpoint_of(FACTS, {"deepspeed.zero_stage": 1}))
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from vchat.base.toml_config import WrongKeyError, to_toml
-from vchat.train.commands.commands import shipped_or_own
+from vchat.train.commands.commands import find_run_file
 from vchat.train.config.run import (
     FREE_TO_CHANGE,
     BatchConfig,
     RunConfig,
-    digest,
     read_run,
-    shaping,
+    result_settings,
+    settings_digest,
 )
 
 SHIPPED = sorted((Path(inspect.getfile(RunConfig)).parent / "runs").glob("*.toml"))
@@ -127,11 +127,11 @@ def test_a_configuration_written_and_read_again_is_equal(run_file, tmp_path):
 
 
 def test_only_listed_settings_are_free_to_change(run_file):
-    first = shaping(read_run(run_file))
+    first = result_settings(read_run(run_file))
     free = read_run(run_file, overrides=["run.out=b", "batch.rows_per_micro_batch=2"])
     other = read_run(run_file, overrides=["optimizer.lr=0.1"])
-    assert digest(shaping(free)) == digest(first)
-    assert digest(shaping(other)) != digest(first)
+    assert settings_digest(result_settings(free)) == settings_digest(first)
+    assert settings_digest(result_settings(other)) != settings_digest(first)
 
 
 def test_sets_may_move_but_their_weights_shape_the_result(run_file):
@@ -141,9 +141,9 @@ def test_sets_may_move_but_their_weights_shape_the_result(run_file):
     first = read_run(run_file, overrides=several)
     assert [shards.path for shards in first.data.sets] == ["a", "s3://b/c"]
     assert first.data.set_weights == (1.0, 0.5)
-    assert shaping(first) == shaping(read_run(run_file, overrides=moved))
-    assert shaping(first) != shaping(read_run(run_file, overrides=heavier))
-    assert shaping(first) != shaping(read_run(run_file))
+    assert result_settings(first) == result_settings(read_run(run_file, overrides=moved))
+    assert result_settings(first) != result_settings(read_run(run_file, overrides=heavier))
+    assert result_settings(first) != result_settings(read_run(run_file))
 
 
 def test_every_free_setting_exists():
@@ -180,12 +180,12 @@ def test_no_process_is_an_error():
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_shipped_run_is_valid_and_found_by_its_name(path):
-    assert shipped_or_own(Path(path.name)) == path
+    assert find_run_file(Path(path.name)) == path
     assert read_run(path).run.save_every > 0
 
 
 def test_a_file_of_ones_own_goes_before_a_shipped_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("tiny.toml").write_text("")
-    assert shipped_or_own(Path("tiny.toml")) == Path("tiny.toml")
-    assert shipped_or_own(Path("other/tiny.toml")) == Path("other/tiny.toml")
+    assert find_run_file(Path("tiny.toml")) == Path("tiny.toml")
+    assert find_run_file(Path("other/tiny.toml")) == Path("other/tiny.toml")

@@ -59,10 +59,10 @@ def small_part(named: object, kinds: dict[str, dict], folder: Path, **sizes: int
 
 def with_small_parts(run: str, *, shards: Path, folder: Path):
     """The shipped run with small parts and steps, on toy shards."""
-    from vchat.train.commands.commands import shipped_or_own
+    from vchat.train.commands.commands import find_run_file
     from vchat.train.config.run import read_run
 
-    config = read_run(shipped_or_own(Path(run)))
+    config = read_run(find_run_file(Path(run)))
     model = config.model
     if isinstance(model.decoder, str):
         model = dataclasses.replace(
@@ -81,10 +81,10 @@ def with_small_parts(run: str, *, shards: Path, folder: Path):
 
 def planned_steps(config) -> int:
     """What `vchat-train plan` counts for two GPUs."""
-    from vchat.train.forecast.forecast import Cluster, forecast
+    from vchat.train.forecast.forecast import Cluster, forecast_run
 
     cluster = Cluster(gpus=2, gpus_per_node=8, memory_gb=80.0, tflops=300.0, mfu=0.4)
-    return forecast(config, cluster=cluster)["run"]["steps"]
+    return forecast_run(config, cluster=cluster)["run"]["steps"]
 
 
 def test_the_forecast_of_a_model_that_is_gone_on_with_reads_no_weights(shards, tmp_path):

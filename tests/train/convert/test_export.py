@@ -10,8 +10,8 @@ from vchat.train.chat.chat_model import load_chat_model
 from vchat.train.chat.generation import Sampling
 from vchat.train.chat.session import ChatSession
 from vchat.train.checkpoints.checkpoint import open_checkpoint
-from vchat.train.convert.export import export
-from vchat.train.evaluation.answering import greedy
+from vchat.train.convert.export import export_checkpoint
+from vchat.train.evaluation.answering import decode_greedily
 from vchat_testing.training_runs import BIN, environment, run_here, toy_shards, write_run
 
 FRESH = """
@@ -54,7 +54,7 @@ def test_a_fresh_process_without_the_trainer_loads_it_and_generates_the_same(exp
     parts += chat_model.template.round("What color?", None, num_images=1, first_image=1)
     ids = chat_model.prompt_ids(parts, inputs=[1])
     pixels = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
-    (wanted,) = greedy(chat_model, [ids], pixels=pixels, max_new_tokens=6)
+    (wanted,) = decode_greedily(chat_model, [ids], pixels=pixels, max_new_tokens=6)
     command = [sys.executable, "-c", FRESH, str(exported / "plain"), " ".join(map(str, ids))]
     done = subprocess.run(command, capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr[-3000:]
@@ -76,7 +76,7 @@ def test_every_weight_is_the_checkpoints_and_chat_answers_alike(exported):
 
 
 def test_precision_is_as_asked(exported):
-    export(open_checkpoint(exported / "plain"), exported / "half", precision="bf16")
+    export_checkpoint(open_checkpoint(exported / "plain"), exported / "half", precision="bf16")
     assert load_chat_model(exported / "half", device="cpu")[0].model.dtype == torch.bfloat16
 
 
@@ -93,5 +93,5 @@ def test_bad_input_is_one_clear_line(exported, tmp_path):
     weights.chmod(0o644)
     weights.write_bytes(content)
     with pytest.raises(ValueError, match=r"model.safetensors: SHA-256 \w+, want"):
-        export(open_checkpoint(exported / "out"), tmp_path / "new", precision=None)
+        export_checkpoint(open_checkpoint(exported / "out"), tmp_path / "new", precision=None)
     assert not (tmp_path / "new").exists()

@@ -15,18 +15,18 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from vchat.model.towers.hugging_face import normalised
+from vchat.model.towers.hugging_face import normalise
 from vchat.model.towers.import_qwen_vl import save_tower
 from vchat.model.towers.qwen_vl import QwenVLVisual, QwenVLVisualConfig
 from vchat.model.visual_chat import VisualChat
-from vchat.shards.text.named_template import template_named
+from vchat.shards.text.named_template import make_template
 from vchat.shards.text.template import TextRound
 from vchat.train.chat.chat_model import load_chat_model
 from vchat.train.chat.generation import Sampling
 from vchat.train.chat.session import ChatSession
 from vchat.train.convert.import_checkpoint import command as import_command
-from vchat.train.convert.import_checkpoint import imported, published_tokenizer
-from vchat.train.engine.parts import train_only
+from vchat.train.convert.import_checkpoint import extend_tokenizer, import_model
+from vchat.train.engine.parts import freeze_other_parts
 from vchat_testing.published_port import PublishedChat, added_special_tokens
 from vchat_testing.toy_chat import toy_picture
 
@@ -156,9 +156,9 @@ SAVED = {
 def import_state(state, parts, folder, **settings):
     file = folder / "pytorch_model.bin"
     torch.save(state, file)
-    tokenizer = published_tokenizer(parts[0])
+    tokenizer = extend_tokenizer(parts[0])
     options = {"attention": "mmca_published", "lora": "auto"} | settings
-    return imported(file, decoder=parts[0], tower=parts[1], tokenizer=tokenizer, **options)
+    return import_model(file, decoder=parts[0], tower=parts[1], tokenizer=tokenizer, **options)
 
 
 @pytest.mark.parametrize("way", SAVED)
@@ -224,19 +224,19 @@ def test_an_imported_model_answers_a_dialogue_as_the_published_chat(
         number += num_images
         logits.clear()
         list(session.ask(question, images=pictures))
-        pixels = [normalised(one[None], mean=mean, std=std)[0] for one in pictures]
+        pixels = [normalise(one[None], mean=mean, std=std)[0] for one in pictures]
         answer, first = theirs.ask(question, pixels, length=12)
         torch.testing.assert_close(logits[0][0], first, atol=2e-5, rtol=0)
         known = [one for one in session.ids if one != chat_model.tokenizer.image_id]
         wanted = [one for one in theirs.system_instruct if one != chat_model.tokenizer.image_id]
-        assert known + session.unfed == wanted
+        assert known + session.pending_ids == wanted
         assert len(answer) == session.rounds[-1].num_tokens
 
 
 def test_prompts_of_several_rounds_have_the_published_ids(parts, published_chat):
-    tokenizer = published_tokenizer(parts[0])
+    tokenizer = extend_tokenizer(parts[0])
     assert [tokenizer.image_id, tokenizer.num_ids] == [701, NUM_IDS]
-    template = template_named("visualchat-published", tokenizer=tokenizer)
+    template = make_template("visualchat-published", tokenizer=tokenizer)
     theirs = published_chat()
     encoded = tokenizer.encode(template.round("", "Red.", num_images=0, first_image=1))
     answer = encoded.ids[encoded.supervised].tolist()[:-1]
@@ -331,7 +331,7 @@ def test_a_file_that_is_no_weights_is_refused_without_running_it(parts, tmp_path
 
 def test_in_training_the_prompt_table_takes_the_place_of_the_decoders(parts, trained, tmp_path):
     model, _ = import_state(fused(trained), parts, tmp_path)
-    train_only(model, ("embeddings", "projection", "decoder"))
+    freeze_other_parts(model, ("embeddings", "projection", "decoder"))
     ids = torch.tensor([[1, 5, *[701] * 5, 6, 7]])
     model(ids, toy_picture(0)[None], labels=torch.where(ids > 5, ids, -100) % 701).loss.backward()
     assert model.prompt_embeddings.weight.grad.abs().sum() > 0

@@ -13,20 +13,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from vchat.train.config.model import LoraConfig
 from vchat.train.config.run import DeepSpeedConfig, read_run
 from vchat.train.costs.flops import flops_of
-from vchat.train.costs.gpus import GPUS, gpu_named
+from vchat.train.costs.gpus import GPUS, find_gpu
 from vchat.train.costs.live_bytes import LiveBytes, drop_gradients
 from vchat.train.costs.memory import WeightCounts, state_memory, weight_counts
-from vchat.train.engine.parts import train_only
+from vchat.train.engine.parts import freeze_other_parts
 from vchat.train.engine.starting_model import build_model
 from vchat.train.forecast.activations import (
     MicroBatch,
     activation_bytes,
+    build_twin,
     full_rows,
-    measured,
+    measure,
     own_tower_bytes,
-    twin_of,
 )
-from vchat.train.forecast.fitting import verdict
+from vchat.train.forecast.fitting import judge_fit
 from vchat_testing.training_runs import RUN_TOML
 
 NUM_IDS = 300
@@ -45,7 +45,7 @@ def config(tmp_path):
 def built(config, *, device):
     with torch.device(device):
         model = build_model(config.model, image_token_id=7, num_ids=NUM_IDS, seed=0)
-    train_only(model, config.train.parts)
+    freeze_other_parts(model, config.train.parts)
     return model
 
 
@@ -98,13 +98,13 @@ def test_activations_drawn_from_narrow_twins_are_those_of_the_whole_model(
     config = of_precision(config, "fp32", *parts, checkpointing=checkpointing)
     model = built(config, device="meta")
     estimate = activation_bytes(model, config, batch=BATCH)
-    whole = measured(twin_of(model, config, factor=1, depth=5), BATCH)
+    whole = measure(build_twin(model, config, factor=1, depth=5), BATCH)
     assert estimate == pytest.approx(whole.peak, rel=0.03)
 
 
 def test_bytes_counted_are_those_that_torch_allocates(config):
     model = built(config, device="cpu")
-    peak = measured(model, BATCH).peak
+    peak = measure(model, BATCH).peak
     model.zero_grad()
     inputs = full_rows(model, BATCH)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
@@ -135,7 +135,7 @@ def test_a_trained_tower_of_siglip_2_is_measured_in_the_twin(config):
     config = of_precision(with_tower(config, SIGLIP_2), "fp32", "projection", "tower")
     model = built(config, device="meta")
     estimate = activation_bytes(model, config, batch=BATCH)
-    whole = measured(twin_of(model, config, factor=1, depth=5), BATCH)
+    whole = measure(build_twin(model, config, factor=1, depth=5), BATCH)
     assert estimate == pytest.approx(whole.peak, rel=0.03)
 
 
@@ -197,7 +197,7 @@ def test_adapters_on_a_tower_without_a_narrow_twin_are_measured_in_it_and_not_in
         config = replace(config, model=replace(config.model, lora=lora))
         model = built(config, device="meta")
         kept.append(own_tower_bytes(model, config, images=2).kept)
-        assert twin_of(model, config, factor=1, depth=1).config.adapters["tower_targets"] is None
+        assert build_twin(model, config, factor=1, depth=1).config.adapters["tower_targets"] is None
     assert kept[0] == 0 < kept[1]
 
 
@@ -249,20 +249,20 @@ def test_the_fewest_and_gentlest_changes_that_fit_are_named(config):
         saved = 3 * other.train.gradient_checkpointing + 2 * other.deepspeed.zero_stage
         return (12 - saved) * 10**9 // num_gpus
 
-    at_8 = verdict(config, needed, gpu_memory_gb=11.2, num_gpus=1)
+    at_8 = judge_fit(config, needed, gpu_memory_gb=11.2, num_gpus=1)
     assert [change.setting for change in at_8.changes] == ["train.gradient_checkpointing=true"]
     assert (at_8.fits, at_8.needed_after, at_8.gpus) == (False, 9 * 10**9, 2)
-    at_4 = verdict(config, needed, gpu_memory_gb=5, num_gpus=1)
+    at_4 = judge_fit(config, needed, gpu_memory_gb=5, num_gpus=1)
     assert [change.setting for change in at_4.changes] == [
         "train.gradient_checkpointing=true",
         "deepspeed.zero_stage=3",
     ]
-    assert verdict(config, needed, gpu_memory_gb=20, num_gpus=1).changes == ()
+    assert judge_fit(config, needed, gpu_memory_gb=20, num_gpus=1).changes == ()
 
 
 def test_a_gpu_is_found_by_what_its_driver_calls_it():
-    assert gpu_named("NVIDIA A100-SXM4-80GB") is GPUS["A100-80GB"]
-    assert gpu_named("NVIDIA H100 PCIe") is GPUS["H100-PCIe"]
-    assert gpu_named("Tesla V100-SXM2-32GB") is GPUS["V100"]
-    assert gpu_named("NVIDIA GeForce RTX 4090") is GPUS["RTX-4090"]
-    assert gpu_named("an unknown one") is None
+    assert find_gpu("NVIDIA A100-SXM4-80GB") is GPUS["A100-80GB"]
+    assert find_gpu("NVIDIA H100 PCIe") is GPUS["H100-PCIe"]
+    assert find_gpu("Tesla V100-SXM2-32GB") is GPUS["V100"]
+    assert find_gpu("NVIDIA GeForce RTX 4090") is GPUS["RTX-4090"]
+    assert find_gpu("an unknown one") is None

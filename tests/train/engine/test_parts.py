@@ -6,7 +6,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaFo
 
 from vchat.model.visual_chat import VisualChat
 from vchat.train.config.run import OptimizerConfig
-from vchat.train.engine.parts import parameter_groups, part_parameters, train_only
+from vchat.train.engine.parts import freeze_other_parts, parameter_groups, part_parameters
 from vchat_testing.training_runs import prepared
 
 
@@ -32,7 +32,7 @@ def test_the_parts_together_are_the_model_and_do_not_overlap(model):
 
 
 def test_by_default_only_embeddings_and_projection_are_trained(model):
-    train_only(model, ("embeddings", "projection"))
+    freeze_other_parts(model, ("embeddings", "projection"))
     trained = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
     assert trained == {"decoder", "projection"}
     assert model.get_input_embeddings().weight.requires_grad

@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from vchat.train.engine.processes import StopRequest, lost_ranks_in_one_line
+from vchat.train.engine.processes import StopRequest, explain_lost_ranks
 from vchat_testing.training_runs import command_line, environment, prepared, toy_shards, write_run
 
 
@@ -19,14 +19,14 @@ def test_a_rank_left_waiting_says_so_in_one_line():
     message = "[/gloo/pair.cc:561] Connection closed by peer [127.0.0.1]:1"
     with (
         pytest.raises(ConnectionError, match="rank 0 lost another rank"),
-        lost_ranks_in_one_line(),
+        explain_lost_ranks(),
     ):
         raise RuntimeError(message)
 
 
 def test_other_failures_keep_their_traceback():
     prepared()
-    with pytest.raises(RuntimeError, match="size mismatch"), lost_ranks_in_one_line():
+    with pytest.raises(RuntimeError, match="size mismatch"), explain_lost_ranks():
         raise RuntimeError("size mismatch")
 
 
@@ -34,9 +34,9 @@ def test_other_failures_keep_their_traceback():
 def test_a_signal_is_remembered_inside_the_block_only(number):
     before = signal.getsignal(number)
     with StopRequest() as stop:
-        assert not stop.requested
+        assert not stop.is_requested
         os.kill(os.getpid(), number)
-        assert stop.requested
+        assert stop.is_requested
     assert signal.getsignal(number) == before
 
 

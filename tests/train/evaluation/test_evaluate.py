@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vchat.base.cli import run
+from vchat.base.cli import run_command
 from vchat.model.adapters import adapt
 from vchat.model.towers.hugging_face import register_towers
 from vchat.model.towers.open_clip import OpenClipVisionConfig
@@ -14,8 +14,8 @@ from vchat.train.chat.chat_model import load_chat_model
 from vchat.train.chat.generation import Sampling
 from vchat.train.chat.session import ChatSession
 from vchat.train.commands.main import group
-from vchat.train.evaluation.answering import Batching, answers, equal_length_batches
-from vchat.train.evaluation.metrics import normalised
+from vchat.train.evaluation.answering import Batching, answer_questions, equal_length_batches
+from vchat.train.evaluation.metrics import normalize
 from vchat.train.evaluation.questions import read_questions
 from vchat_testing.toy_chat import list_files, save_toy_checkpoint, toy_chat_model
 
@@ -66,14 +66,14 @@ def run_eval(monkeypatch, capsys, *flags):
     """Run `vchat-train eval` in this process; returns its exit code, stdout and stderr."""
     monkeypatch.setattr("sys.argv", ["vchat-train", "eval", *map(str, flags)])
     with pytest.raises(SystemExit) as end:
-        run(group)
+        run_command(group)
     captured = capsys.readouterr()
     return end.value.code, captured.out, captured.err
 
 
 def test_batched_answers_equal_asking_one_by_one_in_a_chat(chat_model, questions_file):
     questions = read_questions(questions_file)
-    batched = answers(chat_model, questions, max_new_tokens=10, batching=Batching(rows=8))
+    batched = answer_questions(chat_model, questions, max_new_tokens=10, batching=Batching(rows=8))
     assert [one.question for one in batched] == questions
     for question, one in zip(questions, batched, strict=True):
         session = ChatSession(chat_model, sampling=Sampling(max_new_tokens=10))
@@ -85,7 +85,7 @@ def test_batched_answers_equal_asking_one_by_one_in_a_chat(chat_model, questions
 def test_batching_never_changes_an_answer(chat_model, questions_file):
     questions = read_questions(questions_file)
     one_by_one, few, many = (
-        answers(chat_model, questions, max_new_tokens=10, batching=batching)
+        answer_questions(chat_model, questions, max_new_tokens=10, batching=batching)
         for batching in (Batching(rows=1), Batching(rows=3), Batching(rows=100, positions=1 << 20))
     )
     assert one_by_one == few == many
@@ -101,7 +101,7 @@ def test_an_answer_ends_at_its_end_token_while_others_of_the_batch_go_on(
         "vchat.train.evaluation.answering.next_ids", lambda *_, **__: torch.tensor(next(steps))
     )
     same = [questions[0], questions[0]]
-    short, long = answers(chat_model, same, max_new_tokens=9, batching=Batching())
+    short, long = answer_questions(chat_model, same, max_new_tokens=9, batching=Batching())
     assert long.answer == short.answer * 3
     assert short.ended
     assert long.ended
@@ -120,7 +120,7 @@ def test_a_checkpoint_in_a_chat_template_answers_up_to_the_end_token_of_the_temp
         "vchat.train.evaluation.answering.next_ids", lambda *_, **__: torch.tensor(next(steps))
     )
     question = read_questions(questions_file)[0]
-    (answer,) = answers(loaded, [question], max_new_tokens=9, batching=Batching())
+    (answer,) = answer_questions(loaded, [question], max_new_tokens=9, batching=Batching())
     letter = loaded.tokenizer.decode([70])
     assert answer.answer == f"{letter}<|end_of_text|>{letter}"
     assert answer.ended
@@ -128,7 +128,7 @@ def test_a_checkpoint_in_a_chat_template_answers_up_to_the_end_token_of_the_temp
 
 def test_a_cut_answer_is_reported_as_not_ended(chat_model, questions_file):
     questions = read_questions(questions_file)[:3]
-    cut = answers(chat_model, questions, max_new_tokens=1, batching=Batching())
+    cut = answer_questions(chat_model, questions, max_new_tokens=1, batching=Batching())
     assert not any(one.ended for one in cut)
 
 
@@ -136,7 +136,9 @@ def test_blank_images_hide_the_images(chat_model, questions_file):
     questions = [q for q in read_questions(questions_file) if len(q.images) == 2]
     same_text = [q for q in questions if q.question == questions[0].question]
     assert len(same_text) > 1
-    hidden = answers(chat_model, same_text, max_new_tokens=10, batching=Batching(), blank=True)
+    hidden = answer_questions(
+        chat_model, same_text, max_new_tokens=10, batching=Batching(), blank=True
+    )
     assert len({one.answer for one in hidden}) == 1
 
 
@@ -210,7 +212,7 @@ def test_a_checkpoint_of_any_tower_or_with_adapters_is_evaluated_and_answers_as_
     reopened, _ = load_chat_model(step, device="cpu")
     question = read_questions(questions_file)[5]  # of two images
     session = ChatSession(reopened, sampling=Sampling(max_new_tokens=4))
-    images = [reopened.picture(path.read_bytes()) for path in question.images]
+    images = [reopened.decode_picture(path.read_bytes()) for path in question.images]
     assert "".join(session.ask(question.question, images=images)) == given[5]["answer"]
 
 
@@ -230,10 +232,10 @@ def test_right_answers_are_counted_as_right(
 ):
     """What the model says becomes the wanted answer of all questions but one."""
     questions = read_questions(questions_file)
-    said = answers(chat_model, questions, max_new_tokens=6, batching=Batching())
+    said = answer_questions(chat_model, questions, max_new_tokens=6, batching=Batching())
     entries = json.loads(questions_file.read_text())
     for entry, one in zip(entries, said, strict=True):
-        entry["answer"] = normalised(one.answer) + "."  # the one that is dropped again
+        entry["answer"] = normalize(one.answer) + "."  # the one that is dropped again
     entries[0]["answer"] = "something else"
     path = questions_file.with_name("right.json")
     path.write_text(json.dumps(entries))

@@ -6,13 +6,13 @@ import json
 import pytest
 from PIL import Image
 
-from vchat.base.cli import run
+from vchat.base.cli import run_command
 from vchat.train.chat.generation import Sampling
 from vchat.train.chat.session import ChatSession
 from vchat.train.commands.main import group
-from vchat.train.evaluation.dialogue_answers import dialogue_answers
+from vchat.train.evaluation.dialogue_answers import answer_dialogues
 from vchat.train.evaluation.dialogue_questions import holds_dialogues, read_dialogues
-from vchat.train.evaluation.metrics import exact, rouge_l, vqa
+from vchat.train.evaluation.metrics import exact_match, rouge_l, vqa_accuracy
 from vchat.train.evaluation.page import ShownRound, evaluation_page
 from vchat_testing.toy_chat import save_toy_checkpoint, toy_chat_model
 
@@ -75,9 +75,11 @@ def test_a_wrong_dialogue_is_named(folder, dialogues, message):
 def test_a_round_is_answered_with_the_rounds_before_it_in_view(folder):
     chat_model = toy_chat_model(folder)
     dialogues = read_dialogues(written(folder, PUBLISHED))
-    answered = dialogue_answers(chat_model, dialogues, max_new_tokens=3, metrics=())
+    answered = answer_dialogues(chat_model, dialogues, max_new_tokens=3, metrics=())
     session = ChatSession(chat_model, sampling=Sampling(max_new_tokens=3))
-    pixels = {path: chat_model.picture(path.read_bytes()) for path in folder.glob("images/*")}
+    pixels = {
+        path: chat_model.decode_picture(path.read_bytes()) for path in folder.glob("images/*")
+    }
     for one, asked in zip(answered, dialogues[0].rounds, strict=False):
         images = [pixels[folder / "images" / path.name] for path in asked.images]
         assert one.answer == "".join(session.ask(asked.question, images=images))
@@ -112,7 +114,7 @@ def run_with(arguments):
     patch = pytest.MonkeyPatch()
     patch.setattr("sys.argv", ["vchat-train", *arguments])
     try:
-        run(group)
+        run_command(group)
     finally:
         patch.undo()
 
@@ -130,8 +132,10 @@ def test_a_page_says_what_is_right_and_what_was_wanted():
 
 
 def test_metrics_of_known_answers():
-    assert exact(" Red.", ["red"]) == 1
-    assert vqa("red", ["red"] * 3 + ["blue"] * 7) == pytest.approx((3 * 2 / 3 + 7 * 1) / 10)
-    assert vqa("green", ["red"] * 10) == 0
+    assert exact_match(" Red.", ["red"]) == 1
+    assert vqa_accuracy("red", ["red"] * 3 + ["blue"] * 7) == pytest.approx(
+        (3 * 2 / 3 + 7 * 1) / 10
+    )
+    assert vqa_accuracy("green", ["red"] * 10) == 0
     assert rouge_l("the cat sat", ["the cat sat down"]) == pytest.approx(2 * 1 * 0.75 / 1.75)
     assert rouge_l("a dog", ["the cat", "a dog"]) == 1

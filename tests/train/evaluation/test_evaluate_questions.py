@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from vchat.train.evaluation.questions import read_questions, swapped
+from vchat.train.evaluation.questions import read_questions, swap_images
 
 ENTRY = {
     "id": "q0",
@@ -105,7 +105,7 @@ def test_swapping_takes_images_of_the_same_kind_with_another_answer(tmp_path):
         ("which", ["b.jpg", "c.jpg"], "image 2"),
         ("text", [], "yes"),
     )
-    after = swapped(before)
+    after = swap_images(before)
     names = [[path.name for path in question.images] for question in after]
     assert names == [
         ["c.jpg"],
@@ -125,4 +125,4 @@ def test_swapping_takes_images_of_the_same_kind_with_another_answer(tmp_path):
 def test_a_kind_with_one_answer_cannot_be_swapped(tmp_path):
     questions = questions_of(tmp_path, ("color", ["a.jpg"], "red"), ("color", ["b.jpg"], "red"))
     with pytest.raises(ValueError, match="'color' cannot be swapped: all its 2 questions"):
-        swapped(questions)
+        swap_images(questions)

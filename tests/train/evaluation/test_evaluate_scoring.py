@@ -3,30 +3,35 @@ import io
 import pytest
 from rich.console import Console
 
-from vchat.train.evaluation.metrics import normalised
+from vchat.train.evaluation.metrics import normalize
 from vchat.train.evaluation.questions import Question
-from vchat.train.evaluation.scoring import Answered, scores, table, wilson_interval
+from vchat.train.evaluation.scoring import (
+    AnsweredQuestion,
+    score_answers,
+    score_table,
+    wilson_interval,
+)
 
 
 def answered(kind, num_images, *, right, chance=0.5):
     question = Question(
         id="q", kind=kind, images=("a.jpg",) * num_images, question="?", answer="red", chance=chance
     )
-    return Answered(question=question, answer="Red." if right else "blue", ended=True)
+    return AnsweredQuestion(question=question, answer="Red." if right else "blue", ended=True)
 
 
 @pytest.mark.parametrize("text", ["red", " red\n", "RED", "red.", "Red. ", "red ."])
 def test_blanks_case_and_one_final_full_stop_are_forgiven(text):
-    assert normalised(text) == "red"
+    assert normalize(text) == "red"
 
 
 @pytest.mark.parametrize("text", ["re d", "red..", "red!", "a red", ".red", ""])
 def test_nothing_else_is_forgiven(text):
-    assert normalised(text) != "red"
+    assert normalize(text) != "red"
 
 
 def test_a_number_keeps_its_decimal_point():
-    assert normalised("1.5.") == "1.5"
+    assert normalize("1.5.") == "1.5"
 
 
 # Newcombe 1998, Statistics in Medicine 17: table I, method 3.
@@ -58,7 +63,7 @@ def test_impossible_counts_are_an_error(num_right, num_trials):
 
 
 def test_scores_are_per_kind_then_per_number_of_images_then_all():
-    result = scores(
+    result = score_answers(
         [
             answered("which", 2, right=True, chance=0.5),
             answered("color", 1, right=True, chance=0.25),
@@ -79,21 +84,23 @@ def test_scores_are_per_kind_then_per_number_of_images_then_all():
 
 
 def test_three_runs_fit_into_80_columns():
-    as_is = scores([answered("numbered_image", 1, right=i < 47) for i in range(48)])
-    blank = scores([answered("numbered_image", 1, right=i < 12) for i in range(48)])
+    as_is = score_answers([answered("numbered_image", 1, right=i < 47) for i in range(48)])
+    blank = score_answers([answered("numbered_image", 1, right=i < 12) for i in range(48)])
     out = io.StringIO()
     runs = {"as-is": as_is, "blank": blank, "swapped": blank}
-    Console(file=out, width=80).print(table(runs, title="out/step-001000 on eval.json"))
+    Console(file=out, width=80).print(score_table(runs, title="out/step-001000 on eval.json"))
     line = next(line for line in out.getvalue().splitlines() if "numbered_image" in line)
     assert "97.9 (89-100)" in line
     assert line.count("25.0 (15-39)") == 2
 
 
 def test_the_table_shows_runs_side_by_side():
-    as_is = scores([answered("color", 1, right=True)] * 4)
-    blank = scores([answered("color", 1, right=False)] * 4)
+    as_is = score_answers([answered("color", 1, right=True)] * 4)
+    blank = score_answers([answered("color", 1, right=False)] * 4)
     out = io.StringIO()
-    Console(file=out, width=80).print(table({"as-is": as_is, "blank": blank}, title="eval.json"))
+    Console(file=out, width=80).print(
+        score_table({"as-is": as_is, "blank": blank}, title="eval.json")
+    )
     line = next(line for line in out.getvalue().splitlines() if "color" in line)
     assert "50.0" in line
     assert "100.0 (51-100)" in line

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from vchat.train.commands.plan import verdict_in_words
+from vchat.train.commands.plan import describe_verdict
 from vchat_testing.training_runs import BIN, environment, toy_shards, write_run
 
 
@@ -51,7 +51,7 @@ def test_the_verdict_names_the_largest_part_and_the_way_out():
     memory |= {"activations": 1e9, "total": 21e9, "usable": 18e9, "fits": False}
     memory |= {"changes": [{"set": "deepspeed.zero_stage=1", "cost": "little"}]}
     memory |= {"total_with_changes": 10e9, "gpus_that_fit_unchanged": None}
-    assert verdict_in_words(memory).splitlines() == [
+    assert describe_verdict(memory).splitlines() == [
         "Does not fit: 21.00 GB of 18.00 GB of one GPU (a tenth is left to runtime and buffers);"
         " most of it is optimizer, 12.00 GB.",
         "Fits with --set deepspeed.zero_stage=1: 10.00 GB (costs: little).",

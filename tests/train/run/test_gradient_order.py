@@ -62,7 +62,7 @@ def test_gradients_of_all_parameters_arrive_in_one_order(model):
     for kind in IDS:
         arrived.clear()
         engine = Engine(module=model, device=torch.device("cpu"))
-        batch_loss(engine, batch_of(kind)).summed.backward()
+        batch_loss(engine, batch_of(kind)).loss_sum.backward()
         orders.append(list(arrived))
     assert orders[1] == orders[0]
     assert orders[2] == orders[0]

@@ -36,14 +36,14 @@ def hang(run_file: Path) -> None:
 
     from vchat.train.run import loop
 
-    sound = loop.checked_loss
+    sound = loop.compute_loss
 
     def hanging(*inputs, **settings):
         time.sleep(600)
         return sound(*inputs, **settings)
 
     if os.environ["RANK"] == "1":
-        loop.checked_loss = hanging
+        loop.compute_loss = hanging
     run_here(run_file, "run.hang_timeout_s=8")
 
 

@@ -56,18 +56,18 @@ def plain(run_file) -> dict[str, torch.Tensor]:
     """The same by one loop over one row at a time, without DeepSpeed."""
     prepared()
     from vchat.train.config.run import read_run
-    from vchat.train.engine.loading import WHOLE
-    from vchat.train.engine.starting_model import sizes_of
-    from vchat.train.run.data import RunData, Share, open_sets
-    from vchat.train.run.launch import starting_model
+    from vchat.train.engine.starting_model import read_sizes
+    from vchat.train.engine.weight_loading import WHOLE
+    from vchat.train.run.data import RankShare, RunData, open_run_shards
+    from vchat.train.run.launch import load_or_build_model
 
     config = read_run(run_file, overrides=ROWS)
-    sets = open_sets(config)
-    model = starting_model(config, sets[0], checkpoint=None, loading=WHOLE)
-    share = Share(rank=0, world_size=1)
-    data = RunData(sets, config, sizes=sizes_of(model), share=share)
+    sets = open_run_shards(config)
+    model = load_or_build_model(config, sets[0], checkpoint=None, loading=WHOLE)
+    share = RankShare(rank=0, world_size=1)
+    data = RunData(sets, config, sizes=read_sizes(model), share=share)
     total = torch.zeros(())
-    for batch in data.step():
+    for batch in data.read_step():
         output = model(
             batch.token_ids,
             batch.pixels,
@@ -99,19 +99,19 @@ def measure(run_file: Path, jobs: dict[str, list[str]]) -> None:
     from vchat.train.checkpoints.background import Background
     from vchat.train.config.run import read_run
     from vchat.train.engine.engine import batch_loss
-    from vchat.train.engine.processes import start_processes
-    from vchat.train.run.data import Share
-    from vchat.train.run.launch import opened
+    from vchat.train.engine.processes import connect_processes
+    from vchat.train.run.data import RankShare
+    from vchat.train.run.launch import prepare_run
     from vchat.train.run.loop import loss_weight
 
-    rank, world_size = start_processes()
+    rank, world_size = connect_processes()
     for way, settings in jobs.items():
         config = read_run(run_file, overrides=settings)
-        share = Share(rank=rank, world_size=world_size)
-        run = opened(config, share, background=Background())
+        share = RankShare(rank=rank, world_size=world_size)
+        run = prepare_run(config, share, background=Background())
         total = torch.zeros(())
-        for batch in run.data.step():
-            loss = batch_loss(run.engine, batch).summed
+        for batch in run.data.read_step():
+            loss = batch_loss(run.engine, batch).loss_sum
             run.engine.backward(loss * loss_weight(run.engine, batch.supervised_of_step))
             total += loss.detach() / batch.supervised_of_step
             if batch.micro_batch < batch.micro_batches - 1:

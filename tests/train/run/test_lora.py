@@ -82,10 +82,10 @@ def test_an_export_has_the_adapters_merged_and_computes_the_same(adapted_out, tm
     import torch
 
     from vchat.train.checkpoints.checkpoint import open_checkpoint
-    from vchat.train.convert.export import export
+    from vchat.train.convert.export import export_checkpoint
     from vchat.train.engine.starting_model import load_model
 
-    export(open_checkpoint(adapted_out), tmp_path / "plain", precision=None)
+    export_checkpoint(open_checkpoint(adapted_out), tmp_path / "plain", precision=None)
     plain, adapted = load_model(tmp_path / "plain"), load_model(adapted_out / "step-000004")
     assert (plain.config.adapters, (tmp_path / "plain" / "frozen").exists()) == (None, False)
     assert not [name for name, _ in plain.named_parameters() if "lora" in name or "base" in name]

@@ -23,7 +23,7 @@ def batch(*keys: list[str]) -> Batch:
 
 
 def test_the_rows_and_samples_are_named_when_the_allocator_gives_up():
-    from vchat.train.run.out_of_memory import naming_rows
+    from vchat.train.run.out_of_memory import explain_out_of_memory
 
     message = (
         r"step 7, micro-batch 2 of 4: out of memory with 2 rows of 16 positions and 3 images "
@@ -31,26 +31,29 @@ def test_the_rows_and_samples_are_named_when_the_allocator_gives_up():
     )
     with (
         pytest.raises(MemoryError, match=message),
-        naming_rows(batch(["a/1", "a/2"], ["b/3"]), step=7),
+        explain_out_of_memory(batch(["a/1", "a/2"], ["b/3"]), step=7),
     ):
         torch.empty(1 << 60, dtype=torch.uint8)
 
 
 def test_an_accelerator_that_gives_up_is_named_too_and_long_rows_are_cut():
-    from vchat.train.run.out_of_memory import naming_rows
+    from vchat.train.run.out_of_memory import explain_out_of_memory
 
     keys = [f"s/{number}" for number in range(30)]
     with (
         pytest.raises(MemoryError, match=r"s/19, and 10 more; row 1: and 1 more; row 2: no sample"),
-        naming_rows(batch(keys, ["t/1"], []), step=1),
+        explain_out_of_memory(batch(keys, ["t/1"], []), step=1),
     ):
         raise torch.OutOfMemoryError("tried to allocate 2.00 GiB")
 
 
 def test_another_error_keeps_its_own_words():
-    from vchat.train.run.out_of_memory import naming_rows
+    from vchat.train.run.out_of_memory import explain_out_of_memory
 
-    with pytest.raises(RuntimeError, match="size mismatch"), naming_rows(batch(["a"]), step=1):
+    with (
+        pytest.raises(RuntimeError, match="size mismatch"),
+        explain_out_of_memory(batch(["a"]), step=1),
+    ):
         raise RuntimeError("size mismatch")
 
 

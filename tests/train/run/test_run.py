@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 
 from vchat.train.checkpoints.checkpoint import (
-    incompleteness,
-    newest_complete,
+    find_defect,
+    find_newest,
     open_checkpoint,
-    verify,
+    verify_files,
 )
 from vchat_testing.training_runs import (
     command_line,
@@ -71,7 +71,7 @@ def test_two_processes_train_and_save_under_every_stage(undisturbed, stage):
     checkpoint = open_checkpoint(out)
     assert checkpoint.step == STEPS
     assert checkpoint.state["world_size"] == 2
-    verify(checkpoint, checkpoint.files)
+    verify_files(checkpoint, checkpoint.files)
 
 
 def test_the_umask_decides_who_may_read_a_checkpoint(undisturbed):
@@ -122,9 +122,9 @@ def test_a_run_killed_in_the_middle_ends_with_exactly_the_same_losses(
         run_file,
         "deepspeed.zero_stage=2",
         signal_number=signal.SIGKILL,
-        when=lambda: newest_complete(out) is not None,
+        when=lambda: find_newest(out) is not None,
     )
-    saved = newest_complete(out)
+    saved = find_newest(out)
     assert saved is not None
     assert saved.name != "step-000012"
     half_written(out / ".step-000010.part")
@@ -133,7 +133,7 @@ def test_a_run_killed_in_the_middle_ends_with_exactly_the_same_losses(
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"going on after step {int(saved.name[5:])}" in done.stderr
     assert losses(out) == losses(undisturbed(2))
-    assert incompleteness(out / "step-000012") is None
+    assert find_defect(out / "step-000012") is None
 
 
 def test_sigterm_saves_the_step_and_exits_with_zero_and_nothing_is_lost(
@@ -178,7 +178,7 @@ def test_a_changed_optimizer_file_is_never_unpickled(undisturbed, shards, tmp_pa
 def test_a_checkpoint_written_late_holds_what_was_there_when_it_was_asked_for(
     shards, tmp_path, monkeypatch
 ):
-    from vchat.train.checkpoints.snapshot import Capture
+    from vchat.train.checkpoints.state_capture import Capture
 
     write, written_at = Capture.write, []
 

@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 
-from vchat.shards.format.manifest import own_digest
+from vchat.shards.format.manifest import manifest_digest
 from vchat.train.config.run import read_run
-from vchat.train.forecast.forecast import Cluster, forecast
-from vchat.train.run.data import ModelSizes, RunData, Share, open_sets
+from vchat.train.forecast.forecast import Cluster, forecast_run
+from vchat.train.run.data import ModelSizes, RankShare, RunData, open_run_shards
 from vchat.train.where.lineage import print_step
 from vchat_testing.training_runs import toy_shards, write_run
 
@@ -36,13 +36,15 @@ def config_of(folders, tmp_path, *, weight: float = 1.0, exclude: str = ""):
 
 
 def run_data(config) -> RunData:
-    return RunData(open_sets(config), config, sizes=SIZES, share=Share(rank=0, world_size=1))
+    return RunData(
+        open_run_shards(config), config, sizes=SIZES, share=RankShare(rank=0, world_size=1)
+    )
 
 
 def keys_of_an_epoch(config) -> Counter[str]:
     data = run_data(config)
     steps = data.loader.plan(0).num_steps(config.batch.rows_per_step)
-    batches = [batch for _ in range(steps) for batch in data.step()]
+    batches = [batch for _ in range(steps) for batch in data.read_step()]
     return Counter(key for batch in batches for row in batch.keys for key in row)
 
 
@@ -64,7 +66,10 @@ def test_excluded_keys_are_not_read(folders, tmp_path):
 def test_each_sample_is_held_out_once_whatever_the_weights(folders, tmp_path):
     data = run_data(config_of(folders, tmp_path, weight=0.5))
     keys = [
-        key for batch in data.one_pass(data.heldout_loader()) for row in batch.keys for key in row
+        key
+        for batch in data.heldout_batches(data.heldout_loader())
+        for row in batch.keys
+        for key in row
     ]
     assert len(keys) == 14
 
@@ -72,13 +77,13 @@ def test_each_sample_is_held_out_once_whatever_the_weights(folders, tmp_path):
 def test_the_forecast_and_the_lineage_know_all_sets(folders, tmp_path, capsys):
     config = config_of(folders, tmp_path)
     cluster = Cluster(gpus=1, gpus_per_node=8, memory_gb=None, tflops=None, mfu=0.4)
-    counted = forecast(config, cluster=cluster)
+    counted = forecast_run(config, cluster=cluster)
     assert counted["epoch"]["samples"] == 32
     stored = sum(path.stat().st_size for path in folders.glob("*/train-*.tar"))
     assert 0 < counted["reading"]["bytes_per_epoch"] < stored
     print_step(config, step=1, num_processes=1, rank=None)
     printed = capsys.readouterr().out
-    batches = list(run_data(config).step())
+    batches = list(run_data(config).read_step())
     read = Counter(key for batch in batches for row in batch.keys for key in row)
     assert Counter(line.split("\t")[3] for line in printed.splitlines()[1:]) == read
 
@@ -90,8 +95,8 @@ def test_sets_of_two_templates_are_refused_by_name(folders, tmp_path):
     file.chmod(0o644)
     manifest = json.loads(file.read_text())
     manifest["digests"]["template"] = "0" * 64
-    file.write_text(json.dumps(manifest | {"sha256": own_digest(manifest)}))
+    file.write_text(json.dumps(manifest | {"sha256": manifest_digest(manifest)}))
     run_file = write_run(tmp_path, shards=folders / "first")
     both = f'data.shards=[{{path="{folders / "first"}"}}, {{path="{other}"}}]'
     with pytest.raises(ValueError, match="cannot be read together: their template digests"):
-        open_sets(read_run(run_file, overrides=[both]))
+        open_run_shards(read_run(run_file, overrides=[both]))

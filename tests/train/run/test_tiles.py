@@ -36,12 +36,12 @@ def test_chat_asks_with_the_ids_and_pixels_that_training_saw(run):
     from vchat.shards.loading.loader import Loader
     from vchat.train.chat.chat_model import load_chat_model
     from vchat.train.config.run import read_run
-    from vchat.train.engine.starting_model import sizes_of
+    from vchat.train.engine.starting_model import read_sizes
     from vchat.train.run.data import plan_arguments
 
     shards, run_file, out = run
     chat_model, _ = load_chat_model(out, device="cpu")
-    sizes = sizes_of(chat_model.model)
+    sizes = read_sizes(chat_model.model)
     config = read_run(run_file, overrides=SETTINGS)
     loader = Loader(shards, plan_arguments(config, sizes), rows_per_step=1, image_size=16)
     batch = next(iter(loader))
@@ -49,7 +49,7 @@ def test_chat_asks_with_the_ids_and_pixels_that_training_saw(run):
 
     number = int(batch.keys[0][0].partition("/")[2])
     sample = toy_sample(number, shards.tokenizer(), image_size=(40, 32))
-    images = [chat_model.picture(image.data) for image in sample.images]
+    images = [chat_model.decode_picture(image.data) for image in sample.images]
     assert [len(image) for image in images] == [5, 5]
     assert [chat_model.num_inputs(image.data) for image in sample.images] == [5, 5]
     first = sample.rounds[0]
@@ -68,14 +68,14 @@ def test_a_dialogue_about_cut_images_answers_the_same_with_and_without_reuse(run
 
     from vchat.train.chat.chat_model import load_chat_model
     from vchat.train.chat.generation import Sampling
-    from vchat.train.chat.image_memory import ImageMemory
+    from vchat.train.chat.image_cache import ImageStateCache
     from vchat.train.chat.session import ChatSession
     from vchat_testing.toy import toy_image
 
     chat_model, _ = load_chat_model(run[2], device="cpu")
-    chat_model = replace(chat_model, images=ImageMemory(max_bytes=remembered))
+    chat_model = replace(chat_model, images=ImageStateCache(max_bytes=remembered))
     session = ChatSession(chat_model, sampling=Sampling(max_new_tokens=3))
-    images = [chat_model.picture(toy_image(n).data) for n in range(2)]
+    images = [chat_model.decode_picture(toy_image(n).data) for n in range(2)]
     "".join(session.ask("What color is square 1?", images=images[:1]))
     "".join(session.ask("What color is square 2?", images=images[1:]))
     assert session.num_images == 2
@@ -98,7 +98,7 @@ def test_a_larger_picture_is_first_made_as_small_as_the_shards_images(run):
     noise = np.random.default_rng(0).integers(0, 255, (128, 160, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(noise).save(file, "PNG")
-    assert chat_model.picture(file.getvalue()).shape == (5, 3, 16, 16)
+    assert chat_model.decode_picture(file.getvalue()).shape == (5, 3, 16, 16)
     assert chat_model.num_inputs(file.getvalue()) == 5
 
 
@@ -109,9 +109,9 @@ def test_an_export_says_how_images_are_cut(run, tmp_path):
     from transformers import CLIPImageProcessor
 
     from vchat.train.checkpoints.checkpoint import open_checkpoint
-    from vchat.train.convert.export import export
+    from vchat.train.convert.export import export_checkpoint
 
-    export(open_checkpoint(run[2]), tmp_path / "plain", precision=None)
+    export_checkpoint(open_checkpoint(run[2]), tmp_path / "plain", precision=None)
     said = json.loads((tmp_path / "plain" / "preprocessor_config.json").read_text())
     assert said["tiling"] == {"max_tiles": 4, "side": 16, "stored_side": 32}
     CLIPImageProcessor.from_pretrained(tmp_path / "plain")

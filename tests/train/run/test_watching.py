@@ -9,7 +9,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vchat.shards.loading.collate import Batch
-from vchat.train.run.log import flat, in_one_line
+from vchat.train.run.log import flatten_values, progress_text
 from vchat.train.run.source_losses import SourceLosses
 from vchat_testing.training_runs import log_of, run_here, toy_shards, write_run
 
@@ -44,7 +44,7 @@ def test_tensorboard_has_every_number_of_the_log(finished):
     log = log_of(finished)
     for name in ("loss", "loss_by_source/toy", "lr", "mfu", "memory_gb"):
         drawn = {event.step: event.value for event in events.Scalars(name)}
-        wanted = {line["step"]: flat(line)[name] for line in log}
+        wanted = {line["step"]: flatten_values(line)[name] for line in log}
         assert drawn == pytest.approx(wanted)
 
 
@@ -80,18 +80,18 @@ def test_each_supervised_token_counts_for_the_source_of_its_sample():
     counted = SourceLosses(sources)
     counted.add(batch, torch.tensor(losses))
     assert counted.means() == {name: pytest.approx(np.mean(of)) for name, of in wanted.items()}
-    assert counted.tokens() == {name: len(of) for name, of in wanted.items()}
+    assert counted.num_tokens() == {name: len(of) for name, of in wanted.items()}
     assert len(wanted) == 2
 
 
 def test_the_bar_says_loss_speed_waiting_padding_and_memory():
     values = {"loss": 1.5, "tokens_per_s": 1234.5, "mfu": 0.405, "data_wait_share": 0.02}
     values |= {"padding_share": 0.031, "memory_gb": 12.34}
-    line = in_one_line(values)
+    line = progress_text(values)
     assert line == "loss 1.5000  1234 tokens/s  MFU 40.5%  wait 2%  padding 3%  12.3 GB"
-    assert "MFU" not in in_one_line({k: v for k, v in values.items() if k != "mfu"})
+    assert "MFU" not in progress_text({k: v for k, v in values.items() if k != "mfu"})
 
 
 def test_numbers_by_source_are_named_by_it_and_texts_are_left_out():
     values = {"loss": 1, "by": {"a": 2}, "bad_samples": ["x"], "json": json}
-    assert flat(values) == {"loss": 1.0, "by/a": 2.0}
+    assert flatten_values(values) == {"loss": 1.0, "by/a": 2.0}

@@ -6,15 +6,20 @@ from dataclasses import replace
 import pytest
 
 import vchat_testing.toy as toy
-from vchat.base.cli import run
-from vchat.shards.format.manifest import finished_shard, open_shards, publish
+from vchat.base.cli import run_command
+from vchat.shards.format.manifest import describe_shard, open_shards, publish
 from vchat.shards.format.writer import write_shard
 from vchat.shards.loading.loader import Loader
 from vchat.shards.text.tokenizer import TextTokenizer
 from vchat.train.commands.main import group
 from vchat.train.config.run import read_run
 from vchat.train.run.data import ModelSizes, plan_arguments
-from vchat.train.where.lineage import print_sample, print_step, samples_of_step, steps_of_sample
+from vchat.train.where.lineage import (
+    find_steps_of_sample,
+    list_step_samples,
+    print_sample,
+    print_step,
+)
 from vchat_testing.toy import toy_tokenizer
 from vchat_testing.training_runs import toy_shards, write_run
 
@@ -56,7 +61,7 @@ def test_a_step_has_the_samples_that_the_ranks_read(opened):
     config, shard_set = opened
     loader = loader_of(config, shard_set, rank=0)
     for step, of_rank in delivered(config, shard_set, steps=7).items():
-        places = list(samples_of_step(loader, config, step=step, num_processes=PROCESSES))
+        places = list(list_step_samples(loader, config, step=step, num_processes=PROCESSES))
         for rank, keys in of_rank.items():
             assert [place.key for place in places if place.rank == rank] == keys
 
@@ -68,11 +73,11 @@ def test_the_steps_of_a_sample_are_those_that_hold_it(opened):
     holding = [
         step
         for step in range(1, 13)
-        if any(p.key == key for p in samples_of_step(loader, config, step=step, num_processes=1))
+        if any(p.key == key for p in list_step_samples(loader, config, step=step, num_processes=1))
     ]
     keys = loader.index.keys
     number = next(i for i in range(len(keys)) if keys[i] == key)
-    assert steps_of_sample(loader, config, number=number) == holding
+    assert find_steps_of_sample(loader, config, number=number) == holding
     assert len(holding) >= 2
 
 
@@ -80,7 +85,7 @@ def test_a_step_or_a_sample_that_does_not_exist_is_named(opened):
     config, shard_set = opened
     loader = loader_of(config, shard_set, rank=0)
     with pytest.raises(ValueError, match="step 13: the run has steps 1 to 12"):
-        list(samples_of_step(loader, config, step=13, num_processes=1))
+        list(list_step_samples(loader, config, step=13, num_processes=1))
     with pytest.raises(ValueError, match="toy/none: no sample or record of split train has this"):
         print_sample(config, key="toy/none")
     with pytest.raises(ValueError, match="step 1 has no sample of rank 7 on 2 processes"):
@@ -90,7 +95,7 @@ def test_a_step_or_a_sample_that_does_not_exist_is_named(opened):
 def test_a_row_of_a_rank_is_printed_with_records_and_files(opened, capsys):
     config, shard_set = opened
     loader = loader_of(config, shard_set, rank=0)
-    places = list(samples_of_step(loader, config, step=2, num_processes=PROCESSES))
+    places = list(list_step_samples(loader, config, step=2, num_processes=PROCESSES))
     asked = next(place for place in places if place.rank == 1)
     print_step(config, step=2, num_processes=PROCESSES, rank=1, row=asked.row)
     title, *lines = (line.split("\t") for line in capsys.readouterr().out.splitlines())
@@ -109,7 +114,7 @@ def test_a_step_is_shared_out_as_the_log_says_it_was_made(tmp_path, capsys, monk
         command = ["vchat-train", "where", str(run_file), "--step", str(step)]
         monkeypatch.setattr("sys.argv", command)
         with pytest.raises(SystemExit):
-            run(group)
+            run_command(group)
         lines = capsys.readouterr().out.splitlines()[1:]
         assert {line.split("\t")[0] for line in lines} == ranks
 
@@ -124,7 +129,7 @@ def test_a_record_joined_into_a_dialogue_is_found_in_it(tmp_path, capsys):
     joined = replace(first, records=(*first.records, later), rounds=rounds)
     folder = tmp_path / "shards"
     rows = write_shard(folder / "train-000000.tar", [joined], first_number=0)
-    shard = finished_shard(folder / "train-000000.tar", split="train", rows=rows)
+    shard = describe_shard(folder / "train-000000.tar", split="train", rows=rows)
     publish(folder, manifest_without_shards=toy.toy_manifest(), shards=[shard], tokenizer=tokenizer)
     config = read_run(write_run(tmp_path, shards=folder), overrides=["run.steps=2"])
     print_sample(config, key="toy/2")

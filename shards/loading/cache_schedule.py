@@ -56,7 +56,7 @@ def shard_use(
     return ShardUse(first=first, last=last, range_cost=cost)
 
 
-def shards_to_hold(use: ShardUse, *, sizes: Ints, position: int, budget: int) -> list[int]:
+def shards_to_cache(use: ShardUse, *, sizes: Ints, position: int, budget: int) -> list[int]:
     """Return the shards to keep at a position of the epoch, those that are needed first foremost.
 
     Args:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vchat.train.chat.generation import Sampling
-from vchat.train.chat.image_memory import ImageMemory
+from vchat.train.chat.image_cache import ImageStateCache
 from vchat.train.chat.session import ChatSession
 from vchat_testing.toy_chat import POSITIONS, toy_chat_model, toy_picture
 
@@ -36,7 +36,7 @@ def test_an_image_shown_in_three_dialogues_goes_through_the_tower_once(chat_mode
 def test_answers_about_known_images_are_those_about_new_ones(tmp_path, chat_model):
     list(session_of(chat_model).ask("First?", images=[toy_picture(1), toy_picture(0)]))
     forgetful = toy_chat_model(tmp_path)
-    forgetful.images.max_bytes = 0
+    forgetful.image_cache.max_bytes = 0
     for number in range(4):
         images = [toy_picture(number % 2), toy_picture(2)]
         known, new = (
@@ -44,13 +44,13 @@ def test_answers_about_known_images_are_those_about_new_ones(tmp_path, chat_mode
             for one in (chat_model, forgetful)
         )
         assert known == new
-    assert len(forgetful.images) == 0
+    assert len(forgetful.image_cache) == 0
 
 
 def test_the_memory_keeps_the_images_used_last_within_its_bytes(chat_model, monkeypatch):
     model = chat_model.model
     one_image = model.image_states(toy_picture(0)[None], num_positions=POSITIONS).size_bytes
-    memory = ImageMemory(max_bytes=2 * one_image)
+    memory = ImageStateCache(max_bytes=2 * one_image)
     counts = count_images(monkeypatch, chat_model)
     for number in (0, 1, 0, 2, 0, 1):
         memory.states(model, toy_picture(number), num_positions=POSITIONS)
@@ -65,4 +65,4 @@ def test_under_causal_attention_images_go_with_their_dialogue(tmp_path, monkeypa
     for question in ("What?", "Where?"):
         list(session_of(chat_model).ask(question, images=[toy_picture(0)]))
     assert counts == [1, 1]
-    assert len(chat_model.images) == 0
+    assert len(chat_model.image_cache) == 0

@@ -11,62 +11,62 @@ from typing import Any
 
 import numpy as np
 import xxhash
-from vchat.prep.plan.blend import STATUSES, USED, Blend, Hashes, RecordColumns
-from vchat.prep.convert.convert import Staged
+from vchat.prep.plan.blend import STATUSES, USED, SourceBlend, Hashes, RecordColumns
+from vchat.prep.convert.convert import StagedSource
 from vchat.prep.raw.rejected import EXAMPLES_PER_REASON
-from vchat.prep.convert.staged import rows_at
+from vchat.prep.convert.staged import read_rows
 
 Examples = dict[str, list[str]]
 """Reason code -> the first few records, as `key: what was found`."""
 
 
-def left_out_examples(
-    staged: Sequence[Staged],
+def find_unused_examples(
+    staged: Sequence[StagedSource],
     sources: Sequence[RecordColumns],
-    blends: Sequence[Blend],
+    blends: Sequence[SourceBlend],
     *,
     limits: Sequence[int | None],
     max_images: int,
 ) -> dict[str, Examples]:
     """Return examples for every source and every reason that its blend has; arguments as there."""
-    held_out = _held_out(sources, blends)
+    held_out = _held_out_images(sources, blends)
     found: dict[str, Examples] = {}
     for one, blend, limit in zip(staged, blends, limits, strict=True):
         examples = found.setdefault(one.source, {})
         for number in np.unique(blend.status[blend.status != USED]).tolist():
             reason = STATUSES[number]
             examples[reason] = [
-                f"{row['key']}: {_detail(reason, row['image_keys'], held_out, limit, max_images)}"
-                for row in _rows(one, blend, number)
+                f"{row['key']}: {_describe(reason, row['image_keys'], held_out, limit, max_images)}"
+                for row in _read_example_rows(one, blend, number)
             ]
     return found
 
 
-def _detail(
+def _describe(
     reason: str, keys: Sequence[str], held_out: Hashes, limit: int | None, max_images: int
 ) -> str:
     if reason == "too_many_images":
         return f"{len(keys)} images, the limit is {max_images}"
     if reason == "capped":
         return f"beyond the limit of {limit} records"
-    return f"shows {_first_in(held_out, keys)}"
+    return f"shows {_first_held_out(held_out, keys)}"
 
 
-def _held_out(sources: Sequence[RecordColumns], blends: Sequence[Blend]) -> Hashes:
+def _held_out_images(sources: Sequence[RecordColumns], blends: Sequence[SourceBlend]) -> Hashes:
     """Return the sorted hashes of all images on the evaluation side."""
     shown = []
     for columns, one in zip(sources, blends, strict=True):
         is_eval = np.zeros(len(columns.order), dtype=np.bool_)
-        is_eval[one.rows[np.repeat(one.is_eval, np.diff(one.starts))]] = True
+        is_eval[one.record_numbers[np.repeat(one.is_eval, np.diff(one.starts))]] = True
         shown.append(columns.images[np.repeat(is_eval, columns.num_images)])
     return np.unique(np.concatenate(shown))
 
 
-def _rows(staged: Staged, blend: Blend, status: int) -> list[dict[str, Any]]:
+def _read_example_rows(staged: StagedSource, blend: SourceBlend, status: int) -> list[dict[str, Any]]:
     numbers = np.flatnonzero(blend.status == status)[:EXAMPLES_PER_REASON]
-    return rows_at(staged.path, numbers.tolist(), columns=("key", "image_keys"))
+    return read_rows(staged.path, numbers.tolist(), columns=("key", "image_keys"))
 
 
-def _first_in(held_out: Hashes, keys: Sequence[str]) -> str:
+def _first_held_out(held_out: Hashes, keys: Sequence[str]) -> str:
     hashes = np.array([xxhash.xxh3_64_intdigest(key.encode()) for key in keys], dtype=np.uint64)
     return keys[int(np.isin(hashes, held_out).argmax())]

@@ -23,7 +23,7 @@ from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources import coco
 from vchat.shards.format.record import ImageRef
 
-ROWS_AT_A_TIME = 16
+BATCH_ENTRIES = 16
 """A row holds up to some dozens of pictures of about 100 kB."""
 
 _PAGE_BYTES = 2**20
@@ -33,7 +33,7 @@ _COCO_STEM = re.compile(r"[0-9]{12}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BroughtPicture:
+class EmbeddedPicture:
     """Stands in a list of image ids for a picture that its row brings; equal if `id` is equal."""
 
     id: str
@@ -51,7 +51,7 @@ class BroughtPicture:
     def __str__(self) -> str:
         return self.id
 
-    def find(self, name: str, *, key: str, only: bool = False) -> ImageRef:
+    def find(self, name: str, *, key: str, unique: bool = False) -> ImageRef:
         """Return its place, whatever it is looked up by: it is the only picture meant.
 
         Raises:
@@ -62,7 +62,7 @@ class BroughtPicture:
         return ImageRef(key=key, file=self.file, member=self.member)
 
 
-def is_joined(file: DataPath) -> bool:
+def embeds_pictures(file: DataPath) -> bool:
     """Tell whether the `images` of a Parquet file are pictures."""
     schema = pq.read_schema(for_arrow(file))
     kind = schema.field("images").type if "images" in schema.names else None
@@ -72,31 +72,33 @@ def is_joined(file: DataPath) -> bool:
     return pa.types.is_struct(item) and "bytes" in {one.name for one in item}
 
 
-def joined_rows(
+def read_embedding_entries(
     file: DataPath, *, columns: Sequence[str], name: str, data: DataPath
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of a joined file of the set `name`, a `BroughtPicture` for each picture."""
     below, number = path_below(file, data), 0
     with pq.ParquetFile(for_arrow(file), buffer_size=_PAGE_BYTES, pre_buffer=False) as parquet:
-        for batch in parquet.iter_batches(batch_size=ROWS_AT_A_TIME, columns=list(columns)):
+        for batch in parquet.iter_batches(batch_size=BATCH_ENTRIES, columns=list(columns)):
             for row in batch.to_pylist():
                 if isinstance(row["images"], list):
-                    row["images"] = _brought(row["images"], number, name=name, file=below)
+                    row["images"] = _embedded_pictures(row["images"], number, name=name, file=below)
                 yield row
                 number += 1
 
 
-def _brought(cells: list[Any], row: int, *, name: str, file: str) -> list[BroughtPicture]:
+def _embedded_pictures(
+    cells: list[Any], entry: int, *, name: str, file: str
+) -> list[EmbeddedPicture]:
     pictures = []
     for position, cell in enumerate(cells):
-        found = _named(cell, name=name)
-        member = f"{row}/images/{position}"
+        found = _image_id(cell, name=name)
+        member = f"{entry}/images/{position}"
         is_named, known = found is not None, found if found is not None else _digest(cell)
-        pictures.append(BroughtPicture(id=known, is_named=is_named, file=file, member=member))
+        pictures.append(EmbeddedPicture(id=known, is_named=is_named, file=file, member=member))
     return pictures
 
 
-def _named(cell: Any, *, name: str) -> str | None:
+def _image_id(cell: Any, *, name: str) -> str | None:
     """Return the image id that the `path` of a picture gives, None if it gives none."""
     path = cell.get("path") if isinstance(cell, Mapping) and cell.get("bytes") else None
     if not isinstance(path, str):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from torch import nn
 
 
-def whole(
+def gather_weights(
     parameters: Sequence[nn.Parameter], *, changed_by_rank_0: bool = False
 ) -> contextlib.AbstractContextManager[None]:
     """Return a block in which the parameters are whole; it does nothing if they always are.
@@ -30,7 +30,7 @@ def whole(
 
 
 @contextlib.contextmanager
-def unsplit() -> Iterator[None]:
+def pause_partitioning() -> Iterator[None]:
     """Make modules whole in this block, although DeepSpeed splits what is made around it.
 
     The engine splits them later, as rank 0 has them.

@@ -17,27 +17,27 @@ import torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Loading:
+class WeightLoading:
     """Arithmetic and place of weights that are loaded from a folder."""
 
     dtype: torch.dtype = torch.float32
     """Of the parameters; what is computed once, such as rotary frequencies, stays float32."""
 
-    shares: dict[str, Any] | None = None
+    partition_settings: dict[str, Any] | None = None
     """DeepSpeed's dictionary of a ZeRO-3 run, which splits what is loaded; None loads it whole."""
 
     @contextlib.contextmanager
-    def under_way(self) -> Iterator[None]:
+    def apply(self) -> Iterator[None]:
         """Load inside this block; all ranks enter it together.
 
         What is drawn inside changes no random number outside: rank 0 draws more than the others.
         """
-        with torch.random.fork_rng(devices=[]), _split_by_transformers(self.shares):
+        with torch.random.fork_rng(devices=[]), _partition_in_transformers(self.partition_settings):
             yield
 
 
 @contextlib.contextmanager
-def _split_by_transformers(settings: dict[str, Any] | None) -> Iterator[None]:
+def _partition_in_transformers(settings: dict[str, Any] | None) -> Iterator[None]:
     """Make the library split what it loads in this block, unless there are no settings."""
     if settings is None:
         yield
@@ -52,5 +52,5 @@ def _split_by_transformers(settings: dict[str, Any] | None) -> Iterator[None]:
         del held  # the library refers to it weakly: it had to live until here
 
 
-WHOLE = Loading()
+WHOLE = WeightLoading()
 """In float32, whole on this process."""

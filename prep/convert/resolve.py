@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from vchat.base.cli import WrongUse
 from vchat.prep.convert.recipe import Recipe, SourceChoice
 from vchat.prep.raw.data_path import DataPath, data_path
-from vchat.prep.sources import source_named, source_names
+from vchat.prep.sources import find_source, source_names
 from vchat.prep.sources.own import own_source
 from vchat.prep.sources.source import Source, check_needs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChosenSource:
+class ResolvedSource:
     """A source of this build and where its files lie."""
 
     choice: SourceChoice
@@ -28,7 +28,7 @@ class ChosenSource:
         return tuple(path for need in self.source.needs for path in need.paths if path[-1] == "/")
 
 
-def chosen_sources(recipe: Recipe) -> tuple[ChosenSource, ...]:
+def resolve_sources(recipe: Recipe) -> tuple[ResolvedSource, ...]:
     """Return the sources of a recipe, with all files they read known to be there.
 
     Raises:
@@ -37,13 +37,13 @@ def chosen_sources(recipe: Recipe) -> tuple[ChosenSource, ...]:
     """
     if not recipe.source:
         raise WrongUse("no data sets: name some with --datasets or as [[source]] in the recipe")
-    chosen = tuple(chosen_source(choice, recipe=recipe) for choice in recipe.source)
+    chosen = tuple(resolve_source(choice, recipe=recipe) for choice in recipe.source)
     for one in chosen:
         check_needs(one.source, one.data)
     return chosen
 
 
-def chosen_source(choice: SourceChoice, *, recipe: Recipe) -> ChosenSource:
+def resolve_source(choice: SourceChoice, *, recipe: Recipe) -> ResolvedSource:
     """Return one source of a recipe, whether its files are there or not.
 
     Raises:
@@ -52,10 +52,10 @@ def chosen_source(choice: SourceChoice, *, recipe: Recipe) -> ChosenSource:
     """
     data = data_path(recipe.data, storage=recipe.storage)
     if choice.file is None:
-        source = source_named(choice.name)
+        source = find_source(choice.name)
         if choice.splits is not None:
             source = source.with_splits(choice.splits)
-        return ChosenSource(choice=choice, source=source, data=data, roots=(data,))
+        return ResolvedSource(choice=choice, source=source, data=data, roots=(data,))
     if choice.name in source_names():
         raise WrongUse(f"{choice.name}={choice.file}: the name belongs to a known data set")
     if choice.splits is not None:
@@ -63,4 +63,4 @@ def chosen_source(choice: SourceChoice, *, recipe: Recipe) -> ChosenSource:
     file = data_path(choice.file, storage=recipe.storage)
     source = own_source(choice.name, file)
     roots = (file.parent, data)
-    return ChosenSource(choice=choice, source=source, data=file.parent, roots=roots)
+    return ResolvedSource(choice=choice, source=source, data=file.parent, roots=roots)

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from vchat.base.files import written_whole
-from vchat.prep.raw.base64_json import Place, values
+from vchat.base.files import write_atomically
+from vchat.prep.raw.base64_json import ByteSpan, value_spans
 from vchat.prep.raw.data_path import DataPath, version_of
 
 INDEX_VERSION = 1
@@ -28,7 +28,7 @@ VALUES_PER_GROUP = 2**16
 _SCHEMA = pa.schema([("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
 
 
-def kept_values(path: DataPath, folder: Path) -> Iterator[tuple[str, Place]]:
+def load_value_spans(path: DataPath, folder: Path) -> Iterator[tuple[str, ByteSpan]]:
     """Yield what `base64_json.values` yields, from the index in `folder`, which is made if missing.
 
     Raises:
@@ -36,12 +36,12 @@ def kept_values(path: DataPath, folder: Path) -> Iterator[tuple[str, Place]]:
     """
     index = folder / f"offsets-{_digest(path)}.parquet"
     if not index.exists():
-        _write(index, values(path))
+        _write(index, value_spans(path))
     with pq.ParquetFile(index) as parquet:
         for batch in parquet.iter_batches(batch_size=VALUES_PER_GROUP):
             names, offsets, sizes = (column.to_pylist() for column in batch.columns)
             for name, offset, size in zip(names, offsets, sizes, strict=True):
-                yield name, Place(offset, size)
+                yield name, ByteSpan(offset, size)
 
 
 def _digest(path: DataPath) -> str:
@@ -49,10 +49,13 @@ def _digest(path: DataPath) -> str:
     return xxhash.xxh3_128_hexdigest(described.encode())
 
 
-def _write(index: Path, found: Iterable[tuple[str, Place]]) -> None:
-    found = iter(found)
-    with written_whole(index) as file, pq.ParquetWriter(file, _SCHEMA, compression="zstd") as table:
-        while group := list(islice(found, VALUES_PER_GROUP)):
+def _write(index: Path, spans: Iterable[tuple[str, ByteSpan]]) -> None:
+    spans = iter(spans)
+    with (
+        write_atomically(index) as file,
+        pq.ParquetWriter(file, _SCHEMA, compression="zstd") as table,
+    ):
+        while group := list(islice(spans, VALUES_PER_GROUP)):
             rows = [(name, place.offset, place.size) for name, place in group]
             columns = [list(column) for column in zip(*rows, strict=True)]
             table.write_table(pa.table(columns, schema=_SCHEMA))

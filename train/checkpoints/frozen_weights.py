@@ -19,16 +19,16 @@ import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from vchat.base.files import as_readable_as_its_folder, sha256_file
-from vchat.train.checkpoints.checkpoint import newest_complete, write_json
-from vchat.train.engine.engine import gathered_weights
+from vchat.base.files import inherit_permissions, sha256_file
+from vchat.train.checkpoints.checkpoint import find_newest, write_json
+from vchat.train.engine.engine import gather_weights
 
-FOLDER = "frozen"
+FROZEN_FOLDER = "frozen"
 TRAINED_FILE = "trained.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
 
-def frozen_file(engine: deepspeed.DeepSpeedEngine, out: Path) -> Path | None:
+def store_frozen_weights(engine: deepspeed.DeepSpeedEngine, out: Path) -> Path | None:
     """Return the file in `out/frozen` with all weights that are not trained; all ranks call it.
 
     It is written if no checkpoint in `out` refers to one yet: a run's frozen weights never change.
@@ -36,15 +36,15 @@ def frozen_file(engine: deepspeed.DeepSpeedEngine, out: Path) -> Path | None:
     """
     if all(parameter.requires_grad for parameter in engine.module.parameters()):
         return None
-    found = [_referred_to(out) if dist.get_rank() == 0 else None]
+    found = [_find_reference(out) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(found, src=0)
     if found[0] is not None:
-        return out / FOLDER / found[0]
-    weights = gathered_weights(engine, trained=False)
+        return out / FROZEN_FOLDER / found[0]
+    weights = gather_weights(engine, is_trained=False)
     if dist.get_rank() == 0:
-        found = [_written(weights, out / FOLDER)]
+        found = [_write_frozen(weights, out / FROZEN_FOLDER)]
     dist.broadcast_object_list(found, src=0)
-    return out / FOLDER / str(found[0])
+    return out / FROZEN_FOLDER / str(found[0])
 
 
 def save_trained(
@@ -56,19 +56,19 @@ def save_trained(
     with safe_open(folder / TRAINED_FILE, "pt") as file:
         places = dict.fromkeys(file.keys(), TRAINED_FILE)
     with safe_open(frozen, "pt") as file:
-        places |= dict.fromkeys(file.keys(), f"../../{FOLDER}/{frozen.name}")
+        places |= dict.fromkeys(file.keys(), f"../../{FROZEN_FOLDER}/{frozen.name}")
     write_json(folder / INDEX_FILE, {"metadata": {}, "weight_map": places})
 
 
-def frozen_facts(frozen: Path) -> dict[str, dict[str, Any]]:
+def describe_frozen_file(frozen: Path) -> dict[str, dict[str, Any]]:
     """Return what `files.json` of a step folder says about the file it refers to."""
     facts = {"size_bytes": frozen.stat().st_size, "sha256": frozen.stem}
-    return {f"../{FOLDER}/{frozen.name}": facts}
+    return {f"../{FROZEN_FOLDER}/{frozen.name}": facts}
 
 
-def _referred_to(out: Path) -> str | None:
+def _find_reference(out: Path) -> str | None:
     """The name of the file that the newest checkpoint refers to."""
-    newest = newest_complete(out)
+    newest = find_newest(out)
     if newest is None or not (newest / "model" / INDEX_FILE).is_file():
         return None
     index = json.loads((newest / "model" / INDEX_FILE).read_text(encoding="utf-8"))
@@ -76,12 +76,12 @@ def _referred_to(out: Path) -> str | None:
     return names.pop() if names else None
 
 
-def _written(weights: dict[str, Any], folder: Path) -> str:
+def _write_frozen(weights: dict[str, Any], folder: Path) -> str:
     """Write weights beside their name, then rename; return the name."""
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / ".part"
     save_file({name: value.contiguous() for name, value in weights.items()}, part, {"format": "pt"})
-    as_readable_as_its_folder(part)
+    inherit_permissions(part)
     name = f"{sha256_file(part)}.safetensors"
     part.rename(folder / name)
     return name

@@ -5,10 +5,10 @@ import os
 
 import pytest
 
-from vchat.prep.convert.convert import convert
-from vchat.prep.raw import base64_json, kept_offsets
+from vchat.prep.convert.convert import convert_source
+from vchat.prep.raw import base64_json, offset_index
 from vchat.prep.raw.image_files import ImageFiles
-from vchat.prep.raw.kept_offsets import kept_values
+from vchat.prep.raw.offset_index import load_value_spans
 from vchat.prep.sources import SOURCES, otter_mimicit_cgd
 from vchat_testing.converting import converted
 from vchat_testing.mimicit_data import entry, picture, sd, write_set
@@ -23,9 +23,9 @@ def passes(monkeypatch):
 
     def counted(path):
         made.append(path.name)
-        return base64_json.values(path)
+        return base64_json.value_spans(path)
 
-    monkeypatch.setattr(kept_offsets, "values", counted)
+    monkeypatch.setattr(offset_index, "values", counted)
     return made
 
 
@@ -49,7 +49,9 @@ def test_a_conversion_that_is_killed_after_the_pass_does_not_repeat_it(tmp_path,
 
     images = ImageFiles([tmp_path / "data"])
     with pytest.raises(KeyboardInterrupt):
-        convert(SD, data=tmp_path / "data", images=images, work=tmp_path / "work", on_row=killed)
+        convert_source(
+            SD, data=tmp_path / "data", images=images, work=tmp_path / "work", on_entry=killed
+        )
     assert not list((tmp_path / "work").glob("otter_mimicit_sd-*.json"))
     records, _ = converted(SD, tmp_path / "data", work=tmp_path / "work")
     assert passes == ["SD.json"]
@@ -59,18 +61,18 @@ def test_a_conversion_that_is_killed_after_the_pass_does_not_repeat_it(tmp_path,
 def test_a_pass_that_is_killed_leaves_no_index(tmp_path, monkeypatch):
     path = tmp_path / "X.json"
     path.write_text(json.dumps({"a": "QUJD", "b": "REVG"}))
-    monkeypatch.setattr(kept_offsets, "VALUES_PER_GROUP", 1)
+    monkeypatch.setattr(offset_index, "VALUES_PER_GROUP", 1)
 
     def cut_off(path):
-        yield next(base64_json.values(path))
+        yield next(base64_json.value_spans(path))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(kept_offsets, "values", cut_off)
+    monkeypatch.setattr(offset_index, "values", cut_off)
     with pytest.raises(KeyboardInterrupt):
-        list(kept_values(path, tmp_path / "work"))
+        list(load_value_spans(path, tmp_path / "work"))
     assert not list((tmp_path / "work").iterdir())
     monkeypatch.undo()
-    assert [name for name, _ in kept_values(path, tmp_path / "work")] == ["a", "b"]
+    assert [name for name, _ in load_value_spans(path, tmp_path / "work")] == ["a", "b"]
 
 
 def size(path):
@@ -91,11 +93,11 @@ def content(path):
 def test_a_changed_file_is_read_through_again(tmp_path, passes, change):
     path = tmp_path / "X.json"
     path.write_text('{"a": "QUJD", "b": "REVG"}')
-    found = [list(kept_values(path, tmp_path / "work")) for _ in range(2)]
-    assert found[0] == found[1] == list(base64_json.values(path))
+    found = [list(load_value_spans(path, tmp_path / "work")) for _ in range(2)]
+    assert found[0] == found[1] == list(base64_json.value_spans(path))
     assert passes == ["X.json"]
     change(path)
-    assert list(kept_values(path, tmp_path / "work")) == list(base64_json.values(path))
+    assert list(load_value_spans(path, tmp_path / "work")) == list(base64_json.value_spans(path))
     assert passes == ["X.json"] * 2
 
 
@@ -103,6 +105,6 @@ def test_cgd_keeps_its_pass_too(tmp_path, passes):
     images = {f"CGD_IMG_{number:012d}": picture(number=number) for number in (1, 2)}
     write_set(tmp_path / "data", "CGD", {"CGD_INS_1": entry(*images)}, images)
     for work in ("a", "a", "b"):
-        rows = list(otter_mimicit_cgd.SOURCE.read(tmp_path / "data", kept=tmp_path / work))
+        rows = list(otter_mimicit_cgd.SOURCE.read(tmp_path / "data", index_folder=tmp_path / work))
         assert rows[0].convert().record.images[1].offset > 0
     assert passes == ["CGD.json"] * 2

@@ -23,7 +23,7 @@ class Capture(TorchCheckpointEngine):  # type: ignore[misc]
 
     def save(self, state_dict: Any, path: str) -> None:
         """Copy a state in place of writing it."""
-        self.states[Path(path)] = copied(state_dict)
+        self.states[Path(path)] = copy_to_cpu(state_dict)
 
     def write(self) -> None:
         """Write all files, as DeepSpeed would have, and forget what they hold."""
@@ -32,12 +32,12 @@ class Capture(TorchCheckpointEngine):  # type: ignore[misc]
             torch.save(state, path)
 
 
-def engine_state(engine: deepspeed.DeepSpeedEngine, folder: Path, *, tag: str) -> Capture:
+def capture_state(engine: deepspeed.DeepSpeedEngine, folder: Path, *, tag: str) -> Capture:
     """Copy this rank's optimizer state and trained weights; all ranks call it.
 
     The folder must be there. Costs the memory of one copy of what this rank saves.
     """
-    with _capturing(engine) as capture:
+    with _capture_saves(engine) as capture:
         engine.save_checkpoint(
             str(folder), tag=tag, save_latest=False, exclude_frozen_parameters=True
         )
@@ -45,7 +45,7 @@ def engine_state(engine: deepspeed.DeepSpeedEngine, folder: Path, *, tag: str) -
 
 
 @contextmanager
-def _capturing(engine: deepspeed.DeepSpeedEngine) -> Iterator[Capture]:
+def _capture_saves(engine: deepspeed.DeepSpeedEngine) -> Iterator[Capture]:
     writing, capture = engine.checkpoint_engine, Capture()
     engine.checkpoint_engine = capture
     try:
@@ -54,15 +54,15 @@ def _capturing(engine: deepspeed.DeepSpeedEngine) -> Iterator[Capture]:
         engine.checkpoint_engine = writing
 
 
-def copied(value: Any) -> Any:
+def copy_to_cpu(value: Any) -> Any:
     """Copy a state: tensors to memory of their own on the CPU, the rest as it is nested."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
         twin = copy.copy(value)  # of the same type, with its attributes
         for key, inner in value.items():
-            twin[key] = copied(inner)
+            twin[key] = copy_to_cpu(inner)
         return twin
     if type(value) in (list, tuple):
-        return type(value)(copied(inner) for inner in value)
+        return type(value)(copy_to_cpu(inner) for inner in value)
     return copy.deepcopy(value)

@@ -174,16 +174,16 @@ def measure(run_file: Path, *jobs: list[str]) -> None:
     prepared()
     from vchat.train.checkpoints.background import Background
     from vchat.train.config.run import read_run
-    from vchat.train.engine.processes import start_processes
-    from vchat.train.run.data import Share
-    from vchat.train.run.launch import opened
+    from vchat.train.engine.processes import connect_processes
+    from vchat.train.run.data import RankShare
+    from vchat.train.run.launch import prepare_run
 
-    rank, world_size = start_processes()
+    rank, world_size = connect_processes()
     for settings in jobs:
         config = read_run(run_file, overrides=settings)
         with AnonymousMemory() as memory:
-            share = Share(rank=rank, world_size=world_size)
-            run = opened(config, share, background=Background())
+            share = RankShare(rank=rank, world_size=world_size)
+            run = prepare_run(config, share, background=Background())
     parameters = list(run.engine.module.parameters())
     facts = {
         "whole_bytes": sum(p.ds_numel * p.element_size() for p in parameters),

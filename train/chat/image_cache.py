@@ -18,7 +18,7 @@ DEFAULT_BYTES = 1 << 30
 """Eight images of 257 positions in a decoder of 7 billion parameters at 16 bits."""
 
 
-class ImageMemory:
+class ImageStateCache:
     """The images used last, for one model. Not for several threads at once."""
 
     def __init__(self, *, max_bytes: int = DEFAULT_BYTES):
@@ -36,7 +36,7 @@ class ImageMemory:
         found = self._states.pop(key, None)
         if found is None:
             pixels = image.reshape(-1, *image.shape[-3:]).to(model.device)
-            found = model.image_states(pixels, num_positions=num_positions)
+            found = model.compute_image_states(pixels, num_positions=num_positions)
             self.size_bytes += found.size_bytes
         self._states[key] = found
         while self.size_bytes > self.max_bytes and self._states:
