@@ -1,11 +1,11 @@
-"""Does a model learn better with MMCA or with plain causal attention? On the drawn sample world.
+r"""Does a model learn better with MMCA or with plain causal attention? On the drawn sample world.
 
 The shipped run `tiny.toml`, one process and one thread, once per attention and seed; the seed moves
 the weights and the order of the samples, both attentions get the same. Held-out loss is measured
 along the way and the held-out questions are asked at the end. CPU seconds are those of training
 steps, without evaluation and start-up. A run that is finished in OUT is not made again.
 
-    python bench/learning.py --images 8000 --steps 1000 --seeds 0 1 2 \\
+    python bench/learning.py --images 8000 --steps 1000 --seeds 0 1 2 \
         --out build/learning --docs docs
 
 renews `docs/learning.md` and `docs/learning.png`. Without arguments: a short try, nothing written

@@ -152,7 +152,7 @@ def mosaicml(data: Path, workers: int, decode: Decode, place: Place) -> Batches:
 
 
 def litdata(data: Path, workers: int, decode: Decode, place: Place) -> Batches:
-    """litdata."""
+    """Litdata."""
     from litdata import StreamingDataLoader, StreamingDataset
     from litdata.streaming import downloader
 

@@ -72,7 +72,7 @@ def decode_predictors(
 
     Args:
         labels: int64[B, S], the id itself where it is supervised, -100 elsewhere.
-        drop_rows: the last layer has been made to drop rows, see `last_layer.py`.
+        skip_images: the last layer has been made to drop rows, see `last_layer.py`.
     """
     of_same = rows.segments[:, 1:] == rows.segments[:, :-1]
     row, column = ((labels[:, 1:] != IGNORED) & of_same).nonzero(as_tuple=True)
@@ -98,8 +98,8 @@ def decode_newest(
     """Extend the cache by rows, in place, and return their last hidden states, float[B, S, D].
 
     Args:
-        places: int64[B, S], where they stand in their rows; None is behind all that is cached.
-        known: the layout of one row of text whose images are all that is cached.
+        positions: int64[B, S], where they stand in their rows; None is behind all that is cached.
+        text_layout: the layout of one row of text whose images are all that is cached.
     """
     num_new = rows.kinds.shape[1]
     is_first = cache.get_seq_length() == 0

@@ -252,7 +252,7 @@ def cached_layout(
     Args:
         kinds: int64[B, K] of all keys, the new ones last.
         segments: int64[B, K], likewise.
-        places: int64[B, K], where each key stands in its row; None is in the order of the keys.
+        positions: int64[B, K], where each key stands in its row; None is in the order of the keys.
     """
     first = kinds.shape[1] - num_new
     queries = (kinds[:, first:] == TEXT).any(dim=0).nonzero()[:, 0]
@@ -297,7 +297,7 @@ def visible_keys(
         kinds: int64[B, K], PAD, TEXT or IMAGE.
         segments: int64[B, K], which dialogue of its row a key belongs to.
         queries: int64[Q], the columns that ask.
-        places: int64[B, K], where each key stands in its row; None is in the order of the columns.
+        positions: int64[B, K], where each key stands in its row; None is in column order.
     """
     if positions is None:
         positions = torch.arange(kinds.shape[1], device=kinds.device)[None]
@@ -356,7 +356,7 @@ class DialogueCache(DynamicCache):  # type: ignore[misc]
         """Append int64[B, S] of new positions and return all so far, int64[B, K] each.
 
         Args:
-            places: where they stand in their rows, counted from the rows' first position; None is
+            positions: where they stand in their rows, from the row start; None is
                 one after the other, behind all that are known.
         """
         if positions is None:

@@ -1,0 +1,4 @@
+"""Vision towers and projections: pixels to vectors that a decoder reads.
+
+Knows no decoder.
+"""

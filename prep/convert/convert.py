@@ -60,7 +60,7 @@ def convert_source(
         work: folder of staged files and of what sources keep; a file in it is whole, and named by
             its inputs.
         max_images: limit to which a source that may leave out images is brought; None for no limit.
-        on_row: called once per row read, for progress.
+        on_entry: called once per row read, for progress.
 
     Raises:
         ValueError: if an annotation file is not whole JSON, has no rows, or rows are lost.

@@ -100,7 +100,7 @@ def examine_source(
     Args:
         sample: how many rows are converted and their images decoded.
         max_images: a build's limit for one dialogue; records above it count as lost.
-        on_row: called once per row counted, for progress.
+        on_entry: called once per row counted, for progress.
     """
     needs = tuple(_find_need(need, one.data) for need in one.source.needs)
     try:

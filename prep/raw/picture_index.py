@@ -41,7 +41,7 @@ class PictureIndex:
         Args:
             files: containers below the folder `data`.
             names: the names that a picture of some id is found by.
-            kept: folder for what the pass over a JSON file found, so that it is made only once.
+            index_folder: keeps what the pass over a JSON file found, so that it is made only once.
         """
         hashes, places = array("Q"), array("q")
         self._files: list[tuple[str, str]] = []
@@ -64,7 +64,7 @@ class PictureIndex:
 
         Args:
             key: its canonical key.
-            only: whether a name that several pictures have counts as none; else the first is
+            unique: whether a name that several pictures have counts as none; else the first is
                 taken.
         """
         wanted = np.uint64(xxhash.xxh3_64_intdigest(name.encode()))

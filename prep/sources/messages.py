@@ -29,7 +29,7 @@ def rounds_of_messages(
 
     Args:
         images: those named by the row, for texts with `<image>`.
-        image: turns the value of an image part into its place.
+        make_image: turns the value of an image part into its place.
 
     Raises:
         Rejected: `bad_row`, `bad_role_order` (also for a system or tool message),

@@ -144,7 +144,7 @@ def decode_sample(members: Mapping[str, bytes], *, name: str) -> Sample:
     """Rebuild a sample from its members.
 
     Args:
-        found: Bytes by member name, as `members` gives them.
+        members: Bytes by member name, as `members` gives them.
         name: What errors call the sample (shard and stem).
 
     Raises:

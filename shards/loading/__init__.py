@@ -1,0 +1,4 @@
+"""Executes an epoch plan: reads ahead, decodes, collates, and resumes exactly.
+
+Knows no model.
+"""

@@ -95,8 +95,8 @@ class BufferPool:
 
         Args:
             side: of the square images, in pixels.
-            pinned: page-locked, so that a GPU copies it without waiting; torch reuses such memory.
-            most_free: how many batches' memory is kept for later ones.
+            pin_memory: page-locked, so that a GPU copies it without waiting; torch reuses it.
+            max_free: how many batches' memory is kept for later ones.
         """
         self._tokens_per_row, self._side = tokens_per_row, side
         self._pin_memory = pin_memory

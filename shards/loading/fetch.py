@@ -58,7 +58,7 @@ class SampleFetcher:
         """Return one sample.
 
         Args:
-            reading: has its bytes, or is about to; without, they are read now.
+            pending: has its bytes, or is about to; without, they are read now.
 
         Raises:
             ShardError: unreadable, short, wrong checksum, or not the arrays they should be.

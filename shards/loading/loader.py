@@ -132,13 +132,13 @@ class Loader(IterableDataset[Batch]):
             image_size: shorter side that images are resized to, in pixels.
             crop: side of the centre square that is kept; the shorter side if not given.
             threads: how many check, decode and lay out rows; remote ranges are read by others.
-            read_ahead_rows: the most rows that are read or wait to be collated.
-            read_ahead_bytes: the most bytes, read and decoded, they may have together; one
+            prefetch_rows: the most rows that are read or wait to be collated.
+            prefetch_bytes: the most bytes, read and decoded, they may have together; one
                 micro-batch always may. Whole shards on the way into a cache are not among them.
-            pinned: deliver batches in page-locked memory, for `Batch.to` a GPU without waiting.
+            pin_memory: deliver batches in page-locked memory, for `Batch.to` a GPU without waiting.
             on_fault: `skip` delivers an unreadable sample without labels and with black images.
             max_skipped: the most such samples in an epoch, then it is an error.
-            kept_plans: folder where plans of large sets are kept: one process of a node makes a
+            plan_folder: folder where plans of large sets are kept: one process of a node makes a
                 plan, the others map it, and a resumed run finds it.
         """
         if isinstance(shard_sets, ShardSet):

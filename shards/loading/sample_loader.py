@@ -53,7 +53,7 @@ class SampleLoader:
         Bytes that are wrong are read anew.
 
         Args:
-            reading: has the sample's bytes, or is about to; without, they are read now.
+            pending: has the sample's bytes, or is about to; without, they are read now.
         """
         for attempt in range(1, ATTEMPTS + 1):
             try:

@@ -66,7 +66,7 @@ class PlanCursor:
         """Stand at the start of the epoch in the arguments; plan nothing yet.
 
         Args:
-            kept_plans: folder for plans of large sets, shared by the processes of a node.
+            plan_folder: folder for plans of large sets, shared by the processes of a node.
         """
         self.index, self.arguments = index, arguments
         self.rows_per_step = rows_per_step

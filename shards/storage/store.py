@@ -161,7 +161,7 @@ def read_range(
 
     Args:
         name: Of the shard, for errors.
-        opening: Gives the open file; it may have been opened before.
+        open_file: Gives the open file; it may have been opened before.
 
     Raises:
         ShardError: The file is missing, unreadable, or ends before `end`.

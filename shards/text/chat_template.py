@@ -1,4 +1,4 @@
-"""A tokenizer's own chat template as parts: running text, special tokens, and what carries loss.
+r"""A tokenizer's own chat template as parts: running text, special tokens, and what carries loss.
 
 A chat template is a program that writes a list of messages as one string. Here it is rendered
 once with a unique sentinel for every message; what it writes around the sentinels is the frame of
@@ -7,7 +7,7 @@ round is also rendered plainly and compared with the frame around its own texts,
 trims, drops or reorders text is an error and not other training data. No model is known by name.
 
 Images stand in the user's message as text with slots, in front of the question, as in the
-template `visualchat`: `### Image 1:\\n<image>\\n` for each, then a blank line. An image part of
+template `visualchat`: `### Image 1:\n<image>\n` for each, then a blank line. An image part of
 the chat template is not used. Templates that ask for the date get none: a build has no clock.
 """
 

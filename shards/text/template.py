@@ -1,4 +1,4 @@
-"""A dialogue as text with marked spans: where images go, and what carries loss.
+r"""A dialogue as text with marked spans: where images go, and what carries loss.
 
 A template turns rounds into a list of parts. A part is running text, or a control that the
 tokenizer replaces by one special token: the begin of a dialogue, an image slot, the end of an
@@ -8,8 +8,8 @@ these functions, so a chat prompt is the beginning of a training text by constru
 The published format, with `E` for the end token; nothing stands between it and the next round:
 
     system text
-    ### Image 1:\\n<image>\\n### Image 2:\\n<image>\\n\\n      (only in rounds that show images)
-    ### Question:\\n...\\n\\n### Answer:\\n...E
+    ### Image 1:\n<image>\n### Image 2:\n<image>\n\n      (only in rounds that show images)
+    ### Question:\n...\n\n### Answer:\n...E
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """Tiny models with fixed random weights, and the reference values measured on the published
-code."""
+code.
+"""
 
 import json
 from collections.abc import Callable

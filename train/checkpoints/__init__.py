@@ -1,0 +1,4 @@
+"""Checkpoints: complete or absent, resumable, mirrored to object storage.
+
+Knows no loop.
+"""

@@ -218,7 +218,7 @@ def finish_after_all_ranks(
     """Wait for all other ranks, then `finish`; all files they do not speak of are rank 0's.
 
     Args:
-        beside: facts of files outside the folder that it refers to.
+        outside_facts: facts of files outside the folder that it refers to.
 
     Returns:
         The complete folder, or None if `given_up` was set before: another rank may be gone.

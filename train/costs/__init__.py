@@ -1,0 +1,4 @@
+"""Operations and bytes of a model: what a step costs.
+
+Knows no run.
+"""

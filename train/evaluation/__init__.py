@@ -1,0 +1,4 @@
+"""Questions answered by a checkpoint, and their scores.
+
+Stands on chat, which never imports it.
+"""

@@ -33,7 +33,8 @@ def vqa_accuracy(answer: str, wanted: Sequence[str]) -> float:
 
 def rouge_l(answer: str, wanted: Sequence[str]) -> float:
     """F measure of the longest common subsequence of words, by the package rouge-score; the best
-    over the wanted answers."""
+    over the wanted answers.
+    """
     scorer = _rouge_scorer()
     return max(float(scorer.score(one, answer)["rougeL"].fmeasure) for one in wanted)
 

@@ -59,7 +59,7 @@ def judge_fit(
     """Compare what a run needs with what a GPU has.
 
     Args:
-        needed: bytes on one GPU, of a configuration on a number of GPUs.
+        bytes_needed: bytes on one GPU, of a configuration on a number of GPUs.
     """
     usable = round(gpu_memory_gb * 1e9 * (1 - RESERVED_SHARE))
     now = bytes_needed(config, num_gpus)

@@ -1,0 +1,4 @@
+"""Which samples a step saw, and which steps saw a sample.
+
+Changes nothing of a run.
+"""

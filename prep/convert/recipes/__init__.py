@@ -1,0 +1,1 @@
+"""Recipes that are shipped, as TOML."""

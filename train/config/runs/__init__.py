@@ -1,0 +1,1 @@
+"""Runs that are shipped, as TOML."""
