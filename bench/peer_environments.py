@@ -32,10 +32,10 @@ def python_of(peer: str, *, folder: Path) -> str:
     if not (home / "ready").exists():
         venv.create(home, with_pip=True, clear=True)
         behind = [path for path in sys.path if path.endswith("site-packages")]
+        behind.append(str(Path(__file__).resolve().parents[1] / "src"))
         version = f"python{sys.version_info.major}.{sys.version_info.minor}"
         site = home / "lib" / version / "site-packages"
         (site / "zz_project.pth").write_text("\n".join(behind) + "\n")
-        (site / "vchat").symlink_to(Path(__file__).resolve().parents[1] / "src" / "vchat")
         command = [str(python), "-m", "pip", "install", "--quiet", *PACKAGES[peer]]
         subprocess.run(command, check=True)
         (home / "ready").touch()
