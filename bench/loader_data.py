@@ -133,7 +133,7 @@ def our_loader(
     *,
     threads: int = 2,
     rows_per_step: int = 4,
-    kept_plans: Path | None = None,
+    plan_folder: Path | None = None,
 ) -> Loader:
     """Return our loader at the start of an epoch that mixes all shards, 4 rows a micro-batch."""
     arguments = PlanArguments(
@@ -152,5 +152,5 @@ def our_loader(
         rows_per_micro_batch=4,
         image_size=SIDE,
         threads=threads,
-        plan_folder=kept_plans,
+        plan_folder=plan_folder,
     )

@@ -88,7 +88,7 @@ def main() -> None:
             (small, SMALL),
             (Repeated(small, num_samples=num_samples), num_samples),
         ]:
-            loader = our_loader(shard_set, rows_per_step=ROWS_PER_STEP, kept_plans=data / "plans")
+            loader = our_loader(shard_set, rows_per_step=ROWS_PER_STEP, plan_folder=data / "plans")
             print_resumes(loader, num_samples=count)
 
 

@@ -42,7 +42,7 @@ class SampleFetcher:
         table = sets.table
         self._keys = text_column(table["key"])
         self._sources, self._source = sets.index.sources, sets.index.source
-        self.shard = table["shard"].to_numpy()
+        self.shard: NDArray[np.int32] = table["shard"].to_numpy()
         self.shards = sets.shards
         self.start, self.end = sample_spans(table)
         counts = pc.list_value_length(table["members"]).to_numpy().astype(np.int64)
@@ -127,7 +127,7 @@ class SampleFetcher:
     ) -> ShardError:
         """Return the error for a member whose bytes are not those of the index."""
         store, shard = self.shards[self.shard[number]]
-        store.distrust(shard)
+        store.invalidate(shard)
         found = xxhash.xxh3_64_intdigest(part)
         return self._error(
             f"{name} has checksum {found:016x}, the index says {xxh3:016x}",

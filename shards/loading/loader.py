@@ -9,7 +9,7 @@ from the position in its state on. Any loop can use it:
         ...                                     # backward
         if batch.ends_step:
             ...                                 # optimizer step
-            loader.step_done()
+            loader.finish_step()
 
 The state counts completed optimizer steps only: what threads have read ahead, and batches of a step
 that never ended, are read again after a resume. It holds no rank and no world size.

@@ -176,7 +176,7 @@ class PlanCursor:
         return self._by_name[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_coming": {}}
+        return self.__dict__ | {"_pending": {}}
 
     def _start_planning(self, epoch: int) -> None:
         """Let a thread make a plan, unless it is made or being made; only one is kept."""

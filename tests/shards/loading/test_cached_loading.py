@@ -65,7 +65,7 @@ def test_once_every_shard_is_in_the_cache_nothing_is_asked_for(
     store = shards.store
     assert isinstance(store, CachedStore)
     names = [s["name"] for s in shards.manifest["shards"] if s["split"] == "train"]
-    for _ in loader(shards, read_ahead_rows=1):
+    for _ in loader(shards, prefetch_rows=1):
         if all(store.is_local(name) for name in names):
             break
         time.sleep(0.05)
@@ -109,7 +109,7 @@ def test_a_small_cache_stays_within_its_bound_over_the_epoch(
     most = 0
     keys = []
     steps = loader(shards).plan(0).num_steps(1)
-    for batch in itertools.islice(loader(shards, read_ahead_rows=1), steps):
+    for batch in itertools.islice(loader(shards, prefetch_rows=1), steps):
         keys += [key for row in batch.keys for key in row]
         time.sleep(0.05)
         with lock_folder(tmp_path / "cache"):

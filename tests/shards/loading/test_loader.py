@@ -151,7 +151,7 @@ def test_any_schedule_of_stops_and_topologies_gives_the_same_steps(
             data.draw(st.integers(1, 5), label="world size"),
             rows_per_micro_batch=data.draw(st.integers(1, 3), label="micro-batch"),
             threads=data.draw(st.integers(1, 3), label="threads"),
-            read_ahead_rows=data.draw(st.integers(1, 30), label="read ahead"),
+            prefetch_rows=data.draw(st.integers(1, 30), label="prefetch"),
         )
         for rank in ranks:
             if state is not None:

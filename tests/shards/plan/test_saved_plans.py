@@ -144,7 +144,7 @@ def test_a_cursor_keeps_plans_of_large_sets_only(
     wanted = plan_epoch(INDEX, arguments())
     assert_same_plan(cursor().plan(0), wanted)
     assert not list(tmp_path.iterdir())
-    monkeypatch.setattr(plan_cursor, "WORTH_KEEPING", 1)
+    monkeypatch.setattr(plan_cursor, "MIN_SAMPLES_TO_STORE", 1)
     assert_same_plan(cursor().plan(0), wanted)
     assert len(list(tmp_path.iterdir())) == 1
     here, kept = cursor(), cursor()

@@ -39,7 +39,7 @@ def loader_of(shards: ShardSet, *, rank: int = 0, world: int = 1) -> Loader:
         rank=rank,
         world_size=world,
         ranks_per_node=world,
-        read_ahead_rows=4,
+        prefetch_rows=4,
     )
 
 
