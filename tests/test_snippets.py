@@ -4,7 +4,7 @@ import itertools
 import re
 from pathlib import Path
 
-from vchat.shards.loading.loader import Loader
+from vchat.shards import Loader
 from vchat_testing.toy import toy_shards
 
 README = Path(__file__).parents[1] / "README.md"
