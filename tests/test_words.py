@@ -15,12 +15,34 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 
 IRREGULAR = {
     *("begun", "bound", "bought", "brought", "built", "caught", "chosen", "dealt", "done", "drawn"),
-    *("driven", "fed", "felt", "found", "given", "gone", "grown", "heard", "held", "hidden", "kept"),
+    *(
+        "driven",
+        "fed",
+        "felt",
+        "found",
+        "given",
+        "gone",
+        "grown",
+        "heard",
+        "held",
+        "hidden",
+        "kept",
+    ),
     *("known", "laid", "left", "lent", "lost", "made", "meant", "met", "paid", "said", "seen"),
     *("sent", "shown", "shut", "sold", "spent", "stood", "sunk", "taken", "taught", "thought"),
     *("told", "torn", "understood", "woken", "won", "worn", "written"),
 }
-NO_PARTICIPLES = {"deepspeed", "embed", "exceed", "feed", "need", "proceed", "reseed", "seed", "speed"}
+NO_PARTICIPLES = {
+    "deepspeed",
+    "embed",
+    "exceed",
+    "feed",
+    "need",
+    "proceed",
+    "reseed",
+    "seed",
+    "speed",
+}
 """Verbs and nouns that end like a participle."""
 
 TERMS = {"keyed_hash"}
