@@ -1,4 +1,4 @@
-"""Documents: links lead somewhere, what a newcomer asks for is near, code uses public names only."""
+"""Documents: links lead somewhere, what a newcomer asks for is near, code has public names."""
 
 import re
 from pathlib import Path
