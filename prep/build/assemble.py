@@ -18,7 +18,7 @@ from vchat.prep.raw.rejected import Rejected
 from vchat.shards.text.chat_template import TextChanged
 from vchat.shards.format.sample import RecordOrigin, Sample, StoredImage, StoredRound
 from vchat.shards.format.record import Record
-from vchat.shards.pixels.grid import num_positions
+from vchat.shards.pixels.grid import ImageGrid
 from vchat.shards.text.template import Template, TextRound
 from vchat.shards.text.tokenizer import TokenizedText, TextTokenizer
 
@@ -137,7 +137,7 @@ class Assembler:
 def _count_positions(sizes: tuple[tuple[int, int], ...], per_image: int) -> int:
     """Return the positions of images of these stored sizes; most have one of a few."""
     stored = np.array(sizes, dtype=np.int32).reshape(-1, 2)
-    return int(num_positions(stored, per_image=per_image).sum())
+    return int(ImageGrid(positions_per_input=per_image).num_positions(stored).sum())
 
 
 def prepare_rounds(prepared: PreparedRecord) -> list[PreparedRound]:

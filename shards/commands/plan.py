@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from vchat.shards.format.manifest import ShardSet
-    from vchat.shards.pixels.tiling import Tiling
+    from vchat.shards.pixels.grid import Tiling
     from vchat.shards.plan.arguments import PlanArguments, SourceShare
     from vchat.shards.plan.joined_sets import JoinedSets
 
@@ -93,7 +93,7 @@ def read_plan_arguments(shard_sets: list[ShardSet], options: dict[str, Any]) -> 
 
 def read_tiling(options: dict[str, Any]) -> Tiling | None:
     """Read `--max-tiles` and `--tile-side`, which go together."""
-    from vchat.shards.pixels.tiling import Tiling
+    from vchat.shards.pixels.grid import Tiling
 
     max_tiles, side = options["max_tiles"], options["tile_side"]
     if (max_tiles is None) != (side is None):

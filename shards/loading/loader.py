@@ -164,12 +164,11 @@ class Loader(IterableDataset[Batch]):
         self._store_metrics = [store.metrics for store, _ in sets.shards]
         self._samples = SampleLoader(
             sets,
-            positions_per_image=arguments.positions_per_image,
-            tiling=arguments.tiling,
+            grid=arguments.grid,
             image_size=image_size,
             metrics=self._metrics,
         )
-        self._inputs = sets.index.image_inputs(tiling=arguments.tiling)
+        self._inputs = sets.index.image_inputs(arguments.grid)
         if arguments.tiling is not None and arguments.tiling.side != self.crop:
             raise ValueError(
                 f"tiles of {arguments.tiling.side} pixels do not go with images of {self.crop}"

@@ -12,8 +12,7 @@ from vchat.shards.loading.collate import LoadedSample, fill_row
 from vchat.shards.loading.fetch import FetchedSample, SampleFetcher
 from vchat.shards.loading.ranges import PendingRange
 from vchat.shards.pixels.decode import Pixels, Scratch, decode_into, decode_tiles_into
-from vchat.shards.pixels.grid import num_inputs, num_positions
-from vchat.shards.pixels.tiling import Tiling
+from vchat.shards.pixels.grid import ImageGrid
 from vchat.shards.plan.joined_sets import JoinedSets
 from vchat.shards.storage.metrics import Metrics
 from vchat.shards.storage.store import ShardError, UnreachableError
@@ -29,8 +28,7 @@ class SampleLoader:
         self,
         sets: JoinedSets,
         *,
-        positions_per_image: int,
-        tiling: Tiling | None,
+        grid: ImageGrid,
         image_size: int,
         metrics: Metrics,
     ):
@@ -40,10 +38,8 @@ class SampleLoader:
         self._index, self._image_id = sets.index, sets.image_id
         self._pad_id = sets.pad_id
         self._image_ends = np.cumsum(sets.index.num_images, dtype=np.int64)
-        self._image_tokens = sets.index.image_positions(
-            per_image=positions_per_image, tiling=tiling
-        )
-        self._positions_per_image, self._tiling = positions_per_image, tiling
+        self._image_tokens = sets.index.image_positions(grid)
+        self._grid = grid
         self._image_size = image_size
         self._scratch = Scratch()
 
@@ -116,16 +112,16 @@ class SampleLoader:
 
     def _decode(self, images: Sequence[memoryview], pixels: Pixels, *, number: int) -> None:
         """Fill uint8[inputs, crop, crop, 3] with the images of a sample, one after the other."""
-        if self._tiling is None:
+        if self._grid.tiling is None:
             for data, place in zip(images, pixels, strict=True):
                 decode_into(place, data, shorter_side=self._image_size, scratch=self._scratch)
             return
         sizes = self._image_sizes(number)
-        ends = np.cumsum(num_inputs(sizes, tiling=self._tiling))
+        ends = np.cumsum(self._grid.num_inputs(sizes))
         for data, size, places in zip(
             images, sizes.tolist(), np.split(pixels, ends[:-1]), strict=True
         ):
-            decode_tiles_into(places, data, size=(size[0], size[1]), tiling=self._tiling)
+            decode_tiles_into(places, data, size=(size[0], size[1]), tiling=self._grid.tiling)
 
     def _blank(self, number: int, *, fault: ShardError) -> LoadedSample:
         """Return a sample of the planned length with the planned slots and no labels."""
@@ -162,12 +158,10 @@ class SampleLoader:
     def _positions(self, numbers: NDArray[np.integer]) -> NDArray[np.int64]:
         """Return int64[images], the positions of each image of some samples, in their order."""
         num_images = int(self._index.num_images[numbers].sum())
-        if self._tiling is None or num_images == 0:  # then the sizes need not be looked up
-            return np.full(num_images, self._positions_per_image, np.int64)
+        if self._grid.tiling is None or num_images == 0:  # then the sizes need not be looked up
+            return np.full(num_images, self._grid.positions_per_input, np.int64)
         sizes = [self._image_sizes(number) for number in numbers.tolist()]
-        return num_positions(
-            np.concatenate(sizes), per_image=self._positions_per_image, tiling=self._tiling
-        )
+        return self._grid.num_positions(np.concatenate(sizes))
 
     def _image_sizes(self, number: int) -> NDArray[np.integer]:
         """Return int[images, 2], the stored width and height of each image of a sample."""

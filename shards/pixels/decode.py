@@ -22,8 +22,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from vchat.shards.pixels.grid import tile_grids
-from vchat.shards.pixels.tiling import Tiling
+from vchat.shards.pixels.grid import Tiling, tile_grids
 
 Pixels = NDArray[np.uint8]
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
-from vchat.shards.pixels.tiling import Tiling
+from vchat.shards.pixels.grid import ImageGrid, Tiling
 
 PLAN_VERSION = 1
 
@@ -100,6 +100,11 @@ class PlanArguments:
             raise ValueError(
                 f"plan_version {self.plan_version} is not known; this code makes {PLAN_VERSION}"
             )
+
+    @property
+    def grid(self) -> ImageGrid:
+        """How many positions an image takes."""
+        return ImageGrid(positions_per_input=self.positions_per_image, tiling=self.tiling)
 
     def describe(self) -> dict[str, Any]:
         """Return the arguments as JSON values; excluded keys as their number and digest."""

@@ -148,8 +148,7 @@ def plan_epoch(index: PlanIndex, arguments: PlanArguments) -> EpochPlan:
 
 def sample_positions(index: PlanIndex, arguments: PlanArguments) -> NDArray[np.int32]:
     """Return int32[N]: positions each sample takes in a row, text and image slots together."""
-    per_image = arguments.positions_per_image
-    return index.text_tokens + index.image_positions(per_image=per_image, tiling=arguments.tiling)
+    return index.text_tokens + index.image_positions(arguments.grid)
 
 
 def sum_rows(values: NDArray[np.integer], row_offsets: Ints) -> Ints:

@@ -10,8 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from vchat.shards.pixels.grid import num_inputs, num_positions
-from vchat.shards.pixels.tiling import Tiling
+from vchat.shards.pixels.grid import ImageGrid
 from vchat.shards.plan.ordering import TextColumn
 
 Ints = NDArray[np.int64]
@@ -79,15 +78,15 @@ class PlanIndex:
         """How many shard sets the samples are of."""
         return int(self.set_of_shard.max(initial=0)) + 1
 
-    def image_positions(self, *, per_image: int, tiling: Tiling | None = None) -> NDArray[np.int32]:
+    def image_positions(self, grid: ImageGrid) -> NDArray[np.int32]:
         """Return int32[N]: how many positions the images of each sample take together."""
-        return self._per_sample(lambda s: num_positions(s, per_image=per_image, tiling=tiling))
+        return self._per_sample(grid.num_positions)
 
-    def image_inputs(self, *, tiling: Tiling | None) -> NDArray[np.int32]:
+    def image_inputs(self, grid: ImageGrid) -> NDArray[np.int32]:
         """Return int32[N]: how many inputs of the tower the images of each sample are."""
-        if tiling is None:
+        if grid.tiling is None:
             return self.num_images
-        return self._per_sample(lambda s: num_inputs(s, tiling=tiling))
+        return self._per_sample(grid.num_inputs)
 
     def _per_sample(
         self, of_images: Callable[[NDArray[np.integer]], NDArray[np.int64]]

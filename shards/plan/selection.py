@@ -122,7 +122,7 @@ def is_over_budget(
 ) -> Mask:
     """Return bool[N]: which samples no row can hold."""
     longest = max_sample_positions(arguments)
-    inputs = index.image_inputs(tiling=arguments.tiling)
+    inputs = index.image_inputs(arguments.grid)
     return (positions > longest) | (inputs > arguments.images_per_row)
 
 
@@ -137,7 +137,7 @@ def too_long_message(
 ) -> str:
     """Say how many samples fit no row, and which is the first."""
     first = int(np.flatnonzero(too_long)[0])
-    inputs = index.image_inputs(tiling=arguments.tiling)
+    inputs = index.image_inputs(arguments.grid)
     return (
         f"{too_long.sum()} of {len(index)} samples fit no row of {max_sample_positions(arguments)} "
         f"positions and {arguments.images_per_row} images; the first is {index.keys[first]} with "

@@ -59,7 +59,7 @@ def pack_windows(
     """
     lane, window = deal_shards(index, arguments)
     selection, starts = sort_by_shard(selection, index)
-    inputs = index.image_inputs(tiling=arguments.tiling)
+    inputs = index.image_inputs(arguments.grid)
     samples = np.empty(len(selection.samples), np.int32)
     sizes, hashes, costs = [np.zeros(1, np.int64)], [np.zeros(0, np.uint64)], []
     lanes, windows = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]

@@ -26,7 +26,7 @@ from vchat.shards.text.tokenizer import TextTokenizer
 from vchat.train.chat.image_cache import ImageStateCache
 from vchat.train.chat.pictures import count_inputs, decode_picture, decode_picture_tiles
 from vchat.train.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from vchat.train.engine.starting_model import read_tiling
+from vchat.train.engine.starting_model import read_grid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +108,7 @@ class ChatModel:
         Returns:
             uint8[3, H, W], or uint8[inputs, 3, H, W] if the model's images are cut.
         """
-        tiling = read_tiling(self.model)
+        tiling = read_grid(self.model).tiling
         if tiling is None:
             return decode_picture(data, side=self.image_size)
         return decode_picture_tiles(data, tiling=tiling, stored_side=self.stored_side)
@@ -119,7 +119,7 @@ class ChatModel:
         Raises:
             ValueError: the bytes are no image.
         """
-        tiling = read_tiling(self.model)
+        tiling = read_grid(self.model).tiling
         if tiling is None:
             return 1
         return count_inputs(data, tiling=tiling, stored_side=self.stored_side)

@@ -22,8 +22,7 @@ from vchat.shards.pixels.decode import (
     decode_tiles_into,
     resize,
 )
-from vchat.shards.pixels.grid import num_inputs, size_to_store
-from vchat.shards.pixels.tiling import Tiling
+from vchat.shards.pixels.grid import ImageGrid, Tiling, size_to_store
 
 ORIENTATION = 0x0112
 """The EXIF tag that says how a camera was held; 1 is upright."""
@@ -53,7 +52,7 @@ def decode_picture_tiles(data: bytes, *, tiling: Tiling, stored_side: int | None
     size = full if stored_side is None else size_to_store(full, shorter_side=stored_side)
     if size != full:
         data = _png_bytes(Image.fromarray(resize(decode_rgb_by_pillow(data), size=size)))
-    (inputs,) = num_inputs(np.array([size]), tiling=tiling)
+    (inputs,) = ImageGrid(positions_per_input=1, tiling=tiling).num_inputs(np.array([size]))
     pixels = np.empty((inputs, tiling.side, tiling.side, 3), np.uint8)
     decode_tiles_into(pixels, data, size=size, tiling=tiling)
     return torch.from_numpy(pixels.transpose(0, 3, 1, 2))
@@ -67,7 +66,7 @@ def count_inputs(data: bytes, *, tiling: Tiling, stored_side: int | None) -> int
     """
     _, full = upright_bytes(data)
     size = full if stored_side is None else size_to_store(full, shorter_side=stored_side)
-    return int(num_inputs(np.array([size]), tiling=tiling)[0])
+    return int(ImageGrid(positions_per_input=1, tiling=tiling).num_inputs(np.array([size]))[0])
 
 
 def upright_bytes(data: bytes) -> tuple[bytes, tuple[int, int]]:

@@ -89,8 +89,7 @@ def pairs_of_epoch(plan: EpochPlan, *, attention: str) -> float:
     """
     index, used = plan.index, plan.samples
     text = index.text_tokens[used].astype(np.float64)
-    per_image, tiling = plan.arguments.positions_per_image, plan.arguments.tiling
-    image = index.image_positions(per_image=per_image, tiling=tiling)[used].astype(np.float64)
+    image = index.image_positions(plan.arguments.grid)[used].astype(np.float64)
     if attention == "causal":
         return float(((text + image) ** 2 / 2).sum())
     return float((text**2 / 2 + text * image).sum())

@@ -15,7 +15,7 @@ from vchat.model.config import VisualChatConfig
 from vchat.model.towers.hugging_face import register_towers
 from vchat.model.towers.open_clip import FOLDER_CONFIG, OpenClipVision, load_folder
 from vchat.model.visual_chat import VisualChat
-from vchat.shards.pixels.tiling import Tiling
+from vchat.shards.pixels.grid import ImageGrid, Tiling
 from vchat.train.config.model import LoraConfig, ModelConfig
 from vchat.train.engine.weight_loading import WHOLE, WeightLoading
 from vchat.train.run.data import ModelSizes
@@ -104,17 +104,16 @@ def read_sizes(model: VisualChat) -> ModelSizes:
     """What the data must know of the model."""
     return ModelSizes(
         image_size=model.config.image_size,
-        positions_per_image=model.config.positions_per_image,
-        tiling=read_tiling(model),
+        grid=read_grid(model),
     )
 
 
-def read_tiling(model: VisualChat) -> Tiling | None:
-    """How the model's images are cut, None if they are not."""
-    config = model.config
-    if not config.max_tiles:
-        return None
-    return Tiling(max_tiles=config.max_tiles, side=config.image_size)
+def read_grid(model: VisualChat) -> ImageGrid:
+    """Return how many positions an image takes in the model's decoder."""
+    config, tiling = model.config, None
+    if config.max_tiles:
+        tiling = Tiling(max_tiles=config.max_tiles, side=config.image_size)
+    return ImageGrid(positions_per_input=config.positions_per_image, tiling=tiling)
 
 
 def load_tower(source: str | dict[str, Any]) -> PreTrainedModel:

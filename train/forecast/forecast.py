@@ -79,7 +79,7 @@ def forecast_run(config: RunConfig, *, cluster: Cluster) -> dict[str, dict[str, 
             "parameters": counts.total,
             "trained_parameters": counts.trained,
             "image_size": sizes.image_size,
-            "positions_per_image": sizes.positions_per_image,
+            "positions_per_image": sizes.grid.positions_per_input,
         },
         "time": time,
         "reading": _reading(shard_sets, config, plan, cluster, epoch_hours=time["hours_per_epoch"]),
@@ -133,7 +133,7 @@ def _time(
         positions=summary.text_tokens + summary.image_positions,
         pairs=pairs_of_epoch(plan, attention=model.config.attention),
         supervised=summary.supervised_tokens,
-        images=int(plan.index.image_inputs(tiling=plan.arguments.tiling)[plan.samples].sum()),
+        images=int(plan.index.image_inputs(plan.arguments.grid)[plan.samples].sum()),
     )
     epochs = steps / summary.steps
     per_hour = cluster.tflops and cluster.tflops * 1e12 * cluster.mfu * cluster.gpus * 3600

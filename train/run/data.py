@@ -16,7 +16,7 @@ import torch
 from vchat.shards.format.manifest import ShardSet, open_shards
 from vchat.shards.loading.collate import Batch
 from vchat.shards.loading.loader import Loader
-from vchat.shards.pixels.tiling import Tiling
+from vchat.shards.pixels.grid import ImageGrid
 from vchat.shards.plan.arguments import PlanArguments
 from vchat.shards.plan.excluded_keys import read_keys
 from vchat.shards.plan.joined_sets import check_same_language
@@ -31,11 +31,8 @@ class ModelSizes:
     image_size: int
     """Side of the square the tower reads, in pixels."""
 
-    positions_per_image: int
-    """Decoder positions one image takes, or one of its tiles."""
-
-    tiling: Tiling | None = None
-    """How images are cut, if they are."""
+    grid: ImageGrid
+    """How many positions of the decoder an image takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,8 +162,8 @@ def plan_arguments(config: RunConfig, sizes: ModelSizes) -> PlanArguments:
         epoch=0,
         tokens_per_row=data.tokens_per_row,
         images_per_row=data.images_per_row,
-        positions_per_image=sizes.positions_per_image,
-        tiling=sizes.tiling,
+        positions_per_image=sizes.grid.positions_per_input,
+        tiling=sizes.grid.tiling,
         shuffle_window_shards=data.shuffle_window_shards,
         lanes=data.lanes,
         balanced_rows=data.balanced_rows,

@@ -10,8 +10,7 @@ from PIL import Image
 
 from vchat.shards.loading.loader import Loader
 from vchat.shards.pixels.decode import decode_tiles_into
-from vchat.shards.pixels.grid import num_inputs, num_positions, tile_grids
-from vchat.shards.pixels.tiling import Tiling
+from vchat.shards.pixels.grid import ImageGrid, Tiling, tile_grids
 from vchat.shards.plan.epoch import PlanArguments, plan_epoch
 from vchat.shards.plan.summary import summarize_plan
 from vchat_testing.toy import toy_shards
@@ -63,13 +62,17 @@ def test_a_grid_has_few_enough_tiles_and_is_of_the_image_alone(sizes, max_tiles,
     turned = tile_grids(np.array(sizes)[:, ::-1], tiling=tiling)
     assert np.array_equal(turned.prod(axis=1), together.prod(axis=1))
     small = (np.array(sizes) < side).all(axis=1)
-    assert (num_inputs(np.array(sizes), tiling=tiling)[small] == 1).all()
+    grid = ImageGrid(positions_per_input=1, tiling=tiling)
+    assert (grid.num_inputs(np.array(sizes))[small] == 1).all()
 
 
 def test_a_cut_image_takes_the_positions_of_its_tiles_and_of_its_small_view():
     sizes = np.array([(16, 16), (48, 32)])
-    assert num_positions(sizes, per_image=5).tolist() == [5, 5]
-    assert num_positions(sizes, per_image=5, tiling=TILING).tolist() == [5, 7 * 5]
+    assert ImageGrid(positions_per_input=5).num_positions(sizes).tolist() == [5, 5]
+    assert ImageGrid(positions_per_input=5, tiling=TILING).num_positions(sizes).tolist() == [
+        5,
+        7 * 5,
+    ]
 
 
 def test_tiles_are_the_parts_of_the_image_row_by_row_behind_the_whole():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vchat.shards.pixels.tiling import Tiling
+from vchat.shards.pixels.grid import Tiling
 from vchat.shards.plan.arguments import PlanArguments, SourceShare
 from vchat.shards.plan.epoch import EpochPlan, deal_rows, plan_epoch
 from vchat.shards.plan.plan_index import PlanIndex

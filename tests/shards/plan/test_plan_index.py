@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from vchat.shards.pixels.grid import ImageGrid
 from vchat.shards.plan.plan_index import PlanIndex
 
 
@@ -29,7 +30,9 @@ def test_chunks_and_slices_do_not_change_the_columns() -> None:
     assert [index.sources[number] for number in index.source] == ["b", "a"] * 4
     assert index.text_tokens.tolist() == list(range(13, 21))
     assert index.num_images.tolist() == [n % 3 for n in range(3, 11)]
-    assert index.image_positions(per_image=7).tolist() == [7 * (n % 3) for n in range(3, 11)]
+    assert index.image_positions(ImageGrid(positions_per_input=7)).tolist() == [
+        7 * (n % 3) for n in range(3, 11)
+    ]
     assert index.shard.tolist() == [n // 4 for n in range(3, 11)]
 
 

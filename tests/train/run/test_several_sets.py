@@ -7,13 +7,14 @@ from collections import Counter
 import pytest
 
 from vchat.shards.format.manifest import manifest_digest
+from vchat.shards.pixels.grid import ImageGrid
 from vchat.train.config.run import read_run
 from vchat.train.forecast.forecast import Cluster, forecast_run
 from vchat.train.run.data import ModelSizes, RankShare, RunData, open_run_shards
 from vchat.train.where.lineage import print_step
 from vchat_testing.training_runs import toy_shards, write_run
 
-SIZES = ModelSizes(image_size=32, positions_per_image=5)
+SIZES = ModelSizes(image_size=32, grid=ImageGrid(positions_per_input=5))
 
 
 @pytest.fixture(scope="module")

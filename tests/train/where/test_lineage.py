@@ -10,6 +10,7 @@ from vchat.base.cli import run_command
 from vchat.shards.format.manifest import describe_shard, open_shards, publish
 from vchat.shards.format.writer import write_shard
 from vchat.shards.loading.loader import Loader
+from vchat.shards.pixels.grid import ImageGrid
 from vchat.shards.text.tokenizer import TextTokenizer
 from vchat.train.commands.main import group
 from vchat.train.config.run import read_run
@@ -34,7 +35,9 @@ def opened(tmp_path_factory):
 
 
 def loader_of(config, shard_set, *, rank: int) -> Loader:
-    arguments = plan_arguments(config, ModelSizes(image_size=32, positions_per_image=5))
+    arguments = plan_arguments(
+        config, ModelSizes(image_size=32, grid=ImageGrid(positions_per_input=5))
+    )
     return Loader(
         shard_set,
         arguments,
