@@ -8,7 +8,6 @@ known one.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import tomllib
 import types
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 from vchat.base.cli import WrongUse
+from vchat.base.nearest import did_you_mean
 
 T = TypeVar("T")
 
@@ -102,9 +102,7 @@ def to_table(config: object) -> dict[str, Any]:
 
 def _unknown_key_message(key: str, known: list[str], *, where: str, section: str) -> str:
     place = f"in [{section}]" if section else "at the top level"
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    advice = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
-    return f"{where}: unknown key {key!r} {place}; {advice}"
+    return f"{where}: unknown key {key!r} {place}; {did_you_mean(key, known)}"
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:

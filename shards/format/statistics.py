@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from vchat.base.arrays import offsets_from_counts
+
 COUNTS = {
     "records": "num_records",
     "rounds": "num_rounds",
@@ -48,7 +50,5 @@ def sample_bytes(index: pa.Table) -> NDArray[np.int64]:
     """Return int64[N]: the bytes of each sample's members together."""
     lists = index["members"].combine_chunks()
     sizes = lists.flatten().field("size").to_numpy().astype(np.int64)
-    ends = np.cumsum(lists.value_lengths().to_numpy())
-    running = np.concatenate([[0], np.cumsum(sizes)])
-    per_sample: NDArray[np.int64] = np.diff(running[np.concatenate([[0], ends])])
-    return per_sample
+    of_samples = offsets_from_counts(lists.value_lengths().to_numpy())
+    return np.diff(offsets_from_counts(sizes)[of_samples])

@@ -21,6 +21,8 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
+from vchat.base.arrays import offsets_from_counts
+
 GROWTH = 1.25
 """Batches differ in their number of images: memory is taken for one that is larger by this."""
 
@@ -69,7 +71,7 @@ class BatchBuffer:
 
     def __init__(self, pixels: Tensor, tokens: Tensor, *, images_per_row: Sequence[int]):
         """Divide it among rows with so many images each; `BatchRooms` makes it."""
-        ends = np.cumsum([0, *images_per_row]).tolist()
+        ends = offsets_from_counts(images_per_row).tolist()
         self._images = [slice(start, end) for start, end in itertools.pairwise(ends)]
         self.pixels = pixels
         """uint8[N, H, W, 3]: channels last in memory, as images are decoded."""

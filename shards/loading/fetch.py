@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import xxhash
 from numpy.typing import NDArray
 
+from vchat.base.arrays import offsets_from_counts
 from vchat.shards.loading.ranges import UNREAD_MEMBER, PendingRange, sample_spans
 from vchat.shards.plan.joined_sets import JoinedSets
 from vchat.shards.plan.plan_index import number_in_order, text_column
@@ -46,7 +47,7 @@ class SampleFetcher:
         self.shards = sets.shards
         self.start, self.end = sample_spans(table)
         counts = pc.list_value_length(table["members"]).to_numpy().astype(np.int64)
-        self._first_member = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        self._first_member = offsets_from_counts(counts)
         members = pc.list_flatten(table["members"])
         self._names, self._name = number_in_order(pc.struct_field(members, "name"))
         self._roles = [role_of(name) for name in self._names]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
+from vchat.base.arrays import offsets_from_counts
 from vchat.shards.format.manifest import ShardSet
 from vchat.shards.plan.arguments import PlanArguments
 from vchat.shards.plan.cursor import PlanCursor
@@ -42,7 +43,7 @@ class RawSamples(IterableDataset[RawSample]):
         """Plan nothing yet; `tokens_per_row` bounds a sample's length, as in training."""
         self._shard_sets = [shard_sets] if isinstance(shard_sets, ShardSet) else list(shard_sets)
         self._tables = [shard_set.index(arguments.split) for shard_set in self._shard_sets]
-        self._first_of_set = np.cumsum([0, *(table.num_rows for table in self._tables)])
+        self._first_of_set = offsets_from_counts(table.num_rows for table in self._tables)
         self._cursor = PlanCursor(
             join_sets(self._shard_sets, split=arguments.split).index,
             arguments,

@@ -24,6 +24,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from vchat.base.arrays import offsets_from_counts
 from vchat.shards.plan.arguments import PlanArguments
 from vchat.shards.plan.plan_index import PlanIndex
 from vchat.shards.plan.row_order import interleave_rows
@@ -161,7 +162,7 @@ def sum_rows(values: NDArray[np.integer], row_offsets: Ints) -> Ints:
 def reorder_rows(packed: PackedRows, *, rows: Ints) -> tuple[Ints, SampleNumbers]:
     """Return row offsets and samples with the rows in another order."""
     sizes = np.diff(packed.row_offsets)[rows]
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+    offsets = offsets_from_counts(sizes)
     samples = np.empty_like(packed.samples)
     for start in range(0, len(rows), ROWS_AT_ONCE):
         part = slice(start, start + ROWS_AT_ONCE)

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
+from vchat.base.arrays import offsets_from_counts
+
 Hashes = NDArray[np.uint64]
 
 STRINGS_AT_ONCE = 1 << 16
@@ -35,7 +37,7 @@ class TextColumn:
     def of(cls, texts: Iterable[str]) -> TextColumn:
         """Pack strings into a column."""
         encoded = [text.encode() for text in texts]
-        offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+        offsets = offsets_from_counts(map(len, encoded))
         return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets)
 
     def part(self, start: int, end: int) -> TextColumn:

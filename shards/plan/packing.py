@@ -17,6 +17,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from vchat.base.arrays import offsets_from_counts
+
 Ints = NDArray[np.int64]
 Pattern = tuple[int, ...]
 """The types of the samples in a row."""
@@ -162,4 +164,4 @@ def unfold_patterns(
         types += pattern * num_rows
     # 16-bit types, the usual case, are sorted by counting instead of comparing.
     row_types = np.array(types, dtype=np.min_scalar_type(max(types)))
-    return np.cumsum([0, *sizes], dtype=np.int64), row_types
+    return offsets_from_counts(sizes), row_types

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from vchat.base.arrays import offsets_from_counts
 from vchat.shards.pixels.grid import ImageGrid
 from vchat.shards.plan.ordering import TextColumn
 
@@ -96,11 +97,11 @@ class PlanIndex:
         first = 0
         for start in range(0, len(self), SAMPLES_AT_ONCE):
             counts = self.num_images[start : start + SAMPLES_AT_ONCE]
-            ends = np.cumsum(counts, dtype=np.int64)
-            sizes = self.image_sizes[first : first + int(ends[-1])]
-            so_far = np.concatenate([[0], np.cumsum(of_images(sizes))])
-            totals[start : start + SAMPLES_AT_ONCE] = so_far[ends] - so_far[ends - counts]
-            first += int(ends[-1])
+            offsets = offsets_from_counts(counts)
+            last = first + int(offsets[-1])
+            so_far = offsets_from_counts(of_images(self.image_sizes[first:last]))
+            totals[start : start + SAMPLES_AT_ONCE] = np.diff(so_far[offsets])
+            first = last
         return totals
 
 

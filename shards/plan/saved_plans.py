@@ -7,14 +7,11 @@ once wait for one another by a lock on FOLDER itself, which ends with its holder
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vchat.base.files import write_atomically
+from vchat.base.locks import lock_folder
 from vchat.shards.plan.arguments import PlanArguments
 from vchat.shards.plan.epoch import EpochPlan, digest_of, plan_epoch
 from vchat.shards.plan.plan_index import PlanIndex
@@ -62,18 +60,6 @@ def folder_name(index: PlanIndex, arguments: PlanArguments) -> str:
     """Return the digest of everything a plan depends on."""
     described = json.dumps({"index": index.digest, **arguments.describe()}, sort_keys=True)
     return hashlib.sha256(described.encode()).hexdigest()
-
-
-@contextlib.contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """Keep other processes out during the block; the system lets go when the process ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(opened)
 
 
 def write_plan(plan: EpochPlan, kept: Path) -> None:

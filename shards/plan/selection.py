@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from vchat.base.nearest import nearest
 from vchat.shards.plan.arguments import PlanArguments
 from vchat.shards.plan.ordering import Hashes, TextColumn, key_hashes, make_sort_keys, mix64
 from vchat.shards.plan.plan_index import PlanIndex
@@ -75,8 +75,8 @@ def check_names(index: PlanIndex, arguments: PlanArguments) -> None:
     """Raise if `mix` or `set_weights` speaks about what is not there."""
     for share in arguments.mix:
         if share.source not in index.sources:
-            nearest = difflib.get_close_matches(share.source, index.sources, n=1)
-            meant = f"; did you mean {nearest[0]!r}?" if nearest else ""
+            similar = nearest(share.source, index.sources)
+            meant = f"; did you mean {similar[0]!r}?" if similar else ""
             raise ValueError(
                 f"mix names source {share.source!r}, the shards have "
                 f"{', '.join(index.sources)}{meant}"

@@ -11,13 +11,14 @@ removes.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
+
+from vchat.base.locks import claim_file, lock_folder
 
 PARTIAL_SUFFIX = ".part"
 _ENTRY_NAME = re.compile(r"[0-9a-f]{64}(\.part)?")
@@ -95,37 +96,6 @@ class ShardCache:
     def _entries(self) -> list[Path]:
         """Return all files of the cache, finished or not."""
         return [path for path in self.folder.iterdir() if _ENTRY_NAME.fullmatch(path.name)]
-
-
-@contextlib.contextmanager
-def claim_file(path: Path) -> Iterator[IO[bytes] | None]:
-    """Open a file for writing, made if absent, that no other process writes; else yield None."""
-    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "wb", buffering=0) as file:  # noqa: PTH123
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-            return
-        yield file if still_has_path(path, file) else None
-
-
-def still_has_path(path: Path, file: IO[bytes]) -> bool:
-    """Whether an open file still has its name: another process may have finished and renamed it."""
-    try:
-        return path.stat().st_ino == os.fstat(file.fileno()).st_ino
-    except FileNotFoundError:
-        return False
-
-
-@contextlib.contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """Wait until no other process or thread makes room in the folder, and keep it so."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def write_and_check(file: IO[bytes], parts: Iterable[bytes], *, digest: str) -> None:

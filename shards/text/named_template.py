@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-
 from vchat.base.cli import WrongUse
+from vchat.base.nearest import did_you_mean
 from vchat.shards.text.chat_template import ChatTemplate
 from vchat.shards.text.published_template import PublishedTemplate
 from vchat.shards.text.template import Template, VisualChatTemplate
@@ -27,8 +26,7 @@ def make_template(name: str, *, system: str | None = None, tokenizer: TextTokeni
         ValueError: The tokenizer has no chat template, or one that cannot be used.
     """
     if name not in TEMPLATE_NAMES:
-        near = difflib.get_close_matches(name, TEMPLATE_NAMES, n=1, cutoff=0.0)
-        raise WrongUse(f"unknown template {name!r}; did you mean {near[0]!r}?")
+        raise WrongUse(f"unknown template {name!r}; {did_you_mean(name, TEMPLATE_NAMES)}")
     if name == ChatTemplate.name:
         return ChatTemplate(tokenizer.chat_template_spec(), system=system)
     kind = PublishedTemplate if name == PublishedTemplate.name else VisualChatTemplate

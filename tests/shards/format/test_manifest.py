@@ -117,7 +117,7 @@ def test_the_manifest_is_written_last(tmp_path, monkeypatch):
     written = []
     real = manifest_module.write_atomically
     monkeypatch.setattr(
-        manifest_module, "written_whole", lambda path: written.append(path.name) or real(path)
+        manifest_module, "write_atomically", lambda path: written.append(path.name) or real(path)
     )
     publish(
         path.parent,

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vchat.base.locks import lock_folder
 from vchat.shards.format.manifest import ShardSet
 from vchat.shards.format.remote_set import open_remote_shards
 from vchat.shards.loading.cache_schedule import ShardUse, shard_use, shards_to_cache
 from vchat.shards.loading.loader import Loader
 from vchat.shards.loading.ranges import REQUEST_BYTES
 from vchat.shards.plan.epoch import EpochPlan
-from vchat.shards.storage.cache import lock_folder, size_or_zero
+from vchat.shards.storage.cache import size_or_zero
 from vchat.shards.storage.cached_store import CachedStore
 from vchat.shards.storage.config import StorageConfig
 from vchat_testing.range_server import Served, serving

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from vchat.shards.storage.cache import ShardCache, lock_folder, size_or_zero
+from vchat.base.locks import lock_folder
+from vchat.shards.storage.cache import ShardCache, size_or_zero
 
 
 def shard(number: int, *, size: int = 100) -> tuple[str, bytes]:

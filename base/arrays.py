@@ -1,0 +1,19 @@
+"""Integer arithmetic on arrays that every package needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def offsets_from_counts(counts: Iterable[int] | NDArray[np.integer]) -> NDArray[np.int64]:
+    """Return int64[N + 1]: where each of N groups of these sizes begins, and where the last ends.
+
+    `counts` of 2, 0, 3 gives 0, 2, 2, 5: group i is `values[offsets[i] : offsets[i + 1]]`.
+    """
+    sizes = np.asarray(counts if isinstance(counts, np.ndarray) else list(counts))
+    offsets = np.zeros(len(sizes) + 1, np.int64)
+    np.cumsum(sizes, out=offsets[1:], dtype=np.int64)
+    return offsets
