@@ -104,7 +104,9 @@ def test_the_answers_and_the_end_tokens_of_the_template_are_supervised(templates
     assert tokenizer.decode([tokenizer.special_id(template.end)]) == end
     wanted = "".join(f"{r.answer}{end}" for r in rounds)
     assert tokenizer.decode(encoded.ids[encoded.supervised]) == wanted
-    assert (encoded.ids[encoded.supervised] == tokenizer.special_id(template.end)).sum() == len(rounds)
+    assert (encoded.ids[encoded.supervised] == tokenizer.special_id(template.end)).sum() == len(
+        rounds
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
