@@ -42,7 +42,7 @@ def _examine_sources(data: str, datasets: str | None, **limits: int) -> list[Fin
     from vchat.prep.convert.recipe import read_recipe
     from vchat.prep.convert.resolve import resolve_source
     from vchat.prep.raw.data_path import data_path
-    from vchat.prep.sources import source_names
+    from vchat.prep.sources.catalogue import source_names
 
     if not data_path(data).is_dir():
         raise WrongUse(f"--data {data}: there is no such folder, or nothing in it")

@@ -10,11 +10,11 @@ group = LazyGroup(
     lazy={
         "build": ("vchat.prep.commands.build:command", "Convert data sets into a shard set."),
         "plan": (
-            "vchat.prep.commands.array:plan",
+            "vchat.prep.commands.plan:command",
             "Convert data sets and plan their shards, for `build --task I/N`.",
         ),
         "finish": (
-            "vchat.prep.commands.array:finish",
+            "vchat.prep.commands.finish:command",
             "Check that the tasks of a plan are done, and publish the shards.",
         ),
         "sources": (

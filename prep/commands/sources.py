@@ -8,7 +8,7 @@ import click
 @click.command("sources", help="List the data sets: what to download, and where to put it.")
 def command() -> None:
     """Print one block per data set."""
-    from vchat.prep.sources import find_source, source_names
+    from vchat.prep.sources.catalogue import find_source, source_names
 
     for source in map(find_source, source_names()):
         click.echo(click.style(source.name, bold=True))

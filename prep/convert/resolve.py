@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from vchat.base.cli import WrongUse
 from vchat.prep.convert.recipe import Recipe, SourceChoice
 from vchat.prep.raw.data_path import DataPath, data_path
-from vchat.prep.sources import find_source, source_names
-from vchat.prep.sources.own import own_source
+from vchat.prep.sources.catalogue import find_source, source_names
+from vchat.prep.sources.conversations.own import own_source
 from vchat.prep.sources.source import Source, check_needs
 
 

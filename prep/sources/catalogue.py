@@ -9,22 +9,9 @@ import difflib
 from collections.abc import Mapping
 
 from vchat.base.cli import WrongUse
-from vchat.prep.sources import (
-    aokvqa,
-    coco_caption,
-    llava,
-    llava_dial,
-    llava_mixtures,
-    llava_otter_blend,
-    minigpt4,
-    ocr_vqa,
-    otter_mimicit_cgd,
-    otter_mimicit_sd,
-    otter_mimicit_sn,
-    otter_mimicit_tvc,
-    otter_mimicit_vst,
-    sparkles_dialogue,
-)
+from vchat.prep.sources import aokvqa, coco_caption, minigpt4, ocr_vqa, sparkles_dialogue
+from vchat.prep.sources.conversations import llava, llava_dial, llava_mixtures
+from vchat.prep.sources.mimicit import cgd, llava_otter_blend, sd, sn, tvc, vst
 from vchat.prep.sources.plugins import load_source, plugin_sources
 from vchat.prep.sources.source import Source
 
@@ -36,11 +23,11 @@ _ALL = (
     llava_otter_blend.SOURCE,
     minigpt4.SOURCE,
     ocr_vqa.SOURCE,
-    otter_mimicit_cgd.SOURCE,
-    otter_mimicit_sd.SOURCE,
-    otter_mimicit_sn.SOURCE,
-    otter_mimicit_tvc.SOURCE,
-    otter_mimicit_vst.SOURCE,
+    cgd.SOURCE,
+    sd.SOURCE,
+    sn.SOURCE,
+    tvc.SOURCE,
+    vst.SOURCE,
     sparkles_dialogue.SOURCE,
 )
 

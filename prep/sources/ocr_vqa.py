@@ -21,7 +21,7 @@ from vchat.prep.raw.data_path import DataPath, find_files, for_arrow, path_below
 from vchat.prep.raw.json_stream import members
 from vchat.prep.raw.parquet_cells import column_names, has_pictures
 from vchat.prep.raw.rejected import Rejected
-from vchat.prep.sources.own import Cell, read_raw_entries
+from vchat.prep.sources.entry_files import Cell, read_raw_entries
 from vchat.prep.sources.source import Converted, Entry, KnownCount, Need, Source
 from vchat.prep.sources.texts import file_id, rounds_sharing_images
 from vchat.shards.format.record import ImageRef, Record

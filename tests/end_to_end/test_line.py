@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vchat.prep.sample_data import Cover, Scene, by_place, recognise
+from vchat.prep.sample_data.questions import by_place
+from vchat.prep.sample_data.world import Cover, Scene
 from vchat.shards.format.manifest import ShardSet, open_shards
 from vchat.shards.text.template import TextRound
+from vchat_testing.recognition import recognise
 from vchat_testing.training_runs import BIN, environment, launched, losses
 
 DATASETS = "llava,llava_dial,ocr_vqa,otter_mimicit_cgd"

@@ -16,7 +16,7 @@ from vchat.prep.raw.data_path import DataPath
 from vchat.prep.raw.json_stream import items
 from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources import coco
-from vchat.prep.sources.llava_turns import num_answers, rounds_of
+from vchat.prep.sources.conversations.turns import num_answers, rounds_of
 from vchat.prep.sources.source import Converted, Entry, KnownCount, Need, Source
 from vchat.shards.format.record import Record
 

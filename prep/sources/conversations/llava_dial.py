@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 from vchat.prep.sources import coco
-from vchat.prep.sources.llava import LICENCE, file_need, read_file_entries
+from vchat.prep.sources.conversations.llava import LICENCE, file_need, read_file_entries
 from vchat.prep.sources.source import KnownCount, Source
 
 FILE = file_need("conversation_58k.json")

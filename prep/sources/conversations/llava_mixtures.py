@@ -17,9 +17,9 @@ from typing import Any
 from vchat.prep.raw.data_path import DataPath, find_files, path_below
 from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources import coco, image_names
-from vchat.prep.sources.llava import LICENCE, file_need
-from vchat.prep.sources.llava_turns import num_answers, rounds_of
-from vchat.prep.sources.own import Cell, read_raw_entries, unique_keys
+from vchat.prep.sources.conversations.llava import LICENCE, file_need
+from vchat.prep.sources.conversations.turns import num_answers, rounds_of
+from vchat.prep.sources.entry_files import Cell, read_raw_entries, unique_keys
 from vchat.prep.sources.source import Converted, Entry, KnownCount, Need, Source
 from vchat.shards.format.record import ImageRef, Record
 

@@ -10,38 +10,20 @@ mixtures they do): a repeated id with new content gets `~2`.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import xxhash
-
-from vchat.prep.raw.data_path import DataPath, for_arrow
-from vchat.prep.raw.json_stream import first_character, items, lines
-from vchat.prep.raw.parquet_cells import has_pictures
+from vchat.prep.raw.data_path import DataPath
 from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources import image_names
-from vchat.prep.sources.llava_turns import num_answers, rounds_of
-from vchat.prep.sources.messages import num_assistant_turns, rounds_of_messages
+from vchat.prep.sources.conversations.messages import num_assistant_turns, rounds_of_messages
+from vchat.prep.sources.conversations.turns import num_answers, rounds_of
+from vchat.prep.sources.entry_files import Cell, read_raw_entries, unique_keys
 from vchat.prep.sources.source import Converted, Entry, Need, Source
 from vchat.shards.format.record import ImageRef, Record, Round
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
-PARQUET_BATCH_ENTRIES = 256
-"""Rows of a Parquet file that are held in memory at a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A picture in the row of a Parquet file that tells about it."""
-
-    member: str
-    """Row and column, as `parquet_cells.read_cell` wants them."""
-
-    path: str | None
-    """The name that the picture once had, if the file says it."""
 
 
 def own_source(name: str, file: DataPath) -> Source:
@@ -68,34 +50,6 @@ def read_entries(name: str, file: DataPath) -> Iterator[Entry]:
         row_id = str(row.get("id", number)) if isinstance(row, Mapping) else str(number)
         convert = partial(to_record, row, row_id, name=name, file=file, unique=unique)
         yield Entry(id=row_id, num_pairs=_num_answers(row), convert=convert)
-
-
-def read_raw_entries(file: DataPath) -> Iterator[tuple[int, Any]]:
-    """Yield `(number from 1, row)` of a JSON array, a JSONL or a Parquet file."""
-    with file.open("rb") as opened:
-        is_parquet = opened.read(4) == b"PAR1"
-    if is_parquet:
-        yield from enumerate(_parquet_entries(file), start=1)
-    elif first_character(file) == "[":
-        yield from enumerate(items(file), start=1)
-    else:
-        yield from lines(file)
-
-
-def _parquet_entries(file: DataPath) -> Iterator[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(for_arrow(file)) as parquet:
-        holds_pictures = has_pictures(parquet.schema_arrow, "image")
-        columns = [
-            "image.path" if name == "image" and holds_pictures else name
-            for name in parquet.schema_arrow.names
-        ]
-        batches = parquet.iter_batches(batch_size=PARQUET_BATCH_ENTRIES, columns=columns)
-        for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
-            if holds_pictures and row["image"] is not None:
-                row["image"] = Cell(member=f"{number}/image", path=row["image"]["path"])
-            yield row
 
 
 def to_record(
@@ -165,22 +119,3 @@ def _image(path: Any, *, name: str, file: str) -> ImageRef:
         raise Rejected("missing_image", f"{path[:60]!r} is not a local file")
     path = path.removeprefix("file://")
     return ImageRef(key=image_names.key_of_path(path, otherwise=name), file=path)
-
-
-def unique_keys() -> Callable[[str, str], str]:
-    """Return a function that numbers repeated keys and rejects repeated content.
-
-    It holds 16 bytes of each row's content, and each key.
-    """
-    seen: set[bytes] = set()
-    uses: Counter[str] = Counter()
-
-    def unique(key: str, content: str) -> str:
-        digest = xxhash.xxh3_128_digest(content.encode())
-        if digest in seen:
-            raise Rejected("duplicate", f"{key} has the content of an earlier row")
-        seen.add(digest)
-        uses[key] += 1
-        return key if uses[key] == 1 else f"{key}~{uses[key]}"
-
-    return unique

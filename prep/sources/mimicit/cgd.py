@@ -20,7 +20,9 @@ from vchat.prep.raw.data_path import DataPath
 from vchat.prep.raw.picture_index import PictureIndex
 from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources import coco
-from vchat.prep.sources.mimicit import (
+from vchat.prep.sources.mimicit.embedded import EmbeddedPicture
+from vchat.prep.sources.mimicit.frames import find_picture_files
+from vchat.prep.sources.mimicit.instructions import (
     LICENCE,
     RESAMPLED,
     Instruction,
@@ -30,8 +32,6 @@ from vchat.prep.sources.mimicit import (
     make_record,
     read_instructions,
 )
-from vchat.prep.sources.mimicit_embedded import EmbeddedPicture
-from vchat.prep.sources.mimicit_frames import find_picture_files
 from vchat.prep.sources.source import Converted, Entry, KnownCount, Need, Source, existing_paths
 from vchat.shards.format.record import ImageRef
 

@@ -17,7 +17,8 @@ from vchat.prep.raw.data_path import DataPath, find_files
 from vchat.prep.raw.parquet_cells import PICTURE_COLUMNS, picture_column
 from vchat.prep.raw.picture_index import PictureIndex
 from vchat.prep.raw.rejected import Rejected
-from vchat.prep.sources.mimicit import (
+from vchat.prep.sources.mimicit.embedded import EmbeddedPicture
+from vchat.prep.sources.mimicit.instructions import (
     HOME,
     LICENCE,
     RESAMPLED,
@@ -28,7 +29,6 @@ from vchat.prep.sources.mimicit import (
     make_record,
     read_instructions,
 )
-from vchat.prep.sources.mimicit_embedded import EmbeddedPicture
 from vchat.prep.sources.source import Converted, Entry, KnownCount, Need, Source
 from vchat.shards.format.record import ImageRef
 

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from vchat.prep.raw.data_path import DataPath, find_files, for_arrow, path_below
 from vchat.prep.raw.json_stream import members
 from vchat.prep.raw.parquet_cells import column_names
-from vchat.prep.sources.mimicit_embedded import (
+from vchat.prep.sources.mimicit.embedded import (
     EmbeddedPicture,
     embeds_pictures,
     read_embedding_entries,

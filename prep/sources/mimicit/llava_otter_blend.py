@@ -19,9 +19,11 @@ from vchat.prep.raw.data_path import DataPath
 from vchat.prep.raw.json_stream import items
 from vchat.prep.raw.keyed_hash import keyed_hash
 from vchat.prep.raw.rejected import Rejected
-from vchat.prep.sources import coco, llava, llava_dial, otter_mimicit_cgd
-from vchat.prep.sources.llava_turns import num_answers, rounds_of
-from vchat.prep.sources.mimicit import (
+from vchat.prep.sources import coco
+from vchat.prep.sources.conversations import llava, llava_dial
+from vchat.prep.sources.conversations.turns import num_answers, rounds_of
+from vchat.prep.sources.mimicit import cgd
+from vchat.prep.sources.mimicit.instructions import (
     Instruction,
     group_related,
     instructions_need,
@@ -83,7 +85,7 @@ def _choose_conversations(
 ) -> list[PackedConversation | None]:
     """Return one conversation of each of the two photographs, None where there is none."""
     try:
-        images = otter_mimicit_cgd.two_images(first.image_ids)
+        images = cgd.two_images(first.image_ids)
     except Rejected:
         return []
     some = [conversations.get(coco.number_in_path(image.file) or 0, []) for image in images]
@@ -100,9 +102,9 @@ def to_record(
 
     Raises:
         Rejected: `unmatched` if a photograph before the last has no conversation, and those of
-            `otter_mimicit_cgd.to_record`.
+            `cgd.to_record`.
     """
-    differences = otter_mimicit_cgd.to_record(group)
+    differences = cgd.to_record(group)
     images = differences.record.images
     rounds: list[Round] = []
     for image, conversation in zip(images, chosen, strict=True):
@@ -137,6 +139,6 @@ SOURCE = Source(
         instructions_need("CGD"),
         coco.TRAIN_2017,
     ),
-    licence=f"{llava.LICENCE}; {otter_mimicit_cgd.SOURCE.licence}",
+    licence=f"{llava.LICENCE}; {cgd.SOURCE.licence}",
     read_entries=read_entries,
 )

@@ -6,7 +6,7 @@ related instructions about two images. A record with one side missing is rejecte
 
 from __future__ import annotations
 
-from vchat.prep.sources.mimicit_frames import FrameSet, frame_source
+from vchat.prep.sources.mimicit.frames import FrameSet, frame_source
 from vchat.prep.sources.source import KnownCount
 
 SOURCE = frame_source(

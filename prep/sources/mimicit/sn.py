@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 
-from vchat.prep.sources.mimicit import Instruction, group_related
-from vchat.prep.sources.mimicit_frames import Found, FrameSet, PictureLookup, frame_source
+from vchat.prep.sources.mimicit.frames import Found, FrameSet, PictureLookup, frame_source
+from vchat.prep.sources.mimicit.instructions import Instruction, group_related
 from vchat.prep.sources.source import KnownCount
 
 _INSTRUCTION = re.compile(r"(.*)_activity(\d+)_round(\d+)")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from vchat.prep.sources.mimicit_frames import Found, FrameSet, PictureLookup, frame_source
+from vchat.prep.sources.mimicit.frames import Found, FrameSet, PictureLookup, frame_source
 from vchat.prep.sources.source import KnownCount
 
 _CLIP = re.compile(r"(?:([A-Za-z]+)_)?(s\d+e\d+_seg\d+_clip_\d+)_")

@@ -7,7 +7,7 @@ record that shows one is rejected.
 
 from __future__ import annotations
 
-from vchat.prep.sources.mimicit_frames import Found, FrameSet, PictureLookup, frame_source
+from vchat.prep.sources.mimicit.frames import Found, FrameSet, PictureLookup, frame_source
 from vchat.prep.sources.source import KnownCount
 
 PREFIX = "VST_IMG_"

@@ -12,7 +12,7 @@ from vchat.prep.convert.recipe import (
     read_recipe,
     size_in_bytes,
 )
-from vchat.prep.sources import SOURCES
+from vchat.prep.sources.catalogue import SOURCES
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from vchat.prep.raw.archives import file_names, members_of, read_member
 from vchat.prep.raw.image_files import ImageFiles
 from vchat.prep.raw.rejected import Rejected
-from vchat.prep.sources import SOURCES
+from vchat.prep.sources.catalogue import SOURCES
 from vchat_testing.converting import converted, expect
 from vchat_testing.raw_data import IMAGES, write_json, write_llava
 

@@ -21,7 +21,7 @@ from vchat.prep.build.build import build_shards
 from vchat.prep.convert.images import ImagePolicy
 from vchat.prep.convert.recipe import Recipe, SourceChoice
 from vchat.prep.sample_data.write_world import World, write_world
-from vchat.prep.sources import SOURCES
+from vchat.prep.sources.catalogue import SOURCES
 from vchat.shards.storage.config import StorageConfig
 from vchat_testing.s3_server import free_ports
 from vchat_testing.toy import toy_tokenizer

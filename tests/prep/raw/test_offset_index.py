@@ -9,7 +9,8 @@ from vchat.prep.convert.convert import convert_source
 from vchat.prep.raw import base64_json, offset_index
 from vchat.prep.raw.image_files import ImageFiles
 from vchat.prep.raw.offset_index import load_value_spans
-from vchat.prep.sources import SOURCES, otter_mimicit_cgd
+from vchat.prep.sources.catalogue import SOURCES
+from vchat.prep.sources.mimicit import cgd
 from vchat_testing.converting import converted
 from vchat_testing.mimicit_data import entry, picture, sd, write_set
 
@@ -25,7 +26,7 @@ def passes(monkeypatch):
         made.append(path.name)
         return base64_json.value_spans(path)
 
-    monkeypatch.setattr(offset_index, "values", counted)
+    monkeypatch.setattr(offset_index, "value_spans", counted)
     return made
 
 
@@ -67,7 +68,7 @@ def test_a_pass_that_is_killed_leaves_no_index(tmp_path, monkeypatch):
         yield next(base64_json.value_spans(path))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(offset_index, "values", cut_off)
+    monkeypatch.setattr(offset_index, "value_spans", cut_off)
     with pytest.raises(KeyboardInterrupt):
         list(load_value_spans(path, tmp_path / "work"))
     assert not list((tmp_path / "work").iterdir())
@@ -105,6 +106,6 @@ def test_cgd_keeps_its_pass_too(tmp_path, passes):
     images = {f"CGD_IMG_{number:012d}": picture(number=number) for number in (1, 2)}
     write_set(tmp_path / "data", "CGD", {"CGD_INS_1": entry(*images)}, images)
     for work in ("a", "a", "b"):
-        rows = list(otter_mimicit_cgd.SOURCE.read(tmp_path / "data", index_folder=tmp_path / work))
+        rows = list(cgd.SOURCE.read(tmp_path / "data", index_folder=tmp_path / work))
         assert rows[0].convert().record.images[1].offset > 0
     assert passes == ["CGD.json"] * 2

@@ -22,7 +22,7 @@ from vchat.prep.raw.data_path import RemotePath, data_path, find_files
 from vchat.prep.raw.image_files import ImageFiles
 from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sample_data.write_world import World, write_world
-from vchat.prep.sources import SOURCES
+from vchat.prep.sources.catalogue import SOURCES
 from vchat.shards.format.record import ImageRef
 from vchat.shards.storage.store import ShardError
 from vchat_testing.converting import converted

@@ -10,12 +10,14 @@ import pytest
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from vchat.prep.sample_data import Cover, by_place, recognise
+from vchat.prep.sample_data.questions import by_place
+from vchat.prep.sample_data.world import Cover
 from vchat.prep.sample_data.write_world import MARKER, World, write_world
-from vchat.prep.sources import SOURCES
+from vchat.prep.sources.catalogue import SOURCES
 from vchat.shards.text.template import Text
 from vchat.shards.text.tokenizer import TextTokenizer
 from vchat_testing.converting import converted
+from vchat_testing.recognition import recognise
 
 SMALL = World(images=240, seed=3)
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from PIL import Image
 
-from vchat.prep.sample_data import questions, recognise
+from vchat.prep.sample_data import questions
 from vchat.prep.sample_data.draw import SIZE, draw_picture
 from vchat.prep.sample_data.draws import Draws
 from vchat.prep.sample_data.evaluation import KINDS, draw_items
@@ -21,6 +21,7 @@ from vchat.prep.sample_data.world import (
     draw_scene,
     scene_of,
 )
+from vchat_testing.recognition import recognise
 
 
 def compressed(image: Image.Image, *, size: int) -> Image.Image:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vchat.prep.sources import SOURCES
+from vchat.prep.sources.catalogue import SOURCES
 from vchat_testing.converting import converted, expect, expected
 from vchat_testing.raw_data import write_coco, write_image, write_json
 

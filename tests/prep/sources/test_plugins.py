@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vchat.prep import sources
-from vchat.prep.sources import plugins
+from vchat.prep.sources import catalogue, plugins
 from vchat.shards.format.manifest import open_shards
 from vchat_testing.raw_data import write_image
 from vchat_testing.toy import toy_tokenizer
@@ -61,19 +60,27 @@ def added(monkeypatch, *points):
     "name, value, problem",
     [
         ("mine", "no_such_module:SOURCE", "cannot be loaded: No module named 'no_such_module'"),
-        ("mine", "vchat.prep.sources.llava:ABSENT", "cannot be loaded: .* no attribute 'ABSENT'"),
-        ("mine", "vchat.prep.sources.llava:HOME", "is str, want a vchat.prep Source"),
-        ("mine", "vchat.prep.sources.llava:SOURCE", "a source named 'llava': want equal names"),
+        (
+            "mine",
+            "vchat.prep.sources.conversations.llava:ABSENT",
+            "cannot be loaded: .* no attribute 'ABSENT'",
+        ),
+        ("mine", "vchat.prep.sources.conversations.llava:HOME", "is str, want a vchat.prep Source"),
+        (
+            "mine",
+            "vchat.prep.sources.conversations.llava:SOURCE",
+            "a source named 'llava': want equal names",
+        ),
         ("llava", "other:SOURCE", "other:SOURCE adds 'llava', the name of a data set of ours"),
     ],
 )
 def test_a_wrong_entry_point_is_named(monkeypatch, name, value, problem):
     added(monkeypatch, (name, value))
     with pytest.raises(ValueError, match=problem):
-        sources.find_source(name)
+        catalogue.find_source(name)
 
 
 def test_two_packages_may_not_add_one_name(monkeypatch):
     added(monkeypatch, ("mine", "one:SOURCE"), ("mine", "two:SOURCE"))
     with pytest.raises(ValueError, match="'mine' is added by both one:SOURCE and two:SOURCE"):
-        sources.source_names()
+        catalogue.source_names()

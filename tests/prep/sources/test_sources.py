@@ -8,8 +8,8 @@ import pytest
 from vchat.base.cli import WrongUse
 from vchat.prep.convert.convert import convert_source
 from vchat.prep.raw.image_files import ImageFiles
-from vchat.prep.sources import SOURCES, find_source
-from vchat.prep.sources.own import own_source
+from vchat.prep.sources.catalogue import SOURCES, find_source
+from vchat.prep.sources.conversations.own import own_source
 from vchat_testing.converting import converted, expect, expected
 from vchat_testing.raw_data import (
     COCO_KINDS,

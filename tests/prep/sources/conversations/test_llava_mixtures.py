@@ -9,7 +9,7 @@ import pytest
 from vchat.prep.convert.recipe import Recipe, SourceChoice
 from vchat.prep.convert.resolve import resolve_source
 from vchat.prep.raw.image_files import ImageFiles
-from vchat.prep.sources import MIXTURES, find_source
+from vchat.prep.sources.catalogue import MIXTURES, find_source
 from vchat_testing.converting import converted, expect, expected
 from vchat_testing.raw_data import (
     IMAGES,

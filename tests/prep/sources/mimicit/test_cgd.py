@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from vchat.prep.sources import SOURCES
+from vchat.prep.sources.catalogue import SOURCES
 from vchat_testing.converting import converted, expect
 from vchat_testing.raw_data import COCO_KINDS, llava_row, write_coco, write_json
 

@@ -11,8 +11,8 @@ from vchat.prep.convert.doctor import Finding, examine_source
 from vchat.prep.convert.recipe import Recipe, SourceChoice
 from vchat.prep.convert.resolve import resolve_source
 from vchat.prep.raw.image_files import ImageFiles
-from vchat.prep.sources import SOURCES
-from vchat.prep.sources.mimicit_embedded import read_embedding_entries
+from vchat.prep.sources.catalogue import SOURCES
+from vchat.prep.sources.mimicit.embedded import read_embedding_entries
 from vchat_testing.converting import converted, expect
 from vchat_testing.raw_data import IMAGES, write_coco
 

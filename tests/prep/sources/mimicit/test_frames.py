@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vchat.prep.raw.image_files import ImageFiles
-from vchat.prep.sources import SOURCES
+from vchat.prep.sources.catalogue import SOURCES
 from vchat_testing.converting import converted, expect
 from vchat_testing.mimicit_data import entry, picture, sd, write_set
 from vchat_testing.raw_data import IMAGES, write_coco, write_json

@@ -1,0 +1,62 @@
+"""What `build`, `plan` and `finish` print: a plan before it is executed, a shard set after it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from vchat.prep.build.build import PlannedBuild
+    from vchat.prep.build.finish import BuildResult
+
+
+def print_plan(prepared: PlannedBuild) -> None:
+    """Print shards by split, what became of each data set's rows, and the plan's digest."""
+    plan = prepared.plan
+    for split in dict.fromkeys(shard.split for shard in plan.shards):
+        shards = [shard for shard in plan.shards if shard.split == split]
+        dialogues = sum(shard.end - shard.start for shard in shards)
+        size = sum(shard.stored_bytes for shard in shards) / 1e6
+        click.echo(
+            f"{split}: {len(shards)} shards, about {size:.1f} MB, {dialogues} dialogues,"
+            f" {sum(shard.records for shard in shards)} records,"
+            f" {sum(shard.images for shard in shards)} images"
+        )
+    for staged in prepared.staged:
+        tally, unused = staged.tally, plan.unused[staged.source]
+        rejected = tally["rejected_rows"]["counts"]
+        click.echo(
+            f"{staged.source}: {tally['rows']} rows, {tally['records']} records,"
+            f" rejected rows {_counts(rejected)}, left out by the plan {_counts(unused)}"
+        )
+    click.echo(f"plan {plan.digest}")
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in counts.items()) or "none"
+
+
+def print_summary(built: BuildResult) -> None:
+    """Print what a shard set holds, what was repaired and what was rejected."""
+    from vchat.prep.build.report import list_marks, list_rejections, list_repairs
+
+    if built.was_complete:
+        click.echo(f"{built.out} holds this build already, complete")
+    shards = built.report["shards"]
+    click.echo(
+        f"{shards['shards']} shards, {shards['samples']} samples, {shards['rounds']} rounds,"
+        f" {shards['images']} images, {shards['bytes'] / 1e6:.1f} MB in {built.out}"
+    )
+    for name, one in built.report["sources"].items():
+        click.echo(f"  {name}: {one['converted']['rows']} rows, {one['used_records']} records used")
+    for name, rule, count in list_repairs(built.report):
+        click.echo(f"  {name}: {count} image ids found by the rule {rule}")
+    for name, mark, count in list_marks(built.report):
+        click.echo(f"  {name}: {count} records are marked {mark}")
+    for line in list_rejections(built.report):
+        click.echo(
+            f"  {line['source']}: {line['count']} x {line['kind']} rejected,"
+            f" {line['reason']} ({line['meaning']})"
+        )
+    click.echo(f"report: {built.out}/report.html")
