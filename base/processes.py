@@ -1,8 +1,7 @@
-"""Run the steps of a build that share nothing in processes of this machine, in any order.
+"""Run independent calls in processes of this machine, with their progress and their first error.
 
-Every task writes one whole shard, every conversion one whole staged file. Workers are started fresh
-(never forked from a process that has used threads) and end when the process that started them is
-gone, however it ended.
+Workers are started fresh (never forked from a process that has used threads) and end when the
+process that started them is gone, however it ended.
 """
 
 from __future__ import annotations
@@ -15,40 +14,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
 from multiprocessing import connection, forkserver
 from pathlib import Path
 from typing import TypeVar
 
-from vchat.prep.build.task import run_task
-
 T = TypeVar("T")
 POLL_S = 0.2
-PROGRESS_FOLDER = "progress"
-"""Of the files, in the work folder, that say how far each task is."""
-
-_LIBRARIES = ["vchat.prep.build.task", "vchat.prep.convert.convert_all", "vchat.shards.pixels.decode"]
-"""What workers find loaded."""
-
-
-def run_tasks(
-    work: Path, numbers: Sequence[int], *, workers: int, on_dialogues: Callable[[int], None]
-) -> None:
-    """Run the tasks of the given shard numbers; stops at the first error.
-
-    Args:
-        workers: processes; with 1 the tasks run in this process.
-        on_dialogues: called with how many more dialogues are written, for progress.
-
-    Raises:
-        OSError: from a task, or if a worker process died.
-    """
-    if workers == 1 or len(numbers) < 2:
-        for number in numbers:
-            run_task(work, number, on_dialogue=lambda: on_dialogues(1))
-        return
-    calls = [partial(run_counted_task, work, number) for number in numbers]
-    run_calls(calls, workers=workers, counts=work / PROGRESS_FOLDER, on_progress=on_dialogues)
 
 
 def run_calls(
@@ -57,18 +28,23 @@ def run_calls(
     workers: int,
     counts: Path,
     on_progress: Callable[[int], None],
+    preload: Sequence[str] = (),
 ) -> list[T]:
-    """Make every call in a process of a pool and return what they return, in order.
+    """Make every call in a process of a pool and return their results, in the order of the calls.
+
+    The first error stops the calls that are still running.
 
     Args:
-        calls: Picklable; each counts what it does in a file of its own in the folder `counts`
-            (`counted`), which is removed at the end. The first error ends those that are running.
-        on_progress: called with how many more things are done.
+        calls: Picklable; each reports its progress to a file of its own in the folder `counts`
+            (`open_counter`).
+        counts: Removed at the end.
+        on_progress: Called with how many more things are done.
+        preload: As in `process_pool`.
 
     Raises:
-        OSError: if a worker process died; and what a call raises.
+        OSError: A worker process died; a call's own errors are raised as they are.
     """
-    with process_pool(min(workers, len(calls))) as pool:
+    with process_pool(min(workers, len(calls)), preload=preload) as pool:
         futures = [pool.submit(call) for call in calls]
         try:
             _wait_for_calls(futures, counts, on_progress)
@@ -83,49 +59,49 @@ def run_calls(
         return [future.result() for future in futures]
 
 
-def process_pool(workers: int) -> ProcessPoolExecutor:
-    """Return a pool of fresh processes that end when this one is gone."""
+def process_pool(workers: int, *, preload: Sequence[str] = ()) -> ProcessPoolExecutor:
+    """Return a pool of fresh processes that end when this one is gone.
+
+    Args:
+        preload: Names of modules that workers find loaded; without effect if an earlier pool of
+            this process has started the fork server.
+    """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_LIBRARIES)
+    context.set_forkserver_preload(list(preload))
     return ProcessPoolExecutor(
         workers, mp_context=context, initializer=_start_worker, initargs=(dict(os.environ),)
     )
 
 
-def start_fork_server() -> None:
-    """Let what workers are forked from load its libraries, which takes seconds, from now on."""
-    forkserver.set_forkserver_preload(_LIBRARIES)
+def start_fork_server(preload: Sequence[str]) -> None:
+    """Start the process that workers are forked from, which loads `preload` in the background."""
+    forkserver.set_forkserver_preload(list(preload))
     forkserver.ensure_running()
 
 
 def _start_worker(environment: dict[str, str]) -> None:
     """Take over the environment of the process that started the pool, and end when it is gone.
 
-    The fork server has the one of the moment when it was started, perhaps for an earlier pool.
+    The fork server has the environment of the moment when it was started, perhaps for an earlier
+    pool.
     """
     os.environ.clear()
     os.environ.update(environment)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
-    def watch() -> None:
+    def exit_with_parent() -> None:
         connection.wait([parent.sentinel])
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def run_counted_task(work: Path, number: int) -> None:
-    """Run one task; a file that grows by one byte per dialogue says how far it is."""
-    with open_counter(work / PROGRESS_FOLDER / str(number)) as count:
-        run_task(work, number, on_dialogue=count)
+    threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
 @contextlib.contextmanager
 def open_counter(path: Path) -> Iterator[Callable[[], None]]:
-    """Yield a function that counts one more, in the size of a file.
+    """Yield a function that counts one more by appending a byte to a file.
 
-    It raises `OSError` when the file has been removed: then nobody waits for the result.
+    It raises `OSError` once the file has been removed: then nobody waits for the result.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb", buffering=0) as file:
@@ -138,20 +114,22 @@ def open_counter(path: Path) -> Iterator[Callable[[], None]]:
         yield count
 
 
-def _wait_for_calls(futures: Sequence[Future[T]], counts: Path, on_progress: Callable[[int], None]) -> None:
-    """Wait for all calls, or the first that fails, and report how much is done."""
-    seen = 0
+def read_counters(counts: Path) -> int:
+    """Return the sum of all counters in a folder."""
+    return sum(path.stat().st_size for path in counts.glob("*"))
+
+
+def _wait_for_calls(
+    futures: Sequence[Future[T]], counts: Path, on_progress: Callable[[int], None]
+) -> None:
+    """Wait for all calls, or for the first that fails, and report how much is done."""
+    num_reported = 0
     while True:
-        done, waiting = wait(futures, timeout=POLL_S, return_when=FIRST_EXCEPTION)
-        now = read_counters(counts)
-        on_progress(now - seen)
-        seen = now
+        done, pending = wait(futures, timeout=POLL_S, return_when=FIRST_EXCEPTION)
+        num_done = read_counters(counts)
+        on_progress(num_done - num_reported)
+        num_reported = num_done
         for future in done:
             future.result()
-        if not waiting:
+        if not pending:
             return
-
-
-def read_counters(counts: Path) -> int:
-    """Return how much all calls that count in a folder have done so far."""
-    return sum(path.stat().st_size for path in counts.glob("*"))

@@ -54,7 +54,7 @@ import simplejpeg
 from peer_environments import python_of
 from prep_peers import CODECS, QUALITY, samples
 
-from vchat.prep.build.pool import process_pool
+from vchat.base.processes import process_pool
 from vchat.prep.convert.images import ImagePolicy, encode_for_shard
 from vchat.prep.convert.recipe import Recipe, SourceChoice
 from vchat_testing.toy import toy_tokenizer
@@ -165,7 +165,7 @@ def two_loops(folder: Path) -> None:
 
 def one_build(folder: Path, out: Path, *, workers: int) -> None:
     """Make a whole shard set in this process."""
-    from vchat.prep.build.build import (
+    from vchat.prep.pipeline.build import (
         build_shards,
     )  # not at the top: every worker imports this file
 

@@ -1,4 +1,4 @@
-"""`vchat-prep build`: flags and what it prints; the work is in `prep.build`."""
+"""`vchat-prep build`: flags and what it prints; the work is in `prep.pipeline.build`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vchat.prep.commands.recipe_options import recipe_options
 from vchat.prep.commands.summaries import print_plan, print_summary
 
 if TYPE_CHECKING:
-    from vchat.prep.build.build import PlannedBuild
+    from vchat.prep.pipeline.build import PlannedBuild
 
 
 @click.command("build", help="Convert data sets into a shard set that is ready for training.")
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 def command(recipe: Path | None, dry_run: bool, task: str | None, **flags: Any) -> None:
     """Read the flags and build, or print the plan, or write one share of its shards."""
     from vchat.base.cli import WrongUse
-    from vchat.prep.build.build import build_shards
     from vchat.prep.convert.recipe import read_recipe
+    from vchat.prep.pipeline.build import build_shards
 
     if task is not None:
         _run_share(task, {"recipe": recipe, "dry_run": dry_run or None} | flags)
@@ -42,7 +42,7 @@ def command(recipe: Path | None, dry_run: bool, task: str | None, **flags: Any) 
 
 def _run_share(task: str, flags: dict[str, Any]) -> None:
     from vchat.base.cli import WrongUse
-    from vchat.prep.build.array_build import parse_array_output, parse_share, run_share
+    from vchat.prep.pipeline.array_build import parse_array_output, parse_share, run_share
 
     share, output = parse_share(task), parse_array_output(flags.pop("out"), work=flags.pop("work"))
     if given := [name.replace("_", "-") for name, value in flags.items() if value is not None]:
@@ -55,7 +55,7 @@ def _make_plan(recipe: Any) -> PlannedBuild:
     """Return the plan; without --out the converted records are thrown away."""
     import tempfile
 
-    from vchat.prep.build.build import plan_build, recipe_output
+    from vchat.prep.pipeline.build import plan_build, recipe_output
 
     if recipe.out is not None:
         return plan_build(recipe, work=recipe_output(recipe).work)

@@ -1,4 +1,4 @@
-"""`vchat-prep finish`: flags and what it prints; the work is in `prep.build.array_build`."""
+"""`vchat-prep finish`: flags and what it prints; the work is in `prep.pipeline.array_build`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from vchat.prep.commands.summaries import print_summary
 @click.option("--work", metavar="DIR", help="Folder of work files, as given to `plan`.")
 def command(out: str, work: str | None) -> None:
     """Publish the shards and print the summary; a complete set is left as it is."""
-    from vchat.prep.build.array_build import finish_array_build, parse_array_output
+    from vchat.prep.pipeline.array_build import finish_array_build, parse_array_output
 
     print_summary(finish_array_build(parse_array_output(out, work=work)))

@@ -1,4 +1,4 @@
-"""`vchat-prep plan`: flags and what it prints; the work is in `prep.build.array_build`."""
+"""`vchat-prep plan`: flags and what it prints; the work is in `prep.pipeline.array_build`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from vchat.prep.commands.summaries import print_plan
 @recipe_options
 def command(recipe: Path | None, **flags: Any) -> None:
     """Write the plan, and print it with the commands that execute it."""
-    from vchat.prep.build.array_build import plan_array_build
     from vchat.prep.convert.recipe import read_recipe
+    from vchat.prep.pipeline.array_build import plan_array_build
 
     planned = plan_array_build(read_recipe(recipe, flags))
     print_plan(planned)

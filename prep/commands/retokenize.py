@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from vchat.prep.build.retokenize import Retokenization
+    from vchat.prep.pipeline.retokenize import Retokenization
 
 
 @click.command("retokenize", help="Make a shard set for another decoder, without the sources.")
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("--workers", type=click.IntRange(min=1), default=1, help="Processes (1).")
 def command(shards: str, workers: int, **flags: Any) -> None:
     """Make the new set and print what became of the old one's records."""
-    from vchat.prep.build.retokenize import retokenize
+    from vchat.prep.pipeline.retokenize import retokenize
     from vchat.prep.raw.rejected import REASONS
 
     wanted = _read_options(shards, flags)
@@ -43,7 +43,7 @@ def command(shards: str, workers: int, **flags: Any) -> None:
 def _read_options(shards: str, flags: dict[str, Any]) -> Retokenization:
     """Return what the flags say, completed by what the set was made with."""
     from vchat.base.cli import WrongUse
-    from vchat.prep.build.retokenize import Retokenization
+    from vchat.prep.pipeline.retokenize import Retokenization
     from vchat.shards.format.manifest import open_shards
 
     manifest = open_shards(shards).manifest

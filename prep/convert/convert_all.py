@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from vchat.base.processes import open_counter, run_calls
 from vchat.base.progress import show_progress
-from vchat.prep.build.pool import open_counter, run_calls
 from vchat.prep.convert.convert import StagedSource, convert_source
 from vchat.prep.convert.recipe import Recipe, SourceChoice
 from vchat.prep.convert.resolve import ResolvedSource, resolve_source
@@ -31,7 +31,14 @@ def convert_all(
     counts = work / "progress"
     calls = [partial(_convert_in_worker, one.choice, recipe, work, counts) for one in sources]
     with show_progress(f"convert {len(sources)} data sets", unit="rows") as advance:
-        return tuple(run_calls(calls, workers=recipe.workers, counts=counts, on_progress=advance))
+        done = run_calls(
+            calls,
+            workers=recipe.workers,
+            counts=counts,
+            on_progress=advance,
+            preload=[__name__],
+        )
+    return tuple(done)
 
 
 def _convert_here(one: ResolvedSource, *, recipe: Recipe, work: Path) -> StagedSource:

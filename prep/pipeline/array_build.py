@@ -13,15 +13,28 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vchat.prep.build.build import PlannedBuild, write_work_folder, explain_storage_errors, lock_output, recipe_output, plan_build
-from vchat.prep.build.finish import PUBLICATION, BuildResult, read_same_build, finish_build, read_published
-from vchat.prep.build.output import Output, parse_output
-from vchat.prep.plan.plan import read_plan
-from vchat.prep.build.pool import run_tasks
-from vchat.prep.convert.recipe import Recipe
-from vchat.prep.build.task import BuildJob, read_result
 from vchat.base.cli import WrongUse
 from vchat.base.progress import show_progress
+from vchat.prep.convert.recipe import Recipe
+from vchat.prep.pipeline.build import (
+    PlannedBuild,
+    explain_storage_errors,
+    lock_output,
+    plan_build,
+    recipe_output,
+    write_work_folder,
+)
+from vchat.prep.pipeline.finish import (
+    PUBLICATION,
+    BuildResult,
+    finish_build,
+    read_published,
+    read_same_build,
+)
+from vchat.prep.plan.plan import read_plan
+from vchat.prep.tasks.local_engine import run_tasks
+from vchat.prep.tasks.output import Output, parse_output
+from vchat.prep.tasks.task import BuildJob, read_result
 
 _SHARE = re.compile(r"(\d+)/(\d+)")
 

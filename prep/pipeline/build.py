@@ -23,32 +23,33 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from vchat.prep.plan.blend import RecordColumns, blend_records, compute_record_columns
-from vchat.prep.convert.resolve import ResolvedSource, resolve_sources
+
+from vchat.base.cli import WrongUse
+from vchat.base.progress import show_progress
 from vchat.prep.convert.convert import StagedSource
 from vchat.prep.convert.convert_all import convert_all
-from vchat.prep.build.encoded_images import find_repeated_images, write_repeated_images
-from vchat.prep.build.engines import warm_up, run_tasks
-from vchat.prep.build.finish import (
+from vchat.prep.convert.recipe import Recipe, describe_recipe, size_in_bytes
+from vchat.prep.convert.resolve import ResolvedSource, resolve_sources
+from vchat.prep.convert.staged import read_plan_columns, write_record_file
+from vchat.prep.pipeline.finish import (
     PUBLICATION,
     BuildResult,
     Publication,
-    read_same_build,
     clear_work_folder,
     finish_build,
+    read_same_build,
     remove_half_written,
 )
-from vchat.prep.build.unused_examples import Examples, find_unused_examples
-from vchat.prep.build.libraries import libraries
-from vchat.prep.build.output import Output, check_same_build, parse_output
+from vchat.prep.plan.blend import RecordColumns, blend_records, compute_record_columns
 from vchat.prep.plan.plan import PLAN_FILE as PLAN_FILE
 from vchat.prep.plan.plan import BuildPlan, make_plan, read_plan, write_plan
-from vchat.prep.convert.recipe import Recipe, describe_recipe, size_in_bytes
-from vchat.prep.convert.staged import read_plan_columns, write_record_file
-from vchat.prep.build.task import BuildJob, SourceFiles, read_result
-from vchat.base.cli import WrongUse
+from vchat.prep.report.unused_examples import Examples, find_unused_examples
+from vchat.prep.tasks.encoded_images import find_repeated_images, write_repeated_images
+from vchat.prep.tasks.engines import run_tasks, warm_up
+from vchat.prep.tasks.libraries import libraries
+from vchat.prep.tasks.output import Output, check_same_build, parse_output
+from vchat.prep.tasks.task import BuildJob, SourceFiles, read_result
 from vchat.shards.text.named_template import make_template
-from vchat.base.progress import show_progress
 from vchat.shards.text.template import Template
 from vchat.shards.text.tokenizer import TextTokenizer
 

@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vchat.prep.build import report
-from vchat.prep.convert.convert import StagedSource
-from vchat.prep.build.encoded_images import IMAGES_FOLDER as IMAGES_FOLDER
-from vchat.prep.build.unused_examples import Examples
-from vchat.prep.build.output import MANIFEST, Output, check_same_build
-from vchat.prep.plan.plan import BuildPlan, PlannedShard, read_plan
-from vchat.prep.build.task import ShardResult, read_result
 from vchat.base.files import write_atomically
+from vchat.prep.convert.convert import StagedSource
+from vchat.prep.plan.plan import BuildPlan, PlannedShard, read_plan
+from vchat.prep.report import report
+from vchat.prep.report.unused_examples import Examples
+from vchat.prep.tasks.encoded_images import IMAGES_FOLDER as IMAGES_FOLDER
+from vchat.prep.tasks.output import MANIFEST, Output, check_same_build
+from vchat.prep.tasks.task import ShardResult, read_result
 from vchat.shards.format.manifest import FinishedShard, publish
 from vchat.shards.text.tokenizer import TextTokenizer
 

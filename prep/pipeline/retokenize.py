@@ -22,24 +22,32 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-from vchat.prep.build.assemble import Assembler, PreparedRecord
-from vchat.prep.build.output import MANIFEST, Output, check_same_build, parse_output
-from vchat.prep.plan.plan import PlannedShard
-from vchat.prep.build.pool import process_pool
-from vchat.prep.raw.rejected import Rejections, Rejected
-from vchat.prep.build.task import ShardResult, read_result, write_task_shard
-from vchat.shards.format.sample import RecordOrigin, Sample
-from vchat.shards.format.record import ImageRef, Record, Round
+
 from vchat.base.files import write_atomically
-from vchat.shards.format.manifest import FinishedShard, ShardSet, open_shards, publish
-from vchat.shards.text.named_template import make_template
+from vchat.base.processes import process_pool
 from vchat.base.progress import show_progress
+from vchat.prep.plan.plan import PlannedShard
+from vchat.prep.raw.rejected import Rejected, Rejections
+from vchat.prep.tasks.assemble import Assembler, PreparedRecord
+from vchat.prep.tasks.output import MANIFEST, Output, check_same_build, parse_output
+from vchat.prep.tasks.task import ShardResult, read_result, write_task_shard
+from vchat.shards.format.manifest import FinishedShard, ShardSet, open_shards, publish
+from vchat.shards.format.record import ImageRef, Record, Round
+from vchat.shards.format.sample import RecordOrigin, Sample
+from vchat.shards.text.named_template import make_template
 from vchat.shards.text.tokenizer import TextTokenizer
 
 KEPT_KEYS = ("image", "licences", "recipe")
 """What a manifest says of images and sources, which stay as they are."""
 
-ORIGIN_KEYS = ("digests", "template", "tokenizer", "max_tokens", "positions_per_image", "retokenized")
+ORIGIN_KEYS = (
+    "digests",
+    "template",
+    "tokenizer",
+    "max_tokens",
+    "positions_per_image",
+    "retokenized",
+)
 """What the new manifest keeps of the old one, to say what it came from."""
 
 
@@ -187,14 +195,16 @@ def _claim_output(output: Output, digest: str) -> None:
         half_written.unlink()
 
 
-def _write_shards(request: Retokenization, shards: Sequence[PlannedShard], *, workers: int) -> Iterator[int]:
+def _write_shards(
+    request: Retokenization, shards: Sequence[PlannedShard], *, workers: int
+) -> Iterator[int]:
     """Write the shards; yields the number of samples read for each as it is done."""
     task = partial(retokenize_shard, request)
     if workers == 1 or len(shards) < 2:
         yield from map(task, shards)
         return
     try:
-        with process_pool(min(workers, len(shards))) as pool:
+        with process_pool(min(workers, len(shards)), preload=[__name__]) as pool:
             yield from pool.map(task, shards)
     except BrokenProcessPool as err:
         raise OSError(
@@ -211,7 +221,9 @@ def retokenize_shard(request: Retokenization, shard: PlannedShard) -> int:
     return shard.end
 
 
-def _make_samples(opened: _OpenSet, shard: PlannedShard, *, result: ShardResult) -> Iterator[Sample]:
+def _make_samples(
+    opened: _OpenSet, shard: PlannedShard, *, result: ShardResult
+) -> Iterator[Sample]:
     names = [stated["name"] for stated in opened.shards.manifest["shards"]]
     index = opened.shards.index()
     rows = index.filter(pc.equal(index["shard"], names.index(f"{shard.name}.tar")))

@@ -15,12 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+
+from vchat.base.files import write_atomically
 from vchat.prep.convert.convert import StagedSource
 from vchat.prep.plan.plan import BuildPlan
 from vchat.prep.raw.rejected import REASONS, Rejections
-from vchat.prep.build.report_page import PAGE
-from vchat.prep.build.task import ShardResult
-from vchat.base.files import write_atomically
+from vchat.prep.report.report_page import PAGE
+from vchat.prep.tasks.task import ShardResult
 from vchat.shards.format.manifest import FinishedShard
 
 _MAX_SIDE = 2**31 - 1
@@ -38,14 +39,16 @@ def make_report(
     """Return the report: per source what was read, used and rejected; and what the shards hold.
 
     Args:
-        left_out: examples of what the plan leaves out, by source and reason.
+        unused_examples: examples of what the plan leaves out, by source and reason.
         manifest: of the set, for its recipe and licences.
     """
     rows = pa.concat_tables([shard.rows for shard in shards])
     return {
         "plan": plan.digest,
         "sources": {
-            one.source: _source_report(one, plan, results, unused_examples=unused_examples[one.source])
+            one.source: _source_report(
+                one, plan, results, unused_examples=unused_examples[one.source]
+            )
             for one in staged
         },
         "shards": {
@@ -70,7 +73,9 @@ def _histograms(rows: pa.Table) -> dict[str, dict[str, int]]:
         "records per sample": _histogram(rows["num_records"].to_numpy()),
         "text tokens per sample": _doubling_histogram(rows["text_tokens"].to_numpy()),
         "supervised tokens per sample": _doubling_histogram(rows["supervised_tokens"].to_numpy()),
-        "shorter side of an original, pixels": _doubling_histogram(sides.min(axis=1, initial=_MAX_SIDE)),
+        "shorter side of an original, pixels": _doubling_histogram(
+            sides.min(axis=1, initial=_MAX_SIDE)
+        ),
     }
 
 
@@ -205,7 +210,9 @@ def list_marks(found: Mapping[str, Any]) -> list[tuple[str, str, int]]:
     ]
 
 
-def _rejection_line(name: str, reason: str, count: int, *, kind: str, examples: list[str]) -> dict[str, Any]:
+def _rejection_line(
+    name: str, reason: str, count: int, *, kind: str, examples: list[str]
+) -> dict[str, Any]:
     return {
         "source": name,
         "reason": reason,
@@ -222,7 +229,10 @@ def write_report(found: Mapping[str, Any], out: Path) -> None:
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string(PAGE).render(
-        report=found, rejections=list_rejections(found), repairs=list_repairs(found), marks=list_marks(found)
+        report=found,
+        rejections=list_rejections(found),
+        repairs=list_repairs(found),
+        marks=list_marks(found),
     )
     with write_atomically(out / "report.json") as file:
         file.write(json.dumps(found, indent=1).encode())

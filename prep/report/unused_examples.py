@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import xxhash
-from vchat.prep.plan.blend import STATUSES, USED, SourceBlend, Hashes, RecordColumns
+
 from vchat.prep.convert.convert import StagedSource
-from vchat.prep.raw.rejected import EXAMPLES_PER_REASON
 from vchat.prep.convert.staged import read_rows
+from vchat.prep.plan.blend import STATUSES, USED, Hashes, RecordColumns, SourceBlend
+from vchat.prep.raw.rejected import EXAMPLES_PER_REASON
 
 Examples = dict[str, list[str]]
 """Reason code -> the first few records, as `key: what was found`."""
@@ -62,7 +63,9 @@ def _held_out_images(sources: Sequence[RecordColumns], blends: Sequence[SourceBl
     return np.unique(np.concatenate(shown))
 
 
-def _read_example_rows(staged: StagedSource, blend: SourceBlend, status: int) -> list[dict[str, Any]]:
+def _read_example_rows(
+    staged: StagedSource, blend: SourceBlend, status: int
+) -> list[dict[str, Any]]:
     numbers = np.flatnonzero(blend.status == status)[:EXAMPLES_PER_REASON]
     return read_rows(staged.path, numbers.tolist(), columns=("key", "image_keys"))
 

@@ -14,13 +14,14 @@ from functools import lru_cache
 from itertools import groupby
 
 import numpy as np
+
 from vchat.prep.raw.rejected import Rejected
-from vchat.shards.text.chat_template import TextChanged
-from vchat.shards.format.sample import RecordOrigin, Sample, StoredImage, StoredRound
 from vchat.shards.format.record import Record
+from vchat.shards.format.sample import RecordOrigin, Sample, StoredImage, StoredRound
 from vchat.shards.pixels.grid import ImageGrid
+from vchat.shards.text.chat_template import TextChanged
 from vchat.shards.text.template import Template, TextRound
-from vchat.shards.text.tokenizer import TokenizedText, TextTokenizer
+from vchat.shards.text.tokenizer import TextTokenizer, TokenizedText
 
 OnRejected = Callable[[Record, Rejected], None]
 
@@ -113,7 +114,10 @@ class Assembler:
         part: list[PreparedRound] = []
         for turn in turns:
             longer = [*part, turn]
-            if part and self._count_sample_positions(self._encode(longer), longer) > self.max_tokens:
+            if (
+                part
+                and self._count_sample_positions(self._encode(longer), longer) > self.max_tokens
+            ):
                 yield part
                 longer = [turn]
             part = longer
@@ -127,7 +131,9 @@ class Assembler:
         ]
         return self.tokenizer.encode(self.template.dialogue(rounds))
 
-    def _count_sample_positions(self, encoded: TokenizedText, turns: Sequence[PreparedRound]) -> int:
+    def _count_sample_positions(
+        self, encoded: TokenizedText, turns: Sequence[PreparedRound]
+    ) -> int:
         """Return the positions of a sample: its text, and what its images widen to."""
         sizes = tuple(image.size for images in images_by_round(turns) for image in images)
         return len(encoded.ids) - len(sizes) + _count_positions(sizes, self.positions_per_image)
@@ -170,7 +176,9 @@ def images_by_round(turns: Sequence[PreparedRound]) -> list[tuple[StoredImage, .
     ]
 
 
-def _make_sample(turns: Sequence[PreparedRound], encoded: TokenizedText, *, split: str, key: str) -> Sample:
+def _make_sample(
+    turns: Sequence[PreparedRound], encoded: TokenizedText, *, split: str, key: str
+) -> Sample:
     images: list[StoredImage] = []
     rounds = []
     for turn, shown in zip(turns, images_by_round(turns), strict=True):

@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
-from vchat.prep.plan.blend import USED, SourceBlend, RecordColumns
-from vchat.prep.convert.images import EncodedImage
-from vchat.shards.format.record import ImageRef
+
 from vchat.base.files import write_atomically
+from vchat.prep.convert.images import EncodedImage
+from vchat.prep.plan.blend import USED, RecordColumns, SourceBlend
+from vchat.shards.format.record import ImageRef
 
 IMAGES_FOLDER = "images"
 

@@ -11,14 +11,14 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vchat.prep.build import pool
 from vchat.prep.convert.recipe import EngineName
+from vchat.prep.tasks import local_engine
 
 
 def warm_up(*, engine: EngineName, workers: int) -> None:
     """Start what takes its time to start and will be needed, while the plan is made."""
     if engine == "processes" and workers > 1:
-        pool.start_fork_server()
+        local_engine.start_workers_early()
 
 
 def run_tasks(
@@ -40,10 +40,10 @@ def run_tasks(
         WrongUse: if the engine is not installed.
         OSError: from a task, or if what runs the tasks fails.
     """
-    shutil.rmtree(work / pool.PROGRESS_FOLDER, ignore_errors=True)
+    shutil.rmtree(work / local_engine.PROGRESS_FOLDER, ignore_errors=True)
     if engine == "ray" and numbers:
-        from vchat.prep.build import ray_engine
+        from vchat.prep.tasks import ray_engine
 
         ray_engine.run_tasks(work, numbers, address=ray_address, on_dialogues=on_dialogues)
     else:
-        pool.run_tasks(work, numbers, workers=workers, on_dialogues=on_dialogues)
+        local_engine.run_tasks(work, numbers, workers=workers, on_dialogues=on_dialogues)

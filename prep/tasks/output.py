@@ -16,8 +16,8 @@ from pathlib import Path
 
 from vchat.base.cli import WrongUse
 from vchat.base.files import sha256_file, write_atomically
-from vchat.shards.storage.remote import RemoteStore
 from vchat.shards.storage.config import StorageConfig, refuse_secrets
+from vchat.shards.storage.remote import RemoteStore
 
 CLAIM = ".work/build.json"
 """The object that says whose place a URL is before there is a manifest."""

@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vchat.prep.build.pool import PROGRESS_FOLDER, run_counted_task, read_counters
 from vchat.base.cli import WrongUse
+from vchat.base.processes import read_counters
+from vchat.prep.tasks.local_engine import PROGRESS_FOLDER, run_counted_task
 
 POLL_S = 0.5
 CONNECT_S = 10.0

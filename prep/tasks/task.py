@@ -17,27 +17,28 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from vchat.prep.raw.lookahead import with_prefetch, group_by_weight
-from vchat.prep.build.assemble import Assembler, PreparedRecord
-from vchat.prep.raw.data_path import data_path
-from vchat.prep.build.encoded_images import EncodedImages
-from vchat.prep.raw.image_files import ImageFiles
-from vchat.prep.convert.images import EncodedImage, ImagePolicy, encode_for_shard
-from vchat.prep.build.libraries import check_libraries
-from vchat.prep.build.output import Output
-from vchat.prep.plan.plan import BuildPlan, PlannedShard, read_plan
-from vchat.prep.raw.rejected import Rejections, Rejected
-from vchat.prep.convert.staged import RecordFile
-from vchat.shards.format.sample import Sample, StoredImage
-from vchat.shards.format.record import ImageRef, Record
+
 from vchat.base.files import write_atomically
+from vchat.base.toml_config import from_table, to_table
+from vchat.prep.convert.images import EncodedImage, ImagePolicy, encode_for_shard
+from vchat.prep.convert.staged import RecordFile
+from vchat.prep.plan.plan import BuildPlan, PlannedShard, read_plan
+from vchat.prep.raw.data_path import data_path
+from vchat.prep.raw.image_files import ImageFiles
+from vchat.prep.raw.lookahead import group_by_weight, with_prefetch
+from vchat.prep.raw.rejected import Rejected, Rejections
+from vchat.prep.tasks.assemble import Assembler, PreparedRecord
+from vchat.prep.tasks.encoded_images import EncodedImages
+from vchat.prep.tasks.libraries import check_libraries
+from vchat.prep.tasks.output import Output
 from vchat.shards.format.index import ROW_SCHEMA
 from vchat.shards.format.manifest import FinishedShard, describe_shard
-from vchat.shards.text.named_template import make_template
-from vchat.shards.storage.config import StorageConfig
-from vchat.base.toml_config import to_table, from_table
-from vchat.shards.text.tokenizer import TextTokenizer
+from vchat.shards.format.record import ImageRef, Record
+from vchat.shards.format.sample import Sample, StoredImage
 from vchat.shards.format.writer import write_shard
+from vchat.shards.storage.config import StorageConfig
+from vchat.shards.text.named_template import make_template
+from vchat.shards.text.tokenizer import TextTokenizer
 
 _RECORDS_AT_ONCE = 256
 """So many dialogues' records are looked up together."""
@@ -207,7 +208,9 @@ def _make_samples(
 ) -> Iterator[Sample]:
     rows = opened.plan.table.slice(shard.start, shard.end - shard.start).to_pylist()
     ahead = max(reader.prefetch_depth for reader in opened.readers.values())
-    dialogues = with_prefetch(_read_dialogues(opened, rows), partial(_prefetch, opened), depth=ahead)
+    dialogues = with_prefetch(
+        _read_dialogues(opened, rows), partial(_prefetch, opened), depth=ahead
+    )
     encoded = map(partial(_encode_dialogue, opened), dialogues)
     for group in group_by_weight(encoded, weight=_size_bytes, max_weight=_BYTES_AT_ONCE):
         for dialogue in group:

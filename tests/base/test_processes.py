@@ -5,7 +5,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from vchat.prep.build.pool import open_counter, run_calls
+
+from vchat.base.processes import open_counter, run_calls
 
 
 def steps(counts: Path, name: str, number: int) -> str:

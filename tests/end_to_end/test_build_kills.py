@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from vchat.prep.build.output import CLAIM
+from vchat.prep.tasks.output import CLAIM
 from vchat.shards.format.manifest import open_shards
 from vchat_testing.killing import build_command, killed_until_done, sample_data
 from vchat_testing.s3_server import Bucket

@@ -4,15 +4,21 @@ import subprocess
 import sys
 
 import pytest
+
+from vchat.base.cli import WrongUse
+from vchat.prep.convert.images import ImagePolicy
+from vchat.prep.convert.recipe import Recipe, SourceChoice
+from vchat.prep.pipeline.array_build import (
+    finish_array_build,
+    parse_share,
+    plan_array_build,
+    run_share,
+)
+from vchat.prep.pipeline.build import build_shards
+from vchat.prep.pipeline.finish import PUBLICATION
+from vchat.prep.tasks.output import Output
 from vchat_testing.raw_data import write_image, write_llava
 from vchat_testing.toy import toy_tokenizer
-from vchat.prep.build.array_build import finish_array_build, plan_array_build, run_share, parse_share
-from vchat.prep.build.build import build_shards
-from vchat.prep.build.finish import PUBLICATION
-from vchat.prep.convert.images import ImagePolicy
-from vchat.prep.build.output import Output
-from vchat.prep.convert.recipe import Recipe, SourceChoice
-from vchat.base.cli import WrongUse
 
 
 def recipe(folder, out):

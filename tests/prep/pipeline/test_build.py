@@ -12,6 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+
+from vchat.prep.convert.images import ImagePolicy
+from vchat.prep.convert.recipe import Recipe, SourceChoice
+from vchat.prep.pipeline.build import build_shards, plan_build, recipe_output, write_work_folder
+from vchat.prep.tasks.local_engine import run_tasks
+from vchat.shards.format.manifest import open_shards
 from vchat_testing.raw_data import (
     COLORS,
     good_llava_row,
@@ -21,11 +27,6 @@ from vchat_testing.raw_data import (
     write_llava,
 )
 from vchat_testing.toy import toy_tokenizer
-from vchat.prep.build.build import write_work_folder, build_shards, recipe_output, plan_build
-from vchat.prep.convert.images import ImagePolicy
-from vchat.prep.build.pool import run_tasks
-from vchat.prep.convert.recipe import Recipe, SourceChoice
-from vchat.shards.format.manifest import open_shards
 
 
 def recipe(folder: Path, *, out: str = "out", names=("llava",), **changed) -> Recipe:
@@ -181,7 +182,14 @@ def test_a_plan_alone_writes_no_shard(built, tmp_path):
 def start_build(folder: Path, *, workers: int) -> subprocess.Popen[bytes]:
     """Start the real command in a process group of its own."""
     arguments = [
-        *(sys.executable, "-m", "vchat.prep.commands.main", "build", "--datasets", "llava,llava_dial"),
+        *(
+            sys.executable,
+            "-m",
+            "vchat.prep.commands.main",
+            "build",
+            "--datasets",
+            "llava,llava_dial",
+        ),
         *(
             "--data",
             folder / "data",

@@ -5,10 +5,11 @@ import fcntl
 
 import pytest
 from click.testing import CliRunner
+
+from vchat.base.cli import WrongUse
+from vchat.prep.commands import main as cli
 from vchat_testing.raw_data import write_coco, write_json, write_llava
 from vchat_testing.toy import toy_tokenizer
-from vchat.prep.commands import main as cli
-from vchat.base.cli import WrongUse
 
 
 @pytest.fixture
@@ -181,7 +182,7 @@ def test_a_full_disk_says_what_to_do_and_keeps_the_rest(folder, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("vchat.prep.build.build.run_tasks", full)
+        patched.setattr("vchat.prep.pipeline.build.run_tasks", full)
         code, error, _ = run(folder)
     assert code == 1
     assert "free some and run the same command again; finished shards are kept" in error

@@ -4,14 +4,15 @@ import json
 import shutil
 
 import pytest
-from vchat_testing.chat_shapes import chat_tokenizer
-from vchat_testing.raw_data import write_llava
-from vchat.prep.build.build import build_shards
+
 from vchat.prep.convert.images import ImagePolicy
 from vchat.prep.convert.recipe import Recipe, SourceChoice, TemplateChoice
+from vchat.prep.pipeline.build import build_shards
 from vchat.shards.format.manifest import open_shards
-from vchat.shards.text.template import TextRound
 from vchat.shards.inspect.verification import find_defects
+from vchat.shards.text.template import TextRound
+from vchat_testing.chat_shapes import chat_tokenizer
+from vchat_testing.raw_data import write_llava
 
 
 @pytest.fixture(scope="module")

@@ -5,17 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from vchat_testing.chat_shapes import chat_tokenizer
 from click.testing import CliRunner
-from vchat_testing.raw_data import write_llava
-from vchat_testing.toy import toy_tokenizer
-from vchat.prep.build.build import build_shards
+
+from vchat.prep.commands.retokenize import command
 from vchat.prep.convert.images import ImagePolicy
 from vchat.prep.convert.recipe import Recipe, SourceChoice
-from vchat.prep.build.retokenize import Retokenization, retokenize, retokenize_shard
-from vchat.prep.commands.retokenize import command
+from vchat.prep.pipeline.build import build_shards
+from vchat.prep.pipeline.retokenize import Retokenization, retokenize, retokenize_shard
 from vchat.shards.format.manifest import open_shards
 from vchat.shards.inspect.verification import find_defects
+from vchat_testing.chat_shapes import chat_tokenizer
+from vchat_testing.raw_data import write_llava
+from vchat_testing.toy import toy_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -129,12 +130,12 @@ def test_shards_that_are_finished_are_not_written_again(built, tmp_path, monkeyp
         done.append(shard.name)
         return task(given, shard)
 
-    monkeypatch.setattr("vchat.prep.build.retokenize.retokenize_shard", interrupted)
+    monkeypatch.setattr("vchat.prep.pipeline.retokenize.retokenize_shard", interrupted)
     with pytest.raises(OSError, match="no space"):
         retokenize(wanted(built, tmp_path / "new"), workers=1)
     assert not (tmp_path / "new" / "manifest.json").exists()
     monkeypatch.setattr(
-        "vchat.prep.build.retokenize.retokenize_shard",
+        "vchat.prep.pipeline.retokenize.retokenize_shard",
         lambda given, shard: done.append(shard.name) or task(given, shard),
     )
     retokenize(wanted(built, tmp_path / "new"), workers=1)

@@ -10,24 +10,30 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+
+from vchat.base.cli import WrongUse
+from vchat.prep.commands import main as cli
+from vchat.prep.convert.images import ImagePolicy
+from vchat.prep.convert.recipe import Recipe, SourceChoice
+from vchat.prep.pipeline.array_build import (
+    finish_array_build,
+    parse_share,
+    plan_array_build,
+    run_share,
+)
+from vchat.prep.pipeline.build import build_shards, plan_build, recipe_output, write_work_folder
+from vchat.prep.pipeline.retokenize import Retokenization, retokenize
+from vchat.prep.tasks.local_engine import run_tasks
+from vchat.prep.tasks.output import CLAIM, parse_output
+from vchat.shards.commands import main as shards_cli
+from vchat.shards.format.manifest import open_shards
+from vchat.shards.format.remote_set import open_remote_shards
+from vchat.shards.storage.config import StorageConfig
+from vchat.shards.storage.remote import RemoteStore
 from vchat_testing.raw_data import write_image, write_llava
 from vchat_testing.s3_server import ACCESS_KEY, SECRET_KEY, Bucket
 from vchat_testing.toy import toy_tokenizer
 from vchat_testing.toy_loading import first_epoch, keys_of, toy_loader
-from vchat.prep.commands import main as cli
-from vchat.prep.build.array_build import finish_array_build, plan_array_build, run_share, parse_share
-from vchat.prep.build.build import write_work_folder, build_shards, recipe_output, plan_build
-from vchat.prep.convert.images import ImagePolicy
-from vchat.prep.build.output import CLAIM, parse_output
-from vchat.prep.build.pool import run_tasks
-from vchat.prep.convert.recipe import Recipe, SourceChoice
-from vchat.prep.build.retokenize import Retokenization, retokenize
-from vchat.shards.commands import main as shards_cli
-from vchat.base.cli import WrongUse
-from vchat.shards.format.manifest import open_shards
-from vchat.shards.format.remote_set import open_remote_shards
-from vchat.shards.storage.remote import RemoteStore
-from vchat.shards.storage.config import StorageConfig
 
 
 @pytest.fixture(scope="module")

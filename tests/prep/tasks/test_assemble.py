@@ -1,13 +1,14 @@
 """Over-long dialogues are cut between rounds and keep the images that their rounds need."""
 
 import pytest
-from vchat_testing.chat_shapes import chat_tokenizer
-from vchat_testing.toy import toy_image, toy_tokenizer
-from vchat.prep.build.assemble import Assembler, PreparedRecord
+
+from vchat.prep.tasks.assemble import Assembler, PreparedRecord
 from vchat.shards.format.record import ImageRef, Record, Round
 from vchat.shards.text.named_template import make_template
 from vchat.shards.text.template import VisualChatTemplate
 from vchat.shards.text.tokenizer import TextTokenizer
+from vchat_testing.chat_shapes import chat_tokenizer
+from vchat_testing.toy import toy_image, toy_tokenizer
 
 PER_IMAGE = 17
 

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import xxhash
-from vchat.prep.build.encoded_images import EncodedImages, write_repeated_images
+
 from vchat.prep.convert.images import EncodedImage
 from vchat.prep.raw.rejected import Rejected
+from vchat.prep.tasks.encoded_images import EncodedImages, write_repeated_images
 from vchat.shards.format.record import ImageRef
 
 TWICE, ONCE = ImageRef(key="coco:1", file="a.jpg"), ImageRef(key="coco:2", file="b.jpg")

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 import ray
-import vchat_testing.ray_cluster as ray_cluster
-from vchat_testing.raw_data import write_image, write_llava
 from ray.exceptions import RayTaskError
+
+import vchat_testing.ray_cluster as ray_cluster
+from vchat.prep.convert.images import ImagePolicy
+from vchat.prep.convert.recipe import Recipe, SourceChoice
+from vchat.prep.pipeline.build import build_shards
+from vchat.prep.tasks.libraries import check_libraries, libraries
+from vchat.prep.tasks.ray_engine import raise_failures, run_tasks
+from vchat_testing.raw_data import write_image, write_llava
 from vchat_testing.ray_cluster import run_in_namespace, why_no_namespace
 from vchat_testing.toy import toy_tokenizer
-from vchat.prep.build.build import build_shards
-from vchat.prep.convert.images import ImagePolicy
-from vchat.prep.build.libraries import check_libraries, libraries
-from vchat.prep.build.ray_engine import raise_failures, run_tasks
-from vchat.prep.convert.recipe import Recipe, SourceChoice
 
 needs_namespace = pytest.mark.skipif(
     bool(why_no_namespace()), reason=f"no network namespace: {why_no_namespace()}"
