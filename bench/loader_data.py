@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vchat.shards.format.manifest import ShardSet, describe_shard, open_shards, publish
+from vchat.shards.format.open_shards import open_shards
+from vchat.shards.format.publish import describe_shard, publish
 from vchat.shards.format.sample import RecordOrigin, Sample, StoredImage, StoredRound
+from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.format.writer import write_shard
 from vchat.shards.loading.loader import Loader
 from vchat.shards.plan.arguments import PlanArguments

@@ -220,7 +220,7 @@ def ours(data: Path, workers: int, name: str, place: Place) -> Batches:
     """Our loader with as many decode threads as peers have workers, endless."""
     from loader_data import our_loader
 
-    from vchat.shards.format.manifest import open_shards
+    from vchat.shards.format.open_shards import open_shards
     from vchat.shards.loading import sample_loader
     from vchat.shards.storage.config import StorageConfig
 

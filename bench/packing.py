@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vchat.model.visual_chat import VisualChat
-from vchat.shards.format.manifest import open_shards
+from vchat.shards.format.open_shards import open_shards
 from vchat.shards.loading.collate import IGNORED, Batch
 from vchat.train.commands.commands import find_run_file
 from vchat.train.config.run import RunConfig, read_run

@@ -17,7 +17,7 @@ import pyarrow as pa
 from epoch import peak_gb
 from loader_data import our_loader, written_data
 
-from vchat.shards.format.manifest import ShardSet
+from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.loading.loader import Loader
 from vchat_testing.toy import toy_tokenizer
 

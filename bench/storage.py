@@ -21,7 +21,8 @@ from pathlib import Path
 import torch
 from loader_data import our_loader, written_data
 
-from vchat.shards.format.manifest import ShardSet, open_shards
+from vchat.shards.format.open_shards import open_shards
+from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.storage.config import StorageConfig
 from vchat_testing.s3_server import new_bucket, serving_s3
 from vchat_testing.toy import toy_tokenizer

@@ -36,7 +36,7 @@ import torch
 from PIL import Image
 
 from vchat.model.visual_chat import VisualChat
-from vchat.shards.format.manifest import describe_shard, publish
+from vchat.shards.format.publish import describe_shard, publish
 from vchat.shards.format.sample import Sample, StoredImage, StoredRound
 from vchat.shards.format.writer import write_shard
 from vchat.shards.loading.collate import IGNORED, Batch

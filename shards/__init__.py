@@ -7,8 +7,8 @@ loading, inspect, viewer, commands. Nothing here knows a model or a data set.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vchat.shards.format.manifest import ShardSet as ShardSet
-    from vchat.shards.format.manifest import open_shards as open_shards
+    from vchat.shards.format.open_shards import open_shards as open_shards
+    from vchat.shards.format.shard_set import ShardSet as ShardSet
     from vchat.shards.loading.collate import Batch as Batch
     from vchat.shards.loading.loader import Loader as Loader
     from vchat.shards.loading.raw_samples import RawSamples as RawSamples
@@ -23,8 +23,8 @@ else:
             "Loader": "loading.loader",
             "PlanArguments": "plan.arguments",
             "RawSamples": "loading.raw_samples",
-            "ShardSet": "format.manifest",
-            "open_shards": "format.manifest",
+            "ShardSet": "format.shard_set",
+            "open_shards": "format.open_shards",
         },
     )
 

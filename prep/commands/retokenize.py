@@ -44,7 +44,7 @@ def _read_options(shards: str, flags: dict[str, Any]) -> Retokenization:
     """Return what the flags say, completed by what the set was made with."""
     from vchat.base.cli import WrongUse
     from vchat.prep.pipeline.retokenize import Retokenization
-    from vchat.shards.format.manifest import open_shards
+    from vchat.shards.format.open_shards import open_shards
 
     manifest = open_shards(shards).manifest
     if flags["template"] in (None, manifest["template"]["name"]) and flags["system"] is None:

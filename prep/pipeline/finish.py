@@ -22,7 +22,7 @@ from vchat.prep.report.unused_examples import Examples
 from vchat.prep.tasks.encoded_images import IMAGES_FOLDER as IMAGES_FOLDER
 from vchat.prep.tasks.output import MANIFEST, Output, check_same_build
 from vchat.prep.tasks.task import ShardResult, read_result
-from vchat.shards.format.manifest import FinishedShard, publish
+from vchat.shards.format.publish import FinishedShard, publish
 from vchat.shards.text.tokenizer import TextTokenizer
 
 PUBLICATION = "publication.json"

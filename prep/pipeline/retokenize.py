@@ -31,9 +31,11 @@ from vchat.prep.raw.rejected import Rejected, Rejections
 from vchat.prep.tasks.assemble import Assembler, PreparedRecord
 from vchat.prep.tasks.output import MANIFEST, Output, check_same_build, parse_output
 from vchat.prep.tasks.task import ShardResult, read_result, write_task_shard
-from vchat.shards.format.manifest import FinishedShard, ShardSet, open_shards, publish
+from vchat.shards.format.open_shards import open_shards
+from vchat.shards.format.publish import FinishedShard, publish
 from vchat.shards.format.record import ImageRef, Record, Round
 from vchat.shards.format.sample import RecordOrigin, Sample
+from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.text.named_template import make_template
 from vchat.shards.text.tokenizer import TextTokenizer
 

@@ -22,7 +22,7 @@ from vchat.prep.plan.plan import BuildPlan
 from vchat.prep.raw.rejected import REASONS, Rejections
 from vchat.prep.report.report_page import PAGE
 from vchat.prep.tasks.task import ShardResult
-from vchat.shards.format.manifest import FinishedShard
+from vchat.shards.format.publish import FinishedShard
 
 _MAX_SIDE = 2**31 - 1
 

@@ -32,7 +32,7 @@ from vchat.prep.tasks.encoded_images import EncodedImages
 from vchat.prep.tasks.libraries import check_libraries
 from vchat.prep.tasks.output import Output
 from vchat.shards.format.index import ROW_SCHEMA
-from vchat.shards.format.manifest import FinishedShard, describe_shard
+from vchat.shards.format.publish import FinishedShard, describe_shard
 from vchat.shards.format.record import ImageRef, Record
 from vchat.shards.format.sample import Sample, StoredImage
 from vchat.shards.format.writer import write_shard

@@ -32,7 +32,7 @@ def inspect(shards: str, split: str | None, source: str | None, as_json: bool) -
     """
     import json
 
-    from vchat.shards.format.manifest import open_shards
+    from vchat.shards.format.open_shards import open_shards
     from vchat.shards.inspect.inspection import overview
     from vchat.shards.inspect.terminal import print_overview
 
@@ -54,7 +54,7 @@ def show(shards: str, number: int, split: str | None, source: str | None) -> Non
 
     With --split or --source, NUMBER counts within those.
     """
-    from vchat.shards.format.manifest import open_shards
+    from vchat.shards.format.open_shards import open_shards
     from vchat.shards.inspect.inspection import row_at, select_samples
     from vchat.shards.inspect.terminal import print_sample
 
@@ -76,7 +76,7 @@ def html(shards: str, out: Path | None, num: int, split: str | None, source: str
 
     Dialogues are taken evenly from every source. The page loads nothing from anywhere.
     """
-    from vchat.shards.format.manifest import open_shards
+    from vchat.shards.format.open_shards import open_shards
     from vchat.shards.viewer.page import write_page
 
     opened = open_shards(shards)
@@ -94,7 +94,7 @@ def verify(shards: str) -> int:
     its slot, and that supervised tokens decode to the answers.
     """
     from vchat.base.progress import show_progress
-    from vchat.shards.format.manifest import open_shards
+    from vchat.shards.format.open_shards import open_shards
     from vchat.shards.inspect.verification import find_defects as defects_of
 
     opened = open_shards(shards)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from vchat.shards.format.manifest import ShardSet
+    from vchat.shards.format.shard_set import ShardSet
     from vchat.shards.pixels.grid import Tiling
     from vchat.shards.plan.arguments import PlanArguments, SourceShare
     from vchat.shards.plan.joined_sets import JoinedSets
@@ -51,7 +51,7 @@ def plan(shards: tuple[str, ...], as_json: bool, **options: Any) -> None:
     delivers; requests and bytes of shards behind a URL are those without a cache. Nothing is read
     but the index of the shards.
     """
-    from vchat.shards.format.manifest import open_shards
+    from vchat.shards.format.open_shards import open_shards
     from vchat.shards.plan.joined_sets import join_sets
 
     opened = [open_shards(folder) for folder in shards]

@@ -1,15 +1,27 @@
-"""Index rows: what the index says of one sample, and where in a tar its members lie."""
+"""The index of a shard set: one row per sample, all that a plan and a reader need of it.
+
+A row says what a sample is (counts, sizes, keys) and where in a tar its members lie, so no reader
+parses a tar header. Written as Parquet in parts of bounded size; FORMAT.md lists the columns.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import xxhash
+from numpy.typing import NDArray
 
+from vchat.base.arrays import offsets_from_counts
+from vchat.base.files import sha256_file, write_atomically
 from vchat.shards.format.sample import Sample
+
+ROWS_PER_PART = 200_000
 
 BLOCK_BYTES = 512
 """A tar file is a sequence of blocks of this many bytes; a header is one block."""
@@ -78,3 +90,91 @@ def index_row(sample: Sample, *, stem: str, located: list[dict[str, Any]]) -> di
 def pad_to_block(size: int) -> int:
     """Round a size up to whole blocks."""
     return -(-size // BLOCK_BYTES) * BLOCK_BYTES
+
+
+def write_index(folder: Path, index: pa.Table) -> Iterator[dict[str, Any]]:
+    """Write the index in parts of bounded size; yields each part's name, rows and digest."""
+    for number, start in enumerate(range(0, max(index.num_rows, 1), ROWS_PER_PART)):
+        part = index.slice(start, ROWS_PER_PART)
+        path = folder / f"part-{number:05d}.parquet"
+        with write_atomically(path) as file:
+            pq.write_table(part, file, compression="zstd")
+        yield {"name": path.name, "rows": part.num_rows, "sha256": sha256_file(path)}
+
+
+def read_index(folder: Path, parts: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Read the index in `folder`.
+
+    Args:
+        folder: `index/` of a shard set.
+        parts: The files of the index, as the manifest lists them.
+
+    Raises:
+        ValueError: A file is missing, damaged, or has another number of rows than listed.
+    """
+    return pa.concat_tables(
+        [_read_part(folder / part["name"], part) for part in parts]
+    ).unify_dictionaries()
+
+
+def _read_part(path: Path, part: Mapping[str, Any]) -> pa.Table:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ValueError(f"no index file {path}, which manifest.json lists") from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != part["sha256"]:
+        raise ValueError(
+            f"{path} has sha256 {found}, manifest.json says {part['sha256']}: it is damaged or "
+            "of another build"
+        )
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path} is not a Parquet file: {error}") from error
+    if table.num_rows != part["rows"]:
+        raise ValueError(f"{path} has {table.num_rows} rows; manifest.json says {part['rows']}")
+    return table
+
+
+COUNTS = {
+    "records": "num_records",
+    "rounds": "num_rounds",
+    "images": "num_images",
+    "text_tokens": "text_tokens",
+    "supervised_tokens": "supervised_tokens",
+    "bytes": "bytes",
+}
+"""Statistic -> the index column it sums; `bytes` is computed from the members."""
+
+
+def statistics(index: pa.Table, *, by: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Return samples, records, rounds, images, tokens and bytes, per group of equal `by` columns.
+
+    Groups are sorted; without `by` there is one. `text_tokens` excludes slots; `bytes` are those
+    of the members, without the tar's headers and padding.
+    """
+    columns = {name: index[name].cast(pa.string()) for name in by}
+    columns |= {name: index[name] for name in COUNTS.values() if name != "bytes"}
+    columns["bytes"] = pa.array(sample_bytes(index))
+    columns["samples"] = pa.array(np.ones(index.num_rows, dtype=np.int64))
+    sums = {"samples": "samples", **COUNTS}
+    totals = (
+        pa.table(columns)
+        .group_by(list(by))
+        .aggregate([(column, "sum") for column in sums.values()])
+        .sort_by([(name, "ascending") for name in by] or [("samples_sum", "ascending")])
+    )
+    return [
+        {name: row[name] for name in by}
+        | {name: row[f"{column}_sum"] or 0 for name, column in sums.items()}
+        for row in totals.to_pylist()
+    ]
+
+
+def sample_bytes(index: pa.Table) -> NDArray[np.int64]:
+    """Return int64[N]: the bytes of each sample's members together."""
+    lists = index["members"].combine_chunks()
+    sizes = lists.flatten().field("size").to_numpy().astype(np.int64)
+    of_samples = offsets_from_counts(lists.value_lengths().to_numpy())
+    return np.diff(offsets_from_counts(sizes)[of_samples])

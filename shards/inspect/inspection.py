@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vchat.base.files import sha256_file
-from vchat.shards.format.manifest import ShardSet
+from vchat.shards.format.index import statistics
 from vchat.shards.format.sample import Sample
-from vchat.shards.format.statistics import statistics
+from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.storage.store import ShardError
 from vchat.shards.text.tokenizer import TextTokenizer
 

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vchat.shards.format.manifest import ShardSet
 from vchat.shards.format.sample import Sample
+from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.inspect.inspection import escape_controls, token_spans
 
 PIPE_COLUMNS = 160

@@ -17,10 +17,10 @@ import xxhash
 from PIL import Image
 
 from vchat.base.files import sha256_of
-from vchat.shards.format.index import index_row
-from vchat.shards.format.manifest import ShardSet, index_digest
+from vchat.shards.format.index import index_row, statistics
+from vchat.shards.format.manifest import index_digest
 from vchat.shards.format.sample import Sample, decode_sample
-from vchat.shards.format.statistics import statistics
+from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.inspect.inspection import Defect, missing_files
 from vchat.shards.storage.store import MissingError
 from vchat.shards.storage.store_file import open_store_file

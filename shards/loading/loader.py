@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
-from vchat.shards.format.manifest import ShardSet
+from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.loading.batch_iterator import BatchIterator, LastBatch
 from vchat.shards.loading.buffers import BatchBuffer, BufferPool, RowBuffer
 from vchat.shards.loading.collate import Batch, LoadedSample

@@ -16,7 +16,7 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from vchat.base.arrays import offsets_from_counts
-from vchat.shards.format.manifest import ShardSet
+from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.plan.arguments import PlanArguments
 from vchat.shards.plan.cursor import PlanCursor
 from vchat.shards.plan.joined_sets import join_sets

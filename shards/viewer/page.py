@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 
 from vchat.base.files import write_atomically
-from vchat.shards.format.manifest import ShardSet
 from vchat.shards.format.sample import Sample, StoredImage
+from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.inspect.inspection import (
     TokenSpan,
     escape_controls,

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from vchat.prep.tasks.output import CLAIM
-from vchat.shards.format.manifest import open_shards
+from vchat.shards.format.open_shards import open_shards
 from vchat_testing.killing import build_command, killed_until_done, sample_data
 from vchat_testing.s3_server import Bucket
 from vchat_testing.training_runs import environment

@@ -17,7 +17,8 @@ from PIL import Image
 
 from vchat.prep.sample_data.questions import by_place
 from vchat.prep.sample_data.world import Cover, Scene
-from vchat.shards.format.manifest import ShardSet, open_shards
+from vchat.shards.format.open_shards import open_shards
+from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.text.template import TextRound
 from vchat_testing.recognition import recognise
 from vchat_testing.training_runs import BIN, environment, launched, losses

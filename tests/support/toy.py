@@ -10,8 +10,10 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from vchat.shards.format.manifest import ShardSet, describe_shard, open_shards, publish
+from vchat.shards.format.open_shards import open_shards
+from vchat.shards.format.publish import describe_shard, publish
 from vchat.shards.format.sample import RecordOrigin, Sample, StoredImage, StoredRound
+from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.format.writer import write_shard
 from vchat.shards.text.template import TextRound, VisualChatTemplate
 from vchat.shards.text.tokenizer import TextTokenizer

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from vchat.shards.format.manifest import ShardSet
+from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.loading.collate import Batch
 from vchat.shards.loading.loader import Loader
 from vchat.shards.plan.arguments import PlanArguments

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vchat.shards.format.manifest import describe_shard, publish
+from vchat.shards.format.publish import describe_shard, publish
 from vchat.shards.format.sample import RecordOrigin, Sample, StoredImage, StoredRound
 from vchat.shards.format.writer import write_shard
 from vchat.shards.text.template import TextRound, VisualChatTemplate

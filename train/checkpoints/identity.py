@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vchat.shards.format.manifest import ShardSet
+from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.plan.joined_sets import join_digests
 from vchat.train.checkpoints.checkpoint import Checkpoint
 from vchat.train.config.run import RunConfig, result_settings, settings_digest

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from vchat.model.visual_chat import VisualChat
-from vchat.shards.format.manifest import ShardSet
+from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.loading.rank_work import SampleSpans, rank_work
 from vchat.shards.plan.epoch import EpochPlan
 from vchat.shards.plan.joined_sets import join_sets

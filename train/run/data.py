@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from vchat.shards.format.manifest import ShardSet, open_shards
+from vchat.shards.format.open_shards import open_shards
+from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.loading.collate import Batch
 from vchat.shards.loading.loader import Loader
 from vchat.shards.pixels.grid import ImageGrid

@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from vchat.base.files import write_atomically
 from vchat.model.visual_chat import VisualChat
-from vchat.shards.format.manifest import ShardSet
+from vchat.shards.format.shard_set import ShardSet
 from vchat.train.checkpoints.background import Background
 from vchat.train.checkpoints.checkpoint import Checkpoint, find_newest, open_checkpoint
 from vchat.train.checkpoints.identity import RunIdentity, check_same_run, collect_identity

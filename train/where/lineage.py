@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from vchat.base.progress import show_progress
-from vchat.shards.format.manifest import ShardSet
 from vchat.shards.format.sample import RecordOrigin, Sample
+from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.loading.loader import Loader
 from vchat.shards.plan.epoch import EpochPlan, deal_rows
 from vchat.train.config.run import RunConfig

@@ -17,7 +17,7 @@ from vchat.prep.convert.images import ImagePolicy
 from vchat.prep.convert.recipe import Recipe, SourceChoice
 from vchat.prep.pipeline.build import build_shards, plan_build, recipe_output, write_work_folder
 from vchat.prep.tasks.local_engine import run_tasks
-from vchat.shards.format.manifest import open_shards
+from vchat.shards.format.open_shards import open_shards
 from vchat_testing.raw_data import (
     COLORS,
     good_llava_row,

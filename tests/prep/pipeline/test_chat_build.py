@@ -8,7 +8,7 @@ import pytest
 from vchat.prep.convert.images import ImagePolicy
 from vchat.prep.convert.recipe import Recipe, SourceChoice, TemplateChoice
 from vchat.prep.pipeline.build import build_shards
-from vchat.shards.format.manifest import open_shards
+from vchat.shards.format.open_shards import open_shards
 from vchat.shards.inspect.verification import find_defects
 from vchat.shards.text.template import TextRound
 from vchat_testing.chat_shapes import chat_tokenizer

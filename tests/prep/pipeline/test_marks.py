@@ -8,7 +8,7 @@ import pytest
 
 from vchat.prep.convert.recipe import Recipe, SourceChoice
 from vchat.prep.pipeline.build import build_shards
-from vchat.shards.format.manifest import open_shards
+from vchat.shards.format.open_shards import open_shards
 from vchat.shards.format.sample import decode_sample, encode_sample
 from vchat_testing.raw_data import drawn, encoded, write_json
 from vchat_testing.toy import toy_tokenizer

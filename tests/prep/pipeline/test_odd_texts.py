@@ -12,7 +12,7 @@ from vchat.prep.convert.images import ImagePolicy
 from vchat.prep.convert.recipe import Recipe, SourceChoice, TemplateChoice
 from vchat.prep.pipeline.build import build_shards
 from vchat.prep.raw.json_stream import DAMAGED
-from vchat.shards.format.manifest import open_shards
+from vchat.shards.format.open_shards import open_shards
 from vchat.shards.text.named_template import make_template
 from vchat.shards.text.template import TextRound
 from vchat.shards.text.tokenizer import TextTokenizer

@@ -12,7 +12,7 @@ from vchat.prep.convert.images import ImagePolicy
 from vchat.prep.convert.recipe import Recipe, SourceChoice
 from vchat.prep.pipeline.build import build_shards
 from vchat.prep.pipeline.retokenize import Retokenization, retokenize, retokenize_shard
-from vchat.shards.format.manifest import open_shards
+from vchat.shards.format.open_shards import open_shards
 from vchat.shards.inspect.verification import find_defects
 from vchat_testing.chat_shapes import chat_tokenizer
 from vchat_testing.raw_data import write_llava

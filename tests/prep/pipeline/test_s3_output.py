@@ -26,8 +26,7 @@ from vchat.prep.pipeline.retokenize import Retokenization, retokenize
 from vchat.prep.tasks.local_engine import run_tasks
 from vchat.prep.tasks.output import CLAIM, parse_output
 from vchat.shards.commands import main as shards_cli
-from vchat.shards.format.manifest import open_shards
-from vchat.shards.format.remote_set import open_remote_shards
+from vchat.shards.format.open_shards import open_remote_shards, open_shards
 from vchat.shards.storage.config import StorageConfig
 from vchat.shards.storage.remote import RemoteStore
 from vchat_testing.raw_data import write_image, write_llava

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vchat.prep.sources import catalogue, plugins
-from vchat.shards.format.manifest import open_shards
+from vchat.shards.format.open_shards import open_shards
 from vchat_testing.raw_data import write_image
 from vchat_testing.toy import toy_tokenizer
 

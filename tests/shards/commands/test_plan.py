@@ -13,7 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from vchat.shards.commands.main import group
-from vchat.shards.format.manifest import ShardSet, open_shards
+from vchat.shards.format.open_shards import open_shards
+from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.loading import ranges
 from vchat.shards.loading.loader import Loader
 from vchat.shards.loading.rank_work import SampleSpans, rank_work

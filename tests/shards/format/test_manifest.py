@@ -9,12 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from vchat.base.files import sha256_file
-from vchat.shards.format import manifest as manifest_module
-from vchat.shards.format.manifest import describe_shard, index_digest, open_shards, publish
+from vchat.shards.format import index as index_module
+from vchat.shards.format import publish as publish_module
+from vchat.shards.format.index import sample_bytes, statistics
+from vchat.shards.format.manifest import index_digest, manifest_digest
+from vchat.shards.format.open_shards import open_shards
+from vchat.shards.format.publish import describe_shard, publish
 from vchat.shards.format.sample import encode_sample
-from vchat.shards.format.statistics import sample_bytes, statistics
 from vchat.shards.format.writer import write_shard
 from vchat.shards.storage.store import ShardError
+from vchat.shards.text import tokenizer as tokenizer_module
 from vchat.shards.text.tokenizer import TextTokenizer
 from vchat_testing.toy import toy_manifest, toy_sample, toy_shards, toy_tokenizer
 
@@ -36,7 +40,7 @@ def rewrite(folder, change) -> None:
     path = folder / "manifest.json"
     content = json.loads(path.read_text())
     change(content)
-    content["sha256"] = manifest_module.manifest_digest(content)
+    content["sha256"] = manifest_digest(content)
     path.write_text(json.dumps(content))
 
 
@@ -114,22 +118,25 @@ def test_the_manifest_is_written_last(tmp_path, monkeypatch):
     tokenizer = TextTokenizer.load(toy_tokenizer(tmp_path / "tokenizer"))
     path = tmp_path / "set" / "train-000000.tar"
     rows = write_shard(path, [toy_sample(0, tokenizer)], first_number=0)
-    written = []
-    real = manifest_module.write_atomically
-    monkeypatch.setattr(
-        manifest_module, "write_atomically", lambda path: written.append(path.name) or real(path)
-    )
+    written: list[str] = []
+    for module in (index_module, tokenizer_module, publish_module):
+        real = module.write_atomically
+        monkeypatch.setattr(
+            module, "write_atomically", lambda path: written.append(path.name) or real(path)
+        )
     publish(
         path.parent,
         manifest_without_shards=toy_manifest(),
         shards=[describe_shard(path, split="train", rows=rows)],
         tokenizer=tokenizer,
     )
+    assert written[0] == "part-00000.parquet"
+    assert "tokenizer.json" in written
     assert written[-1] == "manifest.json"
 
 
 def test_a_large_index_is_written_in_parts_and_read_as_one(published, tmp_path, monkeypatch):
-    monkeypatch.setattr(manifest_module, "ROWS_PER_INDEX_PART", 4)
+    monkeypatch.setattr(index_module, "ROWS_PER_PART", 4)
     parted = toy_shards(tmp_path / "set", num_samples=7, images_per_sample=lambda i: i % 3)
     assert [part["rows"] for part in parted.manifest["index"]] == [4, 4, 1]
     assert parted.index().to_pylist() == published.index().to_pylist()

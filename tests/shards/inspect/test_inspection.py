@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vchat.shards.format.manifest import open_shards
+from vchat.shards.format.open_shards import open_shards
 from vchat.shards.format.sample import StoredRound
 from vchat.shards.inspect.inspection import (
     escape_controls,

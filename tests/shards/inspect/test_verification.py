@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vchat.shards.format.manifest import describe_shard, open_shards, publish
+from vchat.shards.format.open_shards import open_shards
+from vchat.shards.format.publish import describe_shard, publish
 from vchat.shards.format.sample import Sample
 from vchat.shards.format.writer import write_shard
 from vchat.shards.inspect.verification import find_defects

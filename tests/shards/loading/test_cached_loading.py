@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from vchat.base.locks import lock_folder
-from vchat.shards.format.manifest import ShardSet
-from vchat.shards.format.remote_set import open_remote_shards
+from vchat.shards.format.open_shards import open_remote_shards
+from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.loading.cache_schedule import ShardUse, shard_use, shards_to_cache
 from vchat.shards.loading.loader import Loader
 from vchat.shards.loading.ranges import REQUEST_BYTES

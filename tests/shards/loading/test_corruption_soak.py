@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from vchat.shards.format.manifest import ShardSet, open_shards
+from vchat.shards.format.open_shards import open_shards
+from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.inspect.verification import find_defects
 from vchat.shards.loading.collate import Batch
 from vchat_testing.toy import toy_shards

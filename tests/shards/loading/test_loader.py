@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from vchat.shards.format.manifest import ShardSet
+from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.loading.collate import IGNORED
 from vchat.shards.loading.loader import Loader
 from vchat.shards.pixels.decode import decode_image

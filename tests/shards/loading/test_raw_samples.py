@@ -11,7 +11,7 @@ import pytest
 import webdataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from vchat.shards.format.manifest import ShardSet
+from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.loading.raw_samples import RawSample, RawSamples
 from vchat.shards.plan.arguments import PlanArguments
 from vchat.shards.storage.store import ShardError

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from vchat.shards.format.manifest import ShardSet
+from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.loading.collate import Batch
 from vchat.shards.loading.loader import Loader
 from vchat.shards.plan.arguments import PlanArguments, SourceShare

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vchat.shards.format.manifest import ShardSet
+from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.loading import loader as loader_module
 from vchat.shards.loading.loader import Loader
 from vchat.shards.plan.arguments import PlanArguments, SourceShare

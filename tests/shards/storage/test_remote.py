@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from vchat.shards.format.manifest import ShardSet, manifest_digest, open_shards
-from vchat.shards.format.remote_set import open_remote_shards
+from vchat.shards.format.manifest import manifest_digest
+from vchat.shards.format.open_shards import open_remote_shards, open_shards
+from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.storage.config import StorageConfig
 from vchat.shards.storage.remote import RemoteStore
 from vchat.shards.storage.retries import retry_pauses

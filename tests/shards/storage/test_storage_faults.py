@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vchat.shards.format.manifest import ShardSet, open_shards
+from vchat.shards.format.open_shards import open_shards
+from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.loading.collate import Batch
 from vchat.shards.storage.config import StorageConfig
 from vchat.shards.storage.credentials import FileCredentials

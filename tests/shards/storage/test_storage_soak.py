@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from torch.utils.data import DataLoader
 
-from vchat.shards.format.manifest import ShardSet, open_shards
+from vchat.shards.format.open_shards import open_shards
+from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.loading.collate import Batch
 from vchat.shards.loading.loader import Loader
 from vchat.shards.storage.config import StorageConfig

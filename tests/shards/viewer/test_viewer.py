@@ -5,7 +5,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from vchat.shards.format.manifest import describe_shard, open_shards, publish
+from vchat.shards.format.open_shards import open_shards
+from vchat.shards.format.publish import describe_shard, publish
 from vchat.shards.format.sample import StoredRound
 from vchat.shards.format.writer import write_shard
 from vchat.shards.text.tokenizer import TextTokenizer

@@ -7,7 +7,8 @@ import pytest
 
 import vchat_testing.toy as toy
 from vchat.base.cli import run_command
-from vchat.shards.format.manifest import describe_shard, open_shards, publish
+from vchat.shards.format.open_shards import open_shards
+from vchat.shards.format.publish import describe_shard, publish
 from vchat.shards.format.writer import write_shard
 from vchat.shards.loading.loader import Loader
 from vchat.shards.pixels.grid import ImageGrid

@@ -1,18 +1,19 @@
-"""Open a shard set in object storage: its small files are copied here, its shards stay there.
+"""Open a shard set, in a local folder or in object storage.
 
-The manifest is always read anew. Index and tokenizer are kept in a folder named by the digest of
-the manifest, so another build under the same URL never meets old copies.
+Of a remote set the small files are copied here and the shards stay there. Its manifest is read anew
+each time; copies of index and tokenizer lie in a folder named by the manifest's digest, so another
+build under the same URL never meets old copies.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 from vchat.base.files import write_atomically
-from vchat.shards.format.manifest import ShardSet, check_manifest
+from vchat.shards.format.manifest import MANIFEST, parse_manifest
+from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.storage.cache import ShardCache
 from vchat.shards.storage.cached_store import CachedStore
 from vchat.shards.storage.config import StorageConfig
@@ -20,6 +21,31 @@ from vchat.shards.storage.remote import RemoteStore
 from vchat.shards.storage.store import ShardError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "fingerprint.json")
+
+
+def open_shards(folder: Path | str, *, storage: StorageConfig | None = None) -> ShardSet:
+    """Open a published shard set; reads `manifest.json` only, or the small files if it is remote.
+
+    Args:
+        folder: A local folder, or a URL (`s3://bucket/mix-v1`, `gs://`, `az://`, `https://`).
+        storage: How a remote set is reached and kept; by default without endpoint and cache.
+
+    Raises:
+        ValueError: There is no such folder, its build is not finished, or its manifest is of
+            another format version or malformed.
+    """
+    if "://" in str(folder):
+        return open_remote_shards(str(folder), storage=storage)
+    folder = Path(folder)
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise ValueError(f"no folder {folder}; wanted a folder of shards")
+    if not path.is_file():
+        raise ValueError(
+            f"no manifest.json in {folder}: the build is not finished, or these are no shards"
+        )
+    manifest = parse_manifest(path.read_text(encoding="utf-8"), path)
+    return ShardSet(folder, manifest=manifest)
 
 
 def open_remote_shards(
@@ -39,26 +65,22 @@ def open_remote_shards(
         raise ValueError(f"storage.cache = {storage.cache} is a file, wanted a folder")
     store = RemoteStore(url, storage=storage)
     try:
-        data = store.read_all("manifest.json")
+        data = store.read_all(MANIFEST)
     except ShardError as err:
         raise ValueError(f"no manifest.json under {url}: {err}") from err
-    try:
-        manifest = json.loads(data)
-    except ValueError as err:
-        raise ValueError(f"{url}/manifest.json is not JSON: {err}") from err
-    check_manifest(manifest, f"{url}/manifest.json")
-    kept = copies or (storage.cache or Path.home() / ".cache" / "vchat") / "sets"
-    folder = kept / hashlib.sha256(data).hexdigest()
+    manifest = parse_manifest(data, f"{url}/{MANIFEST}")
+    sets = copies or (storage.cache or Path.home() / ".cache" / "vchat") / "sets"
+    folder = sets / hashlib.sha256(data).hexdigest()
     for part in manifest["index"]:
-        copy_small_file(store, f"index/{part['name']}", folder=folder, sha256=part["sha256"])
+        _copy_small_file(store, f"index/{part['name']}", folder=folder, sha256=part["sha256"])
     for name in TOKENIZER_FILES:
-        copy_small_file(store, f"tokenizer/{name}", folder=folder)
-    copy_small_file(store, "manifest.json", folder=folder, sha256=hashlib.sha256(data).hexdigest())
-    shards = make_shard_store(store, manifest, storage=storage)
+        _copy_small_file(store, f"tokenizer/{name}", folder=folder)
+    _copy_small_file(store, MANIFEST, folder=folder, sha256=hashlib.sha256(data).hexdigest())
+    shards = _make_shard_store(store, manifest, storage=storage)
     return ShardSet(folder, manifest=manifest, store=shards, url=url)
 
 
-def make_shard_store(
+def _make_shard_store(
     remote: RemoteStore, manifest: dict[str, Any], *, storage: StorageConfig
 ) -> RemoteStore | CachedStore:
     """Return what reads the shards of a manifest: over the network, or through the cache."""
@@ -70,7 +92,7 @@ def make_shard_store(
     return CachedStore(remote, cache, digests=digests)
 
 
-def copy_small_file(
+def _copy_small_file(
     store: RemoteStore, name: str, *, folder: Path, sha256: str | None = None
 ) -> None:
     """Copy a file into the folder unless it is there; a copy appears whole and checked.

@@ -1,0 +1,157 @@
+"""A published shard set: its manifest, index, tokenizer and template, and its samples one by one.
+
+The index is all that a plan needs, and all that a reader needs to find a sample's bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+from vchat.shards.format.index import read_index
+from vchat.shards.format.manifest import MANIFEST
+from vchat.shards.format.sample import Sample, decode_sample
+from vchat.shards.storage.store import LocalStore, ShardError, Store
+from vchat.shards.text.named_template import make_template
+from vchat.shards.text.template import Template
+from vchat.shards.text.tokenizer import TextTokenizer
+
+
+class ShardSet:
+    """A published shard set, open for reading; the index is read when it is first asked for."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        manifest: dict[str, Any],
+        store: Store | None = None,
+        url: str | None = None,
+    ):
+        """Use `open_shards`; `store` has the shards if they lie under a URL, not in the folder."""
+        self.folder = folder
+        self.url = url
+        self.manifest = manifest
+        self.store: Store = store or LocalStore(folder)
+
+    @property
+    def name(self) -> str:
+        """The last part of its path or URL."""
+        return self.url.rstrip("/").rpartition("/")[2] if self.url else self.folder.resolve().name
+
+    def index(self, split: str | None = None) -> pa.Table:
+        """Return the index rows of a split, or all, in shard-then-position order.
+
+        Raises:
+            ValueError: An index part is missing or has another number of rows, or there is no
+                such split; names those there are.
+        """
+        if split is None:
+            return self._index
+        if split not in self.splits:
+            raise ValueError(
+                f"no split {split!r} in {self.folder}; it has {', '.join(self.splits) or 'none'}"
+            )
+        return self._index.filter(pc.equal(self._index["split"], split))
+
+    @property
+    def splits(self) -> list[str]:
+        """Names of the splits, in the order of their shards."""
+        return list(dict.fromkeys(shard["split"] for shard in self.manifest["shards"]))
+
+    @property
+    def template(self) -> Template:
+        """The template that rendered the samples.
+
+        Raises:
+            ValueError: This version of the template renders other text (names both digests), or
+                the tokenizer, which may bring the template, is not the one recorded.
+        """
+        stated = self.manifest["template"]
+        template = make_template(
+            stated["name"], system=stated["system"], tokenizer=self.tokenizer()
+        )
+        if template.digest != self.manifest["digests"]["template"]:
+            raise ValueError(
+                f"{self.folder} was made with another template {template.name!r}: its digest is "
+                f"{self.manifest['digests']['template']}, ours {template.digest}"
+            )
+        return template
+
+    def tokenizer(self) -> TextTokenizer:
+        """Return the tokenizer that made the token ids, loaded when it is first asked for.
+
+        Raises:
+            ValueError: Its behaviour is not the one recorded; names both fingerprints.
+        """
+        return self._tokenizer
+
+    @cached_property
+    def _tokenizer(self) -> TextTokenizer:
+        tokenizer = TextTokenizer.load(self.folder / "tokenizer")
+        stated = self.manifest["digests"]["tokenizer"]
+        tokenizer.check_fingerprint(stated, origin=str(self.folder / MANIFEST))
+        return tokenizer
+
+    def read_sample(self, row: Mapping[str, Any] | int) -> Sample:
+        """Read one sample by its index row, or by the row's number in the whole index.
+
+        Raises:
+            ShardError: The shard is missing, truncated, or a member's checksum differs.
+            ValueError: The members are no sample.
+        """
+        located = self._index_row(row) if isinstance(row, int) else row
+        name = f"{self.shard_name(located)}, {located['stem']}"
+        return decode_sample(self.read_members(located), name=name)
+
+    def read_members(self, row: Mapping[str, Any]) -> dict[str, bytes]:
+        """Return a sample's members by name, in one read, each checked against its checksum."""
+        located = row["members"]
+        start = min(member["offset"] for member in located)
+        end = max(member["offset"] + member["size"] for member in located)
+        shard = self.shard_name(row)
+        try:
+            data = self.store.read(shard, start, end)
+        except ShardError as err:
+            raise err.with_sample(key=row["key"], source=row["source"], offset=start) from err
+        found = {}
+        for member in located:
+            first = member["offset"] - start
+            found[member["name"]] = data[first : first + member["size"]]
+            _check_checksum(found[member["name"]], member, shard=shard, row=row)
+        return found
+
+    def shard_name(self, row: Mapping[str, Any]) -> str:
+        """Return the file name of the shard that a row's sample lies in."""
+        return str(self.manifest["shards"][row["shard"]]["name"])
+
+    @cached_property
+    def _index(self) -> pa.Table:
+        return read_index(self.folder / "index", self.manifest["index"])
+
+    def _index_row(self, number: int) -> dict[str, Any]:
+        if not 0 <= number < self._index.num_rows:
+            raise ValueError(f"no sample {number} in {self.folder}; it has {self._index.num_rows}")
+        row: dict[str, Any] = self._index.slice(number, 1).to_pylist()[0]
+        return row
+
+
+def _check_checksum(
+    data: bytes, member: Mapping[str, Any], *, shard: str, row: Mapping[str, Any]
+) -> None:
+    """Raise ShardError unless the bytes have the checksum of the index."""
+    found = xxhash.xxh3_64_intdigest(data)
+    if found != member["xxh3"]:
+        raise ShardError(
+            f"{member['name']} has checksum {found:016x}, wanted {member['xxh3']:016x}",
+            shard=shard,
+            offset=member["offset"],
+            key=row["key"],
+            source=row["source"],
+        )
