@@ -154,8 +154,7 @@ def train_one(out: Path, attention: str, *, steps: int, seed: int) -> None:
     from vchat.train.engine.processes import disconnect_processes, prepare_environment
 
     prepare_environment()
-    from vchat.train.commands.commands import find_run_file
-    from vchat.train.config.run import read_run
+    from vchat.train.config.run import find_run_file, read_run
     from vchat.train.engine.processes import StopRequest
     from vchat.train.run.data import RankShare
     from vchat.train.run.launch import connect_processes, prepare_run

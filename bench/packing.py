@@ -34,8 +34,7 @@ from torch.nn import functional
 from vchat.model.visual_chat import VisualChat
 from vchat.shards.format.open_shards import open_shards
 from vchat.shards.loading.collate import IGNORED, Batch
-from vchat.train.commands.commands import find_run_file
-from vchat.train.config.run import RunConfig, read_run
+from vchat.train.config.run import RunConfig, find_run_file, read_run
 from vchat.train.engine.starting_model import build_model, read_sizes
 from vchat.train.run.data import RankShare, RunData
 

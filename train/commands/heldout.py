@@ -9,21 +9,18 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vchat.train.commands.options import AS_JSON, CHECKPOINT
+
 if TYPE_CHECKING:
     from vchat.train.run.heldout import HeldOutLoss
 
 
 @click.command("heldout")
-@click.option(
-    "--checkpoint",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="A step folder, or a run's folder: then its newest checkpoint.",
-)
+@CHECKPOINT
 @click.option("--shards", help="Another shard set of the same tokenizer and template.")
 @click.option("--split", help="Another split than the run's data.eval_split.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-def command(checkpoint: Path, shards: str | None, split: str | None, as_json: bool) -> None:
+@AS_JSON
+def heldout(checkpoint: Path, shards: str | None, split: str | None, as_json: bool) -> None:
     """Measure the held-out loss of a checkpoint, in all and by source: each sample exactly once.
 
     Alone this is one process; under torchrun or deepspeed the samples are shared out.

@@ -11,7 +11,7 @@ group = LazyGroup(
     help="Train a model on shards, and measure it.",
     lazy={
         "run": (
-            "vchat.train.commands.commands:run",
+            "vchat.train.commands.run:run",
             "Train, or go on with a run that was interrupted.",
         ),
         "plan": ("vchat.train.commands.plan:plan", "Print what a run will do and need."),
@@ -19,13 +19,13 @@ group = LazyGroup(
             "vchat.train.evaluation.evaluate:command",
             "Answer an evaluation file and score it.",
         ),
-        "report": ("vchat.train.commands.commands:report", "Draw the curves of a run as one page."),
-        "heldout": ("vchat.train.commands.heldout:command", "Measure the held-out loss by source."),
+        "report": ("vchat.train.commands.report:report", "Draw the curves of a run as one page."),
+        "heldout": ("vchat.train.commands.heldout:heldout", "Measure the held-out loss by source."),
         "export": (
-            "vchat.train.commands.commands:export",
+            "vchat.train.commands.export:export",
             "Write a checkpoint as a Hugging Face folder.",
         ),
-        "where": ("vchat.train.commands.commands:where", "Name the samples of a step, or reverse."),
+        "where": ("vchat.train.commands.where:where", "Name the samples of a step, or reverse."),
         "import-checkpoint": (
             "vchat.train.convert.import_checkpoint:command",
             "Turn a model of the published code into ours.",

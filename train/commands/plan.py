@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from vchat.train.commands.commands import RUN_FILE, SETTINGS, find_run_file
-from vchat.train.config.run import read_run
+from vchat.train.commands.options import AS_JSON, RUN_FILE, SETTINGS
+from vchat.train.config.run import find_run_file, read_run
 from vchat.train.costs.gpus import GPUS
 
 POSITIVE = click.IntRange(min=1)
@@ -32,7 +32,7 @@ POSITIVE = click.IntRange(min=1)
     show_default=True,
     help="Share of that the run reaches.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@AS_JSON
 def plan(
     run_file: Path,
     overrides: tuple[str, ...],

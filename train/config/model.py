@@ -1,10 +1,12 @@
-"""ModelConfig: the tables `[model]` and `[model.lora]` of RUN.toml."""
+"""ModelConfig, the tables `[model]` and `[model.lora]` of RUN.toml, and ModelSizes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from vchat.shards.pixels.grid import ImageGrid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,3 +87,14 @@ class ModelConfig:
             raise ValueError("give decoder and tower, or start_from alone")
         if self.max_tiles == 1 or self.max_tiles < 0:
             raise ValueError(f"max_tiles must be 0 or at least 2, got {self.max_tiles}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSizes:
+    """What data and model must agree on."""
+
+    image_size: int
+    """Side of the square the tower reads, in pixels."""
+
+    grid: ImageGrid
+    """How many positions of the decoder an image takes."""

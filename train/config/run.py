@@ -295,6 +295,13 @@ def read_run(path: Path, *, overrides: Sequence[str] = ()) -> RunConfig:
     return read_toml(RunConfig, path, overrides=overrides)
 
 
+def find_run_file(run_file: Path) -> Path:
+    """The file itself, or the shipped run of that name if there is no such file here."""
+    shipped = Path(__file__).parent / "runs" / run_file.name
+    is_bare_name = run_file.name == str(run_file)
+    return shipped if is_bare_name and not run_file.exists() and shipped.is_file() else run_file
+
+
 FREE_TO_CHANGE = (
     "data.shards",  # sets are compared by their digests, they may have moved
     "data.exclude",  # compared by its keys, in the loader's state

@@ -16,9 +16,8 @@ from vchat.model.towers.hugging_face import register_towers
 from vchat.model.towers.open_clip import FOLDER_CONFIG, OpenClipVision, load_folder
 from vchat.model.visual_chat import VisualChat
 from vchat.shards.pixels.grid import ImageGrid, Tiling
-from vchat.train.config.model import LoraConfig, ModelConfig
+from vchat.train.config.model import LoraConfig, ModelConfig, ModelSizes
 from vchat.train.engine.weight_loading import WHOLE, WeightLoading
-from vchat.train.run.data import ModelSizes
 
 
 def build_model(

@@ -17,23 +17,12 @@ from vchat.shards.format.open_shards import open_shards
 from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.loading.collate import Batch
 from vchat.shards.loading.loader import Loader
-from vchat.shards.pixels.grid import ImageGrid
 from vchat.shards.plan.arguments import PlanArguments
 from vchat.shards.plan.excluded_keys import read_keys
 from vchat.shards.plan.joined_sets import check_same_language
 from vchat.shards.plan.saved_plans import default_plan_folder
+from vchat.train.config.model import ModelSizes
 from vchat.train.config.run import RunConfig
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSizes:
-    """What data and model must agree on."""
-
-    image_size: int
-    """Side of the square the tower reads, in pixels."""
-
-    grid: ImageGrid
-    """How many positions of the decoder an image takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

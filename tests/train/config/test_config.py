@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from vchat.base.toml_config import WrongKeyError, to_toml
-from vchat.train.commands.commands import find_run_file
 from vchat.train.config.run import (
     FREE_TO_CHANGE,
     BatchConfig,
     RunConfig,
+    find_run_file,
     read_run,
     result_settings,
     settings_digest,

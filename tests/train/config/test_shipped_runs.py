@@ -59,8 +59,7 @@ def small_part(named: object, kinds: dict[str, dict], folder: Path, **sizes: int
 
 def with_small_parts(run: str, *, shards: Path, folder: Path):
     """The shipped run with small parts and steps, on toy shards."""
-    from vchat.train.commands.commands import find_run_file
-    from vchat.train.config.run import read_run
+    from vchat.train.config.run import find_run_file, read_run
 
     config = read_run(find_run_file(Path(run)))
     model = config.model

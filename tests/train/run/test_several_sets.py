@@ -8,9 +8,10 @@ import pytest
 
 from vchat.shards.format.manifest import manifest_digest
 from vchat.shards.pixels.grid import ImageGrid
+from vchat.train.config.model import ModelSizes
 from vchat.train.config.run import read_run
 from vchat.train.forecast.forecast import Cluster, forecast_run
-from vchat.train.run.data import ModelSizes, RankShare, RunData, open_run_shards
+from vchat.train.run.data import RankShare, RunData, open_run_shards
 from vchat.train.where.lineage import print_step
 from vchat_testing.training_runs import toy_shards, write_run
 

@@ -14,8 +14,9 @@ from vchat.shards.loading.loader import Loader
 from vchat.shards.pixels.grid import ImageGrid
 from vchat.shards.text.tokenizer import TextTokenizer
 from vchat.train.commands.main import group
+from vchat.train.config.model import ModelSizes
 from vchat.train.config.run import read_run
-from vchat.train.run.data import ModelSizes, plan_arguments
+from vchat.train.run.data import plan_arguments
 from vchat.train.where.lineage import (
     find_steps_of_sample,
     list_step_samples,
