@@ -1,7 +1,7 @@
-"""What all our commands share: exit codes, one-line errors, commands imported when called.
+"""What all commands share: exit codes, one-line errors, groups that import a command on use.
 
 Exit codes: 0 done, 1 failed (bad data, full disk), 2 wrong use (a flag or a configuration key).
-`--help` stays fast because a command's module is imported only when that command runs.
+`--help` and `--version` stay fast: a command's module is imported only when that command runs.
 """
 
 from __future__ import annotations
@@ -14,21 +14,42 @@ from collections.abc import Mapping
 
 import click
 
+from vchat.base.nearest import did_you_mean
+from vchat.base.version import __version__
+
 
 class WrongUse(ValueError):
     """A flag, name or configuration key that cannot be meant: the command exits with 2."""
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are named as `module:attribute` and imported on use."""
+    """A group whose commands are imported when they run, with `-h`, `--version` and suggestions."""
 
     def __init__(self, *args: object, lazy: Mapping[str, tuple[str, str]], **kwargs: object):
-        """`lazy` maps a command's name to (`module:attribute`, one line of help)."""
+        """Define the commands without importing them.
+
+        Args:
+            args: As for `click.Group`.
+            lazy: Command name -> (`module:attribute`, one line of help).
+            kwargs: As for `click.Group`.
+        """
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self._lazy = dict(lazy)
+        self.context_settings.setdefault("help_option_names", ["-h", "--help"])
+        version = click.version_option(__version__, message="%(prog)s %(version)s")
+        version(self)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the first argument names; a wrong name gets a suggestion."""
+        name = args[0]
+        if name not in self._lazy and not name.startswith("-"):
+            ctx.fail(f"no command {name!r}; {did_you_mean(name, self._lazy)}")
+        return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the order given, which is the order a user meets them."""
+        """Return the names in the order given, which is that of the help text."""
         return list(self._lazy)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

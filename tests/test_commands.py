@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from vchat.base.version import __version__
+
 ENTRY_POINTS = {
     "vchat-prep": "vchat.prep.commands.main",
     "vchat-shards": "vchat.shards.commands.main",
@@ -47,7 +49,31 @@ def test_every_command_prints_help_without_heavy_imports(every_command):
         done = call(name, *rest, "--help")
         assert done.returncode == 0, (name, rest, done.stderr)
         assert "Usage:" in done.stdout
+        assert "-h, --help" in done.stdout, (name, rest)
         assert done.stderr.strip().endswith("LOADED"), (name, rest, done.stderr)
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_short_help_and_version_need_no_heavy_imports(name):
+    assert call(name, "-h").stdout == call(name, "--help").stdout
+    done = call(name, "--version")
+    assert (done.returncode, done.stdout) == (0, f"{name} {__version__}\n")
+    assert done.stderr.strip().endswith("LOADED"), done.stderr
+
+
+@pytest.mark.parametrize(
+    "name, wrong, right",
+    [
+        ("vchat-prep", "biuld", "build"),
+        ("vchat-shards", "verfiy", "verify"),
+        ("vchat-train", "wher", "where"),
+        ("vchat-chat", "serv", "serve"),
+    ],
+)
+def test_a_mistyped_command_is_wrong_use_with_a_suggestion(name, wrong, right):
+    done = call(name, wrong)
+    assert done.returncode == 2
+    assert f"no command {wrong!r}; did you mean {right!r}?" in done.stderr
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)

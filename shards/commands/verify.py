@@ -1,0 +1,30 @@
+"""`vchat-shards verify`: read everything and list each defect."""
+
+from __future__ import annotations
+
+import click
+
+from vchat.shards.commands.options import SHARDS
+
+
+@click.command("verify")
+@SHARDS
+def command(shards: str) -> int:
+    """Read everything and list each defect; exits with 1 if there is any.
+
+    Checks the SHA-256 of every file, the checksum and place of every member, that each image has
+    its slot, and that supervised tokens decode to the answers.
+    """
+    from vchat.base.progress import show_progress
+    from vchat.shards.format.open_shards import open_shards
+    from vchat.shards.inspect.verification import find_defects
+
+    opened = open_shards(shards)
+    listed, num_defects = opened.manifest["shards"], 0
+    with show_progress("verifying", total=len(listed), unit="shards") as advance:
+        for defect in find_defects(opened, shard_done=advance):
+            num_defects += 1
+            print(defect)
+    num_samples = sum(shard["samples"] for shard in listed)
+    print(f"{num_samples} samples in {len(listed)} shards: {num_defects or 'no'} defects")
+    return 1 if num_defects else 0
