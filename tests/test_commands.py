@@ -11,7 +11,7 @@ ENTRY_POINTS = {
     "vchat-prep": "vchat.prep.commands.main",
     "vchat-shards": "vchat.shards.commands.main",
     "vchat-train": "vchat.train.commands.main",
-    "vchat-chat": "vchat.train.chat.cli",
+    "vchat-chat": "vchat.train.chat.commands.main",
 }
 HEAVY = {"torch", "transformers", "deepspeed", "pyarrow", "webdataset", "numpy", "PIL"}
 PROBE = """

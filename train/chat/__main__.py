@@ -1,5 +1,5 @@
 """`python -m vchat.train.chat`: the command `vchat-chat`."""
 
-from vchat.train.chat.cli import main
+from vchat.train.chat.commands.main import main
 
 main()

@@ -16,7 +16,7 @@ group = LazyGroup(
         ),
         "plan": ("vchat.train.commands.plan:plan", "Print what a run will do and need."),
         "eval": (
-            "vchat.train.evaluation.evaluate:command",
+            "vchat.train.commands.eval:command",
             "Answer an evaluation file and score it.",
         ),
         "report": ("vchat.train.commands.report:report", "Draw the curves of a run as one page."),
@@ -27,11 +27,11 @@ group = LazyGroup(
         ),
         "where": ("vchat.train.commands.where:where", "Name the samples of a step, or reverse."),
         "import-checkpoint": (
-            "vchat.train.convert.import_checkpoint:command",
+            "vchat.train.commands.import_checkpoint:command",
             "Turn a model of the published code into ours.",
         ),
         "import-tower": (
-            "vchat.train.convert.import_tower:command",
+            "vchat.train.commands.import_tower:command",
             "Take a vision tower out of a model.",
         ),
     },

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from vchat.model.towers.import_qwen_vl import read_qwen_vl_tower
 from vchat.model.towers.qwen_vl import QwenVLVisual, QwenVLVisualConfig
-from vchat.train.convert.import_tower import command
+from vchat.train.commands.import_tower import command
 from vchat.train.engine.starting_model import load_tower
 
 WIDTH, HEADS, HIDDEN, QUERIES, PATCH = 24, 3, 16, 9, 4

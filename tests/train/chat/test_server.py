@@ -14,7 +14,7 @@ from PIL import Image
 
 from vchat.base.cli import run_command
 from vchat.train.chat import server as server_module
-from vchat.train.chat.cli import chat
+from vchat.train.chat.commands.main import chat
 from vchat.train.chat.generation import Sampling
 from vchat.train.chat.messages import read_request
 from vchat.train.chat.server import ChatServer

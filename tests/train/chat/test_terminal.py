@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from vchat.base.cli import run_command
-from vchat.train.chat.cli import chat
+from vchat.train.chat.commands.main import chat
 from vchat.train.chat.generation import Sampling
 from vchat.train.chat.session import ChatSession
 from vchat.train.chat.terminal import (

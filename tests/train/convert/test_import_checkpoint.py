@@ -24,8 +24,9 @@ from vchat.shards.text.template import TextRound
 from vchat.train.chat.chat_model import load_chat_model
 from vchat.train.chat.generation import Sampling
 from vchat.train.chat.session import ChatSession
-from vchat.train.convert.import_checkpoint import command as import_command
-from vchat.train.convert.import_checkpoint import extend_tokenizer, import_model
+from vchat.train.commands.import_checkpoint import command as import_command
+from vchat.train.convert.import_checkpoint import import_model
+from vchat.train.convert.published_tokenizer import extend_tokenizer
 from vchat.train.engine.parts import freeze_other_parts
 from vchat_testing.published_port import PublishedChat, added_special_tokens
 from vchat_testing.toy_chat import toy_picture

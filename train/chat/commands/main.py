@@ -13,7 +13,7 @@ from vchat.base.cli import LazyGroup, run_command
 @click.group(
     "vchat-chat",
     cls=LazyGroup,
-    lazy={"serve": ("vchat.train.chat.serve:command", "A web page and an HTTP endpoint.")},
+    lazy={"serve": ("vchat.train.chat.commands.serve:command", "A web page and an HTTP endpoint.")},
     invoke_without_command=True,
     subcommand_metavar="[COMMAND]",
 )
