@@ -1,7 +1,7 @@
 """Answer many questions at once: greedy, in batches of prompts of one length.
 
-In: a model and evaluation questions. Out: each question with the model's answer, in the order
-given, the same as asking one by one. Prompts of equal length go together, so there is no padding.
+In: a model and evaluation questions. Out: each question with the model's answer, in the given
+order, equal to asking one by one. A batch holds prompts of one length, so there is no padding.
 B rows, S positions, V ids.
 """
 
@@ -48,11 +48,15 @@ def answer_questions(
     """Answer each question in a dialogue of its own.
 
     Args:
-        blank: show grey images in place of the questions' own.
-        on_answered: called with the number of answers that just came.
+        chat_model: The model.
+        questions: What is asked.
+        max_new_tokens: Most tokens of an answer.
+        batching: How many prompts go together.
+        blank: Show grey images in place of the questions' own.
+        on_answered: Called with the number of new answers.
 
     Raises:
-        ValueError: a prompt with its answer does not fit the model's positions, or an image is
+        ValueError: A prompt with its answer does not fit the model's positions, or an image is
             undecodable; names the question.
     """
     prompts = [_prompt(chat_model, one, max_new_tokens=max_new_tokens) for one in questions]
@@ -74,7 +78,7 @@ def answer_questions(
 
 
 def equal_length_batches(lengths: Sequence[int], *, batching: Batching) -> Iterator[list[int]]:
-    """Yield every index once, in groups of equal length within the limits; at least one each."""
+    """Yield every index once, in batches of one length within the limits, at least one each."""
     by_length: dict[int, list[int]] = {}
     for i, length in enumerate(lengths):
         by_length.setdefault(length, []).append(i)
@@ -94,8 +98,10 @@ def decode_greedily(
     """Continue prompts of one length by the likeliest ids, up to and with the end token.
 
     Args:
+        chat_model: The model.
         prompts: B lists of S ids, slots repeated.
-        pixels: uint8[N, 3, H, W] in the order of the slots, row by row.
+        pixels: uint8[N, 3, H, W] in the order of the slots, prompt by prompt.
+        max_new_tokens: Most ids per prompt.
     """
     model, tokenizer = chat_model.model, chat_model.tokenizer
     ids = torch.tensor(list(prompts), device=model.device)
@@ -117,7 +123,7 @@ def decode_greedily(
 
 
 def _grey_images(chat_model: ChatModel, question: Question) -> list[Tensor]:
-    """Return as many grey images as the question has images, cut as those are."""
+    """Return a grey image for each of the question's images, with as many tiles."""
     side = chat_model.image_size
     return [
         torch.full((inputs, 3, side, side), GREY, dtype=torch.uint8)
@@ -126,17 +132,21 @@ def _grey_images(chat_model: ChatModel, question: Question) -> list[Tensor]:
 
 
 def _own_images(chat_model: ChatModel, question: Question) -> list[Tensor]:
-    """Decode the question's images; ValueError names a file that is none."""
+    """Decode the question's images."""
     return _map_images(question, chat_model.decode_picture)
 
 
 def _num_inputs(chat_model: ChatModel, question: Question) -> list[int]:
-    """Return how many inputs of the tower each of the question's images is."""
+    """Return how many tower inputs each of the question's images takes."""
     return _map_images(question, chat_model.num_inputs)
 
 
 def _map_images(question: Question, value: Callable[[bytes], T]) -> list[T]:
-    """Return a value of each image file's bytes; ValueError names a file that has none."""
+    """Return a value of each image file's bytes.
+
+    Raises:
+        ValueError: `value` raised it; the message names question and file.
+    """
     values = []
     for path in question.images:
         try:
@@ -162,7 +172,7 @@ def _prompt(chat_model: ChatModel, question: Question, *, max_new_tokens: int) -
 
 
 def _cut_after_end(ids: list[int], end_id: int) -> list[int]:
-    """Cut after the first end token, if there is one."""
+    """Cut ids after the first end token, if there is one."""
     return ids[: ids.index(end_id) + 1] if end_id in ids else ids
 
 

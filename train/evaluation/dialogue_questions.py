@@ -1,10 +1,10 @@
 """Evaluation dialogues: several rounds each, with images in any round, answered in order.
 
-Input: the published format, one JSON object `{name: [[question, "image paths"], ...], ...}`: a
-round is a question, with its images' paths in one text, blanks between them; a round without images
-leaves the second text out. In place of a list a round may be an object `{"question", "images",
-"answer"}` whose images are a list and whose answer, if there is one, is what the model's is
-scored against. Paths are relative to the image root, by default the file's folder.
+Input: the published format, one JSON object `{name: [[question, "image paths"], ...], ...}`. A
+round is a question and its images' paths in one text, separated by blanks; a round without images
+leaves the second text out. A round may also be an object `{"question", "images", "answer"}`, whose
+images are a list; its answer, if present, is what the model's answer is compared with. Paths are
+relative to the image root, by default the file's folder.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ class EvaluationRound:
     question: str
     images: tuple[Path, ...]
     paths: str
-    """The images as the file names them, blanks between."""
+    """The images as the file names them, separated by blanks."""
 
     answer: str | None
-    """What counts as right, if the file says it."""
+    """The right answer, if the file gives one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationDialogue:
-    """Questions that are asked one after the other, each with the answers before it in view."""
+    """Questions asked one after the other; each sees the rounds before it."""
 
     name: str
     rounds: tuple[EvaluationRound, ...]
 
 
 def holds_dialogues(path: Path) -> bool:
-    """Whether a file of evaluation questions is a JSON object: dialogues, not single questions."""
+    """Return whether an evaluation file is a JSON object: dialogues, not single questions."""
     with path.open(encoding="utf-8") as file:
         while (character := file.read(1)).isspace():
             pass
@@ -50,8 +50,13 @@ def holds_dialogues(path: Path) -> bool:
 def read_dialogues(path: Path, *, image_root: Path | None = None) -> list[EvaluationDialogue]:
     """Read a file of dialogues; every image named in it exists when this returns.
 
+    Args:
+        path: The file.
+        image_root: What image paths are relative to; by default the file's folder.
+
     Raises:
-        ValueError: naming the file, the dialogue and round, what was found and what is wanted.
+        ValueError: The file is not as described above. The message names the file, the dialogue and
+            round, the value found and the value wanted.
     """
     if path.stat().st_size > MAX_FILE_BYTES:
         raise ValueError(f"{path}: {path.stat().st_size} bytes, wanted at most {MAX_FILE_BYTES}")
@@ -94,7 +99,7 @@ def _parse_round(found: Any, *, where: str, root: Path) -> EvaluationRound:
 
 
 def _as_object(found: Any) -> dict[str, Any] | None:
-    """Bring the two forms of a round into one; None if it is neither."""
+    """Return either form of a round as an object; None if it is neither."""
     if isinstance(found, list) and 1 <= len(found) <= 2:
         if not all(isinstance(text, str) for text in found):
             return None

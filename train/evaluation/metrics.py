@@ -9,31 +9,33 @@ from typing import Any
 from vchat.base.cli import WrongUse
 
 
-def normalize(text: str) -> str:
-    """Strip blanks, ignore case, drop one final full stop: nothing else is forgiven."""
+def normalise_answer(text: str) -> str:
+    """Strip blanks, fold case, and drop one final full stop; nothing else is changed."""
     return text.strip().casefold().removesuffix(".").rstrip()
 
 
 def exact_match(answer: str, wanted: Sequence[str]) -> float:
-    """1 if the answer is the first wanted one after `normalised`."""
-    return float(normalize(answer) == normalize(wanted[0]))
+    """Return 1 if the answer equals the first wanted one after `normalise_answer`, else 0."""
+    return float(normalise_answer(answer) == normalise_answer(wanted[0]))
 
 
 def vqa_accuracy(answer: str, wanted: Sequence[str]) -> float:
-    """VQA accuracy: a third for each person who answered so, 1 at most, mean over leaving one out.
+    """Return the VQA accuracy: a third for each person who gave this answer, at most 1.
 
-    With one wanted answer it is the exact match. Texts are compared after `normalised`; the
-    official evaluation also rewrites numerals, articles and contractions.
+    The mean over leaving out each person in turn. With one wanted answer it is the exact match.
+    Texts are compared after `normalise_answer`; the official evaluation also rewrites numerals,
+    articles and contractions.
     """
     if len(wanted) == 1:
         return exact_match(answer, wanted)
-    same = [normalize(answer) == normalize(one) for one in wanted]
+    same = [normalise_answer(answer) == normalise_answer(one) for one in wanted]
     return sum(min(1.0, (sum(same) - one) / 3) for one in same) / len(wanted)
 
 
 def rouge_l(answer: str, wanted: Sequence[str]) -> float:
-    """F measure of the longest common subsequence of words, by the package rouge-score; the best
-    over the wanted answers.
+    """Return ROUGE-L, the best over the wanted answers.
+
+    The F measure of the longest common subsequence of words, by the package rouge-score.
     """
     scorer = _rouge_scorer()
     return max(float(scorer.score(one, answer)["rougeL"].fmeasure) for one in wanted)

@@ -26,14 +26,14 @@ class ShownRound:
     """One question and its answer, ready for the page."""
 
     group: str
-    """What stands above it: the name of its dialogue, or the kind of question."""
+    """The heading: the name of the dialogue, or the kind of question."""
 
     images: tuple[Path, ...]
     question: str
     wanted: str | None
     answer: str
-    right: bool | None
-    """None if nothing says what is right."""
+    is_right: bool | None
+    """None if there is no right answer to compare with."""
 
 
 def evaluation_page(

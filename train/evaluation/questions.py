@@ -4,7 +4,7 @@ Input: a JSON array of `{"id", "kind", "images", "question", "answer", "chance"}
 if several people answered; image paths are relative to the file's folder and may not leave it.
 Output: `Question` values in file order.
 Everything is checked before a model is loaded, and an error names the file and the entry.
-`swapped` gives every question the images of another one, which tells whether images are used.
+`swap_images` gives every question the images of another one: does the model use its images?
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 MAX_FILE_BYTES = 1 << 30
-ENTRY_TYPES = {
+IMAGE_VARIANTS = ("as-is", "blank", "swapped")
+"""What a question shows: its own images, grey ones, or those of another question."""
+
+ENTRY_TYPES: dict[str, tuple[type, ...]] = {
     "id": (str,),
     "kind": (str,),
     "images": (list,),
@@ -34,7 +37,7 @@ class Question:
     """Unique in its file."""
 
     kind: str
-    """What is asked for (`color`, `count` ...); accuracy is reported for each kind."""
+    """What is asked about (`color`, `count` ...); accuracy is reported for each kind."""
 
     images: tuple[Path, ...]
     """Existing files, in the order in which the model sees them."""
@@ -50,7 +53,7 @@ class Question:
 
     @property
     def right_answers(self) -> tuple[str, ...]:
-        """All answers that count, for metrics that know several."""
+        """All answers that count as right, for metrics that compare with several."""
         return self.answers or (self.answer,)
 
 
@@ -58,10 +61,12 @@ def read_questions(path: Path, *, image_root: Path | None = None) -> list[Questi
     """Read an evaluation file; every image named in it exists when this returns.
 
     Args:
-        image_root: what image paths are relative to; by default the file's folder.
+        path: The file.
+        image_root: What image paths are relative to; by default the file's folder.
 
     Raises:
-        ValueError: naming the file, the entry, what was found and what is wanted.
+        ValueError: The file, an entry or an image is not as described above. The message names the
+            file, the entry, the value found and the value wanted.
     """
     entries = _read_entries(path)
     root = (image_root or path.parent).resolve()
@@ -79,12 +84,27 @@ def read_questions(path: Path, *, image_root: Path | None = None) -> list[Questi
     return questions
 
 
-def swap_images(questions: Sequence[Question]) -> list[Question]:
-    """Give each question the images of the next one (cyclic, in file order) of the same kind and
-    number of images whose answer differs; text, answer and order stay.
+def vary_images(
+    questions: Sequence[Question], *, variants: Sequence[str]
+) -> dict[str, list[Question]]:
+    """Return the questions by image variant; those of `blank` keep the images that set its number.
 
     Raises:
-        ValueError: if a kind has images but no two different answers.
+        ValueError: `swapped` is among the variants, and images of a kind cannot be swapped.
+    """
+    return {
+        name: swap_images(questions) if name == "swapped" else list(questions) for name in variants
+    }
+
+
+def swap_images(questions: Sequence[Question]) -> list[Question]:
+    """Give each question the images of another one with a different answer.
+
+    The donor is the next question, cyclic in file order, of the same kind and number of images.
+    Text, answer and order stay.
+
+    Raises:
+        ValueError: A kind has images but no two different answers.
     """
     groups: dict[tuple[str, int], list[int]] = {}
     for i, question in enumerate(questions):
@@ -93,8 +113,8 @@ def swap_images(questions: Sequence[Question]) -> list[Question]:
     for (kind, num_images), members in groups.items():
         if num_images == 0:
             continue
-        for place, i in enumerate(members):
-            donor = _next_with_other_answer(questions, members, place)
+        for rank, i in enumerate(members):
+            donor = _next_with_other_answer(questions, members, rank)
             if donor is None:
                 raise ValueError(
                     f"images of kind {kind!r} cannot be swapped: all its {len(members)} questions"
@@ -106,10 +126,10 @@ def swap_images(questions: Sequence[Question]) -> list[Question]:
 
 
 def _next_with_other_answer(
-    questions: Sequence[Question], members: list[int], place: int
+    questions: Sequence[Question], members: list[int], rank: int
 ) -> int | None:
-    answer = questions[members[place]].answer
-    for other in members[place + 1 :] + members[:place]:
+    answer = questions[members[rank]].answer
+    for other in members[rank + 1 :] + members[:rank]:
         if questions[other].answer != answer:
             return other
     return None
@@ -131,7 +151,7 @@ def _read_entries(path: Path) -> list[Any]:
 
 
 def _parse_question(entry: Any, *, where: str, root: Path) -> Question:
-    """Check one entry's keys, types and images. `where` opens every error message."""
+    """Check one entry's keys, types and images; every error message opens with `where`."""
     if not isinstance(entry, dict):
         raise ValueError(
             f"{where}: found {describe_value(entry)}, wanted an object with "
@@ -166,7 +186,11 @@ def _parse_answers(entry: dict[str, Any], *, where: str) -> tuple[str, ...]:
 
 
 def resolve_image(root: Path, name: Any, *, where: str) -> Path:
-    """Return an existing file below `root`. Raises ValueError, which `where` opens."""
+    """Return an existing file below `root`.
+
+    Raises:
+        ValueError: There is no such file, or it lies outside; the message opens with `where`.
+    """
     if not isinstance(name, str):
         raise ValueError(f"{where}: image {describe_value(name)}, wanted a path relative to {root}")
     path = (root / name).resolve()
@@ -178,6 +202,6 @@ def resolve_image(root: Path, name: Any, *, where: str) -> Path:
 
 
 def describe_value(value: Any) -> str:
-    """Type and value, cut short enough for one line of an error."""
+    """Return type and value, cut short enough for one line of an error."""
     text = json.dumps(value, ensure_ascii=True)
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"

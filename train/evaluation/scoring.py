@@ -1,7 +1,7 @@
 """Score short answers: exact match after normalisation, with a 95 % interval beside chance.
 
 Input: questions and the model's answers. Output: one `Score` per question kind, per number of
-images and over all, and the table that shows several runs side by side. No model, no files.
+images and over all, and the table that shows image variants side by side. No model, no files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from rich import box
 from rich.table import Table
 
-from vchat.train.evaluation.metrics import METRICS, normalize
+from vchat.train.evaluation.metrics import METRICS, normalise_answer
 from vchat.train.evaluation.questions import Question
 
 Z_95 = 1.959963984540054
@@ -25,18 +25,18 @@ class AnsweredQuestion:
     """A question and what the model answered."""
 
     question: Question
-    """As asked: with the images that were shown, and the answer that counts as right."""
+    """With the images that were shown, and the answer that counts as right."""
 
     answer: str
     """Decoded text without the end token, as generated."""
 
     ended: bool
-    """False if the answer was cut at the most new tokens allowed."""
+    """False if the answer was cut at the maximum of new tokens."""
 
     @property
     def is_right(self) -> bool:
-        """Exact match after `normalised`."""
-        return normalize(self.answer) == normalize(self.question.answer)
+        """Whether the answer equals the question's after `normalise_answer`."""
+        return normalise_answer(self.answer) == normalise_answer(self.question.answer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,23 +54,26 @@ class Score:
     """Mean of the questions' own chance."""
 
     means: dict[str, float]
-    """Mean of each further metric that was asked for, 0 to 1."""
+    """Mean of each further metric, 0 to 1."""
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers, 0 to 1."""
+        """The share of right answers, 0 to 1."""
         return self.num_right / self.num_questions
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % Wilson interval of the accuracy."""
+        """The 95 % Wilson interval of the accuracy."""
         return wilson_interval(self.num_right, num_trials=self.num_questions)
 
 
 def wilson_interval(num_right: int, *, num_trials: int) -> tuple[float, float]:
     """Return the 95 % Wilson score interval of a proportion, inside 0 to 1.
 
-    Unlike the normal approximation it is not empty at 0 or at all right.
+    Unlike the normal approximation it is not empty if none or all are right.
+
+    Raises:
+        ValueError: More right than trials, or no trial.
     """
     if not 0 <= num_right <= num_trials or num_trials < 1:
         raise ValueError(f"wanted 0 <= right <= trials and trials >= 1: {num_right}, {num_trials}")
@@ -88,7 +91,9 @@ def score_answers(
 ) -> list[Score]:
     """Score each kind (in order of first appearance), then each number of images, then all.
 
-    Exact match is always there; `metrics` are further ones of `METRICS`.
+    Args:
+        answered: Questions and answers.
+        metrics: Names of `METRICS`, beside exact match, which is always there.
     """
     by_kind = _group_by(answered, lambda one: one.question.kind)
     by_images = _group_by(answered, lambda one: _image_group(len(one.question.images)))
@@ -100,11 +105,14 @@ def score_answers(
     ]
 
 
-def score_table(runs: Mapping[str, Sequence[Score]], *, title: str) -> Table:
-    """Lay out scores as one line per group and one column per run, chance beside them.
+def score_table(variants: Mapping[str, Sequence[Score]], *, title: str) -> Table:
+    """Lay out scores as one line per group and one column per variant, beside chance.
 
-    Three runs fit into 80 columns. `runs` maps a run's name ("as-is") to its scores; all have the
-    same groups in the same order.
+    Three variants fit into 80 columns.
+
+    Args:
+        variants: Scores by image variant, all of the same groups in the same order.
+        title: Above the table.
     """
     result = Table(
         title=title,
@@ -115,11 +123,11 @@ def score_table(runs: Mapping[str, Sequence[Score]], *, title: str) -> Table:
         pad_edge=False,
     )
     result.add_column("questions", overflow="fold")
-    metrics = [(name, metric) for name, run in runs.items() for metric in run[0].means]
-    further = [metric if len(runs) == 1 else f"{metric}, {name}" for name, metric in metrics]
-    for name in ("asked", "chance", *runs, *further):
+    metrics = [(name, metric) for name, some in variants.items() for metric in some[0].means]
+    further = [metric if len(variants) == 1 else f"{metric}, {name}" for name, metric in metrics]
+    for name in ("asked", "chance", *variants, *further):
         result.add_column(name, justify="right", no_wrap=True)
-    lines = list(zip(*runs.values(), strict=True))
+    lines = list(zip(*variants.values(), strict=True))
     num_kinds = sum(not line[0].is_total for line in lines)
     for i, line in enumerate(lines):
         first = line[0]

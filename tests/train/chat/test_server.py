@@ -94,7 +94,7 @@ def expected(chat_model, *rounds):
     """Answers of one session to (question, picture numbers) ..."""
     session = ChatSession(chat_model, sampling=DEFAULT)
     for question, *numbers in rounds:
-        images = [chat_model.picture(picture_file(n)) for n in numbers]
+        images = [chat_model.decode_picture(picture_file(n)) for n in numbers]
         list(session.ask(question, images=images))
     return session
 

@@ -15,7 +15,7 @@ from vchat.train.chat.generation import Sampling
 from vchat.train.chat.session import ChatSession
 from vchat.train.commands.main import group
 from vchat.train.evaluation.answering import Batching, answer_questions, equal_length_batches
-from vchat.train.evaluation.metrics import normalize
+from vchat.train.evaluation.metrics import normalise_answer
 from vchat.train.evaluation.questions import read_questions
 from vchat_testing.toy_chat import list_files, save_toy_checkpoint, toy_chat_model
 
@@ -77,7 +77,7 @@ def test_batched_answers_equal_asking_one_by_one_in_a_chat(chat_model, questions
     assert [one.question for one in batched] == questions
     for question, one in zip(questions, batched, strict=True):
         session = ChatSession(chat_model, sampling=Sampling(max_new_tokens=10))
-        images = [chat_model.picture(path.read_bytes()) for path in question.images]
+        images = [chat_model.decode_picture(path.read_bytes()) for path in question.images]
         assert "".join(session.ask(question.question, images=images)) == one.answer
     assert len({one.answer for one in batched}) > 5
 
@@ -235,7 +235,7 @@ def test_right_answers_are_counted_as_right(
     said = answer_questions(chat_model, questions, max_new_tokens=6, batching=Batching())
     entries = json.loads(questions_file.read_text())
     for entry, one in zip(entries, said, strict=True):
-        entry["answer"] = normalize(one.answer) + "."  # the one that is dropped again
+        entry["answer"] = normalise_answer(one.answer) + "."  # the one that is dropped again
     entries[0]["answer"] = "something else"
     path = questions_file.with_name("right.json")
     path.write_text(json.dumps(entries))

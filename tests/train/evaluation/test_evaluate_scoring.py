@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from vchat.train.evaluation.metrics import normalize
+from vchat.train.evaluation.metrics import normalise_answer
 from vchat.train.evaluation.questions import Question
 from vchat.train.evaluation.scoring import (
     AnsweredQuestion,
@@ -22,16 +22,16 @@ def answered(kind, num_images, *, right, chance=0.5):
 
 @pytest.mark.parametrize("text", ["red", " red\n", "RED", "red.", "Red. ", "red ."])
 def test_blanks_case_and_one_final_full_stop_are_forgiven(text):
-    assert normalize(text) == "red"
+    assert normalise_answer(text) == "red"
 
 
 @pytest.mark.parametrize("text", ["re d", "red..", "red!", "a red", ".red", ""])
 def test_nothing_else_is_forgiven(text):
-    assert normalize(text) != "red"
+    assert normalise_answer(text) != "red"
 
 
 def test_a_number_keeps_its_decimal_point():
-    assert normalize("1.5.") == "1.5"
+    assert normalise_answer("1.5.") == "1.5"
 
 
 # Newcombe 1998, Statistics in Medicine 17: table I, method 3.

@@ -1,4 +1,4 @@
-"""`vchat-chat`: talk with a checkpoint in the terminal, or `serve` it. Heavy imports come later."""
+"""`vchat-chat`: talk with a checkpoint in the terminal, or `serve` it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from vchat.base.cli import LazyGroup, run_command
+from vchat.train.chat.commands.options import CHECKPOINT_HELP, DEVICE, SYSTEM
 
 
 @click.group(
@@ -17,17 +18,13 @@ from vchat.base.cli import LazyGroup, run_command
     invoke_without_command=True,
     subcommand_metavar="[COMMAND]",
 )
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    help="A step folder, or a run's folder: then its newest checkpoint.",
-)
+@click.option("--checkpoint", type=click.Path(path_type=Path), help=CHECKPOINT_HELP)
 @click.option("--temperature", default=0.0, show_default=True, help="0 is greedy, 1 samples.")
 @click.option("--top-p", default=1.0, show_default=True, help="Keep the likeliest tokens up to it.")
 @click.option("--seed", default=0, show_default=True, help="Of sampling.")
 @click.option("--max-new-tokens", default=256, show_default=True, help="An answer is cut there.")
-@click.option("--system", help="Another system text than the one trained with.")
-@click.option("--device", help="Such as cpu or cuda:0; by default a GPU if there is one.")
+@SYSTEM
+@DEVICE
 @click.pass_context
 def chat(
     context: click.Context,

@@ -8,21 +8,18 @@ from pathlib import Path
 
 import click
 
+from vchat.train.chat.commands.options import CHECKPOINT, DEVICE, SYSTEM
+
 LOOPBACK = ("localhost", "127.0.0.1")
 EVERYWHERE = ("0.0.0.0", "::")
 
 
 @click.command("serve")
-@click.option(
-    "--checkpoint",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="A step folder, or a run's folder: then its newest checkpoint.",
-)
+@CHECKPOINT
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, help="0 takes any free one.")
 @click.option("--max-new-tokens", default=256, show_default=True, help="If a request says nothing.")
-@click.option("--system", help="Another system text than the one trained with.")
+@SYSTEM
 @click.option("--sessions", default=4, show_default=True, help="Dialogues whose caches are kept.")
 @click.option(
     "--image-memory-mb",
@@ -31,7 +28,7 @@ EVERYWHERE = ("0.0.0.0", "::")
     show_default=True,
     help="What was computed for images is kept up to this size, for all dialogues (mmca only).",
 )
-@click.option("--device", help="Such as cpu or cuda:0; by default a GPU if there is one.")
+@DEVICE
 def command(
     checkpoint: Path,
     host: str,
@@ -74,7 +71,7 @@ def _require_extra() -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Bind before the model loads, so that a taken port is known at once."""
+    """Bind the port, before the model loads, so that an error comes at once."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
