@@ -47,9 +47,17 @@ def write_question_answers(
         "answers": {name: [_answer_facts(one) for one in some] for name, some in answered.items()},
     }
     entries = (
-        [name, one.question.id, one.question.kind, len(one.question.images)]
-        + [one.question.question, one.question.answer, one.answer, one.is_right]
-        for name, some in answered.items()
+        (
+            variant,
+            one.question.id,
+            one.question.kind,
+            len(one.question.images),
+            one.question.question,
+            one.question.answer,
+            one.answer,
+            one.is_right,
+        )
+        for variant, some in answered.items()
         for one in some
     )
     variant, first = next(iter(answered.items()))

@@ -121,8 +121,8 @@ def run_with(arguments):
 
 def test_a_page_says_what_is_right_and_what_was_wanted():
     rounds = [
-        ShownRound(group="g", images=(), question="q1", wanted="yes", answer="yes", right=True),
-        ShownRound(group="g", images=(), question="q2", wanted="<b>", answer="no", right=False),
+        ShownRound(group="g", images=(), question="q1", wanted="yes", answer="yes", is_right=True),
+        ShownRound(group="g", images=(), question="q2", wanted="<b>", answer="no", is_right=False),
     ]
     page = evaluation_page(rounds, title="t", scores=[("all", "50.0 %")])
     assert page.count("answer right") == 1
