@@ -35,7 +35,7 @@ FUNCTIONS = '''\
 """What lmms-eval asks about a question of the local task."""
 
 from PIL import Image
-from vchat.train.evaluation.metrics import exact
+from vchat.train.evaluation.metrics import exact_match
 
 
 def doc_to_visual(doc):
@@ -47,7 +47,7 @@ def doc_to_text(doc):
 
 
 def process_results(doc, results):
-    return {"exact_match": exact(results[0], [doc["answer"]])}
+    return {"exact_match": exact_match(results[0], [doc["answer"]])}
 '''
 
 

@@ -49,7 +49,7 @@ def test_answers_about_known_images_are_those_about_new_ones(tmp_path, chat_mode
 
 def test_the_memory_keeps_the_images_used_last_within_its_bytes(chat_model, monkeypatch):
     model = chat_model.model
-    one_image = model.image_states(toy_picture(0)[None], num_positions=POSITIONS).size_bytes
+    one_image = model.compute_image_states(toy_picture(0)[None], num_positions=POSITIONS).size_bytes
     memory = ImageStateCache(max_bytes=2 * one_image)
     counts = count_images(monkeypatch, chat_model)
     for number in (0, 1, 0, 2, 0, 1):

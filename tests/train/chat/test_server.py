@@ -273,7 +273,7 @@ def test_a_client_that_goes_away_stops_its_answer(service, chat_model, address, 
         time.sleep(0.1)
         last = [session.rounds[-1] for session in service._sessions.values()]
         stopped = [one for one in last if one.question == "Going?"]
-    assert stopped[0].ended is EndReason.STOPPED
+    assert stopped[0].end_reason is EndReason.STOPPED
     assert stopped[0].num_tokens < 400
 
 
