@@ -1,4 +1,7 @@
-"""Raw data as it comes: folders, archives, large JSON, Parquet cells, base64, local or remote.
+"""Raw data as it comes: folders, archives, large JSON, Parquet cells and base64, local or remote.
 
-Reads, and decides nothing: no recipe, no source.
+Offers `data_path` (a local path or URL), `ImageFiles` (the image that a reference names),
+`PictureIndex` (pictures of large containers by name), `json_stream` (annotation files of any size),
+`Rejected` and `ConversionCounts` (why something is not used, and how often), `keyed_hash`, and
+`lookahead`. Reads and decides nothing: it must not know sources, recipes or plans.
 """

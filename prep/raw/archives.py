@@ -1,7 +1,8 @@
-"""Images inside a `.zip` or `.tar`, read where they lie: nothing is unpacked.
+"""Images inside a `.zip` or `.tar`, read in place: nothing is unpacked to disk.
 
-An archive is indexed once per process (a zip by its directory, a tar by its headers); a member is
-then read by its byte offset. Names are only looked up, so a hostile name leads nowhere.
+A process indexes an archive once (a zip by its directory, a tar by its headers) and then reads
+members by byte offset. Member names serve as look-up keys only, never as paths, so a hostile name
+cannot leave the archive.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from vchat.prep.raw.rejected import Rejected
 
 SUFFIXES = (".zip", ".tar")
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
-"""Of a zip member; the last two numbers are the lengths of name and extra field."""
+"""Local header of a zip member; its last two numbers are the lengths of name and extra field."""
 
 LONGEST_EXTRA = 128
 """Bytes of a local header's extra field that are read along with a member."""
@@ -29,17 +30,17 @@ LONGEST_EXTRA = 128
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Where a member's bytes lie."""
+    """Where the bytes of a member are in its archive."""
 
     offset: int
-    """Of the data in a tar, of the local header in a zip."""
+    """Byte offset in the archive: of the data in a tar, of the local header in a zip."""
 
     stored_bytes: int
     num_bytes: int
-    """When uncompressed."""
+    """Size when uncompressed."""
 
     method: int | None
-    """Of a zip member: 0 stored, 8 deflated; None in a tar."""
+    """Compression of a zip member: 0 stored, 8 deflated. None in a tar."""
 
 
 _INDEX_LOCK = threading.Lock()
@@ -50,7 +51,7 @@ def members_of(path: DataPath) -> Mapping[str, Member]:
     """Return the files of an archive by name.
 
     Raises:
-        ValueError: if the archive is damaged, naming it.
+        ValueError: if the archive is damaged; the message names it.
     """
     with _INDEX_LOCK:
         return _members_of(path)
@@ -90,19 +91,19 @@ def read_member(path: DataPath, name: str) -> bytes:
     Raises:
         Rejected: `missing_image`, `huge_image`, or `undecodable_image` if it cannot be unpacked.
     """
-    found = members_of(path).get(name)
-    if found is None:
+    member = members_of(path).get(name)
+    if member is None:
         raise Rejected("missing_image", f"{name} is not in {path.name}")
-    if max(found.num_bytes, found.stored_bytes) > MAX_BYTES:
-        raise Rejected("huge_image", f"{name} in {path.name}: {found.num_bytes} bytes")
-    if found.method is None:
-        return read_range(path, found.offset, found.stored_bytes)
-    data = _zip_data(path, name, found)
-    return data if not found.method else _inflate(data, found, name=f"{name} in {path.name}")
+    if max(member.num_bytes, member.stored_bytes) > MAX_BYTES:
+        raise Rejected("huge_image", f"{name} in {path.name}: {member.num_bytes} bytes")
+    if member.method is None:
+        return read_range(path, member.offset, member.stored_bytes)
+    data = _zip_data(path, name, member)
+    return data if not member.method else _inflate(data, member, name=f"{name} in {path.name}")
 
 
 def _zip_data(path: DataPath, name: str, member: Member) -> bytes:
-    """Return a member's bytes as they are stored, behind its local header, mostly in one read."""
+    """Return the stored bytes of a zip member, which follow its local header; mostly one read."""
     expected = _LOCAL_HEADER.size + len(name.encode()) + LONGEST_EXTRA
     data = read_range(path, member.offset, expected + member.stored_bytes)
     if len(data) < _LOCAL_HEADER.size:
@@ -115,7 +116,7 @@ def _zip_data(path: DataPath, name: str, member: Member) -> bytes:
 
 
 def _inflate(data: bytes, member: Member, *, name: str) -> bytes:
-    """Unpack a deflated member, to its declared size at most."""
+    """Decompress a deflated member, to its declared size at most."""
     if member.method != zipfile.ZIP_DEFLATED:
         raise Rejected("undecodable_image", f"{name}: packed by method {member.method}")
     try:
@@ -125,7 +126,7 @@ def _inflate(data: bytes, member: Member, *, name: str) -> bytes:
 
 
 def archive_of(folder: DataPath) -> DataPath | None:
-    """Return the archive that stands in for a folder (`train2017.zip`), or None."""
+    """Return the archive that replaces a folder (`train2017.zip` beside it), or None."""
     if isinstance(folder, RemotePath):
         return _remote_archive_of(folder)
     paths = (folder.with_name(folder.name + suffix) for suffix in SUFFIXES)
@@ -139,7 +140,7 @@ def _remote_archive_of(folder: RemotePath) -> RemotePath | None:
 
 
 def member_name(archive: DataPath, inside: str) -> str | None:
-    """Return the name in an archive of a file that would lie at `inside` in its folder.
+    """Return the member name of a file whose path in the replaced folder is `inside`, or None.
 
     Archives are packed with or without the folder's own name in front.
     """
@@ -148,9 +149,9 @@ def member_name(archive: DataPath, inside: str) -> str | None:
 
 
 def file_names(folder: DataPath) -> list[str]:
-    """Return the names of all files right in a folder, or in the archive that stands in for it.
+    """Return the names of the files directly in a folder, or in the archive that replaces it.
 
-    Sorted. Empty if there is neither.
+    They are sorted; there are none if neither exists.
     """
     archive = archive_of(folder)
     can_list = not isinstance(folder, RemotePath) or folder.can_list

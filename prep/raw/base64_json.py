@@ -1,8 +1,8 @@
 """Pictures as base64 text inside one JSON object of many GB: `{"id": "<base64>", ...}`.
 
-One streaming pass finds where every value lies and keeps 24 bytes per name; a picture is then read
-by its byte offset. The object is never parsed: its values hold no quotes, so finding quotes is
-enough, and what stands between them is checked. Memory: one block, whatever the size of the file.
+One streaming pass finds the byte span of every value; a picture is then read by its offset. The
+object is never parsed: base64 holds no quotes, so the pass looks for quotes and checks what stands
+between them. Memory: one block, whatever the size of the file.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _ESCAPES = ((b"\\/", b"/"), (b"\\n", b""), (b"\\r", b""), (b"\n", b""), (b"\r", 
 
 @dataclass(frozen=True, slots=True)
 class ByteSpan:
-    """Where one value lies: the bytes between its quotes."""
+    """The bytes of one value in the file, without its quotes."""
 
     offset: int
     size: int
 
 
 def value_spans(path: DataPath) -> Iterator[tuple[str, ByteSpan]]:
-    """Yield `(name, place)` of every value of a flat JSON object of texts, in file order.
+    """Yield `(name, span)` of every value of a flat JSON object of texts, in file order.
 
     Raises:
-        ValueError: if the file is anything else, or is truncated; names the byte.
+        ValueError: if the file is anything else, or truncated; names the byte.
     """
     with path.open("rb", buffering=0) as file:
         quotes = _quotes(file)
@@ -59,7 +59,7 @@ def value_spans(path: DataPath) -> Iterator[tuple[str, ByteSpan]]:
 
 
 def _decode_name(path: DataPath, offset: int, text: bytes) -> str:
-    """Return a name; what is no Unicode in it becomes `DAMAGED`, so that no id is equal to it."""
+    """Return a name; bytes that are not UTF-8 become `DAMAGED`, so that no id equals it."""
     try:
         name = json.loads(text.decode(errors="surrogateescape"))
     except json.JSONDecodeError as err:
@@ -75,12 +75,12 @@ def _quotes(file: IO[bytes]) -> Iterator[int]:
         block = file.read(BLOCK_BYTES)
         if not block:
             return
-        position = block.find(b'"')
-        while position >= 0:
-            previous = block[position - 1 : position] if position else before
+        i = block.find(b'"')
+        while i >= 0:
+            previous = block[i - 1 : i] if i else before
             if previous != b"\\":
-                yield start + position
-            position = block.find(b'"', position + 1)
+                yield start + i
+            i = block.find(b'"', i + 1)
         before = block[-1:]
         start += len(block)
 
@@ -113,10 +113,10 @@ def _check_between(
 
 
 def decode_value(text: bytes, *, name: str) -> bytes:
-    """Return the bytes that a base64 text holds: either alphabet, line breaks allowed.
+    """Decode a base64 text of either alphabet, line breaks allowed.
 
     Raises:
-        Rejected: `undecodable_image` for any other character.
+        Rejected: `undecodable_image` if it holds any other character.
     """
     text = _to_plain_base64(text)
     try:
@@ -126,7 +126,7 @@ def decode_value(text: bytes, *, name: str) -> bytes:
 
 
 def decode_head(text: bytes) -> bytes:
-    """Return what the beginning of a base64 text holds; nothing if it is not base64."""
+    """Decode the beginning of a base64 text; return no bytes if it is not base64."""
     text = _to_plain_base64(text.rstrip(b"\\"))
     try:
         return base64.b64decode(text[: len(text) // 4 * 4], validate=True)
@@ -135,7 +135,7 @@ def decode_head(text: bytes) -> bytes:
 
 
 def _to_plain_base64(text: bytes) -> bytes:
-    """Return base64 of the standard alphabet, without escapes, line breaks and padding."""
+    """Rewrite to the standard alphabet, without escapes, line breaks and padding."""
     for escape, plain in _ESCAPES:
         text = text.replace(escape, plain)
     if text.startswith(b"data:"):

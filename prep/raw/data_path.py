@@ -1,8 +1,8 @@
-"""Where raw data lies: a local path, or a place in object storage with the methods of one.
+"""Where raw data lies: a local path, or a URL of object storage with the methods of a path.
 
-`RemotePath` has those methods of `pathlib.Path` that sources use, so a source reads `s3://` as it
-reads a folder. What a folder holds is listed once per process. Plain HTTP servers cannot list: each
-file is asked for, and every folder counts as there.
+`RemotePath` has the methods of `pathlib.Path` that sources use, so a source reads `s3://` as it
+reads a folder. A process lists each folder once. Plain HTTP servers cannot list a folder: there,
+`is_file` asks the server for each file, and `is_dir` is always True.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from vchat.shards.storage.store_file import StoreFile
 
 SCHEMES = ("s3", "gs", "az", "http", "https")
 BUFFER_BYTES = 1 << 16
-"""Fetched when a file is opened: the header of nearly every picture."""
+"""Bytes that opening a file fetches: they hold the header of nearly every picture."""
 
 LONGEST_NAME = 1024
-"""Bytes of the longest name that S3, Google and Azure allow."""
+"""Bytes of the longest object name that S3, Google and Azure allow."""
 
 _CONTROL = re.compile("[\0-\x1f\x7f]")
-"""Characters that the client lets no name hold."""
+"""Characters that the storage client refuses in a name."""
 
 VERSION_BYTES = 1 << 16
-"""Of a file's beginning and end, which stand for its content beside its size and time."""
+"""Bytes of a file's beginning and of its end that `version_of` digests."""
 
 MAX_LISTINGS = 256
-"""Listings that a process holds, 8 bytes a name."""
+"""Folder listings that a process caches for one bucket, at 8 bytes per name."""
 
 
 def data_path(text: str, *, storage: StorageConfig | None = None) -> DataPath:
-    """Return the place that a path or a URL names.
+    """Return the local or remote path that a path or URL names.
 
     Raises:
-        WrongUse: for another kind of URL, or one that holds a secret.
+        WrongUse: if the URL has another scheme, or holds a secret.
     """
     if "://" not in text:
         return Path(text)
@@ -60,17 +60,18 @@ def data_path(text: str, *, storage: StorageConfig | None = None) -> DataPath:
     except ValueError as err:
         raise WrongUse(str(err)) from err
     bucket, _, inside = rest.partition("/")
-    known = _bucket(f"{scheme}://{bucket}", storage or StorageConfig())
-    return RemotePath(known, PurePosixPath(inside))
+    return RemotePath(
+        _bucket(f"{scheme}://{bucket}", storage or StorageConfig()), PurePosixPath(inside)
+    )
 
 
 def read_range(path: DataPath, start: int, size: int) -> bytes:
-    """Return bytes of a file, fewer if it ends before."""
+    """Return `size` bytes of a file from `start` on, fewer if the file ends before."""
     if isinstance(path, RemotePath):
         return path.read_range(start, size)
     with path.open("rb") as file:
         left = os.fstat(file.fileno()).st_size - file.seek(start)
-        return file.read(max(0, min(size, left)))  # room is made for all that is asked for
+        return file.read(max(0, min(size, left)))  # `read` allocates as much as it is asked for
 
 
 def path_below(path: DataPath, folder: DataPath) -> str:
@@ -82,33 +83,34 @@ def path_below(path: DataPath, folder: DataPath) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def version_of(place: DataPath) -> str:
-    """Return what changes when a file's content does, without reading more than its ends.
+def version_of(path: DataPath) -> str:
+    """Return a text that changes when the content of a file or folder does.
 
-    Of a folder, what changes when files are added to it, not when they change in place.
+    Of a local file: its time, size and a digest of its two ends. Of a local folder: its time, which
+    changes when a file is added, not when one changes in place.
     """
-    if isinstance(place, RemotePath):
-        return place.version()
-    found = place.stat()
-    ends = (0, max(0, found.st_size - VERSION_BYTES)) if place.is_file() else ()
-    hasher = xxhash.xxh3_64(b"".join(read_range(place, start, VERSION_BYTES) for start in ends))
-    return f"{found.st_mtime_ns} {found.st_size} {hasher.hexdigest()}"
+    if isinstance(path, RemotePath):
+        return path.version()
+    status = path.stat()
+    starts = (0, max(0, status.st_size - VERSION_BYTES)) if path.is_file() else ()
+    hasher = xxhash.xxh3_64(b"".join(read_range(path, start, VERSION_BYTES) for start in starts))
+    return f"{status.st_mtime_ns} {status.st_size} {hasher.hexdigest()}"
 
 
 def find_files(folder: DataPath, pattern: str) -> list[DataPath]:
-    """Return the files below a folder that match, sorted; `**/` stands for any folders."""
+    """Return the files below a folder that match a pattern, sorted; `**/` matches any folders."""
     if isinstance(folder, RemotePath):
         return sorted(folder.glob(pattern))
     return sorted(folder.glob(pattern))
 
 
 def for_arrow(path: DataPath) -> Any:
-    """Return what pyarrow reads a file from: its path, or the open object."""
+    """Return what pyarrow reads the file from: a local path, or an open remote file."""
     return path.open("rb", buffering=0) if isinstance(path, RemotePath) else path
 
 
 class _Bucket:
-    """A bucket or HTTP server, and what is known about its folders."""
+    """A bucket or HTTP server, with a cache of its folder listings."""
 
     def __init__(self, url: str, storage: StorageConfig):
         self.url = url
@@ -118,7 +120,7 @@ class _Bucket:
         self._cached_listing = lru_cache(maxsize=MAX_LISTINGS)(self._list_folder)
 
     def list_folder(self, folder: str) -> tuple[NDArray[np.uint64], bool]:
-        """Return what `_listed` does, found out once however many threads ask."""
+        """Return what `_list_folder` returns; several threads list one folder once."""
         with self._lock:
             return self._cached_listing(folder)
 
@@ -136,7 +138,7 @@ def _bucket(url: str, storage: StorageConfig) -> _Bucket:
 
 @dataclass(frozen=True, slots=True)
 class RemotePath:
-    """A file or folder of a bucket. Equal places are equal, and hash alike."""
+    """A file or folder of a bucket, compared by value."""
 
     _bucket: _Bucket
     _path: PurePosixPath
@@ -156,43 +158,43 @@ class RemotePath:
 
     @property
     def name(self) -> str:
-        """The last part."""
+        """The last part of the path."""
         return self._path.name
 
     @property
     def stem(self) -> str:
-        """The last part without its suffix."""
+        """The name without its suffix."""
         return self._path.stem
 
     @property
     def suffix(self) -> str:
-        """The last part from its last dot on."""
+        """The name from its last dot on, empty without a dot."""
         return self._path.suffix
 
     @property
     def parent(self) -> RemotePath:
-        """The folder it lies in."""
+        """The folder that contains it."""
         return RemotePath(self._bucket, self._path.parent)
 
     def with_name(self, name: str) -> RemotePath:
-        """Return the place of another name in the same folder."""
+        """Return the path of another name in the same folder."""
         return RemotePath(self._bucket, self._path.with_name(name))
 
     def relative_to(self, other: RemotePath) -> PurePosixPath:
-        """Return its path below another place."""
+        """Return the path relative to `other`, a folder above it."""
         return self._path.relative_to(other._path)
 
     def is_relative_to(self, other: RemotePath) -> bool:
-        """Tell whether it lies below another place."""
+        """Tell whether it lies below `other`, in the same bucket."""
         return self._bucket is other._bucket and self._path.is_relative_to(other._path)
 
     @property
     def can_list(self) -> bool:
-        """Whether the store tells what a folder holds: all but HTTP."""
+        """Whether the store can list a folder: all but HTTP can."""
         return self._bucket.can_list
 
     def absolute(self) -> RemotePath:
-        """Return itself: a URL says it all."""
+        """Return itself: a URL is always absolute."""
         return self
 
     def is_file(self) -> bool:
@@ -203,18 +205,18 @@ class RemotePath:
             return self._bucket.store.size_if_there(self._name) is not None
         hashes, _ = self._bucket.list_folder(self.parent._name)
         wanted = np.uint64(xxhash.xxh3_64_intdigest(self.name.encode()))
-        position = int(np.searchsorted(hashes, wanted))
-        return position < len(hashes) and bool(hashes[position] == wanted)
+        i = int(np.searchsorted(hashes, wanted))
+        return i < len(hashes) and bool(hashes[i] == wanted)
 
     def is_dir(self) -> bool:
-        """Tell whether any object lies below; over HTTP, which cannot tell, always."""
+        """Tell whether any object lies below; always True over HTTP, which cannot tell."""
         return not self._bucket.can_list or self._bucket.list_folder(self._name)[1]
 
     def iterdir(self) -> Iterator[RemotePath]:
         """Yield the files of the folder.
 
         Raises:
-            ValueError: over HTTP, which cannot list.
+            ValueError: over HTTP, which cannot list a folder.
         """
         if not self._bucket.can_list:
             raise ValueError(f"{self}: HTTP cannot list a folder: put a .zip or .tar in its place")
@@ -222,7 +224,7 @@ class RemotePath:
         yield from (self / name for name in files)
 
     def glob(self, pattern: str) -> Iterator[RemotePath]:
-        """Yield the files below that match; `**/` stands for any folders. None over HTTP."""
+        """Yield the files below that match; `**/` matches any folders. Nothing over HTTP."""
         if self._bucket.can_list:
             fixed, _, _ = pattern.partition("*")
             below = self / fixed.rpartition("/")[0]
@@ -248,7 +250,9 @@ class RemotePath:
         return cast(IO[bytes], raw if buffering == 0 else io.BufferedReader(raw, BUFFER_BYTES))
 
     def read_range(self, start: int, size: int) -> bytes:
-        """Return bytes of the object, fewer if it ends before; one request unless they are many.
+        """Return `size` bytes from `start` on, fewer if the object ends before.
+
+        Up to `PART_BYTES` take one request.
 
         Raises:
             FileNotFoundError: there is no such object.
@@ -259,9 +263,9 @@ class RemotePath:
         return data if rest[0] >= rest[1] else data + store.read(self._name, *rest)
 
     def version(self) -> str:
-        """Return what changes when the content does: of a folder, of any file below it.
+        """Return a text that changes when the content of the file, or of a file below, does.
 
-        Over HTTP a folder has none.
+        Over HTTP, where a folder cannot be listed, it is the same for every folder.
         """
         if self.is_file():
             return self._bucket.store.version(self._name)
@@ -273,7 +277,7 @@ class RemotePath:
 
 
 def _matches(path: str, pattern: str) -> bool:
-    """Tell whether a path is one that a pattern with at most one `**` names."""
+    """Tell whether a path matches a pattern with at most one `**`."""
     head, many, tail = (part.strip("/") for part in pattern.partition("**"))
     parts = path.split("/")
     first, last = (part.split("/") if part else [] for part in (head, tail))

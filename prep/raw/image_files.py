@@ -1,13 +1,12 @@
-"""Where an image reference leads: its bytes, found below the folders that hold the data.
+"""Reads the image that a reference names: its bytes or its header, below the data folders.
 
-An image is a file, a member of an archive that stands in for a folder (`train2017.zip`), a
-base64 text in a JSON file, or a cell of a Parquet file.
-
-Folders may lie in object storage: a picture is then one request.
+An image is a file, a member of an archive that replaces a folder (`train2017.zip`), a base64 text
+in a JSON file, or a cell of a Parquet file. A picture in object storage takes one request;
+`prefetch` starts it early.
 
 A path in an annotation is not trusted: it may not be absolute, climb with `..`, or follow a
-symbolic link out of its folder. A link right below the data folder, or in place of an image folder
-that a source names, is the user's own (data sets are often linked there) and is followed.
+symbolic link out of its folder. A link directly below the data folder, or in place of an image
+folder that a source names, is the user's own (data sets are often linked there) and is followed.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _UNSAFE = re.compile("[\0\ud800-\udfff]")
 """Characters that no file name can hold."""
 
 PREFETCH_DEPTH = 16
-"""Images of so many dialogues are on their way at a time: some MB."""
+"""Dialogues whose images are read in advance from object storage: some MB."""
 
 _HEAD_CHARACTERS = 8 * 2**10
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR)
@@ -46,18 +45,18 @@ class ImageFiles:
     """Reads images below one or more folders; the first folder that has a path wins."""
 
     def __init__(self, roots: Sequence[DataPath], *, folders: Sequence[str] = ()):
-        """Tries `roots` in order; `folders` below them are named by the source, not by its data."""
+        """Search below `roots` in order; `folders` below them are named by a source, so trusted."""
         self._roots = tuple(
             Path(os.path.realpath(root)) if isinstance(root, Path) else root for root in roots
         )
         self._folders = tuple(folder.rstrip("/") + "/" for folder in folders)
         self.header = lru_cache(maxsize=65536)(self._header)
-        """`header(ref)` returns the checked `Header` or raises `Rejected`; recent ones are kept."""
+        """Returns the checked `ImageHeader` of a reference or raises `Rejected`; cached."""
 
         self._find = lru_cache(maxsize=256)(self._find_file)
 
         self.prefetch_depth = 0
-        """How many dialogues or records ahead of their turn images are worth being expected."""
+        """How many dialogues or records in advance to prefetch; 0 if all folders are local."""
 
         self._pending: dict[ImageRef, Future[bytes]] = {}
         if any(isinstance(root, RemotePath) for root in self._roots):
@@ -65,19 +64,19 @@ class ImageFiles:
             self._threads = ThreadPoolExecutor(RemoteStore.num_readers)
 
     def prefetch(self, refs: Sequence[ImageRef]) -> None:
-        """Begin to read images in object storage, for `read` to return; costs nothing elsewhere."""
+        """Start to read images in object storage, for `read` to return; no effect on local ones."""
         for ref in refs if self.prefetch_depth else ():
             if ref not in self._pending:
                 self._pending[ref] = self._threads.submit(self._read, ref)
 
     def cancel_prefetch(self, refs: Sequence[ImageRef]) -> None:
-        """Give up what was expected and not read."""
+        """Cancel the prefetched images that were not read."""
         for ref in refs:
-            if (coming := self._pending.pop(ref, None)) is not None:
-                coming.cancel()
+            if (future := self._pending.pop(ref, None)) is not None:
+                future.cancel()
 
     def prefetch_headers(self, refs: Sequence[ImageRef]) -> None:
-        """Begin to read headers in object storage, for `header` to return."""
+        """Start to read headers in object storage, for `header` to return."""
         for ref in refs if self.prefetch_depth else ():
             self._threads.submit(self._locate_header, ref)
 
@@ -85,7 +84,7 @@ class ImageFiles:
         return self.header(self.locate(ref))
 
     def locate(self, ref: ImageRef) -> ImageRef:
-        """Return the reference, pointing into an archive where one stands in for its folder.
+        """Return the reference, changed to an archive member where an archive replaces its folder.
 
         Raises:
             Rejected: `missing_image` or `unsafe_path`.
@@ -95,10 +94,10 @@ class ImageFiles:
         try:
             self.find(ref)
         except Rejected as rejected:
-            archived = self._find_in_archive(ref) if rejected.reason == "missing_image" else None
-            if archived is None:
+            member = self._find_in_archive(ref) if rejected.reason == "missing_image" else None
+            if member is None:
                 raise
-            return archived
+            return member
         return ref
 
     def _find_in_archive(self, ref: ImageRef) -> ImageRef | None:
@@ -123,9 +122,9 @@ class ImageFiles:
             return read_header(file, num_bytes=num_bytes, name=ref.file)
 
     def _base64_header(self, ref: ImageRef) -> ImageHeader | None:
-        """Return the header by the first bytes of a base64 value, or None if they do not do.
+        """Return the header from the first bytes of a base64 value, or None if they are too few.
 
-        Whether the rest is base64 at all shows when the picture is decoded.
+        Whether the rest is valid base64 shows when the picture is decoded.
         """
         size = min(ref.size_bytes, _HEAD_CHARACTERS)
         head = decode_head(read_range(self.find(ref), ref.offset, size))
@@ -139,9 +138,9 @@ class ImageFiles:
             raise
 
     def read(self, ref: ImageRef) -> bytes:
-        """Return the bytes of an image, expected or not; raises as `_read`."""
-        coming = self._pending.pop(ref, None)
-        return self._read(ref) if coming is None else coming.result()
+        """Return the bytes of an image, prefetched or not; raises as `_read`."""
+        future = self._pending.pop(ref, None)
+        return self._read(ref) if future is None else future.result()
 
     def _read(self, ref: ImageRef) -> bytes:
         """Return the bytes of an image.
@@ -161,7 +160,7 @@ class ImageFiles:
         return data
 
     def find(self, ref: ImageRef) -> DataPath:
-        """Return the path of an existing file that a reference leads to.
+        """Return the path of the existing file that a reference names.
 
         Raises:
             Rejected: `missing_image` or `unsafe_path`.
@@ -181,7 +180,7 @@ class ImageFiles:
         raise Rejected("missing_image", f"{file} is not there")
 
     def _trusted_folder(self, path: str) -> str:
-        """Return the part of a path that is trusted: a folder of the source's, or the first."""
+        """Return the trusted part of a path: a folder that the source names, or the first one."""
         for folder in self._folders:
             if path.startswith(folder):
                 return folder
@@ -189,7 +188,10 @@ class ImageFiles:
 
 
 def member_ref(ref: ImageRef, archive: DataPath, name: str, *, root: DataPath) -> ImageRef:
-    """Return a reference into an archive; of a tar, whose index is dear, with the bytes' place."""
+    """Return a reference to an archive member.
+
+    Of a tar, whose index takes a pass over the whole file, it holds offset and size too.
+    """
     found, file = members_of(archive)[name], path_below(archive, root)
     if found.method is None:
         return replace(
@@ -199,7 +201,7 @@ def member_ref(ref: ImageRef, archive: DataPath, name: str, *, root: DataPath) -
 
 
 def _value_at(path: DataPath, ref: ImageRef) -> bytes:
-    """Return the picture at the reference's offset: a tar member's bytes, or base64 text."""
+    """Return the picture at the reference's offset: a tar member, or base64 text in JSON."""
     if ref.size_bytes > (MAX_BYTES if ref.member else 2 * MAX_BYTES):
         raise Rejected("huge_image", f"{ref.key}: {ref.size_bytes} bytes in {ref.file}")
     data = read_range(path, ref.offset, ref.size_bytes)
@@ -207,7 +209,7 @@ def _value_at(path: DataPath, ref: ImageRef) -> bytes:
 
 
 def check_path(path: str) -> None:
-    """Check that a path from an annotation is relative and does not climb.
+    """Check that a path from an annotation is relative and does not leave its folder by `..`.
 
     Raises:
         Rejected: `unsafe_path`.
@@ -227,7 +229,7 @@ def _is_file(path: str) -> bool:
 
 
 def _lies_in(path: str, folder: str) -> bool:
-    """Tell whether a file lies below a folder, links of both resolved."""
+    """Tell whether a file lies below a folder, with the symbolic links of both resolved."""
     inside, holder = _real_path(folder), _real_path(os.path.dirname(path))  # noqa: PTH120
     if os.path.islink(path):  # noqa: PTH114
         holder = os.path.dirname(os.path.realpath(path))  # noqa: PTH120

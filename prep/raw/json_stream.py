@@ -1,7 +1,7 @@
-"""Read annotation files of any size, one value at a time, and say where a damaged one breaks.
+"""Read annotation files of any size, one value at a time; errors name the byte of the damage.
 
-Bytes that are not UTF-8 become `DAMAGED`, a code point that no text may hold, so that one bad
-record does not end the file and `sources.texts` can reject it.
+Bytes that are not UTF-8 become `DAMAGED`, a code point that no text may hold. So one bad text does
+not end the file: `sources.texts` rejects the entry that holds it.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import ijson
 from vchat.prep.raw.data_path import DataPath
 
 DAMAGED = "\ufdd0"
-"""A Unicode noncharacter, standing for a byte that was not UTF-8."""
+"""A Unicode noncharacter that replaces each byte that is not UTF-8."""
 
 MAX_LINE_BYTES = 64 * 2**20
-"""The longest line of a JSONL file that is read; one line is held in memory."""
+"""Size limit of one line of a JSONL file; one line is held in memory."""
 
 _UNDECODED = re.compile("[\udc80-\udcff]")
 
 
 class Utf8File:
-    """A binary file that reads as valid UTF-8, without a byte order mark."""
+    """Reads a binary file as valid UTF-8, without its byte order mark."""
 
     def __init__(self, file: IO[bytes]):
-        """Read from `file`, which stays the caller's to close."""
+        """Read from `file`, which the caller closes."""
         self._file = file
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")(errors="surrogateescape")
 
@@ -55,17 +55,17 @@ def items(path: DataPath, prefix: str = "item") -> Iterator[Any]:
     """Yield the elements of a JSON array: the whole file by default, else the array at `prefix`.
 
     Raises:
-        ValueError: if the file is not whole JSON, naming the file and the byte.
+        ValueError: if the file is not valid, complete JSON; names the file and the byte.
     """
     with _parsing(path) as file:
         yield from ijson.items(file, prefix, use_float=True)
 
 
 def members(path: DataPath, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield `(name, value)` of a JSON object, repeated names included.
+    """Yield `(name, value)` of each member of a JSON object, repeated names included.
 
     Raises:
-        ValueError: if the file is not whole JSON, naming the file and the byte.
+        ValueError: if the file is not valid, complete JSON; names the file and the byte.
     """
     with _parsing(path) as file:
         yield from ijson.kvitems(file, prefix, use_float=True)
@@ -87,12 +87,12 @@ def _describe_damage(path: DataPath, offset: int, message: str) -> str:
 
 
 def lines(path: DataPath) -> Iterator[tuple[int, Any]]:
-    """Yield `(line number from 1, value)` of a JSONL file; blank lines are passed over.
+    """Yield `(line number from 1, value)` of a JSONL file; blank lines are skipped.
 
     Raises:
-        ValueError: if a line is not JSON or longer than `MAX_LINE_BYTES`, naming file and byte.
+        ValueError: if a line is not JSON or longer than `MAX_LINE_BYTES`; names the file and byte.
     """
-    position = 0
+    offset = 0
     with path.open("rb") as file:
         number = 0
         while line := file.readline(MAX_LINE_BYTES + 1):
@@ -100,8 +100,8 @@ def lines(path: DataPath) -> Iterator[tuple[int, Any]]:
             if len(line) > MAX_LINE_BYTES:
                 raise ValueError(f"{path}:{number}: the line is longer than {MAX_LINE_BYTES} bytes")
             if line.strip():
-                yield number, _line_value(path, number, line=line, offset=position)
-            position += len(line)
+                yield number, _line_value(path, number, line=line, offset=offset)
+            offset += len(line)
 
 
 def _line_value(path: DataPath, number: int, *, line: bytes, offset: int) -> Any:
@@ -113,6 +113,6 @@ def _line_value(path: DataPath, number: int, *, line: bytes, offset: int) -> Any
 
 
 def first_character(path: DataPath) -> str:
-    """Return the first character that is not blank, which tells an array from an object."""
+    """Return the first character that is not white space: `[` of an array, `{` of an object."""
     with path.open("rb") as file:
         return file.read(4096).decode("utf-8-sig", errors="replace").lstrip()[:1]

@@ -1,4 +1,4 @@
-"""Items in their order: announced some time before their turn, or several at a time."""
+"""Items in their order: with their reads started some time before, or several at a time."""
 
 from __future__ import annotations
 
@@ -12,23 +12,26 @@ T = TypeVar("T")
 def with_prefetch(
     items: Iterable[T], prefetch: Callable[[T], object], *, depth: int
 ) -> Iterator[T]:
-    """Yield every item in order; `announce` hears of each when `ahead` others come before it.
+    """Yield every item in order; call `prefetch` with each while `depth` others come before it.
 
-    So slow reads can begin.
+    `prefetch` starts slow reads and returns at once.
     """
-    waiting: deque[T] = deque()
+    pending: deque[T] = deque()
     for item in items:
         prefetch(item)
-        waiting.append(item)
-        if len(waiting) > depth:
-            yield waiting.popleft()
-    yield from waiting
+        pending.append(item)
+        if len(pending) > depth:
+            yield pending.popleft()
+    yield from pending
 
 
 def group_by_weight(
     items: Iterable[T], *, weight: Callable[[T], int], max_weight: int
 ) -> Iterator[list[T]]:
-    """Yield every item in order, in lists that end with the item that makes them weigh `most`."""
+    """Yield every item in order, in lists that end once they weigh `max_weight`; the last may not.
+
+    The last list may be empty.
+    """
     group: list[T] = []
     weighs = 0
     for item in items:

@@ -1,8 +1,9 @@
-"""The offset index of a base64 JSON, kept on disk: the pass over many GB is made once.
+"""An index on disk of the values of a base64 JSON, so that many GB are scanned only once.
 
-In: the file and a folder of work files. Out: `(name, place)` of every value, and in the folder one
-small Parquet file with them. It is named by what the input is: path, size, time of change and ends
-(in object storage, the ETag), so a changed input is read again. A pass that is killed leaves none.
+In: the file and a folder of work files. Out: `(name, span)` of every value, and in the folder one
+small Parquet file that holds them. The name of that file digests the path, size, time of change
+and both ends of the input (in object storage, its ETag), so a changed input is scanned again. A
+scan that is killed leaves no index.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ from vchat.prep.raw.base64_json import ByteSpan, value_spans
 from vchat.prep.raw.data_path import DataPath, version_of
 
 INDEX_VERSION = 1
-"""Raised whenever the pass finds something else in equal files."""
+"""Increased whenever the scan returns something else for equal files."""
 
 VALUES_PER_GROUP = 2**16
-"""Held in memory while writing or reading."""
+"""Values held in memory while the index is written or read."""
 
 _SCHEMA = pa.schema([("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
 
 
 def load_value_spans(path: DataPath, folder: Path) -> Iterator[tuple[str, ByteSpan]]:
-    """Yield what `base64_json.values` yields, from the index in `folder`, which is made if missing.
+    """Yield what `value_spans` yields, from the index in `folder`, which is written if missing.
 
     Raises:
-        ValueError: as `values`.
+        ValueError: as `value_spans`.
     """
     index = folder / f"offsets-{_digest(path)}.parquet"
     if not index.exists():
@@ -56,6 +57,6 @@ def _write(index: Path, spans: Iterable[tuple[str, ByteSpan]]) -> None:
         pq.ParquetWriter(file, _SCHEMA, compression="zstd") as table,
     ):
         while group := list(islice(spans, VALUES_PER_GROUP)):
-            rows = [(name, place.offset, place.size) for name, place in group]
+            rows = [(name, span.offset, span.size) for name, span in group]
             columns = [list(column) for column in zip(*rows, strict=True)]
             table.write_table(pa.table(columns, schema=_SCHEMA))

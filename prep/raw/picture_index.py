@@ -1,8 +1,8 @@
-"""Where the pictures of large container files lie, by name, in 26 bytes per name.
+"""Finds the pictures of large container files by name, with 26 bytes of memory per name.
 
-A container is a JSON object of base64 texts or a Parquet file with a column of pictures; which one
-is told by content. Each is read through once, a block at a time; a picture is then read by its
-place. A name may be another form of a picture's id, so that ids which differ in spelling meet.
+A container is a JSON object of base64 texts or a Parquet file with a column of pictures; its
+content tells which. Each container is scanned once, a block at a time; a picture is then read by
+its offset or row. A picture may have several names, so that ids of different spelling match.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from vchat.prep.raw.parquet_cells import is_parquet, picture_column, picture_ids
 from vchat.shards.format.record import ImageRef
 
 IN_PARQUET = -1
-"""Stands for the size of a picture whose offset is a row number."""
+"""The size of a picture in Parquet, whose offset is a row number."""
 
 
 class PictureIndex:
-    """Finds pictures by name."""
+    """Maps names to pictures of container files."""
 
     def __init__(
         self,
@@ -36,14 +36,14 @@ class PictureIndex:
         names: Callable[[str], Iterable[str]],
         index_folder: Path | None = None,
     ):
-        """Read every file once.
+        """Scan every file once.
 
         Args:
             files: containers below the folder `data`.
-            names: the names that a picture of some id is found by.
-            index_folder: keeps what the pass over a JSON file found, so that it is made only once.
+            names: returns the names by which `find` knows the picture of an id.
+            index_folder: stores the scan of a JSON file for the next process; None to store none.
         """
-        hashes, places = array("Q"), array("q")
+        hashes, spans = array("Q"), array("q")
         self._files: list[tuple[str, str]] = []
         for number, path in enumerate(files):
             column = picture_column(path) if is_parquet(path) else ""
@@ -51,21 +51,21 @@ class PictureIndex:
             for picture_id, offset, size in _pictures(path, index_folder=index_folder):
                 for name in names(picture_id):
                     hashes.append(xxhash.xxh3_64_intdigest(name.encode()))
-                    places.extend((number, offset, size))
+                    spans.extend((number, offset, size))
         order = np.argsort(np.frombuffer(hashes, dtype=np.uint64), kind="stable")
         self._hashes: NDArray[np.uint64] = np.frombuffer(hashes, dtype=np.uint64)[order]
-        found = np.frombuffer(places, dtype=np.int64).reshape(-1, 3)[order]
-        self._numbers = found[:, 0].astype(np.uint16)
-        self._offsets = found[:, 1].copy()
-        self._sizes = found[:, 2].copy()
+        table = np.frombuffer(spans, dtype=np.int64).reshape(-1, 3)[order]
+        self._numbers = table[:, 0].astype(np.uint16)
+        self._offsets = table[:, 1].copy()
+        self._sizes = table[:, 2].copy()
 
     def find(self, name: str, *, key: str, unique: bool = False) -> ImageRef | None:
-        """Return the place of the picture of that name, or None if there is none.
+        """Return a reference to the picture of that name, or None if there is none.
 
         Args:
-            key: its canonical key.
-            unique: whether a name that several pictures have counts as none; else the first is
-                taken.
+            name: one of the names that `names` returned for it.
+            key: the canonical key of the reference.
+            unique: return None for a name of several pictures, instead of the first of them.
         """
         wanted = np.uint64(xxhash.xxh3_64_intdigest(name.encode()))
         left = int(np.searchsorted(self._hashes, wanted))
@@ -85,7 +85,6 @@ def _pictures(path: DataPath, *, index_folder: Path | None) -> Iterator[tuple[st
         for row, picture_id in enumerate(picture_ids(path)):
             yield picture_id, row, IN_PARQUET
     else:
-        for name, place in (
-            value_spans(path) if index_folder is None else load_value_spans(path, index_folder)
-        ):
-            yield name, place.offset, place.size
+        spans = value_spans(path) if index_folder is None else load_value_spans(path, index_folder)
+        for name, span in spans:
+            yield name, span.offset, span.size

@@ -1,8 +1,8 @@
-"""Why a row, a question/answer pair or a record is not in the shards, and how many there were.
+"""Why an entry, a question/answer pair or a record is not in the shards, and how many are not.
 
-Every row of a source becomes one record or is `Rejected` with a reason out of a closed list; every
-record is used exactly once or rejected later. A `Tally` counts both sides, so that nothing can be
-lost without showing: that is the conservation law which every build checks.
+Every entry of a source becomes one record or is `Rejected` with a reason of a closed list; every
+record is used exactly once or rejected later. `ConversionCounts` counts both sides, so that a build
+can check this conservation law. In reports, entries are called rows.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ REASONS: Mapping[str, str] = {
     "unsafe_path": "an image path is absolute or leaves its folder",
     "wrong_split": "the record belongs to a split that is not used, as a rule one for evaluation",
 }
-"""Reason code -> what it means. The only codes there are."""
+"""Reason code -> what it means. There are no other codes."""
 
 EXAMPLES_PER_REASON = 5
 
 
 class Rejected(Exception):
-    """Raised where something cannot be used; caught and counted by the caller."""
+    """Raised for an entry, pair or record that cannot be used; the caller counts it."""
 
     def __init__(self, reason: str, detail: str):
-        """`reason` is one of `REASONS`; `detail` says which value was found."""
+        """Take a code of `REASONS`, and a detail that names the value found."""
         assert reason in REASONS, f"unknown reason code {reason!r}"
         super().__init__(reason, detail)
         self.reason = reason
@@ -53,19 +53,19 @@ class Rejected(Exception):
 
 @dataclass(kw_only=True)
 class Rejections:
-    """Rejections of one kind of thing (rows or records), by reason code."""
+    """Counts of rejected entries, or of rejected records, by reason code."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    """Reason -> how many rows or records."""
+    """Reason -> number of entries or records."""
 
     pairs: Counter[str] = field(default_factory=Counter)
-    """Reason -> how many question/answer pairs went with them."""
+    """Reason -> number of question/answer pairs in them."""
 
     examples: dict[str, list[str]] = field(default_factory=dict)
-    """Reason -> the first few, as `id: detail`."""
+    """Reason -> the first `EXAMPLES_PER_REASON`, as `id: detail`."""
 
     def add(self, rejected: Rejected, *, where: str, num_pairs: int) -> None:
-        """Count one rejected thing named `where` that held `num_pairs` pairs."""
+        """Count one rejected entry or record, named `where`, of `num_pairs` pairs."""
         self.counts[rejected.reason] += 1
         self.pairs[rejected.reason] += num_pairs
         examples = self.examples.setdefault(rejected.reason, [])
@@ -82,7 +82,7 @@ class Rejections:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Mapping[str, object]]) -> Rejections:
-        """Read what `as_json` wrote."""
+        """Return the counts that `as_json` wrote."""
         return cls(
             counts=Counter(value["counts"]),
             pairs=Counter(value["pairs"]),
@@ -90,7 +90,7 @@ class Rejections:
         )
 
     def merge(self, other: Rejections) -> None:
-        """Add the counts of `other`, and its examples as far as there is room."""
+        """Add the counts of `other`, and its examples up to `EXAMPLES_PER_REASON`."""
         self.counts.update(other.counts)
         self.pairs.update(other.pairs)
         for reason, some in other.examples.items():
@@ -100,33 +100,33 @@ class Rejections:
 
 @dataclass(kw_only=True)
 class ConversionCounts:
-    """What became of the rows of one source, counted while it is converted."""
+    """What became of the entries of one source, counted during its conversion."""
 
     rows: int = 0
     pairs: int = 0
-    """Question/answer pairs in all rows read."""
+    """Question/answer pairs in all entries read."""
 
     records: int = 0
     record_pairs: int = 0
     """Question/answer pairs in the records."""
 
     rejected: Rejections = field(default_factory=Rejections)
-    """Rows that gave no record, with their pairs."""
+    """Entries that gave no record, with their pairs."""
 
     rejected_pairs: Counter[str] = field(default_factory=Counter)
-    """Reason -> pairs left out of rows that gave a record all the same."""
+    """Reason -> pairs left out of entries that still gave a record."""
 
     pair_examples: dict[str, list[str]] = field(default_factory=dict)
-    """Reason -> the first few such rows."""
+    """Reason -> the first few such entries."""
 
     repairs: Counter[str] = field(default_factory=Counter)
-    """Rule -> image ids of records that were found by it, not as they are written."""
+    """Rule -> number of image ids in records that matched only after this rule changed them."""
 
     marks: Counter[str] = field(default_factory=Counter)
-    """Mark -> records that carry it."""
+    """Mark -> number of records that carry it."""
 
     def leave_out(self, pairs: Mapping[str, int], *, where: str) -> None:
-        """Count pairs, by reason, that the record of a row named `where` does without."""
+        """Count pairs, by reason, that are not in the record of the entry named `where`."""
         self.rejected_pairs.update(pairs)
         for reason, count in pairs.items():
             examples = self.pair_examples.setdefault(reason, [])
@@ -134,10 +134,10 @@ class ConversionCounts:
                 examples.append(f"{where}: {count} of its pairs")
 
     def check(self, source: str) -> None:
-        """Check that every row and every pair is accounted for.
+        """Check the conservation law: every entry and every pair is used or rejected.
 
         Raises:
-            ValueError: naming the source and both sides of the sum.
+            ValueError: if one is not; names the source and both sides of the sum.
         """
         rows = self.records + self.rejected.counts.total()
         if rows != self.rows:

@@ -1,14 +1,14 @@
 """The data sets that `vchat-prep build --datasets` knows: one file each, one line here each.
 
-Installed packages may add more: see `plugins`.
+Installed packages may add more, see `plugins`.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 
 from vchat.base.cli import WrongUse
+from vchat.base.nearest import did_you_mean
 from vchat.prep.sources import aokvqa, coco_caption, minigpt4, ocr_vqa, sparkles_dialogue
 from vchat.prep.sources.conversations import llava, llava_dial, llava_mixtures
 from vchat.prep.sources.mimicit import cgd, llava_otter_blend, sd, sn, tvc, vst
@@ -34,15 +34,14 @@ _ALL = (
 SOURCES: Mapping[str, Source] = {
     source.name: source for source in sorted(_ALL, key=lambda s: s.name)
 }
-"""Name -> source of ours, in alphabetical order."""
-
+"""Name -> source of this package, in alphabetical order."""
 
 MIXTURES: Mapping[str, Source] = {source.name: source for source in llava_mixtures.SOURCES}
-"""Larger packagings of data that is in `SOURCES` for a part: never use both."""
+"""Larger packagings of data that is partly in `SOURCES` too: a recipe should not use both."""
 
 
 def source_names() -> list[str]:
-    """Return the names of our data sets, then those that installed packages add."""
+    """Return the names of the data sets of this package, then those that plugins add."""
     return list(dict.fromkeys((*SOURCES, *MIXTURES, *plugin_sources())))
 
 
@@ -50,8 +49,8 @@ def find_source(name: str) -> Source:
     """Return the data set of that name.
 
     Raises:
-        WrongUse: if there is none, naming the nearest.
-        ValueError: if a package adds a name of ours, or its source cannot be loaded.
+        WrongUse: if there is none; suggests the nearest name.
+        ValueError: if a plugin adds a name that this package has, or cannot be loaded.
     """
     added = plugin_sources()
     ours = {**SOURCES, **MIXTURES}
@@ -61,8 +60,8 @@ def find_source(name: str) -> Source:
         return ours[name]
     if name in added:
         return load_source(added[name])
-    near = difflib.get_close_matches(name, source_names(), n=1, cutoff=0.0)
+    suggestion = did_you_mean(name, source_names())
     raise WrongUse(
-        f"unknown data set {name!r}; did you mean {near[0]!r}? (`vchat-prep sources` lists all;"
+        f"unknown data set {name!r}; {suggestion} (`vchat-prep sources` lists all;"
         f" name your own data as {name}=FILE)"
     )
