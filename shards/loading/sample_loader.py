@@ -1,8 +1,12 @@
-"""One sample by its number: read and check, then decode; or a blank of the planned size."""
+"""A row of samples by their numbers: read, check and decode each, then fill the row's buffer.
+
+A sample that cannot be had becomes a blank of the planned size: no labels, black images.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +22,26 @@ from vchat.shards.storage.metrics import Metrics
 from vchat.shards.storage.store import ShardError, UnreachableError
 
 ATTEMPTS = 3
-"""How often a sample is read whose bytes are wrong; what storage refuses has been tried before."""
+"""How often to read a sample whose bytes are wrong; the store retries requests by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRow:
+    """What remains to be known of a row whose samples are in the buffer of its batch."""
+
+    keys: list[str]
+    num_supervised: int
+    faults: list[ShardError]
+    """Why samples are blank, if any are."""
+
+    @classmethod
+    def from_samples(cls, samples: Sequence[LoadedSample]) -> LoadedRow:
+        """Summarize the samples of a row."""
+        return cls(
+            keys=[sample.key for sample in samples],
+            num_supervised=sum(int(np.count_nonzero(sample.supervised)) for sample in samples),
+            faults=[sample.fault for sample in samples if sample.fault is not None],
+        )
 
 
 class SampleLoader:
@@ -27,29 +50,63 @@ class SampleLoader:
     def __init__(
         self,
         sets: JoinedSets,
+        fetcher: SampleFetcher,
         *,
         grid: ImageGrid,
         image_size: int,
         metrics: Metrics,
     ):
-        """Images are resized to a shorter side of `image_size`."""
-        self.fetcher = SampleFetcher(sets)
+        """Resize images to a shorter side of `image_size` pixels."""
+        self._fetcher = fetcher
         self._metrics = metrics
         self._index, self._image_id = sets.index, sets.image_id
         self._pad_id = sets.pad_id
         self._image_ends = np.cumsum(sets.index.num_images, dtype=np.int64)
         self._image_tokens = sets.index.image_positions(grid)
+        self._num_inputs = sets.index.image_inputs(grid)
         self._grid = grid
         self._image_size = image_size
         self._scratch = Scratch()
 
+    def num_inputs(self, numbers: NDArray[np.integer]) -> int:
+        """Return how many inputs of the tower the images of some samples are."""
+        return int(self._num_inputs[numbers].sum())
+
+    def num_bytes(self, numbers: NDArray[np.integer]) -> int:
+        """Return how many bytes some samples have in their shards."""
+        return self._fetcher.num_bytes(numbers)
+
+    def load_row(
+        self,
+        numbers: NDArray[np.integer],
+        buffer: RowBuffer,
+        *,
+        pending: Mapping[int, PendingRange],
+    ) -> LoadedRow:
+        """Read the samples of a row, decode their images and fill the row's buffer.
+
+        Args:
+            pending: ranges that have the bytes of samples, or will; others are read now.
+        """
+        ends = self._num_inputs[numbers].cumsum().tolist()
+        encoded = [self.read(number, pending=pending.get(number)) for number in numbers.tolist()]
+        with self._metrics.measure_time("decode_s"):
+            samples = [
+                self.decode(sample, number=number, pixels=buffer.pixels[start:end])
+                for sample, number, start, end in zip(
+                    encoded, numbers.tolist(), [0, *ends], ends, strict=False
+                )
+            ]
+        self.fill_row(samples, buffer, numbers=numbers)
+        return LoadedRow.from_samples(samples)
+
     def read(self, number: int, *, pending: PendingRange | None = None) -> LoadedSample:
         """Return one sample with its images still encoded, or a blank if it cannot be had.
 
-        Bytes that are wrong are read anew.
+        Reads again if the bytes are wrong.
 
         Args:
-            pending: has the sample's bytes, or is about to; without, they are read now.
+            pending: a range that has the sample's bytes, or will; without, they are read now.
         """
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -63,7 +120,7 @@ class SampleLoader:
     def fill_row(
         self, samples: Sequence[LoadedSample], buffer: RowBuffer, *, numbers: NDArray[np.integer]
     ) -> None:
-        """Fill a row's ids, labels, positions and segments with samples of these numbers."""
+        """Fill a row's ids, labels, positions and segments with samples that have these numbers."""
         fill_row(
             samples,
             buffer,
@@ -74,9 +131,9 @@ class SampleLoader:
         )
 
     def decode(self, sample: LoadedSample, *, number: int, pixels: Pixels) -> LoadedSample:
-        """Decode a sample's images; return it, or what takes its place if they cannot be.
+        """Decode the images of a sample and return it; read it again if they cannot be decoded.
 
-        That is another reading of it, or a blank.
+        After the last attempt, returns a blank.
 
         Args:
             pixels: uint8[inputs, crop, crop, 3], black for a blank.
@@ -88,7 +145,7 @@ class SampleLoader:
                 self._decode(sample.images, pixels, number=number)
             except ValueError as err:
                 if attempt == ATTEMPTS:
-                    sample = self._blank(number, fault=self.fetcher.decode_error(number, err))
+                    sample = self._blank(number, fault=self._fetcher.decode_error(number, err))
                 else:
                     self._metrics.count("retries")
                     sample = self.read(number)
@@ -98,11 +155,11 @@ class SampleLoader:
         return sample
 
     def _read_once(self, number: int, *, pending: PendingRange | None) -> LoadedSample:
-        fetched = self.fetcher.fetch(number, pending=pending)
+        fetched = self._fetcher.fetch(number, pending=pending)
         try:
             self._check_counts(fetched, number=number)
         except ValueError as err:
-            raise self.fetcher.decode_error(number, err) from err
+            raise self._fetcher.decode_error(number, err) from err
         return LoadedSample(
             key=self._index.keys[number],
             ids=fetched.ids,
@@ -113,15 +170,15 @@ class SampleLoader:
     def _decode(self, images: Sequence[memoryview], pixels: Pixels, *, number: int) -> None:
         """Fill uint8[inputs, crop, crop, 3] with the images of a sample, one after the other."""
         if self._grid.tiling is None:
-            for data, place in zip(images, pixels, strict=True):
-                decode_into(place, data, shorter_side=self._image_size, scratch=self._scratch)
+            for data, image in zip(images, pixels, strict=True):
+                decode_into(image, data, shorter_side=self._image_size, scratch=self._scratch)
             return
         sizes = self._image_sizes(number)
         ends = np.cumsum(self._grid.num_inputs(sizes))
-        for data, size, places in zip(
+        for data, size, tiles in zip(
             images, sizes.tolist(), np.split(pixels, ends[:-1]), strict=True
         ):
-            decode_tiles_into(places, data, size=(size[0], size[1]), tiling=self._grid.tiling)
+            decode_tiles_into(tiles, data, size=(size[0], size[1]), tiling=self._grid.tiling)
 
     def _blank(self, number: int, *, fault: ShardError) -> LoadedSample:
         """Return a sample of the planned length with the planned slots and no labels."""
@@ -136,7 +193,7 @@ class SampleLoader:
         )
 
     def _check_counts(self, fetched: FetchedSample, *, number: int) -> None:
-        """Compare what was read with what the plan counted on."""
+        """Raise ValueError unless a sample has the counts that its plan relies on."""
         num_slots = int(np.count_nonzero(fetched.ids == self._image_id))
         found = (
             len(fetched.ids) - num_slots,
@@ -158,7 +215,7 @@ class SampleLoader:
     def _positions(self, numbers: NDArray[np.integer]) -> NDArray[np.int64]:
         """Return int64[images], the positions of each image of some samples, in their order."""
         num_images = int(self._index.num_images[numbers].sum())
-        if self._grid.tiling is None or num_images == 0:  # then the sizes need not be looked up
+        if self._grid.tiling is None or num_images == 0:  # no need to look up the sizes
             return np.full(num_images, self._grid.positions_per_input, np.int64)
         sizes = [self._image_sizes(number) for number in numbers.tolist()]
         return self._grid.num_positions(np.concatenate(sizes))

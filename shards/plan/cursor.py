@@ -1,11 +1,11 @@
 """Where a reader stands in the epochs of a plan: the plans, what one rank reads next, and a state.
 
 A state is the arguments of the plans, the digest of the current one, its epoch, and a position in
-rows of completed steps. It holds no rank, world size or micro-batch, so any of them may change.
+rows of finished steps. It holds no rank, world size or micro-batch, so any of them may change.
 
 While the second half of an epoch is read, a thread makes the plan of the next one, so that its
-first batch does not wait for it. A plan is a pure function: who makes it, and when, changes
-nothing.
+first batch does not wait for it. A plan is a pure function: it does not matter who makes it, or
+when.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vchat.shards.plan.arguments import PlanArguments
 from vchat.shards.plan.epoch import EpochPlan, deal_rows, plan_epoch
 from vchat.shards.plan.plan_index import PlanIndex
 from vchat.shards.plan.saved_plans import load_or_make_plan
+from vchat.shards.plan.window_packing import SampleNumbers
 
 MIN_SAMPLES_TO_STORE = 200_000
-"""Samples from which on a plan is kept on disk: smaller ones are made faster than read."""
+"""Plans of fewer samples are not saved to disk: making one is faster than reading it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +35,23 @@ class PlannedBatch:
     """One micro-batch of the plan: where it stands, and which rows this rank reads for it."""
 
     plan: EpochPlan
+    step: int
+    """In the epoch, from 0."""
+
     step_rows: range
-    """Positions of the rows of the whole step, over all ranks."""
+    """Rows of the whole step, over all ranks."""
 
     rows: list[int | None]
+    """None is a zero-weight row."""
+
     micro_batch: int
+    """In the step on this rank, from 0."""
+
     num_micro_batches: int
 
     @property
     def epoch(self) -> int:
+        """Number of the epoch, from 0."""
         return self.plan.arguments.epoch
 
     @property
@@ -48,9 +59,13 @@ class PlannedBatch:
         """Whether this is the last micro-batch of its step."""
         return self.micro_batch == self.num_micro_batches - 1
 
+    def samples_by_row(self) -> list[SampleNumbers]:
+        """Return the sample numbers of each row; a zero-weight row has none."""
+        return [np.zeros(0, np.int32) if row is None else self.plan.row(row) for row in self.rows]
+
 
 class PlanCursor:
-    """The first step that is not done, and the micro-batches of one rank from there on."""
+    """The first unfinished step, and the micro-batches of one rank from there on."""
 
     def __init__(
         self,
@@ -63,7 +78,7 @@ class PlanCursor:
         world_size: int,
         plan_folder: Path | None,
     ):
-        """Stand at the start of the epoch in the arguments; plan nothing yet.
+        """Begin at the start of the epoch in the arguments; plan nothing yet.
 
         Args:
             plan_folder: folder for plans of large sets, shared by the processes of a node.
@@ -73,6 +88,9 @@ class PlanCursor:
         self.rows_per_micro_batch = rows_per_micro_batch
         self.rank, self.world_size = rank, world_size
         self.epoch, self.position = arguments.epoch, 0
+        self._delivered: tuple[int, int] | None = None
+        """Epoch and row up to which whole steps were delivered; None if other processes deliver."""
+
         self._plan_folder = plan_folder
         self._plans: dict[int, EpochPlan] = {}
         self._pending: dict[int, Future[EpochPlan]] = {}
@@ -84,20 +102,20 @@ class PlanCursor:
         return len(self._deal(range(0)))
 
     def plan(self, epoch: int) -> EpochPlan:
-        """Return the plan of one epoch; that of the current epoch and the latest one are held.
+        """Return the plan of one epoch; keeps those of the current and the latest epoch.
 
         Raises:
             ValueError: a sample fits no row, or the epoch has not one step.
         """
         if epoch not in self._plans:
-            coming = self._pending.pop(epoch, None)
-            plan = coming.result() if coming else self._make_plan(epoch, self.arguments)
+            pending = self._pending.pop(epoch, None)
+            plan = pending.result() if pending else self._make_plan(epoch, self.arguments)
             if plan.num_steps(self.rows_per_step) == 0:
                 raise ValueError(
                     f"split {self.arguments.split!r} has {plan.num_rows} rows: not one step of "
                     f"{self.rows_per_step} rows (tail = {self.arguments.tail!r})"
                 )
-            self._plans = {e: held for e, held in self._plans.items() if e == self.epoch}
+            self._plans = {e: made for e, made in self._plans.items() if e == self.epoch}
             self._plans[epoch] = plan
         return self._plans[epoch]
 
@@ -108,20 +126,40 @@ class PlanCursor:
             while rows := plan.rows_of_step(position, rows_per_step=self.rows_per_step):
                 if rows.stop > plan.num_rows // 2:
                     self._start_planning(number + 1)
+                step = position // self.rows_per_step
                 micro_batches = self._deal(rows)
-                for micro_batch, mine in enumerate(micro_batches):
-                    yield PlannedBatch(plan, rows, mine, micro_batch, len(micro_batches))
+                for micro_batch, own_rows in enumerate(micro_batches):
+                    yield PlannedBatch(plan, step, rows, own_rows, micro_batch, len(micro_batches))
                 position = rows.stop
             position = 0
 
     def next_step(self) -> range:
-        """Return the rows of the first step that is not done."""
+        """Return the rows of the first unfinished step."""
         plan = self.plan(self.epoch)
         return plan.rows_of_step(self.position, rows_per_step=self.rows_per_step)
 
+    def start_delivery(self) -> None:
+        """Note that this process delivers batches from now on: `finish_step` checks them."""
+        self._delivered = (self.epoch, self.position)
+
+    def note_delivery(self, batch: PlannedBatch) -> None:
+        """Note that a micro-batch was delivered."""
+        if batch.ends_step:
+            self._delivered = (batch.epoch, batch.step_rows.stop)
+
     def finish_step(self) -> None:
-        """Stand after that step, at the start of the next epoch if it was the last."""
-        self.position = self.next_step().stop
+        """Advance over that step, to the start of the next epoch if it was the last.
+
+        Raises:
+            RuntimeError: this process delivers, and has not delivered the whole step.
+        """
+        rows = self.next_step()
+        if self._delivered is not None and self._delivered < (self.epoch, rows.stop):
+            raise RuntimeError(
+                f"the step of rows {rows.start} to {rows.stop} of epoch {self.epoch} cannot be "
+                f"finished: batches were delivered up to row {self._delivered[1]}"
+            )
+        self.position = rows.stop
         if not self.next_step():
             self.epoch, self.position = self.epoch + 1, 0
 
@@ -140,24 +178,25 @@ class PlanCursor:
         Between epochs all arguments may change.
 
         Raises:
-            ValueError: as `check`, in mid-epoch.
+            ValueError: as `check_state`, in mid-epoch.
         """
         if state["position"] > 0:
             self.check_state(state)
         self.epoch, self.position = state["epoch"], state["position"]
+        self._delivered = None
 
     def check_state(self, state: dict[str, Any]) -> None:
-        """Compare a state with what is planned here.
+        """Compare a state with the plans made here.
 
-        `lanes` and `balanced_rows` are taken from it, as a launch chooses them by its world size.
+        Takes `lanes` and `balanced_rows` from it, as a launch chooses them by its world size.
 
         Raises:
             ValueError: another argument differs, or the same arguments give other rows.
         """
         before = state["arguments"]
-        launched = {name: before[name] for name in ("lanes", "balanced_rows")}
-        if launched != {name: getattr(self.arguments, name) for name in launched}:
-            self.arguments = replace(self.arguments, **launched)
+        chosen = {name: before[name] for name in ("lanes", "balanced_rows")}
+        if chosen != {name: getattr(self.arguments, name) for name in chosen}:
+            self.arguments = replace(self.arguments, **chosen)
             self._plans.clear()
             self._pending.clear()
         self._refuse_changes(state)
@@ -168,29 +207,29 @@ class PlanCursor:
             )
 
     def arguments_by_name(self) -> dict[str, Any]:
-        """The arguments of every epoch's plan, the index among them."""
+        """Return what every epoch's plan is made of: the arguments, and the index by its digest."""
         if self._by_name is None or self._by_name[0] is not self.arguments:
-            named = {"index": self.index.digest, **self.arguments.describe()}
-            del named["epoch"]
-            self._by_name = self.arguments, named
+            by_name = {"index": self.index.digest, **self.arguments.describe()}
+            del by_name["epoch"]
+            self._by_name = self.arguments, by_name
         return self._by_name[1]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_pending": {}}
 
     def _start_planning(self, epoch: int) -> None:
-        """Let a thread make a plan, unless it is made or being made; only one is kept."""
+        """Let a thread make a plan, unless there is one; at most one is pending."""
         if epoch in self._plans or epoch in self._pending:
             return
-        coming: Future[EpochPlan] = Future()
-        self._pending = {epoch: coming}
+        pending: Future[EpochPlan] = Future()
+        self._pending = {epoch: pending}
         arguments = self.arguments
 
         def make() -> None:
             try:
-                coming.set_result(self._make_plan(epoch, arguments))
+                pending.set_result(self._make_plan(epoch, arguments))
             except Exception as err:
-                coming.set_exception(err)  # raised where the plan is asked for
+                pending.set_exception(err)  # raised where the plan is asked for
 
         threading.Thread(target=make, name="vchat-planning", daemon=True).start()
 

@@ -62,6 +62,7 @@ class EpochPlan:
 
     @property
     def num_rows(self) -> int:
+        """Packed rows of the epoch."""
         return len(self.row_offsets) - 1
 
     @cached_property

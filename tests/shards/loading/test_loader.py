@@ -169,7 +169,7 @@ def test_only_completed_steps_count(shard_set: ShardSet) -> None:
     assert rank.state_dict()["position"] == 0
     rank.finish_step()
     assert rank.state_dict()["position"] == 5
-    with pytest.raises(RuntimeError, match="rows 5 to 10 of epoch 0 cannot be done"):
+    with pytest.raises(RuntimeError, match="rows 5 to 10 of epoch 0 cannot be finished"):
         rank.finish_step()
 
 

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vchat.shards.format.shard_set import ShardSet
-from vchat.shards.loading import loader as loader_module
+from vchat.shards.loading import batch_iterator
 from vchat.shards.loading.loader import Loader
 from vchat.shards.plan.arguments import PlanArguments, SourceShare
 from vchat.shards.plan.epoch import deal_rows, digest_of, plan_epoch, sample_positions
@@ -128,8 +128,8 @@ def delivered(loader: Loader, *, workers: int) -> Iterator[Any]:
     for worker in range(workers):
         info = SimpleNamespace(id=worker, num_workers=workers)
         with patched.context() as here:
-            here.setattr(loader_module, "get_worker_info", lambda info=info: info)
-            shares.append(loader._places_here(after=None))
+            here.setattr(batch_iterator, "get_worker_info", lambda info=info: info)
+            shares.append(batch_iterator.next_batches(loader.cursor, after=None))
     for share in itertools.cycle(shares):
         yield next(share)
 
