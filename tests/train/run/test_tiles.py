@@ -73,7 +73,7 @@ def test_a_dialogue_about_cut_images_answers_the_same_with_and_without_reuse(run
     from vchat_testing.toy import toy_image
 
     chat_model, _ = load_chat_model(run[2], device="cpu")
-    chat_model = replace(chat_model, images=ImageStateCache(max_bytes=remembered))
+    chat_model = replace(chat_model, image_cache=ImageStateCache(max_bytes=remembered))
     session = ChatSession(chat_model, sampling=Sampling(max_new_tokens=3))
     images = [chat_model.decode_picture(toy_image(n).data) for n in range(2)]
     "".join(session.ask("What color is square 1?", images=images[:1]))
