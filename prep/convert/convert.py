@@ -22,9 +22,10 @@ from vchat.prep.convert.staged import row_from_record, write_staged
 from vchat.prep.raw.data_path import DataPath, RemotePath, version_of
 from vchat.prep.raw.image_files import ImageFiles
 from vchat.prep.raw.lookahead import with_prefetch
-from vchat.prep.raw.rejected import ConversionCounts, Rejected
+from vchat.prep.raw.rejected import ConversionCounts, Rejected, reject_bad_pictures
 from vchat.prep.sources.source import Converted, Entry, Source, annotation_files, image_paths
 from vchat.shards.format.record import ImageRef, Record
+from vchat.shards.pixels.upright import check_size_to_store
 
 STAGED_VERSION = 5
 """Raised whenever a converter or the staged form changes what it makes of equal inputs."""
@@ -51,6 +52,7 @@ def convert_source(
     data: DataPath,
     images: ImageFiles,
     work: Path,
+    image_size: int,
     max_images: int | None = None,
     on_entry: Callable[[], None],
 ) -> StagedSource:
@@ -59,6 +61,8 @@ def convert_source(
     Args:
         work: folder of staged files and of what sources keep; a file in it is whole, and named by
             its inputs.
+        image_size: the shorter side to which images are made smaller, in pixels: a picture that
+            would be stored beyond the limits of a shard is rejected by its header.
         max_images: limit to which a source that may leave out images is brought; None for no limit.
         on_entry: called once per row read, for progress.
 
@@ -66,12 +70,14 @@ def convert_source(
         ValueError: if an annotation file is not whole JSON, has no rows, or rows are lost.
     """
     most = max_images if source.may_leave_out_images else None
-    digest = inputs_digest(source, data=data, max_images=most)
+    digest = inputs_digest(source, data=data, image_size=image_size, max_images=most)
     name = f"{source.name}-{digest[:16]}"
     path, summary = work / f"{name}.parquet", work / f"{name}.json"
     if not (summary.exists() and path.exists()):
         rows = _count_entries(source.read(data, index_folder=work), on_entry)
-        tally, digest = _write_records(source, rows, data=data, images=images, path=path, most=most)
+        tally, digest = _write_records(
+            source, rows, data=data, images=images, path=path, most=most, image_size=image_size
+        )
         content = {"source": source.name, "digest": digest, "tally": tally.as_json()}
         with write_atomically(summary) as file:
             file.write(json.dumps(content, indent=1).encode())
@@ -79,14 +85,16 @@ def convert_source(
     return StagedSource(source=source.name, path=path, digest=found["digest"], tally=found["tally"])
 
 
-def inputs_digest(source: Source, *, data: DataPath, max_images: int | None) -> str:
+def inputs_digest(
+    source: Source, *, data: DataPath, image_size: int, max_images: int | None
+) -> str:
     """Return a digest of what a conversion depends on, without reading any image.
 
     It covers the contents of the annotation files (in object storage, their ETags), and when images
     last changed.
     """
     hasher = xxhash.xxh3_128(
-        f"{STAGED_VERSION} {source.name} {source.splits} {max_images}".encode()
+        f"{STAGED_VERSION} {source.name} {source.splits} {max_images} {image_size}".encode()
     )
     for path in annotation_files(source, data):
         hasher.update(f" {path.name} ".encode())
@@ -115,9 +123,10 @@ def _write_records(
     images: ImageFiles,
     path: Path,
     most: int | None,
+    image_size: int,
 ) -> tuple[ConversionCounts, str]:
     tally, hasher = ConversionCounts(), hashlib.sha256()
-    records = _records(entries, tally=tally, images=images, most=most)
+    records = _records(entries, tally=tally, images=images, most=most, image_size=image_size)
     write_staged(path, _hash_rows(records, hasher.update))
     if not tally.rows:
         files = ", ".join(str(file) for file in annotation_files(source, data))
@@ -135,7 +144,12 @@ def _hash_rows(
 
 
 def _records(
-    entries: Iterator[Entry], *, tally: ConversionCounts, images: ImageFiles, most: int | None
+    entries: Iterator[Entry],
+    *,
+    tally: ConversionCounts,
+    images: ImageFiles,
+    most: int | None,
+    image_size: int,
 ) -> Iterator[dict[str, Any]]:
     """Yield staged rows of the usable records; count everything in `tally`."""
     outcomes = with_prefetch(
@@ -151,7 +165,7 @@ def _records(
             if isinstance(converted, Rejected):
                 raise converted
             record = subsample_images(converted.record, max_images=most)
-            found = _to_staged_row(record, images)
+            found = _to_staged_row(record, images, image_size=image_size)
         except Rejected as rejected:
             tally.rejected.add(rejected, where=row.id, num_pairs=row.num_pairs)
             continue
@@ -216,7 +230,7 @@ def _check_key(record: Record, seen: set[bytes]) -> None:
     seen.add(digest)
 
 
-def _to_staged_row(record: Record, images: ImageFiles) -> dict[str, Any]:
+def _to_staged_row(record: Record, images: ImageFiles, *, image_size: int) -> dict[str, Any]:
     """Return the staged row, every image found and its header checked."""
     located = {image: images.locate(image) for image in record.images}
     if any(image is not found for image, found in located.items()):
@@ -226,6 +240,9 @@ def _to_staged_row(record: Record, images: ImageFiles) -> dict[str, Any]:
         )
         record = replace(record, rounds=rounds)
     headers = [images.header(image) for image in record.images]
+    for image, header in zip(record.images, headers, strict=True):
+        with reject_bad_pictures():
+            check_size_to_store(header.size, shorter_side=image_size, name=image.file)
     return row_from_record(
         record,
         sizes=[header.size for header in headers],

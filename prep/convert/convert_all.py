@@ -63,6 +63,7 @@ def _convert(
         data=one.data,
         images=ImageFiles(one.roots, folders=one.folders),
         work=work,
+        image_size=recipe.image.size,
         max_images=recipe.max_images,
         on_entry=on_entry,
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from vchat.prep.convert.convert import subsample_images
-from vchat.prep.convert.images import ImagePolicy, encode_for_shard, sniff_format
+from vchat.prep.convert.images import ImagePolicy, encode_for_shard
 from vchat.prep.convert.resolve import ResolvedSource
 from vchat.prep.raw.data_path import DataPath, path_below
 from vchat.prep.raw.image_files import ImageFiles
@@ -23,6 +23,7 @@ from vchat.prep.raw.keyed_hash import keyed_hash
 from vchat.prep.raw.parquet_cells import is_parquet
 from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources.source import Entry, KnownCount, Need, check_needs, existing_paths
+from vchat.shards.pixels.header import sniff_format
 
 _PART_OF = re.compile(r"(.*)-(\d+)-of-(\d+)")
 _NEAR = 0.02

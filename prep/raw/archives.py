@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from vchat.prep.convert.images import MAX_BYTES
 from vchat.prep.raw.data_path import DataPath, RemotePath, read_range
 from vchat.prep.raw.rejected import Rejected
+from vchat.shards.pixels.limits import MAX_BYTES
 
 SUFFIXES = (".zip", ".tar")
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")

@@ -22,13 +22,14 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from vchat.prep.convert.images import MAX_BYTES, ImageHeader, read_header, sniff_format
 from vchat.prep.raw.archives import archive_of, member_name, members_of, read_member
 from vchat.prep.raw.base64_json import decode_head, decode_value
 from vchat.prep.raw.data_path import DataPath, RemotePath, path_below, read_range
 from vchat.prep.raw.parquet_cells import read_cell
-from vchat.prep.raw.rejected import Rejected
+from vchat.prep.raw.rejected import Rejected, reject_bad_pictures
 from vchat.shards.format.record import ImageRef
+from vchat.shards.pixels.header import ImageHeader, read_header, sniff_format
+from vchat.shards.pixels.limits import MAX_BYTES, PictureError
 from vchat.shards.storage.remote import RemoteStore
 
 _UNSAFE = re.compile("[\0\ud800-\udfff]")
@@ -111,6 +112,10 @@ class ImageFiles:
         return None
 
     def _header(self, ref: ImageRef) -> ImageHeader:
+        with reject_bad_pictures():
+            return self._read_header(ref)
+
+    def _read_header(self, ref: ImageRef) -> ImageHeader:
         if ref.offset >= 0 and not ref.member and (header := self._base64_header(ref)) is not None:
             return header
         if ref.member or ref.offset >= 0:
@@ -132,8 +137,8 @@ class ImageFiles:
             return None
         try:
             return read_header(io.BytesIO(head), num_bytes=ref.size_bytes * 3 // 4, name=ref.key)
-        except Rejected as rejected:
-            if rejected.reason == "undecodable_image":
+        except PictureError as error:
+            if error.reason == "undecodable_image":
                 return None
             raise
 

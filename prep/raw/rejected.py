@@ -8,8 +8,11 @@ can check this conservation law. In reports, entries are called rows.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+from vchat.shards.pixels.limits import PictureError
 
 REASONS: Mapping[str, str] = {
     "bad_id": "an id does not have the form that its data set uses",
@@ -49,6 +52,15 @@ class Rejected(Exception):
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}"
+
+
+@contextmanager
+def reject_bad_pictures() -> Iterator[None]:
+    """Turn the `PictureError` of a block into `Rejected`."""
+    try:
+        yield
+    except PictureError as err:
+        raise Rejected(err.reason, str(err)) from err
 
 
 @dataclass(kw_only=True)

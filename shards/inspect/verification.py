@@ -22,6 +22,7 @@ from vchat.shards.format.manifest import index_digest
 from vchat.shards.format.sample import Sample, decode_sample
 from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.inspect.inspection import Defect, missing_files
+from vchat.shards.pixels.limits import PictureError, check_stored_size
 from vchat.shards.storage.store import MissingError
 from vchat.shards.storage.store_file import open_store_file
 from vchat.shards.text.tokenizer import TextTokenizer
@@ -160,6 +161,9 @@ def _image_defects(sample: Sample, place: dict[str, str]) -> Iterator[Defect]:
         try:
             with Image.open(io.BytesIO(image.data)) as opened:
                 yield from _compare(opened.size, image.size, **place, what=what)
+                check_stored_size(opened.size, name="image")
+        except PictureError as error:
+            yield Defect(**place, what=what, found=str(error), wanted="what a reader decodes")
         except (OSError, Image.DecompressionBombError) as error:
             yield Defect(**place, what=what, found=str(error), wanted=str(image.size))
 

@@ -15,8 +15,9 @@ from vchat.shards.loading.buffers import RowBuffer
 from vchat.shards.loading.collate import LoadedSample, fill_row
 from vchat.shards.loading.fetch import FetchedSample, SampleFetcher
 from vchat.shards.loading.ranges import PendingRange
-from vchat.shards.pixels.decode import Pixels, Scratch, decode_into, decode_tiles_into
+from vchat.shards.pixels.decode import Scratch, decode_into, decode_tiles_into
 from vchat.shards.pixels.grid import ImageGrid
+from vchat.shards.pixels.resize import Pixels
 from vchat.shards.plan.joined_sets import JoinedSets
 from vchat.shards.storage.metrics import Metrics
 from vchat.shards.storage.store import ShardError, UnreachableError

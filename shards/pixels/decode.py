@@ -18,20 +18,16 @@ import threading
 
 import numpy as np
 import simplejpeg
-import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from vchat.shards.pixels.grid import Tiling, tile_grids
-
-Pixels = NDArray[np.uint8]
+from vchat.shards.pixels.header import JPEG_START
+from vchat.shards.pixels.limits import check_stored_size
+from vchat.shards.pixels.resize import Pixels, resize, size_before_crop
+from vchat.shards.pixels.upright import PLAIN_COLORS
 
 FORMATS = ("JPEG", "PNG", "WEBP")
-MAX_SIDE = 16_384
-MAX_PIXELS = 1 << 26
-
-_JPEG_START = b"\xff\xd8\xff"
-_FAST_COLORS = ("YCbCr", "Gray", "RGB")
+"""What shards hold."""
 
 
 class Scratch(threading.local):
@@ -79,10 +75,14 @@ def decode_into(
     Raises:
         ValueError: not a JPEG, PNG or WebP, damaged, or too large.
     """
+    fit_into(pixels, decode_rgb(data, out=pixels, scratch=scratch), shorter_side=shorter_side)
+
+
+def fit_into(pixels: Pixels, rgb: Pixels, *, shorter_side: int) -> None:
+    """Fill uint8[crop, crop, 3] with the centre of uint8[H, W, 3], made `shorter_side` first."""
     crop = pixels.shape[0]
     if crop > shorter_side:
         raise ValueError(f"crop {crop} is larger than the shorter side {shorter_side}")
-    rgb = decode_rgb(data, out=pixels, scratch=scratch)
     height, width = rgb.shape[:2]
     if min(height, width) != shorter_side:
         rgb = resize(rgb, size=size_before_crop((width, height), shorter_side=shorter_side))
@@ -95,26 +95,32 @@ def decode_into(
 def decode_tiles_into(
     pixels: Pixels, data: bytes | memoryview, *, size: tuple[int, int], tiling: Tiling
 ) -> None:
-    """Fill uint8[inputs, side, side, 3]: an image squeezed into a square, then its tiles by rows.
-
-    The tiles are those of the image squeezed into their grid. An image that is not cut is decoded
-    as `decode_into` does it.
+    """Fill uint8[inputs, side, side, 3] with an image, see `cut_into`.
 
     Args:
         size: width and height that the positions were counted for.
 
     Raises:
-        ValueError: as `decode_into`; or the image is of another size.
+        ValueError: as `decode_image_into`; or the image is of another size.
     """
-    side = tiling.side
-    columns, rows = tile_grids(np.array([size]), tiling=tiling)[0].tolist()
-    if columns * rows == 1:
-        decode_into(pixels[0], data, shorter_side=side)
-        return
     rgb = decode_rgb(data, out=pixels[0])
-    if rgb.shape[1::-1] != size:
+    if len(pixels) > 1 and rgb.shape[1::-1] != size:
         found, wanted = ("x".join(map(str, one)) for one in (rgb.shape[1::-1], size))
         raise ValueError(f"an image of {found} pixels, the index says {wanted}")
+    cut_into(pixels, rgb, tiling=tiling)
+
+
+def cut_into(pixels: Pixels, rgb: Pixels, *, tiling: Tiling) -> None:
+    """Fill uint8[inputs, side, side, 3]: an image squeezed into a square, then its tiles by rows.
+
+    The tiles are those of the image squeezed into their grid. Of an image that is not cut there is
+    one input, as `fit_into` makes it.
+    """
+    side = tiling.side
+    if len(pixels) == 1:
+        fit_into(pixels[0], rgb, shorter_side=side)
+        return
+    columns, rows = tile_grids(np.array([rgb.shape[1::-1]]), tiling=tiling)[0].tolist()
     pixels[0] = resize(rgb, size=(side, side))
     grid = resize(rgb, size=(columns * side, rows * side))
     tiles = grid.reshape(rows, side, columns, side, 3).swapaxes(1, 2)
@@ -129,11 +135,11 @@ def decode_rgb(data: bytes | memoryview, *, out: Pixels, scratch: Scratch | None
     Raises:
         ValueError: as `decode_into`.
     """
-    if data[:3] == _JPEG_START:
+    if data[:3] == JPEG_START:
         try:
             height, width, color, _ = simplejpeg.decode_jpeg_header(data)
-            check_limits((width, height))
-            if color in _FAST_COLORS:
+            check_stored_size((width, height), name="image")
+            if color in PLAIN_COLORS:
                 if (height, width, 3) != out.shape:
                     out = (scratch or Scratch()).image(height, width)
                 simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=out)
@@ -147,42 +153,7 @@ def decode_rgb_by_pillow(data: bytes | memoryview) -> Pixels:
     """Return uint8[H, W, 3] of a format or colour space that the fast decoder does not know."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-        check_limits(image.size)
+        check_stored_size(image.size, name="image")
         return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, Image.DecompressionBombError) as err:
         raise ValueError(f"undecodable image of {len(data)} bytes: {err}") from err
-
-
-def resize(rgb: Pixels, *, size: tuple[int, int]) -> Pixels:
-    """Return uint8[size[1], size[0], 3], bicubic with antialiasing."""
-    writable = torch.from_numpy(np.require(rgb, requirements="W"))
-    # The new axis comes first, so that torch sees its channels-last layout: its fast path, and the
-    # result is whole in memory.
-    planes = writable[None].permute(0, 3, 1, 2)
-    width, height = size
-    smaller = torch.nn.functional.interpolate(
-        planes, size=(height, width), mode="bicubic", antialias=True
-    )
-    pixels: Pixels = smaller[0].permute(1, 2, 0).numpy()
-    return pixels
-
-
-def check_limits(size: tuple[int, int]) -> None:
-    """Refuse an image whose header announces more than we decode.
-
-    Raises:
-        ValueError: a side or the number of pixels is over the limit.
-    """
-    width, height = size
-    if max(size) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise ValueError(
-            f"image of {width}x{height} pixels, at most {MAX_SIDE} a side and {MAX_PIXELS} in all"
-        )
-
-
-def size_before_crop(size: tuple[int, int], *, shorter_side: int) -> tuple[int, int]:
-    """Return (width, height) with the shorter side as asked and the longer one rounded down."""
-    width, height = size
-    if width <= height:
-        return shorter_side, shorter_side * height // width
-    return shorter_side * width // height, shorter_side

@@ -98,15 +98,3 @@ def possible_grids(max_tiles: int) -> list[tuple[int, int]]:
         for rows in range(1, max_tiles // columns + 1)
     ]
     return sorted(grids, key=lambda grid: (grid[0] * grid[1], grid[0]))
-
-
-def size_to_store(size: tuple[int, int], *, shorter_side: int) -> tuple[int, int]:
-    """Return width and height after resizing the shorter side, never enlarged, at least 1 pixel."""
-    width, height = size
-    short = min(size)
-    if short <= shorter_side:
-        return size
-    return (
-        max(1, (2 * width * shorter_side + short) // (2 * short)),
-        max(1, (2 * height * shorter_side + short) // (2 * short)),
-    )

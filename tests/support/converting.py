@@ -19,7 +19,13 @@ def converted(
     folders = [path for need in source.needs for path in need.paths if path.endswith("/")]
     images = ImageFiles([*roots, data], folders=folders)
     staged = convert_source(
-        source, data=data, images=images, work=work, max_images=max_images, on_entry=lambda: None
+        source,
+        data=data,
+        images=images,
+        work=work,
+        image_size=224,
+        max_images=max_images,
+        on_entry=lambda: None,
     )
     arrow = work / "records.arrow"
     write_record_file(staged.path, arrow)

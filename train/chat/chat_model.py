@@ -38,7 +38,7 @@ class ChatModel:
     template: Template
     stored_side: int | None = None
     """To which shorter side the shards' images were made smaller, if that is known: larger pictures
-    are before they are cut."""
+    are made as small before anything else."""
 
     image_cache: ImageStateCache = field(default_factory=ImageStateCache)
     """What the decoder computed for the images shown last, in whichever dialogue."""
@@ -110,7 +110,7 @@ class ChatModel:
         """
         tiling = read_grid(self.model).tiling
         if tiling is None:
-            return decode_picture(data, side=self.image_size)
+            return decode_picture(data, side=self.image_size, stored_side=self.stored_side)
         return decode_picture_tiles(data, tiling=tiling, stored_side=self.stored_side)
 
     def num_inputs(self, data: bytes) -> int:

@@ -7,14 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vchat.prep.convert.images import (
-    ImagePolicy,
-    encode_for_shard,
-    read_header,
-    size_to_store,
-    sniff_format,
-)
+from vchat.prep.convert.images import ImagePolicy, encode_for_shard
 from vchat.prep.raw.rejected import Rejected
+from vchat.shards.pixels.header import read_header, sniff_format
+from vchat.shards.pixels.limits import PictureError
+from vchat.shards.pixels.resize import size_to_store
 from vchat_testing.raw_data import (
     IMAGES,
     drawn,
@@ -107,7 +104,7 @@ def test_cmyk_and_grey_become_rgb():
 )
 def test_what_the_header_shows_is_rejected_before_decoding(kind, reason):
     data = IMAGES[kind](0)
-    with pytest.raises(Rejected) as caught:
+    with pytest.raises(PictureError) as caught:
         read_header(io.BytesIO(data), num_bytes=len(data), name="a.jpg")
     assert caught.value.reason == reason
 

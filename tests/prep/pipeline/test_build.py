@@ -18,6 +18,7 @@ from vchat.prep.convert.recipe import Recipe, SourceChoice
 from vchat.prep.pipeline.build import build_shards, plan_build, recipe_output, write_work_folder
 from vchat.prep.tasks.local_engine import run_tasks
 from vchat.shards.format.open_shards import open_shards
+from vchat.shards.inspect.verification import find_defects
 from vchat_testing.raw_data import (
     COLORS,
     good_llava_row,
@@ -323,3 +324,25 @@ def test_records_that_the_plan_leaves_out_are_named_with_what_was_found(tmp_path
     assert shown in {one for keys in held_out for one in keys}
     number = int(key.removeprefix("pairs/"))
     assert shown in {f"coco:{number}", f"coco:{number % 12 + 1}"}
+
+
+@pytest.mark.parametrize("size, image_size", [((20_000, 20), 24), ((500, 20_000), 448)])
+def test_a_picture_that_no_reader_would_decode_is_rejected_by_its_header(
+    tmp_path, size, image_size
+):
+    write_llava(tmp_path / "data", count=8)
+    picture = tmp_path / "data/coco/train2017/000000000003.jpg"
+    Image.new("L", size).save(picture)
+    done = build_shards(recipe(tmp_path, image=ImagePolicy(size=image_size)))
+    converted = done.report["sources"]["llava"]["converted"]
+    assert converted["rejected_rows"]["counts"].keys() == {"huge_image"}
+    (example, *_) = converted["rejected_rows"]["examples"]["huge_image"]
+    assert "at most 16384 a side" in example
+
+
+def test_a_long_picture_is_stored_where_it_is_made_small_enough(tmp_path):
+    write_llava(tmp_path / "data", count=8)
+    Image.new("L", (500, 20_000)).save(tmp_path / "data/coco/train2017/000000000003.jpg")
+    done = build_shards(recipe(tmp_path))
+    assert done.report["sources"]["llava"]["converted"]["rejected_rows"]["counts"] == {}
+    assert list(find_defects(open_shards(tmp_path / "out"), shard_done=lambda _: None)) == []

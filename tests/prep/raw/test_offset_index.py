@@ -51,7 +51,12 @@ def test_a_conversion_that_is_killed_after_the_pass_does_not_repeat_it(tmp_path,
     images = ImageFiles([tmp_path / "data"])
     with pytest.raises(KeyboardInterrupt):
         convert_source(
-            SD, data=tmp_path / "data", images=images, work=tmp_path / "work", on_entry=killed
+            SD,
+            data=tmp_path / "data",
+            images=images,
+            work=tmp_path / "work",
+            image_size=224,
+            on_entry=killed,
         )
     assert not list((tmp_path / "work").glob("otter_mimicit_sd-*.json"))
     records, _ = converted(SD, tmp_path / "data", work=tmp_path / "work")

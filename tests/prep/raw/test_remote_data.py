@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vchat.base.cli import WrongUse
-from vchat.prep.convert.images import MAX_BYTES, ImagePolicy
+from vchat.prep.convert.images import ImagePolicy
 from vchat.prep.convert.recipe import Recipe, SourceChoice
 from vchat.prep.pipeline.build import build_shards
 from vchat.prep.raw.archives import file_names
@@ -24,6 +24,7 @@ from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sample_data.write_world import World, write_world
 from vchat.prep.sources.catalogue import SOURCES
 from vchat.shards.format.record import ImageRef
+from vchat.shards.pixels.limits import MAX_BYTES
 from vchat.shards.storage.store import ShardError
 from vchat_testing.converting import converted
 from vchat_testing.range_server import serving

@@ -271,7 +271,12 @@ def test_a_converted_source_is_found_again_until_its_inputs_change(tmp_path):
         images = ImageFiles([tmp_path])
         count = lambda: rows_read.append(1)  # noqa: E731
         convert_source(
-            SOURCES["llava_dial"], data=tmp_path, images=images, work=tmp_path / "w", on_entry=count
+            SOURCES["llava_dial"],
+            data=tmp_path,
+            images=images,
+            work=tmp_path / "w",
+            image_size=224,
+            on_entry=count,
         )
     assert len(rows_read) == 1
     write_json(path, [good_llava_row(1), good_llava_row(2)])

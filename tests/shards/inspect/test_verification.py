@@ -1,10 +1,12 @@
 """Every kind of damage is found, and named: file, sample, what was found and what was wanted."""
 
+import io
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vchat.shards.format.open_shards import open_shards
 from vchat.shards.format.publish import describe_shard, publish
@@ -187,3 +189,13 @@ def test_a_long_text_is_shown_where_it_differs(tmp_path, tokenizer):
     (found,) = defects(tmp_path / "set")
     assert len(found) < 400
     assert "\n" not in found
+
+
+def test_an_image_that_no_reader_would_decode_is_found(tmp_path, tokenizer):
+    strip = io.BytesIO()
+    Image.new("RGB", (16_400, 2)).save(strip, "PNG")
+    sample = toy_sample(0, tokenizer)
+    image = replace(sample.images[0], data=strip.getvalue(), extension="png", size=(16_400, 2))
+    published_sample(tmp_path, replace(sample, images=(image, *sample.images[1:])), tokenizer)
+    (found,) = [one for one in defects(tmp_path) if "size of image 0" in one]
+    assert "image of 16400x2 pixels, at most 16384 a side" in found

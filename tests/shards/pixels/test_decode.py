@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from vchat.shards.pixels.decode import decode_image, decode_into, size_before_crop
+from vchat.shards.pixels.decode import decode_image, decode_into
+from vchat.shards.pixels.resize import size_before_crop
 
 
 def photograph(width: int, height: int) -> Image.Image:
