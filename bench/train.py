@@ -46,9 +46,9 @@ from vchat.train.checkpoints.background import Background
 from vchat.train.config.run import RunConfig, read_run
 from vchat.train.engine.engine import batch_loss
 from vchat.train.engine.processes import connect_processes, prepare_environment
+from vchat.train.logs.log import TrainingLog
 from vchat.train.run.data import RankShare
 from vchat.train.run.launch import prepare_run, run_training
-from vchat.train.run.log import TrainingLog
 from vchat.train.run.loop import loss_weight
 from vchat_testing.toy import WORDS, sample_of, toy_tokenizer
 

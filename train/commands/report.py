@@ -11,7 +11,7 @@ import click
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 def report(out: Path) -> None:
     """Draw the curves of the run in OUT (its run.out folder): OUT/report.html and report.png."""
-    from vchat.train.report.report import write_report
+    from vchat.train.logs.report import write_report
 
     for path in write_report(out):
         click.echo(path)

@@ -1,4 +1,6 @@
-"""The curves of a run as one page.
+"""What a run writes down, and what is drawn from it.
 
-Reads only what a run has logged.
+Offers `TrainingLog` (log.jsonl and progress), `open_trackers` (TensorBoard, Weights & Biases),
+`read_log` and `write_report` (the page of curves). Knows no loop, no engine and no model: it takes
+numbers by step.
 """

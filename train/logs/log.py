@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vchat.base.files import write_atomically
-from vchat.train.run.trackers import Tracker
+from vchat.train.logs.trackers import Tracker
 
 PLAIN_EVERY_S = 10.0
 

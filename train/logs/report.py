@@ -14,8 +14,8 @@ from typing import Any
 import jinja2
 
 from vchat.base.files import write_atomically
-from vchat.train.report.curves import PANELS, draw_panels, draw_svg
-from vchat.train.run.log import read_log
+from vchat.train.logs.curves import PANELS, draw_panels, draw_svg
+from vchat.train.logs.log import read_log
 
 
 def write_report(out: Path) -> list[Path]:

@@ -35,12 +35,12 @@ from vchat.train.engine.processes import (
 )
 from vchat.train.engine.starting_model import build_model, load_model, read_sizes
 from vchat.train.engine.weight_loading import WeightLoading
+from vchat.train.logs.log import TrainingLog
+from vchat.train.logs.trackers import open_trackers
 from vchat.train.run.bad_loss import LossLimit
 from vchat.train.run.data import RankShare, RunData, open_run_shards
-from vchat.train.run.log import TrainingLog
 from vchat.train.run.loop import train
 from vchat.train.run.speed import build_speed_meter
-from vchat.train.run.trackers import open_trackers
 
 LOCK_WAIT_S = 15.0
 TOKEN_WAIT_S = 10.0

@@ -15,10 +15,10 @@ import torch.distributed as dist
 from vchat.train.config.run import RunConfig
 from vchat.train.engine.engine import set_learning_rate
 from vchat.train.engine.processes import StopRequest
+from vchat.train.logs.log import TrainingLog, progress_text
 from vchat.train.run.bad_loss import LossLimit, compute_loss, stop_if_bad
 from vchat.train.run.data import RunData
 from vchat.train.run.heldout import measure_heldout_loss
-from vchat.train.run.log import TrainingLog, progress_text
 from vchat.train.run.out_of_memory import explain_out_of_memory
 from vchat.train.run.schedule import learning_rate
 from vchat.train.run.speed import SpeedMeter

@@ -23,8 +23,8 @@ from vchat.shards.loading.loader import Loader
 from vchat.shards.plan.epoch import EpochPlan, deal_rows
 from vchat.train.config.run import RunConfig
 from vchat.train.forecast.forecast import plan_run
+from vchat.train.logs.log import read_log
 from vchat.train.run.data import count_steps
-from vchat.train.run.log import read_log
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 import json
 
-from vchat.train.run.log import TrainingLog
+from vchat.train.logs.log import TrainingLog
 
 
 def steps_in(path):

@@ -6,8 +6,8 @@ import re
 import pytest
 from PIL import Image
 
-from vchat.train.report.curves import PANELS, running_mean
-from vchat.train.report.report import write_report
+from vchat.train.logs.curves import PANELS, running_mean
+from vchat.train.logs.report import write_report
 
 LINES = [
     {

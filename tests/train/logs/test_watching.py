@@ -9,7 +9,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vchat.shards.loading.collate import Batch
-from vchat.train.run.log import flatten_values, progress_text
+from vchat.train.logs.log import flatten_values, progress_text
 from vchat.train.run.source_losses import SourceLosses
 from vchat_testing.training_runs import log_of, run_here, toy_shards, write_run
 
