@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vchat.base.files import write_atomically
+from vchat.base.page import load_page
 from vchat.prep.convert.convert import StagedSource
 from vchat.prep.plan.plan import BuildPlan
 from vchat.prep.raw.rejected import REASONS, Rejections
-from vchat.prep.report.report_page import PAGE
 from vchat.prep.tasks.task import ShardResult
 from vchat.shards.format.publish import FinishedShard
 
@@ -225,10 +225,7 @@ def _rejection_line(
 
 def write_report(found: Mapping[str, Any], out: Path) -> None:
     """Write report.json and report.html into the shard set's folder."""
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    page = environment.from_string(PAGE).render(
+    page = load_page(Path(__file__).with_name("report.html")).render(
         report=found,
         rejections=list_rejections(found),
         repairs=list_repairs(found),

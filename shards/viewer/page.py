@@ -14,11 +14,11 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pyarrow as pa
 
 from vchat.base.files import write_atomically
+from vchat.base.page import load_page
 from vchat.shards.format.sample import Sample, StoredImage
 from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.inspect.inspection import (
@@ -65,20 +65,16 @@ def write_page(
     """
     rows = select_samples(shards, split=split, source=source)
     chosen = choose_samples(rows, num=num)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    page = load_page(
+        Path(__file__).with_name("page.html"),
+        filters={
+            "visible": escape_controls,
+            "size": format_size,
+            "data_uri": data_uri,
+            "pretty": _pretty,
+        },
     )
-    environment.filters |= {
-        "visible": escape_controls,
-        "size": format_size,
-        "data_uri": data_uri,
-        "pretty": _pretty,
-    }
-    stream = environment.get_template("page.html").stream(
+    stream = page.stream(
         overview=overview(shards, split=split, source=source),
         recipe=shards.manifest.get("recipe"),
         sources=sorted(rows["source"].unique().to_pylist()),

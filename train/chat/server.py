@@ -17,7 +17,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import aclosing
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -28,6 +28,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from vchat.base.page import load_page
 from vchat.train.chat.generation import Sampling
 from vchat.train.chat.messages import read_request
 from vchat.train.chat.service import AnswerResult, ChatService, PreparedRequest
@@ -60,6 +61,7 @@ class ChatServer:
         self._service = service
         self._name = name
         self._default = default
+        self._page = load_page(Path(__file__).with_name("page.html")).render()
         self._turn = asyncio.Lock()
         self._started = int(time.time())
 
@@ -77,8 +79,7 @@ class ChatServer:
 
     async def page(self, request: Request) -> Response:
         """Send the web page."""
-        html = (files("vchat.train.chat") / "page.html").read_text(encoding="utf-8")
-        return HTMLResponse(html, headers=PAGE_HEADERS)
+        return HTMLResponse(self._page, headers=PAGE_HEADERS)
 
     async def models(self, request: Request) -> Response:
         """List the one model."""

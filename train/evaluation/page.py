@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 from PIL import Image
+
+from vchat.base.page import load_page
 
 THUMBNAIL_SIDE = 192
 MOST_ROUNDS = 1000
@@ -40,11 +41,7 @@ def evaluation_page(
     rounds: Sequence[ShownRound], *, title: str, scores: Sequence[tuple[str, str]]
 ) -> str:
     """Return the HTML of a page; `scores` are lines of name and value above the rounds."""
-    page = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    ).get_template("evaluation.html")
+    page = load_page(Path(__file__).with_name("evaluation.html"))
     shown = rounds[:MOST_ROUNDS]
     groups = itertools.groupby(shown, key=lambda one: one.group)
     return page.render(

@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from vchat.base.files import write_atomically
+from vchat.base.page import load_page
 from vchat.train.logs.curves import PANELS, draw_panels, draw_svg
 from vchat.train.logs.log import read_log
 
@@ -27,11 +26,7 @@ def write_report(out: Path) -> list[Path]:
     """
     lines = read_log(out / "log.jsonl")
     shown = [panel for panel in PANELS if panel.curves(lines)]
-    page = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    ).get_template("report.html")
+    page = load_page(Path(__file__).with_name("report.html"))
     html = page.render(
         title=f"Training of {out.name}",
         facts=summary_facts(lines),
