@@ -12,10 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 
 from vchat.shards.format.index import read_index
 from vchat.shards.format.manifest import MANIFEST
+from vchat.shards.format.members import cut_members
 from vchat.shards.format.sample import Sample, decode_sample
 from vchat.shards.storage.store import LocalStore, ShardError, Store
 from vchat.shards.text.named_template import make_template
@@ -111,21 +111,25 @@ class ShardSet:
         return decode_sample(self.read_members(located), name=name)
 
     def read_members(self, row: Mapping[str, Any]) -> dict[str, bytes]:
-        """Return a sample's members by name, in one read, each checked against its checksum."""
-        located = row["members"]
-        start = min(member["offset"] for member in located)
-        end = max(member["offset"] + member["size"] for member in located)
+        """Return a sample's members by name, in one read, each checked against its checksum.
+
+        Raises:
+            ShardError: The shard is missing, truncated, or a member's checksum differs.
+        """
+        members = [(m["name"], m["offset"], m["size"], m["xxh3"]) for m in row["members"]]
+        start = min(offset for _, offset, _, _ in members)
+        end = max(offset + size for _, offset, size, _ in members)
         shard = self.shard_name(row)
+        named = {"key": row["key"], "source": row["source"]}
         try:
-            data = self.store.read(shard, start, end)
+            data = memoryview(self.store.read(shard, start, end))
         except ShardError as err:
-            raise err.with_sample(key=row["key"], source=row["source"], offset=start) from err
-        found = {}
-        for member in located:
-            first = member["offset"] - start
-            found[member["name"]] = data[first : first + member["size"]]
-            _check_checksum(found[member["name"]], member, shard=shard, row=row)
-        return found
+            raise err.with_sample(**named, offset=start) from err
+        try:
+            parts = cut_members(data, members, first_byte=start, store=self.store, shard=shard)
+        except ShardError as err:
+            raise err.with_sample(**named, offset=err.offset) from err
+        return {name: bytes(part) for name, part in parts.items()}
 
     def shard_name(self, row: Mapping[str, Any]) -> str:
         """Return the file name of the shard that a row's sample lies in."""
@@ -140,18 +144,3 @@ class ShardSet:
             raise ValueError(f"no sample {number} in {self.folder}; it has {self._index.num_rows}")
         row: dict[str, Any] = self._index.slice(number, 1).to_pylist()[0]
         return row
-
-
-def _check_checksum(
-    data: bytes, member: Mapping[str, Any], *, shard: str, row: Mapping[str, Any]
-) -> None:
-    """Raise ShardError unless the bytes have the checksum of the index."""
-    found = xxhash.xxh3_64_intdigest(data)
-    if found != member["xxh3"]:
-        raise ShardError(
-            f"{member['name']} has checksum {found:016x}, wanted {member['xxh3']:016x}",
-            shard=shard,
-            offset=member["offset"],
-            key=row["key"],
-            source=row["source"],
-        )

@@ -1,28 +1,27 @@
 """Read what training needs of one sample: token ids, supervision mask and image bytes, checked.
 
 The members of a sample lie one after the other in the tar, and the index says where: one byte range
-per sample, or one for several where `ranges.py` joins them. Every member's length and xxh3 checksum
-are compared with the index; no tar header is parsed.
+per sample, or one for several where `ranges.py` merges them. No tar header is parsed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import pyarrow.compute as pc
-import xxhash
 from numpy.typing import NDArray
 
 from vchat.base.arrays import offsets_from_counts
+from vchat.shards.format.members import cut_members
 from vchat.shards.loading.ranges import UNREAD_MEMBER, PendingRange, sample_spans
 from vchat.shards.plan.joined_sets import JoinedSets
 from vchat.shards.plan.plan_index import number_in_order, text_column
 from vchat.shards.storage.store import LocalStore, ShardError
 
-TOKENS, MASK, UNREAD = -1, -2, -3
-"""Roles of members; that of an image is its number."""
+TOKENS, MASK = "tokens.npy", "mask.npy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,18 +38,25 @@ class SampleFetcher:
     """Fetches samples of one split by number. Safe to use from several threads."""
 
     def __init__(self, sets: JoinedSets):
-        """Take the locating columns of the index; opens nothing."""
+        """Take the locating columns of the index; opens nothing.
+
+        Raises:
+            ValueError: the index lists a member that is not of a sample.
+        """
         table = sets.table
         self._keys = text_column(table["key"])
         self._sources, self._source = sets.index.sources, sets.index.source
         self.shard: NDArray[np.int32] = table["shard"].to_numpy()
         self.shards = sets.shards
         self.start, self.end = sample_spans(table)
-        counts = pc.list_value_length(table["members"]).to_numpy().astype(np.int64)
-        self._first_member = offsets_from_counts(counts)
+        self._first_member = offsets_from_counts(pc.list_value_length(table["members"]).to_numpy())
         members = pc.list_flatten(table["members"])
         self._names, self._name = number_in_order(pc.struct_field(members, "name"))
-        self._roles = [role_of(name) for name in self._names]
+        self._image_numbers = {
+            name: image_number(name)
+            for name in self._names
+            if name not in (TOKENS, MASK, UNREAD_MEMBER)
+        }
         self._offset = pc.struct_field(members, "offset").to_numpy()
         self._size = pc.struct_field(members, "size").to_numpy()
         self._xxh3 = pc.struct_field(members, "xxh3").to_numpy()
@@ -59,40 +65,31 @@ class SampleFetcher:
         """Return one sample.
 
         Args:
-            pending: has its bytes, or is about to; without, they are read now.
+            pending: a range that has its bytes, or will; without, they are read now.
 
         Raises:
             ShardError: unreadable, short, wrong checksum, or not the arrays they should be.
         """
-        start, body = int(self.start[number]), self._body(number, reading=pending)
-        parts: dict[int, memoryview] = {}
-        here = slice(self._first_member[number], self._first_member[number + 1])
-        for name, offset, size, xxh3 in zip(
-            self._name[here].tolist(),
-            self._offset[here].tolist(),
-            self._size[here].tolist(),
-            self._xxh3[here].tolist(),
-            strict=True,
-        ):
-            role = self._roles[name]
-            if role != UNREAD:
-                part = body[offset - start : offset - start + size]
-                if xxhash.xxh3_64_intdigest(part) != xxh3:
-                    raise self._checksum_error(
-                        part, number=number, offset=offset, name=self._names[name], xxh3=xxh3
-                    )
-                parts[role] = part
+        start, data = int(self.start[number]), self._read(number, pending=pending)
+        store, shard = self.shards[self.shard[number]]
+        try:
+            parts = cut_members(
+                data, self._members(number), first_byte=start, store=store, shard=shard
+            )
+        except ShardError as err:
+            raise self._with_sample(err, number=number, offset=err.offset) from err
         try:
             ids = parse_npy(parts.pop(TOKENS), "<i4").astype(np.int32, copy=False)
             supervised = parse_npy(parts.pop(MASK), "|b1").astype(np.bool_, copy=False)
         except (KeyError, ValueError) as err:
-            raise self._error(f"no token arrays: {err}", number=number, offset=start) from err
+            raise self.decode_error(number, f"no token arrays: {err}") from err
+        images = sorted(parts, key=self._image_numbers.__getitem__)
         return FetchedSample(
-            ids=ids, supervised=supervised, images=tuple(parts[image] for image in sorted(parts))
+            ids=ids, supervised=supervised, images=tuple(parts[name] for name in images)
         )
 
     def prefetch(self, numbers: NDArray[np.integer]) -> None:
-        """Say which samples of local shards are going to be fetched."""
+        """Tell local stores which samples come next, so that the system reads them ahead."""
         for shard, start, end in zip(
             self.shard[numbers].tolist(),
             self.start[numbers].tolist(),
@@ -107,57 +104,51 @@ class SampleFetcher:
         """Return how many bytes are read for some samples."""
         return int((self.end[numbers] - self.start[numbers]).sum())
 
-    def decode_error(self, number: int, reason: ValueError) -> ShardError:
+    def decode_error(self, number: int, problem: str) -> ShardError:
         """Return the error for a sample whose bytes are as written but not what they should be."""
-        return self._error(str(reason), number=number, offset=int(self.start[number]))
+        _, shard = self.shards[self.shard[number]]
+        start = int(self.start[number])
+        return self._with_sample(ShardError(problem, shard=shard), number=number, offset=start)
 
-    def _body(self, number: int, *, reading: PendingRange | None) -> memoryview:
+    def _read(self, number: int, *, pending: PendingRange | None) -> memoryview:
         """Return the bytes of a sample, from its first member that is read to its last."""
         start, end = int(self.start[number]), int(self.end[number])
         try:
-            if reading is not None:
-                return reading.wait_for_part(start, end)
+            if pending is not None:
+                return pending.wait_for_part(start, end)
             store, shard = self.shards[self.shard[number]]
             return memoryview(store.read(shard, start, end))
         except ShardError as err:
-            named = {"key": self._keys[number], "source": self._source_of(number)}
-            raise err.with_sample(**named, offset=start) from err
+            raise self._with_sample(err, number=number, offset=start) from err
 
-    def _checksum_error(
-        self, part: memoryview, *, number: int, offset: int, name: str, xxh3: int
-    ) -> ShardError:
-        """Return the error for a member whose bytes are not those of the index."""
-        store, shard = self.shards[self.shard[number]]
-        store.invalidate(shard)
-        found = xxhash.xxh3_64_intdigest(part)
-        return self._error(
-            f"{name} has checksum {found:016x}, the index says {xxh3:016x}",
-            number=number,
-            offset=offset,
-        )
+    def _members(self, number: int) -> Iterator[tuple[str, int, int, int]]:
+        """Yield name, offset, size and xxh3 of each member that training reads."""
+        of_sample = slice(self._first_member[number], self._first_member[number + 1])
+        for name, offset, size, xxh3 in zip(
+            self._name[of_sample].tolist(),
+            self._offset[of_sample].tolist(),
+            self._size[of_sample].tolist(),
+            self._xxh3[of_sample].tolist(),
+            strict=True,
+        ):
+            if self._names[name] != UNREAD_MEMBER:
+                yield self._names[name], offset, size, xxh3
 
-    def _error(self, problem: str, *, number: int, offset: int) -> ShardError:
-        _, shard = self.shards[self.shard[number]]
-        return ShardError(
-            problem,
-            shard=shard,
-            offset=offset,
-            key=self._keys[number],
-            source=self._source_of(number),
-        )
-
-    def _source_of(self, number: int) -> str:
-        return self._sources[int(self._source[number])]
+    def _with_sample(self, error: ShardError, *, number: int, offset: int) -> ShardError:
+        """Return the same error, naming the sample."""
+        source = self._sources[int(self._source[number])]
+        return error.with_sample(key=self._keys[number], source=source, offset=offset)
 
 
-def role_of(name: str) -> int:
-    """Return what the member of a name is."""
-    known = {"tokens.npy": TOKENS, "mask.npy": MASK, UNREAD_MEMBER: UNREAD}
+def image_number(name: str) -> int:
+    """Return the number in the name of an image member: 0 for `0.jpg`.
+
+    Raises:
+        ValueError: it has none.
+    """
     number = name.partition(".")[0]
-    if name in known:
-        return known[name]
     if not number.isdecimal():
-        raise ValueError(f"the index lists member {name!r}; wanted tokens.npy, mask.npy or 0.jpg")
+        raise ValueError(f"the index lists member {name!r}; wanted {TOKENS}, {MASK} or 0.jpg")
     return int(number)
 
 
@@ -174,7 +165,10 @@ def parse_npy(data: memoryview, kind: str) -> NDArray[np.generic]:
 
 @lru_cache(maxsize=8192)
 def check_header(header: bytes, kind: str) -> None:
-    """Raise ValueError unless a `.npy` header is of a kind; there are few different ones."""
+    """Raise ValueError unless a `.npy` header is of a kind.
+
+    Cached, as headers differ in their length only.
+    """
     if header[:6] != b"\x93NUMPY" or len(header) < 10:
         raise ValueError(f"not a .npy file: begins with {header[:6]!r}")
     if f"'descr': '{kind}'".encode() not in header:

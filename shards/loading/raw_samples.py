@@ -12,10 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
-from vchat.base.arrays import offsets_from_counts
 from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.plan.arguments import PlanArguments
 from vchat.shards.plan.cursor import PlanCursor
@@ -41,11 +39,11 @@ class RawSamples(IterableDataset[RawSample]):
         plan_folder: Path | None = None,
     ):
         """Plan nothing yet; `tokens_per_row` bounds a sample's length, as in training."""
-        self._shard_sets = [shard_sets] if isinstance(shard_sets, ShardSet) else list(shard_sets)
-        self._tables = [shard_set.index(arguments.split) for shard_set in self._shard_sets]
-        self._first_of_set = offsets_from_counts(table.num_rows for table in self._tables)
+        if isinstance(shard_sets, ShardSet):
+            shard_sets = [shard_sets]
+        self._sets = join_sets(shard_sets, split=arguments.split)
         self._cursor = PlanCursor(
-            join_sets(self._shard_sets, split=arguments.split).index,
+            self._sets.index,
             arguments,
             rows_per_step=1,
             rows_per_micro_batch=1,
@@ -101,8 +99,6 @@ class RawSamples(IterableDataset[RawSample]):
         self._cursor.epoch, self._samples_done = epoch, 0
 
     def _read(self, number: int) -> RawSample:
-        of = int(np.searchsorted(self._first_of_set, number, side="right")) - 1
-        shard_set, table = self._shard_sets[of], self._tables[of]
-        row = table.slice(number - int(self._first_of_set[of]), 1).to_pylist()[0]
-        members = shard_set.read_members(row)
-        return {"__key__": row["stem"], "__url__": shard_set.shard_name(row), **members}
+        shard_set, entry = self._sets.locate(number)
+        members = shard_set.read_members(entry)
+        return {"__key__": entry["stem"], "__url__": shard_set.shard_name(entry), **members}

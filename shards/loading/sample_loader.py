@@ -146,7 +146,7 @@ class SampleLoader:
                 self._decode(sample.images, pixels, number=number)
             except ValueError as err:
                 if attempt == ATTEMPTS:
-                    sample = self._blank(number, fault=self._fetcher.decode_error(number, err))
+                    sample = self._blank(number, fault=self._fetcher.decode_error(number, str(err)))
                 else:
                     self._metrics.count("retries")
                     sample = self.read(number)
@@ -160,7 +160,7 @@ class SampleLoader:
         try:
             self._check_counts(fetched, number=number)
         except ValueError as err:
-            raise self._fetcher.decode_error(number, err) from err
+            raise self._fetcher.decode_error(number, str(err)) from err
         return LoadedSample(
             key=self._index.keys[number],
             ids=fetched.ids,

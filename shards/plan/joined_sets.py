@@ -22,16 +22,29 @@ from vchat.shards.storage.store import Store
 class JoinedSets:
     """One split of one or more shard sets, as a plan and a reader need it."""
 
+    sets: tuple[ShardSet, ...]
     table: pa.Table
-    """Index rows of all sets; the column `shard` counts on through them."""
+    """Index entries of all sets, end to end; the column `shard` counts on through them."""
 
     index: PlanIndex
     shards: list[tuple[Store, str]]
-    """For each shard number, where its bytes lie and under which name."""
+    """For each shard number, the store that has it and its name there."""
 
     image_id: int
     pad_id: int
     """The end token: what stands at positions without a sample."""
+
+    def locate(self, number: int) -> tuple[ShardSet, dict[str, Any]]:
+        """Return the shard set that has a sample, and the sample's index entry as that set has it.
+
+        Args:
+            number: of the sample in the split, as plans have it.
+        """
+        entry: dict[str, Any] = self.table.slice(number, 1).to_pylist()[0]
+        set_of_shard = self.index.set_of_shard
+        set_number = int(set_of_shard[entry["shard"]])
+        first_shard = int(np.searchsorted(set_of_shard, set_number))
+        return self.sets[set_number], entry | {"shard": entry["shard"] - first_shard}
 
 
 def join_sets(shard_sets: Sequence[ShardSet], *, split: str) -> JoinedSets:
@@ -60,7 +73,12 @@ def join_sets(shard_sets: Sequence[ShardSet], *, split: str) -> JoinedSets:
     )
     ids: dict[str, Any] = shard_sets[0].manifest["tokenizer"]
     return JoinedSets(
-        table=table, index=index, shards=shards, image_id=ids["image_id"], pad_id=ids["end_id"]
+        sets=tuple(shard_sets),
+        table=table,
+        index=index,
+        shards=shards,
+        image_id=ids["image_id"],
+        pad_id=ids["end_id"],
     )
 
 

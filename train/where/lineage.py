@@ -18,9 +18,9 @@ from rich.table import Table
 
 from vchat.base.progress import show_progress
 from vchat.shards.format.sample import RecordOrigin, Sample
-from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.loading.loader import Loader
 from vchat.shards.plan.epoch import EpochPlan, deal_rows
+from vchat.shards.plan.joined_sets import JoinedSets, join_sets
 from vchat.train.config.run import RunConfig
 from vchat.train.forecast.forecast import plan_run
 from vchat.train.logs.log import read_log
@@ -143,7 +143,7 @@ def print_step(
     if not asked:
         of = "".join(f" {name} {n}" for name, n in (("rank", rank), ("row", row)) if n is not None)
         raise ValueError(f"step {step} has no sample of{of} on {num_processes} processes")
-    stored = StoredSamples(shard_sets, split=config.data.split)
+    sets = join_sets(shard_sets, split=config.data.split)
     lines = [
         (
             str(place.rank),
@@ -153,7 +153,7 @@ def print_step(
             *_record_fields(record),
         )
         for place in asked
-        for record in stored.read_sample(place.number).records
+        for record in read_sample(sets, place.number).records
     ]
     _print_lines(("rank", "micro-batch", "row", "sample", "record", "id", "file"), lines)
 
@@ -165,9 +165,9 @@ def print_sample(config: RunConfig, *, key: str) -> None:
         ValueError: neither a sample nor a record of the split has this key.
     """
     shard_sets, _, data = plan_run(config, num_processes=1)
-    stored = StoredSamples(shard_sets, split=config.data.split)
+    sets = join_sets(shard_sets, split=config.data.split)
     keys = data.loader.index.keys
-    numbers = [i for i in range(len(keys)) if keys[i] == key] or stored.find_by_record(key)
+    numbers = [i for i in range(len(keys)) if keys[i] == key] or find_by_record(sets, key)
     if not numbers:
         raise ValueError(f"{key}: no sample or record of split {config.data.split} has this key")
     for number in numbers:
@@ -177,35 +177,22 @@ def print_sample(config: RunConfig, *, key: str) -> None:
             sys.stdout.write(f"{step}\n")
 
 
-class StoredSamples:
-    """The samples of one split over several shard sets, by their number in the plan."""
+def read_sample(sets: JoinedSets, number: int) -> Sample:
+    """Read one sample by its number in the plan, checked against its checksums."""
+    shard_set, entry = sets.locate(number)
+    return shard_set.read_sample(entry)
 
-    def __init__(self, shard_sets: Sequence[ShardSet], *, split: str) -> None:
-        """Read the indexes."""
-        self._sets = shard_sets
-        self._tables = [shard_set.index(split) for shard_set in shard_sets]
-        self._first = np.cumsum([0, *(table.num_rows for table in self._tables)])
 
-    def read_sample(self, number: int) -> Sample:
-        """Read one sample, checked against its checksums."""
-        of = int(np.searchsorted(self._first, number, side="right")) - 1
-        row = self._tables[of].slice(number - int(self._first[of]), 1).to_pylist()[0]
-        return self._sets[of].read_sample(row)
-
-    def find_by_record(self, key: str) -> list[int]:
-        """Numbers of the samples that a record was joined into; reads all joined samples."""
-        joined = [
-            int(self._first[of]) + int(place)
-            for of, table in enumerate(self._tables)
-            for place in np.flatnonzero(table["num_records"].to_numpy() > 1)
-        ]
-        found = []
-        with show_progress(f"looking for {key}", total=len(joined), unit="samples") as done:
-            for number in joined:
-                if any(record.key == key for record in self.read_sample(number).records):
-                    found.append(number)
-                done(1)
-        return found
+def find_by_record(sets: JoinedSets, key: str) -> list[int]:
+    """Return the numbers of the samples that hold a record among others; reads all of these."""
+    several = np.flatnonzero(sets.table["num_records"].to_numpy() > 1).tolist()
+    found = []
+    with show_progress(f"looking for {key}", total=len(several), unit="samples") as done:
+        for number in several:
+            if any(record.key == key for record in read_sample(sets, number).records):
+                found.append(number)
+            done(1)
+    return found
 
 
 def _record_fields(record: RecordOrigin) -> tuple[str, str, str]:
