@@ -11,7 +11,7 @@ from vchat.prep.commands.recipe_options import recipe_options
 from vchat.prep.commands.summaries import print_plan, print_summary
 
 if TYPE_CHECKING:
-    from vchat.prep.pipeline.build import PlannedBuild
+    from vchat.prep.pipeline.planning import PlannedBuild
 
 
 @click.command("build", help="Convert data sets into a shard set that is ready for training.")
@@ -55,7 +55,8 @@ def _make_plan(recipe: Any) -> PlannedBuild:
     """Return the plan; without --out the converted records are thrown away."""
     import tempfile
 
-    from vchat.prep.pipeline.build import plan_build, recipe_output
+    from vchat.prep.pipeline.build import recipe_output
+    from vchat.prep.pipeline.planning import plan_build
 
     if recipe.out is not None:
         return plan_build(recipe, work=recipe_output(recipe).work)

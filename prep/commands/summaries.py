@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from vchat.prep.pipeline.build import PlannedBuild
     from vchat.prep.pipeline.finish import BuildResult
+    from vchat.prep.pipeline.planning import PlannedBuild
 
 
 def print_plan(prepared: PlannedBuild) -> None:
@@ -39,7 +39,7 @@ def _counts(counts: dict[str, int]) -> str:
 
 def print_summary(built: BuildResult) -> None:
     """Print what a shard set holds, what was repaired and what was rejected."""
-    from vchat.prep.report.report import list_marks, list_rejections, list_repairs
+    from vchat.prep.report.listings import list_marks, list_rejections, list_repairs
 
     if built.was_complete:
         click.echo(f"{built.out} holds this build already, complete")

@@ -8,52 +8,19 @@ so any machine that sees the work folder can finish a build.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from vchat.base.files import write_atomically
-from vchat.prep.convert.convert import StagedSource
-from vchat.prep.plan.plan import BuildPlan, PlannedShard, read_plan
-from vchat.prep.report import report
-from vchat.prep.report.unused_examples import Examples
-from vchat.prep.tasks.encoded_images import IMAGES_FOLDER as IMAGES_FOLDER
+from vchat.prep.pipeline.publication import Publication
+from vchat.prep.pipeline.work_folder import clear_work_folder, remove_partial_outputs
+from vchat.prep.plan.plan import BuildPlan, read_plan
+from vchat.prep.report.report import count_records, make_report, write_report
 from vchat.prep.tasks.output import MANIFEST, Output, check_same_build
-from vchat.prep.tasks.task import ShardResult, read_result
+from vchat.prep.tasks.record_counts import RecordCounts, check_conservation
+from vchat.prep.tasks.result import read_results
 from vchat.shards.format.publish import FinishedShard, publish
 from vchat.shards.text.tokenizer import TextTokenizer
-
-PUBLICATION = "publication.json"
-_NAMED = 5
-"""How many shards an error names."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Publication:
-    """What manifest and report say beside what the tasks found; kept as `PUBLICATION`."""
-
-    manifest: dict[str, Any]
-    """The manifest without its shards."""
-
-    staged: tuple[StagedSource, ...]
-    unused_examples: dict[str, Examples]
-    """Source -> examples of the records that the plan leaves out."""
-
-    def write(self, work: Path) -> None:
-        """Store it in the work folder."""
-        staged = [asdict(one) | {"path": str(one.path.absolute())} for one in self.staged]
-        with write_atomically(work / PUBLICATION) as file:
-            found = {"manifest": self.manifest, "staged": staged, "left_out": self.unused_examples}
-            file.write(json.dumps(found, indent=1).encode())
-
-    @classmethod
-    def read(cls, work: Path) -> Publication:
-        """Read what `write` stored."""
-        found = json.loads((work / PUBLICATION).read_text(encoding="utf-8"))
-        staged = tuple(StagedSource(**one | {"path": Path(one["path"])}) for one in found["staged"])
-        return cls(manifest=found["manifest"], staged=staged, unused_examples=found["left_out"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,43 +39,57 @@ def finish_build(output: Output) -> BuildResult:
     """Publish the shard set of a plan whose tasks are all done.
 
     Raises:
-        ValueError: naming the shards that are not written, or what does not add up.
+        ValueError: Naming the shards that are not written, or what does not add up.
     """
-    work = output.work
-    plan = read_plan(work)
-    publication = Publication.read(work)
-    results, finished = _read_results(plan.shards, output=output)
+    plan, publication = read_plan(output.work), Publication.read(output.work)
+    results, finished = read_results(plan.shards, output=output)
     if not finished:
         raise ValueError("every record was rejected when it was decoded or tokenized")
-    found = report.make_report(
+    counts = count_records(plan, results, unused_examples=publication.unused_examples)
+    _check_conservation(publication, counts, finished)
+    report = make_report(
         publication.staged,
-        plan,
-        results,
+        counts,
         finished,
-        unused_examples=publication.unused_examples,
+        plan_digest=plan.digest,
         manifest=publication.manifest,
     )
-    report.check_conservation(found)
-    remove_half_written(output)
-    report.write_report(found, output.folder)
+    remove_partial_outputs(output)
+    write_report(report, output.folder)
+    _publish(output, publication, finished)
+    return BuildResult(out=str(output), report=report, was_complete=False)
+
+
+def _check_conservation(
+    publication: Publication, counts: RecordCounts, finished: Sequence[FinishedShard]
+) -> None:
+    check_conservation(
+        counts,
+        records={one.source: one.tally["records"] for one in publication.staged},
+        pairs={one.source: one.tally["record_pairs"] for one in publication.staged},
+        shards=finished,
+    )
+
+
+def _publish(output: Output, publication: Publication, finished: Sequence[FinishedShard]) -> None:
+    """Write index, tokenizer and manifest, upload them, and clear the work folder."""
     publish(
         output.folder,
         manifest_without_shards=publication.manifest,
         shards=finished,
-        tokenizer=TextTokenizer.load(work / "tokenizer"),
+        tokenizer=TextTokenizer.load(output.work / "tokenizer"),
     )
     output.publish()
-    clear_work_folder(work)
+    clear_work_folder(output.work)
     for staged in publication.staged:
         staged.path.with_suffix(".arrow").unlink(missing_ok=True)
-    return BuildResult(out=str(output), report=found, was_complete=False)
 
 
 def read_same_build(output: Output, plan: BuildPlan) -> BuildResult:
     """Return what is published in a place.
 
     Raises:
-        ValueError: if it is not the set of this plan, naming both.
+        ValueError: It is not the set of this plan; names both.
     """
     manifest = json.loads(output.read(MANIFEST))
     check_same_build(output, manifest["digests"]["plan"], plan.digest)
@@ -117,39 +98,5 @@ def read_same_build(output: Output, plan: BuildPlan) -> BuildResult:
 
 def read_published(output: Output) -> BuildResult:
     """Return what is published in a place, whatever its plan was."""
-    found = json.loads(output.read("report.json"))
-    return BuildResult(out=str(output), report=found, was_complete=True)
-
-
-def clear_work_folder(work: Path) -> None:
-    """Remove what tasks of one plan need and leave in the work folder; records and plan stay."""
-    (work / PUBLICATION).unlink(missing_ok=True)
-    for name in ("results", "progress", "tokenizer", IMAGES_FOLDER):
-        shutil.rmtree(work / name, ignore_errors=True)
-
-
-def remove_half_written(output: Output) -> None:
-    """Remove what tasks that were killed had not given its name yet."""
-    for half_written in (*output.folder.glob(".*.part"), *output.work.rglob(".*.part")):
-        half_written.unlink(missing_ok=True)
-
-
-def _read_results(
-    shards: Sequence[PlannedShard], *, output: Output
-) -> tuple[list[ShardResult], list[FinishedShard]]:
-    results, finished, missing = [], [], []
-    for shard in shards:
-        found = read_result(output.work, shard, output=output)
-        if found is None:
-            missing.append(f"{shard.name}.tar")
-            continue
-        results.append(found[0])
-        if found[1] is not None:
-            finished.append(found[1])
-    if missing:
-        names = ", ".join(missing[:_NAMED]) + (", .." if len(missing) > _NAMED else "")
-        raise ValueError(
-            f"{len(missing)} of {len(shards)} shards are not in {output}: {names}; run the build,"
-            " or its task, again: it writes the missing ones"
-        )
-    return results, finished
+    report = json.loads(output.read("report.json"))
+    return BuildResult(out=str(output), report=report, was_complete=True)

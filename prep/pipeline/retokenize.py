@@ -21,16 +21,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from vchat.base.files import write_atomically
 from vchat.base.processes import process_pool
 from vchat.base.progress import show_progress
+from vchat.prep.pipeline.work_folder import remove_partial_outputs
 from vchat.prep.plan.plan import PlannedShard
-from vchat.prep.raw.rejected import Rejected, Rejections
 from vchat.prep.tasks.assemble import Assembler, PreparedRecord
 from vchat.prep.tasks.output import MANIFEST, Output, check_same_build, parse_output
-from vchat.prep.tasks.task import ShardResult, read_result, write_task_shard
+from vchat.prep.tasks.record_counts import RecordCounts, check_conservation
+from vchat.prep.tasks.result import find_missing, read_results, write_task_shard
 from vchat.shards.format.open_shards import open_shards
 from vchat.shards.format.publish import FinishedShard, publish
 from vchat.shards.format.record import ImageRef, Record, Round
@@ -107,7 +109,7 @@ def retokenize(request: Retokenization, *, workers: int) -> dict[str, Any]:
         return _read_complete(output, digest)
     _claim_output(output, digest)
     shards = plan_shards(opened.shards)
-    missing = [shard for shard in shards if read_result(output.work, shard, output=output) is None]
+    missing = [shards[i] for i in find_missing(shards, range(len(shards)), output=output)]
     with show_progress("retokenize", total=sum(s.end for s in missing), unit="samples") as advance:
         for num_samples in _write_shards(request, missing, workers=workers):
             advance(num_samples)
@@ -193,8 +195,7 @@ def _claim_output(output: Output, digest: str) -> None:
     output.claim(digest)
     with write_atomically(claim) as file:
         file.write(json.dumps({"digest": digest}).encode())
-    for half_written in (*output.folder.glob(".*.part"), *output.work.rglob(".*.part")):
-        half_written.unlink()
+    remove_partial_outputs(output)
 
 
 def _write_shards(
@@ -217,44 +218,36 @@ def _write_shards(
 
 def retokenize_shard(request: Retokenization, shard: PlannedShard) -> int:
     """Write one new shard and its result file; returns the number of samples read."""
-    output, result = request.output, ShardResult()
-    samples = _make_samples(_open_set(request), shard, result=result)
-    write_task_shard(shard, samples, result=result, work=output.work, output=output)
+    output, counts = request.output, RecordCounts()
+    samples = _make_samples(_open_set(request), shard, counts=counts)
+    write_task_shard(shard, samples, counts=counts, work=output.work, output=output)
     return shard.end
 
 
 def _make_samples(
-    opened: _OpenSet, shard: PlannedShard, *, result: ShardResult
+    opened: _OpenSet, shard: PlannedShard, *, counts: RecordCounts
 ) -> Iterator[Sample]:
     names = [stated["name"] for stated in opened.shards.manifest["shards"]]
     index = opened.shards.index()
     rows = index.filter(pc.equal(index["shard"], names.index(f"{shard.name}.tar")))
     for number in range(rows.num_rows):
         (row,) = rows.slice(number, 1).to_pylist()
-        yield from _reassemble(opened, opened.shards.read_sample(row), result=result)
+        yield from _reassemble(opened, opened.shards.read_sample(row), counts=counts)
 
 
-def _reassemble(opened: _OpenSet, sample: Sample, *, result: ShardResult) -> list[Sample]:
+def _reassemble(opened: _OpenSet, sample: Sample, *, counts: RecordCounts) -> list[Sample]:
     """Return the samples that one becomes; a record that cannot be used leaves it.
 
     Their keys are unique: parts of a dialogue that is cut add `~0`, `~1`, ...
     """
-    rejected: dict[str, Rejected] = {}
-
-    def reject(record: Record, why: Rejected) -> None:
-        rejected[record.key] = why
-        result.count_rejected(record, why)
-
     prepared = [_prepare_record(sample, origin) for origin in sample.records]
-    made = list(opened.assembler.assemble(prepared, split=sample.split, on_rejected=reject))
-    for one in prepared:
-        if one.record.key not in rejected:
-            result.count_used(one.record)
-    result.split_dialogues += len(made) > 1
+    dialogue = opened.assembler.assemble(prepared, split=sample.split)
+    counts.add_dialogue(dialogue)
+    parts = dialogue.samples
     keys = [
-        f"{sample.key}~{number}" if len(made) > 1 else sample.key for number in range(len(made))
+        f"{sample.key}~{number}" if len(parts) > 1 else sample.key for number in range(len(parts))
     ]
-    return [replace(one, key=key) for one, key in zip(made, keys, strict=True)]
+    return [replace(part, key=key) for part, key in zip(parts, keys, strict=True)]
 
 
 def _prepare_record(sample: Sample, origin: RecordOrigin) -> PreparedRecord:
@@ -286,44 +279,44 @@ def _finish_set(
     request: Retokenization, opened: _OpenSet, shards: Sequence[PlannedShard], *, digest: str
 ) -> dict[str, Any]:
     """Check that no record is lost, and publish; returns the manifest."""
-    output = request.output
-    total, finished = _read_results(output, shards)
-    counted = sum(total.used_records.values()) + sum(
-        sum(reasons.counts.values()) for reasons in total.rejected.values()
-    )
-    wanted_records = sum(shard.records for shard in shards)
-    assert counted == wanted_records, f"{counted} of {wanted_records} records are accounted for"
+    output, counts = request.output, RecordCounts()
+    results, finished = read_results(shards, output=output)
+    for result in results:
+        counts.merge(result)
+    _check_conservation(opened.shards, counts, finished)
     if not finished:
         raise ValueError(f"no round of {request.shards} fits into {request.max_tokens} positions")
-    given = _manifest(request, opened, total, digest=digest)
+    described = _manifest(request, opened, counts, digest=digest)
     tokenizer = opened.assembler.tokenizer
-    publish(output.folder, manifest_without_shards=given, shards=finished, tokenizer=tokenizer)
+    publish(output.folder, manifest_without_shards=described, shards=finished, tokenizer=tokenizer)
     manifest = open_shards(output.folder).manifest
     output.publish()
     return manifest
 
 
-def _read_results(
-    output: Output, shards: Sequence[PlannedShard]
-) -> tuple[ShardResult, list[FinishedShard]]:
-    """Return the counts of all shards together, and the shards that have samples."""
-    total, finished = ShardResult(), []
-    for shard in shards:
-        found = read_result(output.work, shard, output=output)
-        if found is None:
-            raise ValueError(f"{output}/{shard.name}.tar vanished after it was written; run again")
-        result, written = found
-        for name, count in result.used_records.items():
-            total.used_records[name] = total.used_records.get(name, 0) + count
-        for name, reasons in result.rejected.items():
-            total.rejected.setdefault(name, Rejections()).merge(reasons)
-        total.split_dialogues += result.split_dialogues
-        finished += [] if written is None else [written]
-    return total, finished
+def _check_conservation(
+    old: ShardSet, counts: RecordCounts, finished: Sequence[FinishedShard]
+) -> None:
+    """Check that every record and every pair of the old set is used or rejected."""
+    index = old.index()
+    flat = pa.table(
+        {
+            "source": index["source"].cast(pa.string()),
+            "records": index["num_records"],
+            "pairs": index["num_rounds"],
+        }
+    )
+    sums = flat.group_by("source").aggregate([("records", "sum"), ("pairs", "sum")]).to_pylist()
+    check_conservation(
+        counts,
+        records={one["source"]: one["records_sum"] for one in sums},
+        pairs={one["source"]: one["pairs_sum"] for one in sums},
+        shards=finished,
+    )
 
 
 def _manifest(
-    request: Retokenization, opened: _OpenSet, total: ShardResult, *, digest: str
+    request: Retokenization, opened: _OpenSet, counts: RecordCounts, *, digest: str
 ) -> dict[str, Any]:
     old = opened.shards.manifest
     template = opened.assembler.template
@@ -336,8 +329,8 @@ def _manifest(
         "libraries": old.get("libraries", {}) | _libraries(),
         "retokenized": {
             "from": {name: old[name] for name in ORIGIN_KEYS if name in old},
-            "used_records": total.used_records,
-            "split_dialogues": total.split_dialogues,
-            "rejected": {name: one.as_json() for name, one in total.rejected.items()},
+            "used_records": counts.used_records,
+            "split_dialogues": counts.split_dialogues,
+            "rejected": {name: one.as_json() for name, one in counts.rejected.items()},
         },
     }

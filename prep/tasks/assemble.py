@@ -1,4 +1,4 @@
-"""A planned dialogue -> the samples that are stored: images numbered, tokens made, length kept.
+"""Turn a planned dialogue into stored samples: number its images, make its tokens, limit its length.
 
 Input: the records of one dialogue with their encoded images. Output: one sample, or several where
 the dialogue is longer than the limit: it is cut between rounds, and a part that starts within a
@@ -8,7 +8,7 @@ with a round that is too long even alone is rejected. Pure: equal records give e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -23,29 +23,42 @@ from vchat.shards.text.chat_template import TextChanged
 from vchat.shards.text.template import Template, TextRound
 from vchat.shards.text.tokenizer import TextTokenizer, TokenizedText
 
-OnRejected = Callable[[Record, Rejected], None]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedRecord:
-    """A record and its images as they are stored, in order of mention."""
+    """A record and its images as they are stored."""
 
     record: Record
-    images: tuple[StoredImage, ...]
+    images: tuple[StoredImage, ...] = ()
+    """In order of mention; empty if the record is rejected."""
+
+    rejected: Rejected | None = None
+    """Why one of its images cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedRound:
-    """One round of a record, and the images it cannot do without."""
+    """One round of a record, and the images it needs."""
 
     record: Record
     question: str
     answer: str
     new_images: tuple[StoredImage, ...]
-    """Those first shown in this round."""
+    """Images that are first shown in this round."""
 
     needed_images: tuple[StoredImage, ...]
-    """Those the record has shown up to and in this round."""
+    """Images that the record has shown up to and in this round."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssembledDialogue:
+    """The samples of one dialogue, and what became of each of its records."""
+
+    samples: tuple[Sample, ...]
+    """In order; several if the dialogue was too long, none if every record is rejected."""
+
+    used: tuple[Record, ...]
+    rejected: tuple[tuple[Record, Rejected], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,83 +72,105 @@ class Assembler:
 
     positions_per_image: int
 
-    def assemble(
-        self, records: Sequence[PreparedRecord], *, split: str, on_rejected: OnRejected
-    ) -> Iterator[Sample]:
-        """Yield the samples of one dialogue, in order; none if every record is rejected.
+    def assemble(self, records: Sequence[PreparedRecord], *, split: str) -> AssembledDialogue:
+        """Return the samples of one dialogue; a record that cannot be used leaves it.
 
-        `on_rejected` is called for every record with a round that is too long, or that the
-        template would change.
+        Rejected are records with an image that cannot be used, with a round that is too long, or
+        with a text that the template would change.
         """
-        turns = [turn for prepared in records for turn in prepare_rounds(prepared)]
-        if not turns:
-            return
-        try:
-            encoded = self._encode(turns)
-        except TextChanged:  # which record it was, the check of each finds out
-            encoded = None
-        if encoded is not None and self._count_sample_positions(encoded, turns) <= self.max_tokens:
-            yield _make_sample(turns, encoded, split=split, key=turns[0].record.key)
-            return
-        yield from self._split_dialogue(turns, split=split, on_rejected=on_rejected)
+        rejected = [(one.record, one.rejected) for one in records if one.rejected is not None]
+        rounds = [
+            round_ for one in records if one.rejected is None for round_ in prepare_rounds(one)
+        ]
+        samples = self._whole_sample(rounds, split=split)
+        if not samples:
+            fitting, unfit = self._check_records(rounds)
+            rejected += unfit
+            samples = self._cut_samples(fitting, split=split)
+        rejected_keys = {record.key for record, _ in rejected}
+        return AssembledDialogue(
+            samples=tuple(samples),
+            used=tuple(one.record for one in records if one.record.key not in rejected_keys),
+            rejected=tuple(rejected),
+        )
 
-    def _split_dialogue(
-        self, turns: Sequence[PreparedRound], *, split: str, on_rejected: OnRejected
-    ) -> Iterator[Sample]:
+    def _whole_sample(self, rounds: Sequence[PreparedRound], *, split: str) -> list[Sample]:
+        """Return all rounds as one sample; nothing if they are too long or a text would change."""
+        if not rounds:
+            return []
+        try:
+            encoded = self._encode(rounds)
+        except TextChanged:  # `_check_records` finds out which record it was
+            return []
+        if self._count_positions(encoded, rounds) > self.max_tokens:
+            return []
+        return [_make_sample(rounds, encoded, split=split, key=rounds[0].record.key)]
+
+    def _check_records(
+        self, rounds: Sequence[PreparedRound]
+    ) -> tuple[list[PreparedRound], list[tuple[Record, Rejected]]]:
+        """Return the rounds of the records that can be used, and the records that cannot."""
         fitting: list[PreparedRound] = []
-        for _, group in groupby(turns, key=lambda turn: turn.record.key):
+        unfit: list[tuple[Record, Rejected]] = []
+        for _, group in groupby(rounds, key=lambda round_: round_.record.key):
             of_record = list(group)
             try:
                 self._check_rounds(of_record)
             except Rejected as rejected:
-                on_rejected(of_record[0].record, rejected)
+                unfit.append((of_record[0].record, rejected))
             else:
                 fitting += of_record
-        for number, part in enumerate(self._cut_parts(fitting)):
-            key = fitting[0].record.key + (f"#{number}" if number else "")
-            yield _make_sample(part, self._encode(part), split=split, key=key)
+        return fitting, unfit
 
-    def _check_rounds(self, turns: Sequence[PreparedRound]) -> None:
-        """Raise `Rejected` unless every round of a record fits alone with the images it needs.
+    def _check_rounds(self, rounds: Sequence[PreparedRound]) -> None:
+        """Check that every round of a record fits alone with the images it needs.
 
-        And unless the template renders its texts as they are.
+        Raises:
+            Rejected: `too_long`, or `changed_text` if the template does not render a text as it is.
         """
-        for number, turn in enumerate(turns, start=1):
+        for number, round_ in enumerate(rounds, start=1):
             try:
-                length = self._count_sample_positions(self._encode([turn]), [turn])
+                length = self._count_positions(self._encode([round_]), [round_])
             except TextChanged as changed:
                 raise Rejected("changed_text", f"round {number}: {changed}") from changed
             if length > self.max_tokens:
                 problem = f"round {number} takes {length} positions, more than {self.max_tokens}"
                 raise Rejected("too_long", problem)
 
-    def _cut_parts(self, turns: Sequence[PreparedRound]) -> Iterator[list[PreparedRound]]:
-        """Yield stretches of turns that fit, each as long as it can be."""
+    def _cut_samples(self, rounds: Sequence[PreparedRound], *, split: str) -> list[Sample]:
+        """Return samples of consecutive rounds, each as long as the limit allows."""
+        return [
+            _make_sample(
+                part,
+                self._encode(part),
+                split=split,
+                key=rounds[0].record.key + (f"#{number}" if number else ""),
+            )
+            for number, part in enumerate(self._cut_parts(rounds))
+        ]
+
+    def _cut_parts(self, rounds: Sequence[PreparedRound]) -> Iterator[list[PreparedRound]]:
+        """Yield segments of consecutive rounds that fit, each as long as it can be."""
         part: list[PreparedRound] = []
-        for turn in turns:
-            longer = [*part, turn]
-            if (
-                part
-                and self._count_sample_positions(self._encode(longer), longer) > self.max_tokens
-            ):
+        for round_ in rounds:
+            longer = [*part, round_]
+            if part and self._count_positions(self._encode(longer), longer) > self.max_tokens:
                 yield part
-                longer = [turn]
+                longer = [round_]
             part = longer
         if part:
             yield part
 
-    def _encode(self, turns: Sequence[PreparedRound]) -> TokenizedText:
-        rounds = [
-            TextRound(num_images=len(images), question=turn.question, answer=turn.answer)
-            for turn, images in zip(turns, images_by_round(turns), strict=True)
+    def _encode(self, rounds: Sequence[PreparedRound]) -> TokenizedText:
+        texts = [
+            TextRound(num_images=len(images), question=round_.question, answer=round_.answer)
+            for round_, images in zip(rounds, images_by_round(rounds), strict=True)
         ]
-        return self.tokenizer.encode(self.template.dialogue(rounds))
+        return self.tokenizer.encode(self.template.dialogue(texts))
 
-    def _count_sample_positions(
-        self, encoded: TokenizedText, turns: Sequence[PreparedRound]
-    ) -> int:
-        """Return the positions of a sample: its text, and what its images widen to."""
-        sizes = tuple(image.size for images in images_by_round(turns) for image in images)
+    def _count_positions(self, encoded: TokenizedText, rounds: Sequence[PreparedRound]) -> int:
+        """Return the positions of a sample: its text, and those that its images take."""
+        sizes = tuple(image.size for images in images_by_round(rounds) for image in images)
         return len(encoded.ids) - len(sizes) + _count_positions(sizes, self.positions_per_image)
 
 
@@ -148,58 +183,58 @@ def _count_positions(sizes: tuple[tuple[int, int], ...], per_image: int) -> int:
 
 def prepare_rounds(prepared: PreparedRecord) -> list[PreparedRound]:
     """Return the rounds of a record with the images each shows and needs."""
-    turns, shown = [], 0
+    rounds, num_shown = [], 0
     for round_ in prepared.record.rounds:
-        until = shown + len(round_.images)
-        turns.append(
+        end = num_shown + len(round_.images)
+        rounds.append(
             PreparedRound(
                 record=prepared.record,
                 question=round_.question,
                 answer=round_.answer,
-                new_images=prepared.images[shown:until],
-                needed_images=prepared.images[:until],
+                new_images=prepared.images[num_shown:end],
+                needed_images=prepared.images[:end],
             )
         )
-        shown = until
-    return turns
+        num_shown = end
+    return rounds
 
 
-def images_by_round(turns: Sequence[PreparedRound]) -> list[tuple[StoredImage, ...]]:
-    """Return the images shown in each round of one sample.
+def images_by_round(rounds: Sequence[PreparedRound]) -> list[tuple[StoredImage, ...]]:
+    """Return the images that each round of one sample shows.
 
-    The sample's first round of a record shows all that the record needs, also where the record
-    began in an earlier sample.
+    The sample's first round of a record shows all images that the record needs, also where the
+    record began in an earlier sample.
     """
     return [
-        turn.new_images if i and turns[i - 1].record.key == turn.record.key else turn.needed_images
-        for i, turn in enumerate(turns)
+        one.new_images if i and rounds[i - 1].record.key == one.record.key else one.needed_images
+        for i, one in enumerate(rounds)
     ]
 
 
 def _make_sample(
-    turns: Sequence[PreparedRound], encoded: TokenizedText, *, split: str, key: str
+    rounds: Sequence[PreparedRound], encoded: TokenizedText, *, split: str, key: str
 ) -> Sample:
     images: list[StoredImage] = []
-    rounds = []
-    for turn, shown in zip(turns, images_by_round(turns), strict=True):
-        numbers = tuple(range(len(images), len(images) + len(shown)))
-        rounds.append(StoredRound(images=numbers, question=turn.question, answer=turn.answer))
-        images += shown
+    stored = []
+    for round_, new_images in zip(rounds, images_by_round(rounds), strict=True):
+        numbers = tuple(range(len(images), len(images) + len(new_images)))
+        stored.append(StoredRound(images=numbers, question=round_.question, answer=round_.answer))
+        images += new_images
     return Sample(
         key=key,
-        source=turns[0].record.source,
+        source=rounds[0].record.source,
         split=split,
-        records=tuple(_record_origins(turns)),
-        rounds=tuple(rounds),
+        records=tuple(_record_origins(rounds)),
+        rounds=tuple(stored),
         images=tuple(images),
         ids=encoded.ids,
         supervised=encoded.supervised,
     )
 
 
-def _record_origins(turns: Sequence[PreparedRound]) -> Iterator[RecordOrigin]:
+def _record_origins(rounds: Sequence[PreparedRound]) -> Iterator[RecordOrigin]:
     first = 0
-    for _, group in groupby(turns, key=lambda turn: turn.record.key):
+    for _, group in groupby(rounds, key=lambda round_: round_.record.key):
         of_record = list(group)
         record = of_record[0].record
         yield RecordOrigin(

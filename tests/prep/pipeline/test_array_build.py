@@ -15,7 +15,7 @@ from vchat.prep.pipeline.array_build import (
     run_share,
 )
 from vchat.prep.pipeline.build import build_shards
-from vchat.prep.pipeline.finish import PUBLICATION
+from vchat.prep.pipeline.publication import PUBLICATION
 from vchat.prep.tasks.output import Output
 from vchat_testing.raw_data import write_image, write_llava
 from vchat_testing.toy import toy_tokenizer

@@ -15,7 +15,9 @@ from PIL import Image
 
 from vchat.prep.convert.images import ImagePolicy
 from vchat.prep.convert.recipe import Recipe, SourceChoice
-from vchat.prep.pipeline.build import build_shards, plan_build, recipe_output, write_work_folder
+from vchat.prep.pipeline.build import build_shards, recipe_output
+from vchat.prep.pipeline.planning import plan_build
+from vchat.prep.pipeline.work_folder import write_work_folder
 from vchat.prep.tasks.local_engine import run_tasks
 from vchat.shards.format.open_shards import open_shards
 from vchat.shards.inspect.verification import find_defects

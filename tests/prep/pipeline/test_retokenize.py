@@ -12,6 +12,7 @@ from vchat.prep.convert.images import ImagePolicy
 from vchat.prep.convert.recipe import Recipe, SourceChoice
 from vchat.prep.pipeline.build import build_shards
 from vchat.prep.pipeline.retokenize import Retokenization, retokenize, retokenize_shard
+from vchat.prep.tasks.result import read_results
 from vchat.shards.format.open_shards import open_shards
 from vchat.shards.inspect.verification import find_defects
 from vchat_testing.chat_shapes import chat_tokenizer
@@ -107,6 +108,18 @@ def test_dialogues_that_are_too_long_are_split_or_rejected_and_counted(built, tm
     assert len({sample.key for sample in made}) == len(made)
     assert all(len(s.ids) + 4 * len(s.images) <= min(lengths) for s in made)
     assert list(find_defects(open_shards(tmp_path / "new"), shard_done=lambda _: None)) == []
+
+
+def test_a_pair_that_is_lost_is_noticed_before_the_set_is_published(built, tmp_path, monkeypatch):
+    def lose_a_pair(shards, *, output):
+        counts, finished = read_results(shards, output=output)
+        counts[0].used_pairs["llava"] -= 1
+        return counts, finished
+
+    monkeypatch.setattr("vchat.prep.pipeline.retokenize.read_results", lose_a_pair)
+    with pytest.raises(ValueError, match=r"llava: \d+ pairs in records, but \d+ accounted for"):
+        retokenize(wanted(built, tmp_path / "new"), workers=1)
+    assert not (tmp_path / "new" / "manifest.json").exists()
 
 
 def test_a_limit_that_nothing_fits_is_refused(built, tmp_path):

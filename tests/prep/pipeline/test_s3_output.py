@@ -21,8 +21,10 @@ from vchat.prep.pipeline.array_build import (
     plan_array_build,
     run_share,
 )
-from vchat.prep.pipeline.build import build_shards, plan_build, recipe_output, write_work_folder
+from vchat.prep.pipeline.build import build_shards, recipe_output
+from vchat.prep.pipeline.planning import plan_build
 from vchat.prep.pipeline.retokenize import Retokenization, retokenize
+from vchat.prep.pipeline.work_folder import write_work_folder
 from vchat.prep.tasks.local_engine import run_tasks
 from vchat.prep.tasks.output import CLAIM, parse_output
 from vchat.shards.commands import main as shards_cli

@@ -37,21 +37,19 @@ def prepared(key, rounds):
     )
 
 
-def assembled(tokenizer, records, *, max_tokens, template=None):
+def assemble(tokenizer, records, *, max_tokens, template=None):
     """Return the samples of one dialogue, and reasons by record key."""
-    rejected = {}
     assembler = Assembler(
         tokenizer=tokenizer,
         template=template or VisualChatTemplate(system="Hi.\n\n"),
         max_tokens=max_tokens,
         positions_per_image=PER_IMAGE,
     )
-    samples = assembler.assemble(
-        records,
-        split="train",
-        on_rejected=lambda record, why: rejected.setdefault(record.key, why.reason),
-    )
-    return list(samples), rejected
+    dialogue = assembler.assemble(records, split="train")
+    rejected = {record.key: why.reason for record, why in dialogue.rejected}
+    outcomes = [record.key for record in dialogue.used] + list(rejected)
+    assert sorted(outcomes) == sorted(one.record.key for one in records)
+    return list(dialogue.samples), rejected
 
 
 def length(sample):
@@ -69,7 +67,7 @@ def answers(samples):
 
 
 def test_a_dialogue_that_fits_is_one_sample(tokenizer):
-    (sample,), rejected = assembled(tokenizer, LONG, max_tokens=10_000)
+    (sample,), rejected = assemble(tokenizer, LONG, max_tokens=10_000)
     assert rejected == {}
     assert sample.key == "toy/a"
     assert [round_.images for round_ in sample.rounds] == [(0,), (1,), (), (2,), ()]
@@ -80,11 +78,11 @@ def test_a_dialogue_that_fits_is_one_sample(tokenizer):
 
 
 def test_every_length_limit_keeps_all_rounds_or_rejects_the_record(tokenizer):
-    (whole,), _ = assembled(tokenizer, LONG, max_tokens=10_000)
+    (whole,), _ = assemble(tokenizer, LONG, max_tokens=10_000)
     said = [round_.answer for round_ in whole.rounds]
     counts = set()
     for limit in range(40, length(whole) + 1):
-        samples, rejected = assembled(tokenizer, LONG, max_tokens=limit)
+        samples, rejected = assemble(tokenizer, LONG, max_tokens=limit)
         assert all(length(sample) <= limit for sample in samples)
         kept = said[3 * ("toy/a" in rejected) : len(said) - 2 * ("toy/b" in rejected)]
         assert [answer for part in answers(samples) for answer in part] == kept
@@ -94,8 +92,8 @@ def test_every_length_limit_keeps_all_rounds_or_rejects_the_record(tokenizer):
 
 
 def test_a_part_shows_again_what_its_record_has_shown(tokenizer):
-    (whole,), _ = assembled(tokenizer, LONG[:1], max_tokens=10_000)
-    samples, _ = assembled(tokenizer, LONG[:1], max_tokens=length(whole) - 1)
+    (whole,), _ = assemble(tokenizer, LONG[:1], max_tokens=10_000)
+    samples, _ = assemble(tokenizer, LONG[:1], max_tokens=length(whole) - 1)
     assert [sample.key for sample in samples] == ["toy/a", "toy/a#1"]
     first, second = samples
     assert [image.key for image in first.images] == ["toy:0", "toy:1"]
@@ -107,21 +105,21 @@ def test_a_part_shows_again_what_its_record_has_shown(tokenizer):
 
 def test_a_part_that_starts_with_another_record_carries_nothing(tokenizer):
     records = [LONG[0], prepared("toy/c", [([], "No picture?", "None.")])]
-    (whole,), _ = assembled(tokenizer, records, max_tokens=10_000)
-    samples, _ = assembled(tokenizer, records, max_tokens=length(whole) - 1)
+    (whole,), _ = assemble(tokenizer, records, max_tokens=10_000)
+    samples, _ = assemble(tokenizer, records, max_tokens=length(whole) - 1)
     assert samples[-1].records[0].key == "toy/c"
     assert samples[-1].images == ()
 
 
 def test_an_answer_is_never_cut(tokenizer):
     record = prepared("toy/long", [([0], "Q?", "word " * 300)])
-    samples, rejected = assembled(tokenizer, [record, LONG[1]], max_tokens=150)
+    samples, rejected = assemble(tokenizer, [record, LONG[1]], max_tokens=150)
     assert rejected == {"toy/long": "too_long"}
     assert answers(samples) == [["Blue.", "It is."]]
 
 
 def test_supervised_tokens_are_the_answers_and_their_ends(tokenizer):
-    samples, _ = assembled(tokenizer, LONG, max_tokens=130)
+    samples, _ = assemble(tokenizer, LONG, max_tokens=130)
     for sample in samples:
         decoded = tokenizer.decode(sample.ids[sample.supervised].tolist())
         assert decoded == "".join(round_.answer + "</s>" for round_ in sample.rounds)
@@ -133,8 +131,8 @@ def test_a_record_whose_text_the_chat_template_would_change_is_rejected_alone(tm
     template = make_template("chat", tokenizer=tokenizer)
     trimmed = prepared("toy/c", [([4], "Fine?", "Yes."), ([], "Four?", "It is.\n")])
     records = [LONG[0], trimmed, LONG[1]]
-    (sample,), rejected = assembled(tokenizer, records, max_tokens=10_000, template=template)
+    (sample,), rejected = assemble(tokenizer, records, max_tokens=10_000, template=template)
     assert rejected == {"toy/c": "changed_text"}
     assert [one.key for one in sample.records] == ["toy/a", "toy/b"]
-    (alone,), _ = assembled(tokenizer, LONG, max_tokens=10_000, template=template)
+    (alone,), _ = assemble(tokenizer, LONG, max_tokens=10_000, template=template)
     assert sample.ids.tolist() == alone.ids.tolist()
