@@ -1,4 +1,4 @@
-"""Turn a planned dialogue into stored samples: number its images, make its tokens, limit its length.
+"""Turn a planned dialogue into stored samples: number images, make tokens, limit the length.
 
 Input: the records of one dialogue with their encoded images. Output: one sample, or several where
 the dialogue is longer than the limit: it is cut between rounds, and a part that starts within a
