@@ -1,4 +1,4 @@
-"""Where raw data lies: a local path, or a URL of object storage with the methods of a path.
+"""Where raw data is: a local path, or a URL of object storage with the methods of a path.
 
 `RemotePath` has the methods of `pathlib.Path` that sources use, so a source reads `s3://` as it
 reads a folder. A process lists each folder once. Plain HTTP servers cannot list a folder: there,

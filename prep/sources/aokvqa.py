@@ -1,7 +1,7 @@
 """A-OKVQA: a question that needs knowledge of the world, its answer, and the reasons.
 
 Input: `aokvqa/annotations/aokvqa_v1p0_train.json`, images in `coco/train2017/`. Output: one record
-of one round per row; the answer is the chosen option, followed by the rationales.
+of one round per entry; the answer is the chosen option, followed by the rationales.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources import coco
 from vchat.prep.sources.prompts import REASONS, prompt_for
 from vchat.prep.sources.source import Converted, Entry, KnownCount, Need, Source
-from vchat.prep.sources.texts import as_sentence, clean_text, require_text
+from vchat.prep.sources.texts import as_sentence, clean_text, id_of, require_object, require_text
 from vchat.shards.format.record import Record, Round
 
 FILE = "aokvqa/annotations/aokvqa_v1p0_train.json"
@@ -28,14 +28,14 @@ def read_entries(data: DataPath) -> Iterator[Entry]:
     Raises:
         ValueError: if this is the test file, which has no answers.
     """
-    for number, row in enumerate(items(data / FILE)):
-        if isinstance(row, Mapping) and row.get("split") == "test":
+    for number, entry in enumerate(items(data / FILE)):
+        if isinstance(entry, Mapping) and entry.get("split") == "test":
             raise ValueError(
                 f"{data / FILE} is the test file of A-OKVQA, which has no answers: put"
                 " aokvqa_v1p0_train.json there"
             )
-        row_id = str(row.get("question_id", number)) if isinstance(row, Mapping) else str(number)
-        yield Entry(id=row_id, num_pairs=1, convert=partial(to_record, row, row_id))
+        entry_id = id_of(entry, "question_id", otherwise=number)
+        yield Entry(id=entry_id, num_pairs=1, convert=partial(to_record, entry, entry_id))
 
 
 def to_record(entry: Any, entry_id: str) -> Converted:
@@ -44,8 +44,7 @@ def to_record(entry: Any, entry_id: str) -> Converted:
     Raises:
         Rejected: `bad_row`, `wrong_split`, `bad_id`, `bad_text`, `empty_text`.
     """
-    if not isinstance(entry, Mapping):
-        raise Rejected("bad_row", f"the row is {type(entry).__name__}, not an object")
+    entry = require_object(entry)
     if entry.get("split") != "train":
         raise Rejected("wrong_split", f"split is {entry.get('split')!r}, not 'train'")
     key = f"aokvqa/{entry_id}"
@@ -79,7 +78,7 @@ def _choice(entry: Mapping[str, Any]) -> str:
 
 
 def _reasons(entry: Mapping[str, Any]) -> list[str]:
-    """Return the rationales as sentences, each once."""
+    """Return the rationales as sentences, without repetitions."""
     rationales = entry.get("rationales")
     if not isinstance(rationales, list):
         raise Rejected("bad_row", "`rationales` is not a list")

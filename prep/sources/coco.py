@@ -27,7 +27,7 @@ def number_in(digits: str, *, what: str) -> int:
     """Return a COCO number given with any amount of zero padding (12 digits, or 16 in the wild).
 
     Raises:
-        Rejected: `bad_id` if it is no number or has more than 12 digits without the padding.
+        Rejected: `bad_id` if it is not a number, or has more than 12 digits without the padding.
     """
     if not (digits.isascii() and digits.isdigit()) or len(digits.lstrip("0")) > 12:
         raise Rejected("bad_id", f"{what} {digits!r} is not a COCO number")
@@ -52,12 +52,12 @@ def key(number: int) -> str:
 
 
 def train_2017(number: int) -> ImageRef:
-    """Return the place of a photograph in the train2017 folder."""
+    """Return a reference to a photograph in the train2017 folder."""
     return ImageRef(key=key(number), file=f"coco/train2017/{number:012d}.jpg")
 
 
 def number_in_path(path: str) -> int | None:
-    """Return the COCO number if a path is plainly one of COCO's, else None."""
+    """Return the COCO number of a path that is clearly one of COCO's, else None."""
     name = path.rsplit("/", 1)[-1]
     if _COCO_FOLDER.search(path) or name.upper().startswith("COCO_"):
         match = _FILE_NAME.fullmatch(name)

@@ -20,11 +20,11 @@ from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources import coco
 from vchat.prep.sources.prompts import BRIEF, prompt_for
 from vchat.prep.sources.source import Converted, Entry, KnownCount, Need, Source
-from vchat.prep.sources.texts import as_sentence, require_text
+from vchat.prep.sources.texts import as_sentence, require_object, require_text
 from vchat.shards.format.record import ImageRef, Record, Round
 
 FILES = ("coco_caption/dataset.json", "coco_caption/dataset_coco.json")
-"""Two names of the same content; the first that is there is read."""
+"""Two names of the same content; the first that exists is read."""
 
 TRAIN = ("train", "restval")
 SPLITS = (*TRAIN, "val", "test")
@@ -32,18 +32,16 @@ LICENCE = f"CC BY 4.0 (annotations); {coco.LICENCE}"
 
 
 def read_entries(data: DataPath, *, splits: tuple[str, ...] = TRAIN) -> Iterator[Entry]:
-    """Yield every caption, in file order; a photograph without captions is a row too."""
+    """Yield every caption, in file order; a photograph without captions is one entry too."""
     file = next((name for name in FILES if (data / name).is_file()), FILES[0])
     for number, photo in enumerate(items(data / file, "images.item")):
         captions = _captions(photo)
-        for position, caption in enumerate(captions or [None]):
-            row_id = _caption_id(caption, f"{number}.{position}")
+        for i, caption in enumerate(captions or [None]):
+            entry_id = _caption_id(caption, f"{number}.{i}")
             convert = partial(
-                to_record, photo, caption, row_id, splits=splits, data=data, file=file
+                to_record, photo, caption, entry_id, splits=splits, data=data, file=file
             )
-            yield Entry(
-                id=row_id, num_pairs=len(captions[position : position + 1]), convert=convert
-            )
+            yield Entry(id=entry_id, num_pairs=len(captions[i : i + 1]), convert=convert)
 
 
 def to_record(
@@ -54,8 +52,7 @@ def to_record(
     Raises:
         Rejected: `bad_row`, `wrong_split`, `bad_id`, `missing_image`, `bad_text`, `empty_text`.
     """
-    if not isinstance(photo, Mapping):
-        raise Rejected("bad_row", f"the row is {type(photo).__name__}, not an object")
+    photo = require_object(photo)
     if photo.get("split") not in splits:
         wanted = " or ".join(splits)
         raise Rejected("wrong_split", f"split is {photo.get('split')!r}, not {wanted}")
@@ -80,7 +77,7 @@ def to_record(
 
 
 def _captions(photo: Any) -> list[Any]:
-    """Return the captions; older copies have an object of them instead of a list."""
+    """Return the captions: a list, or the values of an object in older copies."""
     sentences = photo.get("sentences") if isinstance(photo, Mapping) else None
     if isinstance(sentences, Mapping):
         return [sentences] if "raw" in sentences else list(sentences.values())
@@ -92,18 +89,18 @@ def _caption_id(caption: Any, otherwise: str) -> str:
 
 
 def _image(photo: Mapping[str, Any], *, data: DataPath) -> ImageRef:
-    """Return the place of a photograph, in whichever layout it is found."""
+    """Return a reference to the photograph, in the layout that exists."""
     number = coco.number_of_file(photo.get("filename"))
     release = "val2014" if "val2014" in str(photo["filename"]).lower() else "train2014"
     name = f"COCO_{release}_{number:012d}.jpg"
-    places = (f"coco/2014/{name}", f"coco/{release}/{name}", f"coco/train2017/{number:012d}.jpg")
-    for place in places:
-        if _is_there(data / place):
-            return ImageRef(key=coco.key(number), file=place)
-    raise Rejected("missing_image", f"none of {', '.join(places)} is there")
+    files = (f"coco/2014/{name}", f"coco/{release}/{name}", f"coco/train2017/{number:012d}.jpg")
+    for file in files:
+        if _exists(data / file):
+            return ImageRef(key=coco.key(number), file=file)
+    raise Rejected("missing_image", f"none of {', '.join(files)} is there")
 
 
-def _is_there(path: DataPath) -> bool:
+def _exists(path: DataPath) -> bool:
     archive = archive_of(path.parent)
     return path.is_file() or (archive is not None and member_name(archive, path.name) is not None)
 

@@ -1,7 +1,7 @@
-"""Files of entries in any packaging, told by content: a JSON array, JSON Lines or Parquet.
+"""Files of entries in any packaging: a JSON array, JSON Lines or Parquet, told by content.
 
-In: a file. Out: its entries as dictionaries, numbered; a picture that a Parquet row holds comes as
-a `Cell`, which says where to read it. `unique_keys` is for files whose ids repeat.
+In: a file. Out: its entries, numbered; a picture that a Parquet entry holds comes as a `Cell`,
+which says where to read it. `unique_keys` is for files whose ids repeat.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from vchat.prep.raw.parquet_cells import has_pictures, is_parquet
 from vchat.prep.raw.rejected import Rejected
 
 PARQUET_BATCH_ENTRIES = 256
-"""Rows of a Parquet file that are held in memory at a time."""
+"""Entries of a Parquet file held in memory at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A picture in the row of a Parquet file that tells about it."""
+    """A picture inside its entry, in a Parquet file."""
 
     member: str
-    """Row and column, as `parquet_cells.read_cell` wants them."""
+    """Row and column, in the form that `parquet_cells.read_cell` takes."""
 
     path: str | None
-    """The name that the picture once had, if the file says it."""
+    """The picture's file name before it was packed, if the file holds it."""
 
 
 def read_raw_entries(file: DataPath) -> Iterator[tuple[int, Any]]:
-    """Yield `(number from 1, row)` of a JSON array, a JSONL or a Parquet file."""
+    """Yield `(number from 1, entry)` of a JSON array, a JSONL or a Parquet file."""
     if is_parquet(file):
         yield from enumerate(_parquet_entries(file), start=1)
     elif first_character(file) == "[":
@@ -52,16 +52,18 @@ def _parquet_entries(file: DataPath) -> Iterator[dict[str, Any]]:
             for name in parquet.schema_arrow.names
         ]
         batches = parquet.iter_batches(batch_size=PARQUET_BATCH_ENTRIES, columns=columns)
-        for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
-            if holds_pictures and row["image"] is not None:
-                row["image"] = Cell(member=f"{number}/image", path=row["image"]["path"])
-            yield row
+        for number, entry in enumerate(row for batch in batches for row in batch.to_pylist()):
+            if holds_pictures and entry["image"] is not None:
+                entry["image"] = Cell(member=f"{number}/image", path=entry["image"]["path"])
+            yield entry
 
 
 def unique_keys() -> Callable[[str, str], str]:
     """Return a function that numbers repeated keys and rejects repeated content.
 
-    It holds 16 bytes of each row's content, and each key.
+    It holds each key and a digest of 16 bytes of each content.
+
+    The function raises `Rejected` with `duplicate` for the content of an earlier entry.
     """
     seen: set[bytes] = set()
     uses: Counter[str] = Counter()

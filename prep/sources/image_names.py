@@ -1,6 +1,6 @@
-"""The canonical key of an image that is known only by a path.
+"""The canonical key of an image that is known only by its path.
 
-Mixtures such as LLaVA-1.5's name images by the folders they were collected in; equal photographs
+Mixtures such as LLaVA-1.5's name images by the folders of their collections; equal photographs
 must get equal keys there too, or the split would leak.
 """
 
@@ -18,7 +18,7 @@ _KNOWN = (
 
 
 def key_of_path(path: str, *, otherwise: str) -> str:
-    """Return the key of a known collection's image, else `otherwise:path`."""
+    """Return the key of an image of a known collection, else `otherwise:path`."""
     number = coco.number_in_path(path)
     if number is not None:
         return coco.key(number)

@@ -1,21 +1,20 @@
 """MiniGPT-4's second stage: long descriptions of pictures from Conceptual Captions and SBU.
 
 Input: `cc_sbu_align/filter_cap.json` and `cc_sbu_align/image/<image_id>.jpg`. Output: one record of
-one round per row. There is no instruction upstream; ours all ask for a long answer.
+one round per entry. Upstream has no instructions; ours all ask for a long answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 from vchat.prep.raw.data_path import DataPath
 from vchat.prep.raw.json_stream import items
-from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources.prompts import DETAILED, prompt_for
 from vchat.prep.sources.source import Converted, Entry, KnownCount, Need, Source
-from vchat.prep.sources.texts import file_id, require_text
+from vchat.prep.sources.texts import file_id, id_of, require_object, require_text
 from vchat.shards.format.record import ImageRef, Record, Round
 
 FILE = "cc_sbu_align/filter_cap.json"
@@ -29,9 +28,9 @@ def image_key(image_id: str) -> str:
 
 def read_entries(data: DataPath) -> Iterator[Entry]:
     """Yield every description, in file order."""
-    for number, row in enumerate(items(data / FILE, "annotations.item")):
-        row_id = str(row.get("image_id", number)) if isinstance(row, Mapping) else str(number)
-        yield Entry(id=row_id, num_pairs=1, convert=partial(to_record, row))
+    for number, entry in enumerate(items(data / FILE, "annotations.item")):
+        entry_id = id_of(entry, "image_id", otherwise=number)
+        yield Entry(id=entry_id, num_pairs=1, convert=partial(to_record, entry))
 
 
 def to_record(entry: Any) -> Converted:
@@ -40,8 +39,7 @@ def to_record(entry: Any) -> Converted:
     Raises:
         Rejected: `bad_row`, `bad_id`, `bad_text`, `empty_text`.
     """
-    if not isinstance(entry, Mapping):
-        raise Rejected("bad_row", f"the row is {type(entry).__name__}, not an object")
+    entry = require_object(entry)
     image_id = file_id(entry.get("image_id"), what="image_id")
     key = f"minigpt4/{image_id}"
     image = ImageRef(key=image_key(image_id), file=f"{FOLDER}/{image_id}.jpg")

@@ -1,10 +1,10 @@
 """OCR-VQA: questions about book covers, one image and about five questions each.
 
 Input: `OCR_VQA/dataset.json` (book id -> questions, answers, split) and `OCR_VQA/images/<book id>`
-with any extension; or, without that file, the hub's Parquet files in `OCR_VQA/`, whose rows bring
-their covers. Output: one record per book of the training split, or of those that a recipe names;
-its pairs become its rounds, the cover shown in the first. A pair with an empty text is left out,
-the book's others stay.
+with any extension; or, without that file, the hub's Parquet files in `OCR_VQA/`, whose entries
+hold their covers. Output: one record per book of the training split, or of the splits that a recipe
+names; its pairs become its rounds, the cover shown in the first. A pair with an empty text is left
+out, the book's others stay.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ FILE = "OCR_VQA/dataset.json"
 FOLDER = "OCR_VQA/images"
 PARQUET = "OCR_VQA/**/*.parquet"
 SPLITS = ("train", "validation", "test")
-"""In JSON `split` is 1, 2 or 3; in Parquet `set_name`, or how the file's name begins, is a name."""
+"""In JSON `split` is 1, 2 or 3; in Parquet the name is `set_name`, or begins the file name."""
 
 TRAIN = SPLITS[:1]
 LICENCE = "for research use; covers belong to their publishers"
 
 _COLUMNS = {"image", "image_id", "questions", "answers"}
-"""By which a Parquet file of books is known."""
+"""Columns by which a Parquet file of books is recognised."""
 
 
 def read_entries(data: DataPath, *, splits: tuple[str, ...] = TRAIN) -> Iterator[Entry]:
-    """Yield every book, in file order: of the JSON file if it is there, else of Parquet."""
+    """Yield every book, in file order: of the JSON file if it exists, else of Parquet."""
     if not (data / FILE).is_file():
         yield from _parquet_entries(data, splits=splits)
         return
@@ -57,10 +57,10 @@ def _parquet_entries(data: DataPath, *, splits: tuple[str, ...]) -> Iterator[Ent
         if not _holds_books(path):
             continue
         file = path_below(path, data)
-        for number, row in read_raw_entries(path):
-            row_id = str(number) if row["image_id"] is None else str(row["image_id"])
-            convert = partial(_parquet_record, row, splits=splits, file=file)
-            yield Entry(id=row_id, num_pairs=_num_answers(row), convert=convert)
+        for number, entry in read_raw_entries(path):
+            entry_id = str(number) if entry["image_id"] is None else str(entry["image_id"])
+            convert = partial(_parquet_record, entry, splits=splits, file=file)
+            yield Entry(id=entry_id, num_pairs=_num_answers(entry), convert=convert)
 
 
 def _holds_books(path: DataPath) -> bool:
@@ -70,7 +70,7 @@ def _holds_books(path: DataPath) -> bool:
 
 
 def _parquet_record(entry: Mapping[str, Any], *, splits: tuple[str, ...], file: str) -> Converted:
-    """Turn a row of Parquet into a record.
+    """Turn an entry of Parquet into a record.
 
     Raises:
         Rejected: `wrong_split`, `bad_id`, and those of `to_record`.
@@ -94,7 +94,7 @@ def _cover_in_entry(entry: Mapping[str, Any], *, book_id: str, file: str) -> Ima
 
 
 def list_covers(folder: DataPath) -> dict[str, tuple[str, ...]]:
-    """Return book id -> names of its files, from one look at the folder."""
+    """Return book id -> names of its files, from one listing of the folder."""
     covers: dict[str, tuple[str, ...]] = {}
     for name in file_names(folder):
         book_id = name.rpartition(".")[0]
@@ -129,7 +129,7 @@ def to_record(
     """Turn one book into one record.
 
     Args:
-        cover_of: returns the place of the book's cover, or raises `Rejected`.
+        cover_of: returns a reference to the cover of a book, or raises `Rejected`.
 
     Raises:
         Rejected: `bad_row`, `missing_image`, `bad_text`, or `empty_text` if no pair is left.
@@ -162,7 +162,7 @@ def _pairs(book: Mapping[str, Any]) -> list[tuple[Any, Any]]:
 
 
 def _as_text(value: Any) -> Any:
-    """Return a text as text: a missing author is null, a year may be a number."""
+    """Return a value as text: a missing author is null, a year may be a number."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     return "" if value is None else value
@@ -171,7 +171,7 @@ def _as_text(value: Any) -> Any:
 def _cover(
     book: Mapping[str, Any], *, book_id: str, covers: Mapping[str, tuple[str, ...]]
 ) -> ImageRef:
-    """Return the book's file; of several, the one with the extension that `imageURL` has."""
+    """Return the book's cover; of several files, the one with the extension of `imageURL`."""
     names = covers.get(book_id)
     if not names:
         raise Rejected("missing_image", f"no {FOLDER}/{book_id}.*")

@@ -1,7 +1,8 @@
 """Data sets that other packages add, through the entry-point group `vchat.sources`.
 
-An entry point's name is the data set's, its value a `Source`: `captions = "my_package:SOURCE"`.
-Looking for names imports none of these packages; only one whose data set is used is imported.
+An entry point has the name of the data set; its value is a `Source`, as in
+`captions = "my_package:SOURCE"`. Listing names imports none of these packages; using a data set
+imports its package.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ def plugin_sources() -> Mapping[str, EntryPoint]:
     """Return the entry points of all installed packages by name, in alphabetical order.
 
     Raises:
-        ValueError: if two packages add the same name.
+        ValueError: if two packages add one name.
     """
     found: dict[str, EntryPoint] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):

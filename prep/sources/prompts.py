@@ -1,4 +1,4 @@
-"""Instructions for data sets that have none: one out of a fixed list, by the record's key.
+"""Instructions for data sets that have none: one of a fixed list, chosen by the record's key.
 
 The choice depends on the key alone, so it is the same in every build.
 """
@@ -28,9 +28,9 @@ DETAILED = (
 """For captions of a paragraph."""
 
 REASONS = ("Explain why.", "Give the reasons.", "Why is that?", "How can you tell?")
-"""Put after a question whose answer comes with reasons."""
+"""Appended to a question whose answer gives reasons."""
 
 
 def prompt_for(key: str, prompts: Sequence[str]) -> str:
-    """Return one of the prompts, each equally often over many keys."""
+    """Return one of the prompts; over many keys, each is equally frequent."""
     return prompts[keyed_hash(0, "prompt", key) % len(prompts)]

@@ -1,9 +1,9 @@
 """What a source is: where its files come from, and how they are read into records.
 
 A source turns one upstream data set into records and nothing else: no tokenizer, no blending, no
-randomness, no writing. It yields one `Row` per row of its annotation files, in file order, and a
-row converts to a record or is `Rejected`. Whether image files exist and what their headers say is
-checked for all sources in one place (`prep.convert`).
+randomness, no writing. It yields one `Entry` per entry of its annotation files, in file order, and
+an entry converts to a record or is `Rejected`. `prep.convert` checks for all sources whether image
+files exist and what their headers say.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from vchat.shards.format.record import Record
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Converted:
-    """What a row gave: a record, and the question/answer pairs that were left out of it."""
+    """The result of converting one entry: a record, and counts of what it leaves out or repairs."""
 
     record: Record
     rejected_pairs: Counter[str] = field(default_factory=Counter)
-    """Reason code -> how many pairs of the row are not in the record."""
+    """Reason code -> number of pairs of the entry that are not in the record."""
 
     repairs: Counter[str] = field(default_factory=Counter)
-    """Rule -> how many image ids were found by it that are not written as they should be."""
+    """Rule -> number of image ids that match only after this rule changes their spelling."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One row of an annotation file, before anything about it is checked."""
+    """One entry of an annotation file, unchecked."""
 
     id: str
-    """Its id or position in the file, for messages."""
+    """Its id, or its number in the file, for messages."""
 
     num_pairs: int
-    """Question/answer pairs in the row, whether usable or not."""
+    """Question/answer pairs in the entry, whether usable or not."""
 
     convert: Callable[[], Converted]
     """Returns the record, or raises `Rejected`."""
@@ -48,11 +48,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """A file or folder that a source reads, and how a user gets it."""
+    """A file or folder that a source reads, and where a user gets it."""
 
     paths: tuple[str, ...]
-    """Below the data folder; any one of them will do. A folder ends in `/`; a `.zip` or `.tar` of
-    the same name does as well. A `*` matches any name."""
+    """Alternatives, below the data folder. A folder ends in `/` and may be a `.zip` or `.tar` of
+    the same name instead. A `*` matches any name."""
 
     how: str
     """What to download and where to put it, as the end of a sentence."""
@@ -63,14 +63,14 @@ class Need:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownCount:
-    """How much a complete copy of a data set holds."""
+    """The size of a complete copy of a data set."""
 
     number: int
     of: Literal["rows", "pairs"]
-    """Rows of the annotation, or the question/answer pairs in them."""
+    """Entries of the annotation files (reports say rows), or their question/answer pairs."""
 
     is_exact: bool = True
-    """Whether its publisher states this very number; else it is about that many."""
+    """Whether the publisher states this number; else it is approximate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,34 +84,34 @@ class Source:
     needs: tuple[Need, ...]
     licence: str
     read_entries: Callable[[DataPath], Iterator[Entry]]
-    """Reads the data folder, row by row in file order."""
+    """Yields the entries of a data folder, in file order."""
 
     read_entries_indexed: Callable[[DataPath, Path], Iterator[Entry]] | None = None
-    """As `rows`, of a source that must read through a large file before its first row: keeps what
-    it found in a folder, so that the next call need not. None if there is nothing to keep."""
+    """`read_entries` of a source that scans a large file before its first entry: it stores the
+    result of the scan in a folder, where the next call finds it. None if there is no such scan."""
 
     may_leave_out_images: bool = False
-    """Whether a record with more images than a dialogue may have keeps an even choice of them (the
-    frames of a walk) instead of being rejected."""
+    """Whether a record with too many images for a dialogue keeps evenly spaced ones (frames of a
+    walk) instead of being rejected."""
 
     known_count: KnownCount | None = None
-    """Compared with what is there by `vchat-prep doctor`; a build does not look at it."""
+    """What `vchat-prep doctor` compares a copy with; a build ignores it."""
 
     splits: tuple[str, ...] = ()
-    """Of those that the annotation names, the splits whose records are used; records of others are
-    rejected as `wrong_split`. Empty if it names none."""
+    """The splits whose entries become records; others are rejected as `wrong_split`. Empty if the
+    annotation names no splits."""
 
     all_splits: tuple[str, ...] = ()
     """The splits that the annotation names."""
 
     of_splits: Callable[[tuple[str, ...]], Source] | None = None
-    """Returns this source with other `splits`; there is one if there are `all_splits`."""
+    """Returns this source with other `splits`; None if and only if `all_splits` is empty."""
 
     def with_splits(self, splits: tuple[str, ...]) -> Source:
-        """Return the source that uses the records of these splits.
+        """Return the source that uses the entries of these splits.
 
         Raises:
-            WrongUse: if the data set has no splits, or none of a name.
+            WrongUse: if the data set has no splits, or not one of these.
         """
         wrong = [split for split in splits if split not in self.all_splits]
         if self.of_splits is None or wrong or not splits:
@@ -120,7 +120,7 @@ class Source:
         return self.of_splits(splits)
 
     def read(self, data: DataPath, *, index_folder: Path) -> Iterator[Entry]:
-        """Yield the rows of a data folder; what a source keeps lies in the folder `kept`."""
+        """Yield the entries of a data folder; a source stores its scan in `index_folder`."""
         return (
             self.read_entries(data)
             if self.read_entries_indexed is None
@@ -129,10 +129,10 @@ class Source:
 
 
 def check_needs(source: Source, data: DataPath) -> None:
-    """Check that every file and folder the source reads is there, before any work.
+    """Check, before any work, that every file and folder that the source reads exists.
 
     Raises:
-        ValueError: naming what is missing, what to download and where to put it.
+        ValueError: if one is missing; says what to download and where to put it.
     """
     for need in source.needs:
         if not existing_paths(need, data):
@@ -143,29 +143,29 @@ def check_needs(source: Source, data: DataPath) -> None:
 
 
 def existing_paths(need: Need, data: DataPath) -> list[DataPath]:
-    """Return the files, folders and archives of a need that are there, in order of its paths."""
-    return [place for path in need.paths for place in _existing(data, path)]
+    """Return the files, folders and archives of a need that exist, in order of its paths."""
+    return [found for path in need.paths for found in _existing(data, path)]
 
 
 def _existing(data: DataPath, path: str) -> list[DataPath]:
-    """Return what is there of a folder (or its archive), a file, or the files of a pattern."""
+    """Return the folder or its archive, the file, or the files of the pattern, if they exist."""
     if path.endswith("/"):
-        place = data / path if (data / path).is_dir() else archive_of(data / path)
-        return [] if place is None else [place]
+        folder = data / path if (data / path).is_dir() else archive_of(data / path)
+        return [] if folder is None else [folder]
     if "*" in path:
         return find_files(data, path)
     return [data / path] if (data / path).is_file() else []
 
 
 def annotation_files(source: Source, data: DataPath) -> list[DataPath]:
-    """Return the annotation files that are there, in the order of `needs`."""
+    """Return the annotation files that exist, in the order of `needs`."""
     paths = (path for need in source.needs if not need.is_images for path in need.paths)
     return [file for path in paths if path[-1] != "/" for file in _existing(data, path)]
 
 
 def image_paths(source: Source, data: DataPath) -> list[DataPath]:
-    """Return the folders, archives and files of images that are there, in order of `needs`."""
+    """Return the folders, archives and files of images that exist, in the order of `needs`."""
     paths = (
         path for need in source.needs for path in need.paths if need.is_images or path[-1] == "/"
     )
-    return [place for path in paths for place in _existing(data, path)]
+    return [found for path in paths for found in _existing(data, path)]

@@ -1,9 +1,9 @@
 """SparklesDialogue: dialogues whose rounds bring in images and speak about them by id.
 
 Input: `sparkles/SparklesDialogueX/`, X is CC or VG: `annotations/SparklesDialogueX.json`,
-`images/`. Output: one record per dialogue. The text names an image as `IMAGE#14`, at first with a
-tag behind it; we rewrite every mention to `Image 1`, the number that its header has. The generation
-prompts (`raw`) and the descriptions of the images are dropped: a model must not see them.
+`images/`. Output: one record per dialogue. The text names an image as `IMAGE#14`, followed by a tag
+where it is shown; we rewrite every mention to `Image 1`, the number in its header. The prompts that
+generated a dialogue (`raw`) and the descriptions of images are dropped: a model must not see them.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def file_of(part: str) -> str:
 def read_entries(data: DataPath) -> Iterator[Entry]:
     """Yield every dialogue of both parts, in file order."""
     for part in PARTS:
-        for number, row in enumerate(items(data / file_of(part))):
-            dialogue = row.get("dialogue") if isinstance(row, Mapping) else None
+        for number, entry in enumerate(items(data / file_of(part))):
+            dialogue = entry.get("dialogue") if isinstance(entry, Mapping) else None
             convert = partial(to_record, dialogue, part=part, number=number)
             yield Entry(id=f"{part}/{number}", num_pairs=_num_answers(dialogue), convert=convert)
 
@@ -99,7 +99,7 @@ def _shown_ids(question: str, images: Any) -> list[str]:
 
 
 def rename_mentions(text: str, numbers: Mapping[str, int]) -> str:
-    """Return a text with every mention of a known image as `Image 1`, its number.
+    """Rewrite every mention of a known image to `Image 1`, its number.
 
     An id is matched whole, so `IMAGE#14` is never taken for the beginning of `IMAGE#1417`.
 

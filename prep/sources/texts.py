@@ -1,14 +1,14 @@
-"""Texts and turns, checked the same way for every source.
+"""Checks of entries, texts and turns that every source shares.
 
-Texts come through unaltered but for blanks at their ends; the place of an image in the text is
-taken out without gluing the words around it.
+Texts stay unaltered but for white space at their ends; the placeholder of an image is removed
+without gluing the words around it.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vchat.prep.raw.json_stream import DAMAGED
@@ -18,11 +18,27 @@ from vchat.shards.format.record import ImageRef, Round
 PLACEHOLDER = "<image>"
 
 
-def clean_text(value: Any, *, what: str) -> str:
-    """Return the text without outer blanks; it may be empty.
+def id_of(entry: Any, field: str, *, otherwise: int) -> str:
+    """Return the id in a field of an entry, or `otherwise`, its number in the file, as text."""
+    return str(entry.get(field, otherwise)) if isinstance(entry, Mapping) else str(otherwise)
+
+
+def require_object(entry: Any) -> Mapping[str, Any]:
+    """Return an entry that is a JSON object.
 
     Raises:
-        Rejected: `bad_row` if it is no text, `bad_text` if it is not valid Unicode.
+        Rejected: `bad_row` if it is anything else.
+    """
+    if not isinstance(entry, Mapping):
+        raise Rejected("bad_row", f"the row is {type(entry).__name__}, not an object")
+    return entry
+
+
+def clean_text(value: Any, *, what: str) -> str:
+    """Return the text without white space at its ends; it may be empty.
+
+    Raises:
+        Rejected: `bad_row` if it is not text, `bad_text` if it is not valid Unicode.
     """
     if not isinstance(value, str):
         raise Rejected("bad_row", f"{what} is {type(value).__name__}, not text")
@@ -32,10 +48,10 @@ def clean_text(value: Any, *, what: str) -> str:
 
 
 def require_text(value: Any, *, what: str) -> str:
-    """Return the text without outer blanks, which must leave something.
+    """Return the text without white space at its ends; it must not be empty.
 
     Raises:
-        Rejected: as `checked_text`, and `empty_text`.
+        Rejected: as `clean_text`, and `empty_text`.
     """
     text = clean_text(value, what=what)
     if not text:
@@ -44,12 +60,12 @@ def require_text(value: Any, *, what: str) -> str:
 
 
 def as_sentence(text: str) -> str:
-    """Return a text that ends as a sentence does, with a full stop unless it has a mark."""
+    """Return a text that ends as a sentence: append a full stop unless it has a mark."""
     return text if text.endswith((".", "!", "?", '"', "'")) else f"{text}."
 
 
 def file_id(value: Any, *, what: str) -> str:
-    """Return an id that names a file; a number is one too.
+    """Return an id that names a file: a text or a number.
 
     Raises:
         Rejected: `bad_id` if it is empty or could lead out of its folder.
@@ -69,15 +85,15 @@ def _is_unicode(text: str) -> bool:
 
 
 def remove_placeholders(text: str) -> tuple[str, int]:
-    """Take every `<image>` out of a text; return the text and how many there were.
+    """Remove every `<image>` of a text; return the text and the number removed.
 
-    A line break next to a placeholder goes with it, unless that would glue two lines; a
+    A line break next to a placeholder is removed too, unless that would glue two lines; a
     placeholder between two words leaves one blank.
     """
-    joined, *rest = text.split(PLACEHOLDER)
+    text, *rest = text.split(PLACEHOLDER)
     for piece in rest:
-        joined = _join_pieces(joined, piece)
-    return joined.strip(), len(rest)
+        text = _join_pieces(text, piece)
+    return text.strip(), len(rest)
 
 
 def _join_pieces(left: str, right: str) -> str:
@@ -111,9 +127,9 @@ def pair_turns(
 def rounds_with_placeholders(
     pairs: Sequence[tuple[Any, Any]], images: Sequence[ImageRef]
 ) -> tuple[Round, ...]:
-    """Make rounds of pairs whose questions say `<image>` where an image is shown.
+    """Make rounds of pairs whose questions hold an `<image>` for each image they show.
 
-    Images are given out in the order of their placeholders.
+    Images go to placeholders in order.
 
     Raises:
         Rejected: `placeholder_mismatch` if placeholders and images differ in number or one
@@ -138,9 +154,10 @@ def rounds_with_placeholders(
 def rounds_sharing_images(
     pairs: Sequence[tuple[Any, Any]], images: Sequence[ImageRef]
 ) -> tuple[tuple[Round, ...], Counter[str]]:
-    """Make rounds of independent pairs about the same images, shown in the first round.
+    """Make rounds of pairs about the same images, which the first round shows.
 
-    Returns the rounds, and how many pairs were left out because a text is empty.
+    Returns:
+        The rounds, and the number of pairs left out because a text is empty.
 
     Raises:
         Rejected: `empty_text` if no pair is left; `bad_row`, `bad_text` for the texts.

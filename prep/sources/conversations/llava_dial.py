@@ -1,6 +1,6 @@
 """LLaVA-Instruct conversations: several rounds about one COCO photograph.
 
-Input: `llava/conversation_58k.json`, images in `coco/train2017/`. Output: one record per row.
+Input: `llava/conversation_58k.json`, images in `coco/train2017/`. Output: one record per entry.
 """
 
 from __future__ import annotations

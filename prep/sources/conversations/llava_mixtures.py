@@ -2,15 +2,15 @@
 
 Input: one JSON file in `llava/`, or the Parquet files in `llava_next/`. Images: a bare COCO name is
 in `coco/train2017/`, another path is below the data folder (`coco/`, `gqa/`, `ocr_vqa/`,
-`textvqa/`, `vg/`), a Parquet row brings its picture. Output: one record per row; a row may be text
-alone. Ids repeat here: a repeated id with new content gets `~2`.
+`textvqa/`, `vg/`), a Parquet entry holds its picture. Output: one record per entry; an entry may
+have no image. Ids repeat in these files: a repeated id with new content gets `~2`.
 
-These files repeat what `llava` and `llava_dial` read: use either.
+These files repeat what `llava` and `llava_dial` read: a recipe uses either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from vchat.prep.sources.conversations.llava import LICENCE, file_need
 from vchat.prep.sources.conversations.turns import num_answers, rounds_of
 from vchat.prep.sources.entry_files import Cell, read_raw_entries, unique_keys
 from vchat.prep.sources.source import Converted, Entry, KnownCount, Need, Source
+from vchat.prep.sources.texts import id_of, require_object
 from vchat.shards.format.record import ImageRef, Record
 
 FOLDERS = (
@@ -31,30 +32,30 @@ FOLDERS = (
     "vg/VG_100K/",
     "vg/VG_100K_2/",
 )
-"""Of LLaVA-1.5's mix, as its README lays them out."""
+"""The image folders of LLaVA-1.5's mix, as its README names them."""
 
 
 def read_entries(data: DataPath, *, name: str, pattern: str) -> Iterator[Entry]:
-    """Yield the rows of the files that match, in order of their names."""
+    """Yield the entries of the files that match, in order of their names."""
     unique = unique_keys()
     for file in find_files(data, pattern):
         below = path_below(file, data)
-        for number, row in read_raw_entries(file):
-            row_id = str(row.get("id", number)) if isinstance(row, Mapping) else str(number)
-            convert = partial(to_record, row, row_id, name=name, file=below, unique=unique)
-            yield Entry(id=row_id, num_pairs=num_answers(row), convert=convert)
+        for number, entry in read_raw_entries(file):
+            entry_id = id_of(entry, "id", otherwise=number)
+            convert = partial(to_record, entry, entry_id, name=name, file=below, unique=unique)
+            yield Entry(id=entry_id, num_pairs=num_answers(entry), convert=convert)
 
 
 def to_record(
     entry: Any, entry_id: str, *, name: str, file: str, unique: Callable[[str, str], str]
 ) -> Converted:
-    """Turn one row into a record.
+    """Turn one entry into a record.
 
     Raises:
-        Rejected: `bad_row`, `duplicate` for an earlier row's content, and those of `rounds_of`.
+        Rejected: `bad_row`, `duplicate` for the content of an earlier entry, and those
+            of `rounds_of`.
     """
-    if not isinstance(entry, Mapping):
-        raise Rejected("bad_row", f"the row is {type(entry).__name__}, not an object")
+    entry = require_object(entry)
     image = entry.get("image")
     images = [] if image in (None, "") else [_image(image, entry_id, name=name, file=file)]
     rounds = rounds_of(entry, images)
@@ -70,7 +71,7 @@ def to_record(
 
 
 def _image(image: Any, entry_id: str, *, name: str, file: str) -> ImageRef:
-    """Return the place of a row's image.
+    """Return a reference to the image of an entry.
 
     Raises:
         Rejected: `bad_row` if it is neither a path nor a picture.

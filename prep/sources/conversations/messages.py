@@ -1,8 +1,8 @@
 """OpenAI `messages`: user and assistant turns whose content is text or a list of parts.
 
 An image is a part of its own (`{"type": "image_url", "image_url": {"url": path}}` or `{"type":
-"image", "image": path}`), or an `<image>` in the text together with the row's `images`. There is no
-place for a system message: the template gives the system text for the whole build.
+"image", "image": path}`), or an `<image>` in the text together with the entry's `images`. A system
+message is rejected: the template gives the system text for the whole build.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vchat.shards.format.record import ImageRef, Round
 
 
 def num_assistant_turns(messages: Any) -> int:
-    """Return how many answers a list of messages holds, 0 if it is no list."""
+    """Return the number of answers in a list of messages, 0 if it is not a list."""
     if not isinstance(messages, list):
         return 0
     return sum(isinstance(one, Mapping) and one.get("role") == "assistant" for one in messages)
@@ -28,8 +28,9 @@ def rounds_of_messages(
     """Return the rounds of one dialogue.
 
     Args:
-        images: those named by the row, for texts with `<image>`.
-        make_image: turns the value of an image part into its place.
+        messages: the list as the file holds it.
+        images: the images that the entry names, for texts with `<image>`.
+        make_image: turns the value of an image part into a reference.
 
     Raises:
         Rejected: `bad_row`, `bad_role_order` (also for a system or tool message),
@@ -55,7 +56,7 @@ def _role_and_content(message: Any) -> tuple[str, Any]:
 
 
 def _round(question: Any, answer: Any, *, make_image: Callable[[Any], ImageRef]) -> Round:
-    """Make one round; its images come in the order of their parts."""
+    """Make one round, with its images in the order of their parts."""
     parts = list(_parts(question))
     return Round(
         images=tuple(make_image(value) for kind, value in parts if kind == "image"),
@@ -65,7 +66,7 @@ def _round(question: Any, answer: Any, *, make_image: Callable[[Any], ImageRef])
 
 
 def _text(content: Any) -> Any:
-    """Return the text of a content; a value that is neither text nor parts is returned as it is."""
+    """Return the text of a content; return a value that is neither text nor parts unchanged."""
     if not isinstance(content, list):
         return content
     return "\n".join(str(value) for kind, value in _parts(content) if kind == "text")

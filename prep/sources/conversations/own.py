@@ -1,10 +1,10 @@
 """Your own data: LLaVA-style JSON or JSONL, ShareGPT, OpenAI `messages` JSONL, or Parquet of these.
 
-Input: any file that `--datasets NAME=FILE` names; its packaging and the form of each row are told
-by content. Images are named by `image` or `images`, or by `image_url` parts inside a message; a
-path is looked up beside the file first, then in the data folder; a Parquet column `image` may hold
-the pictures themselves. Output: one record per row. Ids may be missing or repeat (in LLaVA's larger
-mixtures they do): a repeated id with new content gets `~2`.
+Input: any file that `--datasets NAME=FILE` names; the content tells its packaging and the form of
+each entry. Images are named by `image` or `images`, or by `image_url` parts inside a message; a
+path is searched beside the file first, then in the data folder; a Parquet column `image` may hold
+the pictures themselves. Output: one record per entry. Ids may be missing or repeat (in LLaVA's
+larger mixtures they do): a repeated id with new content gets `~2`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from vchat.prep.sources.conversations.messages import num_assistant_turns, round
 from vchat.prep.sources.conversations.turns import num_answers, rounds_of
 from vchat.prep.sources.entry_files import Cell, read_raw_entries, unique_keys
 from vchat.prep.sources.source import Converted, Entry, Need, Source
+from vchat.prep.sources.texts import id_of, require_object
 from vchat.shards.format.record import ImageRef, Record, Round
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
@@ -44,25 +45,24 @@ def own_source(name: str, file: DataPath) -> Source:
 
 
 def read_entries(name: str, file: DataPath) -> Iterator[Entry]:
-    """Yield the rows of one file, in file order."""
+    """Yield the entries of one file, in file order."""
     unique = unique_keys()
-    for number, row in read_raw_entries(file):
-        row_id = str(row.get("id", number)) if isinstance(row, Mapping) else str(number)
-        convert = partial(to_record, row, row_id, name=name, file=file, unique=unique)
-        yield Entry(id=row_id, num_pairs=_num_answers(row), convert=convert)
+    for number, entry in read_raw_entries(file):
+        entry_id = id_of(entry, "id", otherwise=number)
+        convert = partial(to_record, entry, entry_id, name=name, file=file, unique=unique)
+        yield Entry(id=entry_id, num_pairs=_num_answers(entry), convert=convert)
 
 
 def to_record(
     entry: Any, entry_id: str, *, name: str, file: DataPath, unique: Callable[[str, str], str]
 ) -> Converted:
-    """Turn one row of either form into a record.
+    """Turn one entry of either form into a record.
 
     Raises:
-        Rejected: `bad_row` for neither form, `duplicate` for the content of an earlier row, and
-            those of the two readers.
+        Rejected: `bad_row` for neither form, `duplicate` for the content of an earlier entry, and
+            those of `rounds_of` and `rounds_of_messages`.
     """
-    if not isinstance(entry, Mapping):
-        raise Rejected("bad_row", f"the row is {type(entry).__name__}, not an object")
+    entry = require_object(entry)
     rounds = _rounds(entry, name=name, file=file.name)
     key = unique(f"{name}/{entry_id}", repr(rounds))
     record = Record(
@@ -85,8 +85,8 @@ def _num_answers(entry: Any) -> int:
 def _rounds(entry: Mapping[str, Any], *, name: str, file: str) -> tuple[Round, ...]:
     images = [_image(path, name=name, file=file) for path in _paths(entry)]
     if "messages" in entry:
-        image = partial(_image, name=name, file=file)
-        return rounds_of_messages(entry["messages"], images, make_image=image)
+        make_image = partial(_image, name=name, file=file)
+        return rounds_of_messages(entry["messages"], images, make_image=make_image)
     if "conversations" in entry:
         return rounds_of(entry, images)
     raise Rejected("bad_row", f"neither `messages` nor `conversations` in {sorted(entry)[:8]}")
@@ -103,10 +103,10 @@ def _paths(entry: Mapping[str, Any]) -> list[Any]:
 
 
 def _image(path: Any, *, name: str, file: str) -> ImageRef:
-    """Return the place of an image named by a path or a `file:` URL, or brought by its row.
+    """Return a reference to an image: a path, a `file:` URL, or a picture in the entry itself.
 
     Raises:
-        Rejected: `bad_row` if it is no text, `missing_image` for an address that is not a file's.
+        Rejected: `bad_row` if it is not text, `missing_image` for a URL of another scheme.
     """
     if isinstance(path, Cell):
         key = image_names.key_of_path(path.path or f"{file}:{path.member}", otherwise=name)

@@ -1,4 +1,4 @@
-"""The LLaVA row: `conversations` of human and gpt, with `<image>` in the human's text."""
+"""LLaVA's form of an entry: `conversations` of human and gpt, `<image>` in the human's text."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from vchat.shards.format.record import ImageRef, Round
 
 
 def num_answers(entry: Any) -> int:
-    """Return how many gpt turns a row holds, 0 if it is no row at all."""
+    """Return the number of gpt turns in an entry, 0 if it is not an object."""
     turns = entry.get("conversations") if isinstance(entry, Mapping) else None
     return sum(_role(turn) == "gpt" for turn in turns) if isinstance(turns, list) else 0
 
 
 def rounds_of(entry: Mapping[str, Any], images: Sequence[ImageRef]) -> tuple[Round, ...]:
-    """Return the rounds of one row; every image has its placeholder in a human turn.
+    """Return the rounds of one entry; every image has its placeholder in a human turn.
 
     Raises:
         Rejected: `bad_row`, `bad_role_order`, `placeholder_mismatch`, `empty_text`, `bad_text`.

@@ -1,11 +1,11 @@
 """MIMIC-IT CGD: differences between two COCO photographs.
 
 Input: `MIMIC-IT/CGD/CGD_instructions.json`, images in `coco/train2017/`: the originals. Where that
-folder is missing, the pictures of `MIMIC-IT/CGD/CGD.json` or its Parquet files are taken, which are
-the same photographs stretched to 224 x 224, and records are marked `resampled_224`; so it is with
-a picture that an instruction's row brings without saying which photograph it is. Output: one record
-per group of related instructions, both images shown in its first round. An image id is `CGD_IMG_`
-and a COCO number, mostly of 12 digits, sometimes of 16.
+folder is missing, the pictures of `MIMIC-IT/CGD/CGD.json` or its Parquet files replace them: the
+same photographs stretched to 224 x 224. Their records are marked `resampled_224`, as are those
+with an embedded picture that does not say which photograph it is. Output: one record per group of
+related instructions; its first round shows both images. An image id is `CGD_IMG_` and a COCO
+number, mostly of 12 digits, sometimes of 16.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ NORMAL_LENGTH = len(PREFIX) + 12
 def read_entries(data: DataPath, index_folder: Path | None = None) -> Iterator[Entry]:
     """Yield every group of related instructions, in the order of their first.
 
-    Where the pictures of a JSON file lie is kept in the folder `kept`, if there is one.
+    The scan of a JSON file of pictures is stored in `index_folder`, if there is one.
     """
     entries = list(read_instructions(data, "CGD"))
     index = None
@@ -55,7 +55,7 @@ def read_entries(data: DataPath, index_folder: Path | None = None) -> Iterator[E
 
 
 def _names(image_id: str) -> tuple[str, ...]:
-    """Return the canonical key of a picture, under which ids of any padding meet."""
+    """Return the canonical key of a picture, which is equal for ids of any padding."""
     try:
         return (coco.key(number_of(image_id)),)
     except Rejected:
@@ -66,8 +66,8 @@ def to_record(group: Sequence[Instruction], *, index: PictureIndex | None = None
     """Turn one group into one record; a pair with an empty text is left out.
 
     Args:
-        index: of MIMIC-IT's own pictures, where they stand in for the photographs; empty if rows
-            bring them.
+        group: related instructions about one pair of images.
+        index: MIMIC-IT's own pictures, if they replace the photographs; empty if all are embedded.
 
     Raises:
         Rejected: `bad_row`, `bad_id`, `bad_text`, `placeholder_mismatch` unless there are two
@@ -95,7 +95,7 @@ def to_record(group: Sequence[Instruction], *, index: PictureIndex | None = None
 
 
 def _find_stretched(image: ImageRef, index: PictureIndex) -> ImageRef:
-    """Return MIMIC-IT's own picture of a photograph."""
+    """Return a reference to MIMIC-IT's own picture of a photograph."""
     found = index.find(image.key, key=image.key)
     if found is None:
         raise Rejected("missing_image", f"{image.key} is not among the pictures of CGD")
@@ -103,7 +103,7 @@ def _find_stretched(image: ImageRef, index: PictureIndex) -> ImageRef:
 
 
 def two_images(image_ids: Sequence[Any] | None) -> tuple[ImageRef, ...]:
-    """Return the places of the two photographs that a pair speaks about."""
+    """Return references to the two photographs of a pair."""
     if image_ids is None:
         raise Rejected("bad_row", "`image_ids` is not a list")
     images = tuple(coco.train_2017(number_of(image_id)) for image_id in image_ids)
@@ -120,7 +120,7 @@ def _require_two(images: tuple[ImageRef, ...]) -> tuple[ImageRef, ...]:
 def _embedded_pair(
     pictures: Sequence[EmbeddedPicture], *, has_photographs: bool
 ) -> tuple[ImageRef, ...]:
-    """Return the places of the pictures that a row brings, or of the photographs they were."""
+    """Return references to the two embedded pictures, or to the original photographs."""
     return _require_two(
         tuple(_embedded_image(one, has_photographs=has_photographs) for one in pictures)
     )

@@ -1,9 +1,9 @@
-"""MIMIC-IT's joined packaging: Parquet rows whose `images` are the pictures themselves.
+"""MIMIC-IT's embedding packaging: Parquet entries whose `images` are the pictures themselves.
 
-Pictures lie here without their ids, repeated in every row that shows them. A picture is therefore
-known by the digest of its bytes, or by its MIMIC-IT or COCO id if its `path` gives one, so that
-rows about the same pictures still meet. Files are read once, at most a row group of one at a time;
-of a picture, 32 characters and its place are kept.
+Here pictures have no ids, and are repeated in every entry that shows them. A picture is therefore
+identified by the digest of its bytes, or by its MIMIC-IT or COCO id if its `path` gives one, so
+that entries about the same pictures are still grouped. Memory: at most one row group of one file,
+and per picture 32 characters and its cell.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ from vchat.prep.sources import coco
 from vchat.shards.format.record import ImageRef
 
 BATCH_ENTRIES = 16
-"""A row holds up to some dozens of pictures of about 100 kB."""
+"""Entries decoded at a time; each holds up to some dozens of pictures of about 100 kB."""
 
 _PAGE_BYTES = 2**20
-"""Read of a column at a time, instead of all that the file has of it."""
+"""Bytes of a column read at a time, instead of the whole column."""
 
 _COCO_STEM = re.compile(r"[0-9]{12}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedPicture:
-    """Stands in a list of image ids for a picture that its row brings; equal if `id` is equal."""
+    """Replaces an image id in the list of an entry that embeds the picture; compared by `id`."""
 
     id: str
-    """As the set writes its image ids, or the digest of the bytes; empty if there are none."""
+    """An image id as the set writes it, or the digest of the bytes; empty if there are none."""
 
     is_named: bool = field(compare=False)
-    """Whether `id` is one of the set's."""
+    """Whether `id` is an image id of the set."""
 
     file: str = field(compare=False)
     """Below the data folder."""
 
     member: str = field(compare=False)
-    """Row, column and position, as `parquet_cells.read_cell` wants them."""
+    """Row, column and item, in the form that `parquet_cells.read_cell` takes."""
 
     def __str__(self) -> str:
         return self.id
 
     def find(self, name: str, *, key: str, unique: bool = False) -> ImageRef:
-        """Return its place, whatever it is looked up by: it is the only picture meant.
+        """Return a reference to this picture, by whatever name: see `frames.PictureLookup`.
 
         Raises:
             Rejected: `missing_image` if its cell is empty.
@@ -63,7 +63,7 @@ class EmbeddedPicture:
 
 
 def embeds_pictures(file: DataPath) -> bool:
-    """Tell whether the `images` of a Parquet file are pictures."""
+    """Tell whether the column `images` of a Parquet file holds pictures."""
     schema = pq.read_schema(for_arrow(file))
     kind = schema.field("images").type if "images" in schema.names else None
     if kind is None or not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
@@ -75,31 +75,37 @@ def embeds_pictures(file: DataPath) -> bool:
 def read_embedding_entries(
     file: DataPath, *, columns: Sequence[str], name: str, data: DataPath
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a joined file of the set `name`, a `BroughtPicture` for each picture."""
+    """Yield the entries of an embedding file of the set `name`, pictures as `EmbeddedPicture`."""
     below, number = path_below(file, data), 0
     with pq.ParquetFile(for_arrow(file), buffer_size=_PAGE_BYTES, pre_buffer=False) as parquet:
         for batch in parquet.iter_batches(batch_size=BATCH_ENTRIES, columns=list(columns)):
-            for row in batch.to_pylist():
-                if isinstance(row["images"], list):
-                    row["images"] = _embedded_pictures(row["images"], number, name=name, file=below)
-                yield row
+            for entry in batch.to_pylist():
+                if isinstance(entry["images"], list):
+                    cells = entry["images"]
+                    entry["images"] = _embedded_pictures(cells, number, name=name, file=below)
+                yield entry
                 number += 1
 
 
 def _embedded_pictures(
-    cells: list[Any], entry: int, *, name: str, file: str
+    cells: list[Any], row: int, *, name: str, file: str
 ) -> list[EmbeddedPicture]:
     pictures = []
-    for position, cell in enumerate(cells):
-        found = _image_id(cell, name=name)
-        member = f"{entry}/images/{position}"
-        is_named, known = found is not None, found if found is not None else _digest(cell)
-        pictures.append(EmbeddedPicture(id=known, is_named=is_named, file=file, member=member))
+    for item, cell in enumerate(cells):
+        image_id = _image_id(cell, name=name)
+        pictures.append(
+            EmbeddedPicture(
+                id=_digest(cell) if image_id is None else image_id,
+                is_named=image_id is not None,
+                file=file,
+                member=f"{row}/images/{item}",
+            )
+        )
     return pictures
 
 
 def _image_id(cell: Any, *, name: str) -> str | None:
-    """Return the image id that the `path` of a picture gives, None if it gives none."""
+    """Return the image id in the `path` of a picture, None if there is none."""
     path = cell.get("path") if isinstance(cell, Mapping) and cell.get("bytes") else None
     if not isinstance(path, str):
         return None

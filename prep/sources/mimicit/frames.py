@@ -1,7 +1,7 @@
-"""MIMIC-IT sets that bring their own pictures, as base64 in JSON or in Parquet: SD, SN, TVC, VST.
+"""MIMIC-IT sets with their own pictures, as base64 in JSON or in Parquet: SD, SN, TVC, VST.
 
-They differ in how many images a record has, in how the ids of the two files meet, and in the order
-of rounds; each set's own module says so. The pictures were stretched to 224 x 224 upstream.
+They differ in how many images a record has, in how the ids of the two files match, and in the
+order of rounds; the module of each set says how. Upstream stretched the pictures to 224 x 224.
 """
 
 from __future__ import annotations
@@ -34,44 +34,44 @@ from vchat.shards.format.record import ImageRef
 
 
 class PictureLookup(Protocol):
-    """Where the pictures of a set are looked up: an index of its files, or the row itself."""
+    """Finds the pictures of a set: an index of its files, or the one picture of an entry."""
 
     def find(self, name: str, *, key: str, unique: bool = False) -> ImageRef | None:
-        """Return the place of the picture of that name, as `PictureIndex.find` does."""
+        """Return a reference to the picture of that name, as `PictureIndex.find` does."""
 
 
 Found = tuple[ImageRef | None, str]
-"""An image, or None, and the rule that found it; empty if its id is as it should be."""
+"""An image or None, and the rule that matched its id; empty if the id matched as written."""
 
 
 def as_written(image_id: str) -> tuple[str, ...]:
-    """Return the one name of an image whose ids are equal in both files."""
+    """Return the only name of an image whose ids are equal in both files."""
     return (image_id,)
 
 
 def find_as_written(index: PictureLookup, image_id: str) -> Found:
-    """Look an image up by its id as it is written."""
+    """Find an image by its id as written."""
     return index.find(image_id, key=f"mimicit:{image_id}"), ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameSet:
-    """What is peculiar to one set."""
+    """What distinguishes one set."""
 
     name: str
     """`SD`, the prefix of its files."""
 
     num_images: int | None = None
-    """How many different images a record must have; None for any number from 1."""
+    """The number of different images that a record must have; None for any number from 1."""
 
     names: Callable[[str], Iterable[str]] = as_written
-    """The names by which an image of the image file is found."""
+    """Returns the names by which the index knows an image of the image file."""
 
     find: Callable[[PictureLookup, str], Found] = find_as_written
-    """Looks up an image id of the instruction file."""
+    """Finds the image of an id in the instruction file."""
 
     group: Callable[[list[Instruction]], list[list[Instruction]]] = group_related
-    """Puts instructions together that are one conversation, in order."""
+    """Groups instructions that are one conversation, in order."""
 
     @property
     def source(self) -> str:
@@ -108,9 +108,9 @@ def frame_source(
 def _read_entries(
     frames: FrameSet, data: DataPath, index_folder: Path | None = None
 ) -> Iterator[Entry]:
-    """Yield every group of related instructions, after one pass over the image file.
+    """Yield every group of related instructions, after one scan of the image file.
 
-    What the pass found is kept in the folder `kept`, if there is one.
+    The scan is stored in `index_folder`, if there is one.
     """
     entries = list(read_instructions(data, frames.name))
     files = [] if embed_pictures(entries) else find_picture_files(data, frames.name)
@@ -121,10 +121,10 @@ def _read_entries(
 
 
 def find_picture_files(data: DataPath, name: str) -> list[DataPath]:
-    """Return the files that hold a set's pictures: `SD.json`, and Parquet with such a column.
+    """Return the files with the pictures of a set: `SD.json`, and Parquet with such a column.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is no such file.
     """
     folder = data / "MIMIC-IT" / name
     json_file = folder / f"{name}.json"
@@ -143,8 +143,8 @@ def to_record(group: Sequence[Instruction], *, frames: FrameSet, index: PictureI
     """Turn one group into one record.
 
     Raises:
-        Rejected: `bad_row`, `bad_id`, `missing_image` (an image is never left out of the list),
-            `placeholder_mismatch` for another number of images, and those of `record_of`.
+        Rejected: `bad_row`, `bad_id`, `missing_image` (never a record without one of its images),
+            `placeholder_mismatch` for another number of images, and those of `make_record`.
     """
     image_ids = group[0].image_ids
     if image_ids is None:
@@ -185,7 +185,7 @@ def _image(
 
 
 def _find_embedded(picture: EmbeddedPicture, frames: FrameSet) -> ImageRef:
-    """Return the place of a picture in its row; its key is the set's if the row tells its id."""
+    """Return a reference to an embedded picture, with the key of the set if its id is known."""
     if not picture.is_named:
         return picture.find("", key=f"mimicit:{picture.id}")
     image, _ = frames.find(picture, picture.id)

@@ -1,12 +1,13 @@
-"""MIMIC-IT, what its five sets share: instruction files and groups of related instructions.
+"""What the five sets of MIMIC-IT share: instruction files and groups of related instructions.
 
 An instruction file is one object, `{"meta": .., "data": {id: {instruction, answer, image_ids,
-rel_ins_ids}}}`, or Parquet with these as columns (and perhaps pictures in place of their ids). Its
-texts are at most some 200 MB, so they are held in memory; images never are. `X_train.json`, an
-object of lists of ids, gives the relations where the entries do not. Instructions that name each
-other and show equal images are one conversation: relations may be one-sided, name ids that do not
-exist, or cross to other images, so a group is a connected component over the relations between
-equal image lists.
+rel_ins_ids}}}`, or Parquet with these as columns (and possibly pictures in place of their ids).
+Memory: its texts, at most about 200 MB; never its images. `X_train.json`, an object of lists of
+ids, gives the relations where the entries do not.
+
+Related instructions that show equal images are one conversation. Relations may be one-sided, name
+ids that do not exist, or lead to other images, so a group is a connected component over the
+relations between equal image lists.
 """
 
 from __future__ import annotations
@@ -35,18 +36,18 @@ LICENCE = (
     " terms of TVQA, COCO, ActivityNet, VIST, Spot-the-Diff and Ego4D"
 )
 _RELATED = ("rel_ins_ids", "related instructions", "related_instructions")
-"""Names of the field of related ids; the hub's holds a blank."""
+"""Names of the field of related ids; that of the hub holds a blank."""
 
 _COLUMNS = ("id", "instruction", "answer", "images", "image_ids", *_RELATED)
 RESAMPLED = "resampled_224"
-"""Mark of a record whose pictures are MIMIC-IT's own: stretched to 224 x 224, the aspect lost."""
+"""Mark of a record with MIMIC-IT's own pictures: stretched to 224 x 224, the aspect lost."""
 
 HOME = "https://huggingface.co/datasets/pufanyi/MIMICIT"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instruction:
-    """One entry of an instruction file, its fields unchecked."""
+    """One entry of an instruction file; its fields are unchecked."""
 
     id: str
     question: Any
@@ -60,7 +61,7 @@ class Instruction:
 
 
 def instructions_need(name: str) -> Need:
-    """Return the need for the instructions of the set `CGD`, `SD` .. in any packaging."""
+    """Return the instructions of the set `CGD`, `SD` .. in any packaging as a `Need`."""
     folder = f"MIMIC-IT/{name}"
     return Need(
         paths=(
@@ -77,22 +78,22 @@ def instructions_need(name: str) -> Need:
 def read_instructions(data: DataPath, name: str) -> Iterator[Instruction]:
     """Yield the instructions of a set, in file order, repeated ids included.
 
-    The JSON file is read if it is there, else every Parquet file with such columns; files that
-    bring their pictures only if there are no others.
+    Reads the JSON file if it exists, else every Parquet file with such columns; Parquet files
+    with embedded pictures only if there are no others.
 
     Raises:
-        ValueError: if there are none, or a file is damaged.
+        ValueError: if there are no instructions, or a file is damaged.
     """
     folder = data / "MIMIC-IT" / name
     json_file = folder / f"{name}_instructions.json"
-    found: Iterator[tuple[str, Any, DataPath]]
+    entries: Iterator[tuple[str, Any, DataPath]]
     if json_file.is_file():
-        found = ((key, value, json_file) for key, value in members(json_file, "data"))
+        entries = ((key, value, json_file) for key, value in members(json_file, "data"))
     else:
-        found = _parquet_instructions(folder, name=name, data=data)
+        entries = _parquet_instructions(folder, name=name, data=data)
     context = _read_context(folder / f"{name}_train.json")
     count = 0
-    for key, value, file in found:
+    for key, value, file in entries:
         count += 1
         entry = value if isinstance(value, Mapping) else {}
         yield _instruction(key, entry, context=context.get(key), file=path_below(file, data))
@@ -101,28 +102,29 @@ def read_instructions(data: DataPath, name: str) -> Iterator[Instruction]:
 
 
 def _read_context(file: DataPath) -> Mapping[str, Any]:
-    """Return instruction id -> ids to be used as its context, nothing if there is no such file."""
+    """Return instruction id -> related ids of a file; nothing if the file does not exist."""
     return dict(members(file)) if file.is_file() else {}
 
 
 def _parquet_instructions(
     folder: DataPath, *, name: str, data: DataPath
 ) -> Iterator[tuple[str, Any, DataPath]]:
-    told = [
+    files = [
         file
         for file in find_files(folder, "**/*.parquet")
         if {"id", "instruction", "answer"} <= set(column_names(file))
     ]
-    joined = [file for file in told if embeds_pictures(file)]
-    if len(joined) == len(told):
-        for file in joined:
-            rows = read_embedding_entries(file, columns=_known_columns(file), name=name, data=data)
-            yield from ((str(row["id"]), row, file) for row in rows)
+    embedding = [file for file in files if embeds_pictures(file)]
+    if len(embedding) == len(files):
+        for file in embedding:
+            columns = _known_columns(file)
+            entries = read_embedding_entries(file, columns=columns, name=name, data=data)
+            yield from ((str(entry["id"]), entry, file) for entry in entries)
         return
-    for file in (file for file in told if file not in joined):
+    for file in (file for file in files if file not in embedding):
         with pq.ParquetFile(for_arrow(file)) as parquet:
             for batch in parquet.iter_batches(columns=_known_columns(file)):
-                yield from ((str(row["id"]), row, file) for row in batch.to_pylist())
+                yield from ((str(entry["id"]), entry, file) for entry in batch.to_pylist())
 
 
 def _known_columns(file: DataPath) -> list[str]:
@@ -130,7 +132,7 @@ def _known_columns(file: DataPath) -> list[str]:
 
 
 def embed_pictures(entries: Sequence[Instruction]) -> bool:
-    """Tell whether the instructions show pictures, and bring all of them themselves."""
+    """Tell whether the instructions show pictures and all of these are embedded in them."""
     shown = (one for entry in entries for one in entry.image_ids or ())
     return any(entry.image_ids for entry in entries) and all(
         isinstance(one, EmbeddedPicture) for one in shown
@@ -138,10 +140,13 @@ def embed_pictures(entries: Sequence[Instruction]) -> bool:
 
 
 def _instruction(key: str, value: Mapping[str, Any], *, context: Any, file: str) -> Instruction:
-    """Return an entry of either packaging; their fields have different names.
+    """Make an instruction of an entry of either packaging; their field names differ.
 
     Args:
-        context: related ids that another file gives, used where the entry gives none.
+        key: the id of the instruction.
+        value: the fields of the entry.
+        context: related ids of another file, used where the entry gives none.
+        file: the annotation file, below the data folder.
     """
     images = value.get("image_ids", value.get("images"))
     related = next((value[name] for name in _RELATED if value.get(name)), context)
@@ -164,7 +169,7 @@ def make_record(
     repairs: Counter[str] | None = None,
     marks: tuple[str, ...] = (),
 ) -> Converted:
-    """Turn a group into one record, its images shown in the first round.
+    """Turn a group into one record; its first round shows the images.
 
     A pair with an empty text is left out.
 
@@ -188,8 +193,8 @@ def make_record(
 def group_related(entries: list[Instruction]) -> list[list[Instruction]]:
     """Return the connected components of related entries with equal image lists.
 
-    Components are in the order of their first entry, entries in file order. Of entries with one
-    id, the first is the one that relations mean; a later one stands alone.
+    Components are in the order of their first entry, entries in file order. A relation to an id
+    of several entries means the first of them; each later one is a component of its own.
     """
     numbers: dict[str, int] = {}
     for number, entry in enumerate(entries):
@@ -221,6 +226,6 @@ def _root(parents: list[int], number: int) -> int:
 
 
 def _union(parents: list[int], one: int, other: int) -> None:
-    """Join two components; the earlier root stays, so that a group's first entry names it."""
+    """Join two components under the earlier root, so that the first entry names the group."""
     low, high = sorted((_root(parents, one), _root(parents, other)))
     parents[high] = low

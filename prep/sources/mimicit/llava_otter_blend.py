@@ -2,8 +2,8 @@
 
 Input: the files of `llava`, `llava_dial` and `otter_mimicit_cgd`. Output: one record per group of
 CGD instructions whose first photograph has a LLaVA conversation: for each photograph in order one
-of its conversations (the last one may have none), then the differences. Which conversation is a
-keyed hash of the record's key. Memory: the conversations, compressed.
+of its conversations (the last one may have none), then the differences. A keyed hash of the first
+instruction's id chooses the conversation. Memory: the conversations, compressed.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ FILES = (*llava.FILES, llava_dial.FILE)
 
 @dataclass(frozen=True, slots=True)
 class PackedConversation:
-    """One LLaVA row without defects."""
+    """One LLaVA conversation without defects, compressed."""
 
     id: str
-    """File stem and id."""
+    """Stem of its file, and its id there."""
 
     packed: bytes
-    """The row as compressed JSON."""
+    """The entry as compressed JSON."""
 
     num_pairs: int
 
     def rounds(self, image: ImageRef) -> tuple[Round, ...]:
-        """Return its rounds, which show `image`."""
+        """Return its rounds about `image`."""
         return rounds_of(json.loads(zlib.decompress(self.packed)), [image])
 
 
 def read_entries(data: DataPath) -> Iterator[Entry]:
-    """Yield every group of CGD instructions with the conversations it is joined to."""
+    """Yield every group of CGD instructions with the conversations to join it to."""
     conversations = read_conversations(data)
     for group in group_related(list(read_instructions(data, "CGD"))):
         chosen = _choose_conversations(group[0], conversations)
@@ -68,14 +68,14 @@ def read_conversations(data: DataPath) -> dict[int, list[PackedConversation]]:
     found: dict[int, list[PackedConversation]] = {}
     for need in FILES:
         file = data / need.paths[0]
-        for row in items(file):
+        for entry in items(file):
             try:
-                number = coco.number_of_file(row["image"])
-                rounds_of(row, [coco.train_2017(number)])
+                number = coco.number_of_file(entry["image"])
+                rounds_of(entry, [coco.train_2017(number)])
             except (Rejected, KeyError, TypeError):
-                continue  # counted where `llava` and `llava_dial` are converted themselves
-            packed = zlib.compress(json.dumps({"conversations": row["conversations"]}).encode())
-            one = PackedConversation(f"{file.stem}/{row.get('id')}", packed, num_answers(row))
+                continue  # counted when `llava` and `llava_dial` are converted themselves
+            packed = zlib.compress(json.dumps({"conversations": entry["conversations"]}).encode())
+            one = PackedConversation(f"{file.stem}/{entry.get('id')}", packed, num_answers(entry))
             found.setdefault(number, []).append(one)
     return found
 
@@ -90,8 +90,8 @@ def _choose_conversations(
         return []
     some = [conversations.get(coco.number_in_path(image.file) or 0, []) for image in images]
     return [
-        of[keyed_hash(0, f"conversation {position}", first.id) % len(of)] if of else None
-        for position, of in enumerate(some)
+        of[keyed_hash(0, f"conversation {number}", first.id) % len(of)] if of else None
+        for number, of in enumerate(some)
     ]
 
 

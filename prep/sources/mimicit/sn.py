@@ -2,8 +2,8 @@
 
 Input: `MIMIC-IT/SN/SN_instructions.json` and `MIMIC-IT/SN/SN.json`. Output: one record per scene
 and activity, its rounds in the order that the ids give (`SN_INS_scene0000_activity2_round0`). Image
-ids of the two files differ in a `_00` behind the scene. Of a walk with more
-frames than a dialogue may have, an even choice is kept, the first and the last among them.
+ids of the two files differ in a `_00` after the scene. Of a walk with too many frames for a
+dialogue, evenly spaced ones are kept, the first and the last among them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SCENE = re.compile(r"(SN_IMG_scene\d+)(_\d\d)?(_color_\d+)")
 
 
 def group(entries: list[Instruction]) -> list[list[Instruction]]:
-    """Return one group per scene and activity that shows equal images, rounds in order.
+    """Return one group per scene, activity and list of images, with its rounds in order.
 
     Instructions without such an id are grouped by their relations.
     """
@@ -40,7 +40,7 @@ def _round(entry: Instruction) -> int:
 
 
 def find(index: PictureLookup, image_id: str) -> Found:
-    """Look a frame up by its id, then with `_00` put behind the scene, then with it taken away."""
+    """Find a frame by its id, then with `_00` after the scene, then without."""
     match = _SCENE.fullmatch(image_id)
     key = f"scannet:{match[1]}{match[3]}" if match else f"mimicit:{image_id}"
     if found := index.find(image_id, key=key):

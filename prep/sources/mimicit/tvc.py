@@ -1,9 +1,9 @@
 """MIMIC-IT TVC: frames of television clips (TVQA).
 
 Input: `MIMIC-IT/TVC/TVC_instructions.json` and `MIMIC-IT/TVC/TVC.json`. Output: one record per
-group of related instructions. An id of the instructions names its clip twice, the show sometimes in
-one half only; ids of the image file name it once. They meet by (show, clip, frame), or by (clip,
-frame) where no show is named and one show only has that clip.
+group of related instructions. An image id of the instructions names its clip twice, the show
+sometimes in one half only; ids of the image file name it once. They match by (show, clip, frame),
+or by (clip, frame) where no show is named and only one show has that clip.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PREFIX = "TVC_IMG_"
 
 
 def show_clip_frame(image_id: str) -> tuple[str, str, int] | None:
-    """Return the show (empty if not named), the clip without it, and the frame; None if unlike."""
+    """Return the show (empty if not named), the clip and the frame; None if malformed."""
     inside = image_id.removeprefix(PREFIX)
     clips, frame = _CLIP.findall(inside), _FRAME.search(inside)
     if not clips or frame is None or len({clip for _, clip in clips}) != 1:
@@ -28,7 +28,7 @@ def show_clip_frame(image_id: str) -> tuple[str, str, int] | None:
 
 
 def names(image_id: str) -> tuple[str, ...]:
-    """Return the names that a frame of the image file is found by."""
+    """Return the names by which the index knows a frame of the image file."""
     parts = show_clip_frame(image_id)
     if parts is None:
         return (image_id,)
@@ -37,7 +37,7 @@ def names(image_id: str) -> tuple[str, ...]:
 
 
 def find(index: PictureLookup, image_id: str) -> Found:
-    """Look a frame up by its id as it is written, then by what the id names."""
+    """Find a frame by its id as written, then by what the id names."""
     parts = show_clip_frame(image_id)
     if parts is None:
         return index.find(image_id, key=f"mimicit:{image_id}"), ""

@@ -1,8 +1,8 @@
 """MIMIC-IT VST: stories about five pictures of an album.
 
 Input: `MIMIC-IT/VST/VST_instructions.json` and `MIMIC-IT/VST/VST.json`. Output: one record per
-group of related instructions. Pictures that could not be fetched any more are missing upstream; a
-record that shows one is rejected.
+group of related instructions. Upstream lacks pictures that could not be fetched any more; a record
+that shows one is rejected.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ PREFIX = "VST_IMG_"
 
 
 def find(index: PictureLookup, image_id: str) -> Found:
-    """Look a picture up; its id holds the number that Flickr gave it."""
+    """Find a picture; its id holds its Flickr number."""
     return index.find(image_id, key=f"flickr:{image_id.removeprefix(PREFIX)}"), ""
 
 
