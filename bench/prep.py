@@ -139,9 +139,9 @@ def check_same_libraries(folder: Path) -> None:
     """Check that the loop makes the bytes that a build stores."""
     data = (folder / "data/coco/train2017/000000000000.jpg").read_bytes()
     assert simplejpeg.decode_jpeg_header(data)[:2] == (480, 640)
-    assert encode_for_shard(data, ImagePolicy(quality=QUALITY), name="").data == CODECS["fast"](
-        data
-    )
+    assert encode_for_shard(data, ImagePolicy(quality=QUALITY), key="", name="").data == CODECS[
+        "fast"
+    ](data)
 
 
 def bare_loop(folder: Path, codec: str, *, first: int = 0, step: int = 1) -> None:

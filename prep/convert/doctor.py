@@ -225,6 +225,6 @@ def _try_entry(
     for image in shown:
         data = images.read(image)
         found.formats[sniff_format(data[:16]) or "unknown"] += 1
-        encode_for_shard(data, ImagePolicy(), name=image.key)
+        encode_for_shard(data, ImagePolicy(), key=image.key, name=image.key)
     if len(shown) > most:
         raise Rejected("too_many_images", f"{len(shown)} images, the limit is {most}")

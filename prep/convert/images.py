@@ -18,6 +18,7 @@ from PIL import Image, features
 from PIL import __version__ as pillow_version
 
 from vchat.prep.raw.rejected import reject_bad_pictures
+from vchat.shards.format.sample import StoredImage
 from vchat.shards.pixels.limits import MIN_SIDE
 from vchat.shards.pixels.resize import Pixels
 from vchat.shards.pixels.upright import decode_to_store
@@ -46,22 +47,14 @@ class ImagePolicy:
             raise ValueError(f"image quality {self.quality}: want 1 to 100")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncodedImage:
-    """An image as a shard stores it."""
-
-    data: bytes
-    extension: str
-    size: tuple[int, int]
-    original_size: tuple[int, int]
-    """Width and height of the source, upright, in pixels."""
-
-
-def encode_for_shard(data: bytes, policy: ImagePolicy, *, name: str) -> EncodedImage:
+def encode_for_shard(data: bytes, policy: ImagePolicy, *, key: str, name: str) -> StoredImage:
     """Return an image as it is stored.
 
     Args:
-        name: what errors call the image.
+        data: The bytes of its file.
+        policy: How images are stored.
+        key: Canonical key of the picture.
+        name: What errors call the image.
 
     Raises:
         Rejected: `huge_image`, `tiny_image` or `undecodable_image`, as `decode_to_store`.
@@ -73,7 +66,8 @@ def encode_for_shard(data: bytes, policy: ImagePolicy, *, name: str) -> EncodedI
         encoded, extension = data, _EXTENSIONS[picture.format]
     else:
         encoded, extension = _encode(picture.rgb, policy)
-    return EncodedImage(
+    return StoredImage(
+        key=key,
         data=encoded,
         extension=extension,
         size=(width, height),

@@ -1,14 +1,13 @@
-"""Images in the form that shards store them, each encoded once although it is stored several times.
+"""Encode each image once, although shards store it several times.
 
-Photographs come back: the same one is in LLaVA, in CGD and in their blend, and its dialogues lie in
-different shards. An image that the plan uses more than once is kept in the work folder, where tasks
-of any process find it; the others pass through. A file that was cut off is made anew.
+Photographs repeat: the same one is in LLaVA, in CGD and in their blend, and its dialogues lie in
+different shards. An image that the plan uses more than once is cached in the work folder, where
+tasks of any process find it; the others pass through. A file that was cut off is made again.
 """
 
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,9 +17,9 @@ import xxhash
 from numpy.typing import NDArray
 
 from vchat.base.files import write_atomically
-from vchat.prep.convert.images import EncodedImage
 from vchat.prep.plan.blend import USED, RecordColumns, SourceBlend
 from vchat.shards.format.record import ImageRef
+from vchat.shards.format.sample import StoredImage
 
 IMAGES_FOLDER = "images"
 
@@ -28,7 +27,7 @@ IMAGES_FOLDER = "images"
 def find_repeated_images(
     sources: Sequence[RecordColumns], blends: Sequence[SourceBlend]
 ) -> NDArray[np.uint64]:
-    """Return uint64[..]: sorted hashes of the image keys that used records show more than once."""
+    """Return the sorted hashes, uint64[..], of the image keys that used records show repeatedly."""
     shown = [
         columns.images[np.repeat(one.status == USED, columns.num_images)]
         for columns, one in zip(sources, blends, strict=True)
@@ -44,45 +43,46 @@ def write_repeated_images(hashes: NDArray[np.uint64], work: Path) -> None:
 
 
 class EncodedImages:
-    """Encodes images, and keeps those that come again."""
+    """Encodes images, and caches those that the plan uses more than once."""
 
     def __init__(self, work: Path):
-        """Use the folder that `write_repeated` wrote to."""
+        """Use the work folder that `write_repeated_images` wrote to."""
         self._repeated: NDArray[np.uint64] = np.asarray(
             np.load(work / "repeated.npy", mmap_mode="r")
         )
         self._folder = work / IMAGES_FOLDER
         self._folder.mkdir(exist_ok=True)
 
-    def get(self, ref: ImageRef, encode: Callable[[ImageRef], EncodedImage]) -> EncodedImage:
+    def get(self, ref: ImageRef, encode: Callable[[ImageRef], StoredImage]) -> StoredImage:
         """Return the encoded image; `encode` must be pure, and may raise `Rejected`."""
         if not self._is_repeated(ref.key):
             return encode(ref)
-        place = f"{ref.file}\0{ref.member}\0{ref.offset}"
-        path = self._folder / xxhash.xxh3_128_hexdigest(place.encode())
-        found = _read(path)
-        if found is None:
-            found = encode(ref)
-            _write(path, found)
-        return found
+        location = f"{ref.file}\0{ref.member}\0{ref.offset}"
+        path = self._folder / xxhash.xxh3_128_hexdigest(location.encode())
+        image = _read(path, key=ref.key)
+        if image is None:
+            image = encode(ref)
+            _write(path, image)
+        return image
 
     def _is_repeated(self, key: str) -> bool:
-        wanted = np.uint64(xxhash.xxh3_64_intdigest(key.encode()))
-        position = int(np.searchsorted(self._repeated, wanted))
-        return position < len(self._repeated) and bool(self._repeated[position] == wanted)
+        digest = np.uint64(xxhash.xxh3_64_intdigest(key.encode()))
+        index = int(np.searchsorted(self._repeated, digest))
+        return index < len(self._repeated) and bool(self._repeated[index] == digest)
 
 
-def _write(path: Path, image: EncodedImage) -> None:
-    """Write a file that tells whether it is whole; it is not synced, for it can be made again."""
+def _write(path: Path, image: StoredImage) -> None:
+    """Write a file that says whether it is whole; it is not synced, for it can be made again."""
     described = asdict(image)
+    described.pop("key")  # of whoever asks: several keys may name one file
     data = described.pop("data")
     described["xxh3"] = xxhash.xxh3_64_hexdigest(data)
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
-    aside.write_bytes(json.dumps(described).encode() + b"\n" + data)
-    aside.replace(path)
+    with write_atomically(path, sync=False) as file:
+        file.write(json.dumps(described).encode() + b"\n" + data)
 
 
-def _read(path: Path) -> EncodedImage | None:
+def _read(path: Path, *, key: str) -> StoredImage | None:
+    """Return what `_write` wrote; None if there is no file or it is damaged."""
     try:
         head, _, data = path.read_bytes().partition(b"\n")
     except FileNotFoundError:
@@ -94,7 +94,8 @@ def _read(path: Path) -> EncodedImage | None:
     if described.pop("xxh3") != xxhash.xxh3_64_hexdigest(data):
         return None
     size, original_size = described["size"], described["original_size"]
-    return EncodedImage(
+    return StoredImage(
+        key=key,
         data=data,
         extension=described["extension"],
         size=(size[0], size[1]),

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from vchat.prep.convert.images import EncodedImage, encode_for_shard
+from vchat.prep.convert.images import encode_for_shard
 from vchat.prep.convert.staged import RecordFile
 from vchat.prep.plan.plan import BuildPlan, PlannedShard, read_plan
 from vchat.prep.raw.data_path import data_path
@@ -165,18 +165,11 @@ def _prepare_record(opened: _OpenJob, record: Record) -> PreparedRecord:
 
 
 def _encode_image(opened: _OpenJob, source: str, ref: ImageRef) -> StoredImage:
-    def encode(ref: ImageRef) -> EncodedImage:
+    def encode(ref: ImageRef) -> StoredImage:
         data = opened.readers[source].read(ref)
-        return encode_for_shard(data, opened.job.image, name=ref.file)
+        return encode_for_shard(data, opened.job.image, key=ref.key, name=ref.file)
 
-    encoded = opened.images.get(ref, encode)
-    return StoredImage(
-        key=ref.key,
-        data=encoded.data,
-        extension=encoded.extension,
-        size=encoded.size,
-        original_size=encoded.original_size,
-    )
+    return opened.images.get(ref, encode)
 
 
 def _size_bytes(dialogue: Sequence[PreparedRecord]) -> int:

@@ -38,7 +38,9 @@ def test_the_shorter_side_is_resized_and_never_enlarged():
 
 
 def test_an_exif_rotation_is_applied():
-    stored = encode_for_shard(exif_rotated(0), ImagePolicy(size=36, format="png"), name="a")
+    stored = encode_for_shard(
+        exif_rotated(0), ImagePolicy(size=36, format="png"), key="a", name="a"
+    )
     assert stored.size == stored.original_size == (36, 48)
     assert pixels(stored.data)[2, -2].max() < 100, "the dark corner is now at the top right"
 
@@ -47,13 +49,13 @@ def test_a_rotation_is_found_behind_a_profile_that_looks_like_the_start_of_pixel
     rotated = exif_rotated(0)
     profile = b"\xff\xe2\0\x10ICC\xff\xda\xff\xda\xff\xda12345"
     stored = encode_for_shard(
-        rotated[:2] + profile + rotated[2:], ImagePolicy(size=36, format="png"), name="a"
+        rotated[:2] + profile + rotated[2:], ImagePolicy(size=36, format="png"), key="a", name="a"
     )
     assert stored.size == (36, 48)
 
 
 def test_transparency_becomes_white():
-    stored = encode_for_shard(palette_png(0), ImagePolicy(size=36, format="png"), name="a")
+    stored = encode_for_shard(palette_png(0), ImagePolicy(size=36, format="png"), key="a", name="a")
     found = pixels(stored.data)
     corner, rest = found[1, 1], found[20, 40]
     assert (corner == 255).all()
@@ -62,7 +64,9 @@ def test_transparency_becomes_white():
 
 
 def test_sixteen_bits_are_scaled_to_eight():
-    stored = encode_for_shard(sixteen_bit_png(), ImagePolicy(size=36, format="png"), name="a")
+    stored = encode_for_shard(
+        sixteen_bit_png(), ImagePolicy(size=36, format="png"), key="a", name="a"
+    )
     row = pixels(stored.data)[10]
     assert row[0].tolist() == [0, 0, 0]
     assert row[-1].tolist() == [255, 255, 255]
@@ -72,13 +76,15 @@ def test_sixteen_bits_are_scaled_to_eight():
 def test_a_gif_gives_its_first_frame():
     frames = [drawn(0), drawn(2)]
     gif = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    stored = encode_for_shard(gif, PNG, name="a")
+    stored = encode_for_shard(gif, PNG, key="a", name="a")
     assert pixels(stored.data)[20, 25].argmax() == 0
 
 
 @pytest.mark.parametrize("format, extension", [("jpeg", "jpg"), ("webp", "webp"), ("png", "png")])
 def test_each_format_gives_what_its_extension_says(format, extension):
-    stored = encode_for_shard(encoded(drawn(1)), ImagePolicy(size=24, format=format), name="a")
+    stored = encode_for_shard(
+        encoded(drawn(1)), ImagePolicy(size=24, format=format), key="a", name="a"
+    )
     assert stored.extension == extension
     assert sniff_format(stored.data[:16]) == format.upper()
     assert Image.open(io.BytesIO(stored.data)).size == stored.size == (32, 24)
@@ -87,14 +93,17 @@ def test_each_format_gives_what_its_extension_says(format, extension):
 def test_keep_stores_the_source_bytes_if_nothing_must_change():
     policy = ImagePolicy(size=36, format="keep")
     plain, rotated = encoded(drawn(1)), exif_rotated(1)
-    assert encode_for_shard(plain, policy, name="a").data == plain
-    assert encode_for_shard(rotated, policy, name="a").data != rotated
-    assert encode_for_shard(plain, ImagePolicy(size=24, format="keep"), name="a").size == (32, 24)
+    assert encode_for_shard(plain, policy, key="a", name="a").data == plain
+    assert encode_for_shard(rotated, policy, key="a", name="a").data != rotated
+    assert encode_for_shard(plain, ImagePolicy(size=24, format="keep"), key="a", name="a").size == (
+        32,
+        24,
+    )
 
 
 def test_cmyk_and_grey_become_rgb():
     for mode in ("CMYK", "L"):
-        stored = encode_for_shard(encoded(drawn(4).convert(mode)), PNG, name="a")
+        stored = encode_for_shard(encoded(drawn(4).convert(mode)), PNG, key="a", name="a")
         assert pixels(stored.data).shape == (24, 32, 3)
 
 
@@ -113,7 +122,7 @@ def test_a_truncated_picture_shows_only_when_it_is_decoded():
     data = IMAGES["truncated"](0)
     assert read_header(io.BytesIO(data), num_bytes=len(data), name="a").size == (640, 480)
     with pytest.raises(Rejected, match="undecodable_image"):
-        encode_for_shard(data, PNG, name="a")
+        encode_for_shard(data, PNG, key="a", name="a")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -127,7 +136,7 @@ def test_damage_anywhere_is_a_rejection_and_nothing_else():
             for place in rng.integers(0, len(data), size=8):
                 damaged[place] = rng.integers(256)
             with contextlib.suppress(Rejected):
-                assert min(encode_for_shard(bytes(damaged), PNG, name="a").size) > 0
+                assert min(encode_for_shard(bytes(damaged), PNG, key="a", name="a").size) > 0
 
 
 @pytest.mark.parametrize("bad", [{"size": 1}, {"quality": 0}, {"quality": 101}])
@@ -156,13 +165,15 @@ PLAIN = {
 
 @pytest.mark.parametrize("kind", PLAIN)
 def test_a_jpeg_has_the_pixels_that_pillow_reads(kind):
-    stored = encode_for_shard(PLAIN[kind], ImagePolicy(size=240, format="png"), name="a")
+    stored = encode_for_shard(PLAIN[kind], ImagePolicy(size=240, format="png"), key="a", name="a")
     wanted = np.asarray(Image.open(io.BytesIO(PLAIN[kind])).convert("RGB"))
     assert (pixels(stored.data) == wanted).all()
 
 
 def test_a_smaller_image_is_within_one_grey_level_of_pillows():
-    stored = encode_for_shard(PLAIN["baseline"], ImagePolicy(size=100, format="png"), name="a")
+    stored = encode_for_shard(
+        PLAIN["baseline"], ImagePolicy(size=100, format="png"), key="a", name="a"
+    )
     whole = Image.open(io.BytesIO(PLAIN["baseline"]))
     wanted = np.asarray(whole.resize(stored.size, Image.Resampling.BICUBIC), dtype=int)
     assert np.abs(pixels(stored.data) - wanted).max() == 1

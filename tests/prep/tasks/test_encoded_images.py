@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import xxhash
 
-from vchat.prep.convert.images import EncodedImage
 from vchat.prep.raw.rejected import Rejected
 from vchat.prep.tasks.encoded_images import EncodedImages, write_repeated_images
 from vchat.shards.format.record import ImageRef
+from vchat.shards.format.sample import StoredImage
 
 TWICE, ONCE = ImageRef(key="coco:1", file="a.jpg"), ImageRef(key="coco:2", file="b.jpg")
 
@@ -23,7 +23,9 @@ def counting(calls):
     def encode(ref):
         calls.append(ref.file)
         data = ref.file.encode() + b"\n\0"
-        return EncodedImage(data=data, extension="jpg", size=(3, 2), original_size=(6, 4))
+        return StoredImage(
+            key=ref.key, data=data, extension="jpg", size=(3, 2), original_size=(6, 4)
+        )
 
     return encode
 
@@ -53,6 +55,15 @@ def test_another_file_of_the_same_photograph_is_another_image(work):
     other = ImageRef(key="coco:1", file="coco/2014/a.jpg")
     images = EncodedImages(work)
     assert images.get(TWICE, counting(calls)) != images.get(other, counting(calls))
+
+
+def test_a_cached_image_has_the_key_of_whoever_asks(tmp_path):
+    hashes = [xxhash.xxh3_64_intdigest(key.encode()) for key in ("coco:1", "own:1")]
+    write_repeated_images(np.array(sorted(hashes), dtype=np.uint64), tmp_path)
+    images, calls = EncodedImages(tmp_path), []
+    assert images.get(TWICE, counting(calls)).key == "coco:1"
+    assert images.get(ImageRef(key="own:1", file="a.jpg"), counting(calls)).key == "own:1"
+    assert calls == ["a.jpg"]
 
 
 def test_a_rejection_passes_through_and_leaves_nothing(work):
