@@ -1,4 +1,5 @@
-"""The commands of `vchat-prep`, one file each: flags and printing only.
+"""The commands of `vchat-prep`, one file each, named as the command: flags and printing only.
 
-Holds no logic.
+`main` lists them, `recipe_options` holds the flags of `build` and `plan`, `summaries` what several
+print. Must not hold logic: that is in the room a command calls.
 """

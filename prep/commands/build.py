@@ -11,19 +11,29 @@ from vchat.prep.commands.recipe_options import recipe_options
 from vchat.prep.commands.summaries import print_plan, print_summary
 
 if TYPE_CHECKING:
+    from vchat.prep.convert.recipe import Recipe
     from vchat.prep.pipeline.planning import PlannedBuild
 
 
-@click.command("build", help="Convert data sets into a shard set that is ready for training.")
+@click.command("build")
 @recipe_options
 @click.option("--dry-run", is_flag=True, help="Print the plan and write no shard.")
 @click.option(
-    "--engine", type=click.Choice(["processes", "ray"]), help="Where tasks run (processes)."
+    "--engine", type=click.Choice(["processes", "ray"]), help="What runs the tasks (processes)."
 )
-@click.option("--ray-address", metavar="HOST:PORT", help="Of the Ray cluster (starts one here).")
-@click.option("--task", metavar="I/N", help="Write share I of N (from 0) of what `plan` planned.")
+@click.option(
+    "--ray-address",
+    metavar="HOST:PORT",
+    help="Address of the Ray cluster (starts one on this machine).",
+)
+@click.option(
+    "--task", metavar="I/N", help="Write part I of N (from 0) of the shards that `plan` planned."
+)
 def command(recipe: Path | None, dry_run: bool, task: str | None, **flags: Any) -> None:
-    """Read the flags and build, or print the plan, or write one share of its shards."""
+    """Convert data sets into a shard set.
+
+    Started again after it was stopped, a build goes on with the shards that are missing.
+    """
     from vchat.base.cli import WrongUse
     from vchat.prep.convert.recipe import read_recipe
     from vchat.prep.pipeline.build import build_shards
@@ -32,12 +42,12 @@ def command(recipe: Path | None, dry_run: bool, task: str | None, **flags: Any) 
         _run_share(task, {"recipe": recipe, "dry_run": dry_run or None} | flags)
         return
     if flags["engine"] == "ray" and flags["workers"] is not None:
-        raise WrongUse("--workers has no place beside --engine ray: a cluster runs a task per CPU")
-    wanted = read_recipe(recipe, flags)
+        raise WrongUse("--workers cannot be used with --engine ray: a cluster runs a task per CPU")
+    full_recipe = read_recipe(recipe, flags)
     if dry_run:
-        print_plan(_make_plan(wanted))
+        print_plan(_make_plan(full_recipe))
     else:
-        print_summary(build_shards(wanted))
+        print_summary(build_shards(full_recipe))
 
 
 def _run_share(task: str, flags: dict[str, Any]) -> None:
@@ -46,13 +56,13 @@ def _run_share(task: str, flags: dict[str, Any]) -> None:
 
     share, output = parse_share(task), parse_array_output(flags.pop("out"), work=flags.pop("work"))
     if given := [name.replace("_", "-") for name, value in flags.items() if value is not None]:
-        raise WrongUse(f"--{given[0]} has no place beside --task: the plan holds it already")
+        raise WrongUse(f"--{given[0]} cannot be used with --task: the plan holds it already")
     count = run_share(output, share)
     click.echo(f"task {task}: {count} shards written in {output}")
 
 
-def _make_plan(recipe: Any) -> PlannedBuild:
-    """Return the plan; without --out the converted records are thrown away."""
+def _make_plan(recipe: Recipe) -> PlannedBuild:
+    """Return the plan; without --out, discard the converted records."""
     import tempfile
 
     from vchat.prep.pipeline.build import recipe_output

@@ -1,4 +1,4 @@
-"""`vchat-prep doctor`: flags, the table, and the exit code."""
+"""`vchat-prep doctor`: flags, the table, and the exit code; the work is in `convert.doctor`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ if TYPE_CHECKING:
     from vchat.prep.convert.resolve import ResolvedSource
 
 
-@click.command("doctor", help="Say which data sets are there, what is missing, what will be lost.")
+@click.command("doctor")
 @click.option(
     "--data", metavar="DIR", default="data", help="Folder or URL that holds the data sets."
 )
 @click.option("--datasets", metavar="A,B,MINE=FILE", help="Data sets that must be ready (all).")
-@click.option("--sample", type=click.IntRange(min=1), default=500, help="Rows to try of each.")
+@click.option(
+    "--sample", type=click.IntRange(min=1), default=500, help="Rows of each to convert and decode."
+)
 @click.option("--max-images", type=int, default=8, help="The build's limit for one dialogue.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def command(data: str, datasets: str | None, sample: int, max_images: int, as_json: bool) -> int:
-    """Examine the data sets; exit code 1 if one that is named cannot be built."""
+    """Say which data sets are there, what is missing, what will be lost.
+
+    Exits with 1 if a data set that is named cannot be built.
+    """
     findings = _examine_sources(data, datasets, sample=sample, max_images=max_images)
     if as_json:
         import json
@@ -76,7 +81,7 @@ def _print_table(findings: list[Finding]) -> None:
 
 
 def _print_details(one: Finding, *, is_named: bool) -> None:
-    """Print what is missing and how to get it, and what the sample showed."""
+    """Print what is missing and how to get it, and what the trial found."""
     lines = [one.problem.removeprefix(f"{one.name}: ")] if one.status == "broken" else []
     for need in one.needs:
         if not need.places and (is_named or any(other.places for other in one.needs)):
@@ -94,7 +99,7 @@ def _print_details(one: Finding, *, is_named: bool) -> None:
 
 
 def _as_json(one: Finding) -> dict[str, Any]:
-    sampled = one.trial
+    trial = one.trial
     return {
         "status": one.status,
         "problem": one.problem,
@@ -113,11 +118,11 @@ def _as_json(one: Finding) -> dict[str, Any]:
         "count": one.comparison,
         "expected_losses": one.estimate_losses(),
         "sample": {
-            "rows": sampled.num_entries,
-            "records": sampled.num_records,
-            "images": sampled.num_images,
-            "rejected": dict(sampled.rejected),
-            "repairs": dict(sampled.repairs),
-            "formats": dict(sampled.formats),
+            "rows": trial.num_entries,
+            "records": trial.num_records,
+            "images": trial.num_images,
+            "rejected": dict(trial.rejected),
+            "repairs": dict(trial.repairs),
+            "formats": dict(trial.formats),
         },
     }

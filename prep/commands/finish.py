@@ -7,11 +7,11 @@ import click
 from vchat.prep.commands.summaries import print_summary
 
 
-@click.command("finish", help="Check that the tasks of a plan are done, and publish the shards.")
+@click.command("finish")
 @click.option("--out", metavar="DIR", required=True, help="Folder or URL, as given to `plan`.")
 @click.option("--work", metavar="DIR", help="Folder of work files, as given to `plan`.")
 def command(out: str, work: str | None) -> None:
-    """Publish the shards and print the summary; a complete set is left as it is."""
+    """Check that the tasks of a plan are done, and publish the shards."""
     from vchat.prep.pipeline.array_build import finish_array_build, parse_array_output
 
     print_summary(finish_array_build(parse_array_output(out, work=work)))

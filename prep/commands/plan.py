@@ -11,10 +11,10 @@ from vchat.prep.commands.recipe_options import recipe_options
 from vchat.prep.commands.summaries import print_plan
 
 
-@click.command("plan", help="Convert data sets and plan their shards, for `build --task I/N`.")
+@click.command("plan")
 @recipe_options
 def command(recipe: Path | None, **flags: Any) -> None:
-    """Write the plan, and print it with the commands that execute it."""
+    """Convert data sets and plan their shards, for `build --task I/N`."""
     from vchat.prep.convert.recipe import read_recipe
     from vchat.prep.pipeline.array_build import plan_array_build
 

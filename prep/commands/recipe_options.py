@@ -1,4 +1,4 @@
-"""The flags that say what a recipe says, for every command that reads one."""
+"""The flags that set the keys of a recipe, for every command that reads one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OPTIONS = (
     click.option(
         "--recipe",
         type=click.Path(path_type=Path),
-        help="TOML file or visualchat-9; flags go on top.",
+        help="TOML file or visualchat-9; flags override it.",
     ),
     click.option("--concatenate", metavar="N,N,..", help="Join 1 to N single-image records (1)."),
     click.option("--max-images", type=int, help="The most images of one dialogue (8)."),
@@ -32,7 +32,7 @@ _OPTIONS = (
     click.option("--seed", type=int, help="Decides split, groups and order (0)."),
     click.option("--workers", type=int, help="Processes that convert and write (1)."),
     click.option("--limit", type=int, help="Use at most this many records of each data set."),
-    click.option("--shard-size", metavar="SIZE", help="About how large a shard is (256MB)."),
+    click.option("--shard-size", metavar="SIZE", help="Approximate size of a shard (256MB)."),
     click.option(
         "--max-tokens", type=int, help="The longest sample, image positions included (4096)."
     ),
@@ -46,7 +46,7 @@ _OPTIONS = (
 
 
 def recipe_options(body: Body) -> Body:
-    """Give a command's function the flags of a recipe, in the order that help shows them."""
+    """Add the flags of a recipe to the function of a command, in the order that help shows."""
     for option in reversed(_OPTIONS):
         body = option(body)
     return body

@@ -1,4 +1,4 @@
-"""`vchat-prep retokenize`: flags and what it prints; the work is in `prep.retokenize`."""
+"""`vchat-prep retokenize`: flags and what it prints; the work is in `prep.pipeline.retokenize`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from vchat.prep.pipeline.retokenize import Retokenization
 
 
-@click.command("retokenize", help="Make a shard set for another decoder, without the sources.")
+@click.command("retokenize")
 @click.argument("shards")
 @click.option("--tokenizer", metavar="DIR", required=True, help="Folder with tokenizer.json.")
 @click.option("--out", metavar="DIR", required=True, help="Folder or URL of the new shards.")
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 @click.option("--positions-per-image", type=int, help="Positions of an image (that of SHARDS).")
 @click.option("--workers", type=click.IntRange(min=1), default=1, help="Processes (1).")
 def command(shards: str, workers: int, **flags: Any) -> None:
-    """Make the new set and print what became of the old one's records."""
+    """Make a shard set for another decoder, without the sources."""
     from vchat.prep.pipeline.retokenize import retokenize
     from vchat.prep.raw.rejected import REASONS
 
-    wanted = _read_options(shards, flags)
-    manifest = retokenize(wanted, workers=workers)
+    options = _read_options(shards, flags)
+    manifest = retokenize(options, workers=workers)
     counts, totals = manifest["retokenized"], manifest["totals"]
     click.echo(
         f"{len(manifest['shards'])} shards, {totals['samples']} samples, {totals['rounds']} rounds,"
-        f" {totals['images']} images, {totals['text_tokens']} text tokens in {wanted.out}"
+        f" {totals['images']} images, {totals['text_tokens']} text tokens in {options.out}"
     )
     click.echo(f"  {counts['split_dialogues']} dialogues were too long and are split")
     for source, reasons in counts["rejected"].items():
@@ -41,7 +41,7 @@ def command(shards: str, workers: int, **flags: Any) -> None:
 
 
 def _read_options(shards: str, flags: dict[str, Any]) -> Retokenization:
-    """Return what the flags say, completed by what the set was made with."""
+    """Return the options of the flags; the manifest of the old set gives those that are absent."""
     from vchat.base.cli import WrongUse
     from vchat.prep.pipeline.retokenize import Retokenization
     from vchat.shards.format.open_shards import open_shards

@@ -7,16 +7,19 @@ from pathlib import Path
 import click
 
 
-@click.command("sample-data", help="Draw a small world in the formats of all data sets.")
+@click.command("sample-data")
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder, made if absent."
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder; created if it does not exist.",
 )
-@click.option("--images", type=int, default=6000, show_default=True, help="About so many pictures.")
 @click.option(
-    "--seed", type=int, default=0, show_default=True, help="Another seed, other pictures."
+    "--images", type=int, default=6000, show_default=True, help="Approximate number of pictures."
 )
+@click.option("--seed", type=int, default=0, show_default=True, help="Pictures depend on it.")
 def command(out: Path, images: int, seed: int) -> None:
-    """Write the world and say where it lies."""
+    """Draw a small world in the formats of all data sets."""
     from vchat.prep.sample_data.write_world import World, write_world
 
     world = World(images=images, seed=seed)

@@ -1,13 +1,13 @@
-"""`vchat-prep sources`: every data set, what to download, and the layout that is expected."""
+"""`vchat-prep sources`: every data set, what to download, and where to put it."""
 
 from __future__ import annotations
 
 import click
 
 
-@click.command("sources", help="List the data sets: what to download, and where to put it.")
+@click.command("sources")
 def command() -> None:
-    """Print one block per data set."""
+    """List the data sets: what to download, and where to put it."""
     from vchat.prep.sources.catalogue import find_source, source_names
 
     for source in map(find_source, source_names()):
@@ -20,9 +20,9 @@ def command() -> None:
             click.echo(f"  splits: {', '.join(source.splits)}; a recipe's `splits` may name others")
             click.echo(f"      of {', '.join(source.all_splits)}")
         click.echo(f"  licence: {source.licence}\n")
-    click.echo("Paths are below the folder that --data names. A .zip or .tar may stand in for an")
+    click.echo("Paths are below the folder that --data names. A .zip or .tar may replace an")
     click.echo("image folder (coco/train2017.zip). Your own data: --datasets NAME=FILE,")
     click.echo(
         "a JSON array, JSONL or Parquet of LLaVA-style `conversations` or OpenAI `messages`;"
     )
-    click.echo("image paths are looked up beside FILE, then below --data.")
+    click.echo("image paths are searched beside FILE, then below --data.")

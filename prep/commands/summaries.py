@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from vchat.prep.pipeline.planning import PlannedBuild
 
 
-def print_plan(prepared: PlannedBuild) -> None:
-    """Print shards by split, what became of each data set's rows, and the plan's digest."""
-    plan = prepared.plan
+def print_plan(build: PlannedBuild) -> None:
+    """Print the shards of each split, the row counts of each data set, and the plan's digest."""
+    plan = build.plan
     for split in dict.fromkeys(shard.split for shard in plan.shards):
         shards = [shard for shard in plan.shards if shard.split == split]
         dialogues = sum(shard.end - shard.start for shard in shards)
@@ -23,7 +23,7 @@ def print_plan(prepared: PlannedBuild) -> None:
             f" {sum(shard.records for shard in shards)} records,"
             f" {sum(shard.images for shard in shards)} images"
         )
-    for staged in prepared.staged:
+    for staged in build.staged:
         tally, unused = staged.tally, plan.unused[staged.source]
         rejected = tally["rejected_rows"]["counts"]
         click.echo(
@@ -37,26 +37,26 @@ def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{reason} {count}" for reason, count in counts.items()) or "none"
 
 
-def print_summary(built: BuildResult) -> None:
+def print_summary(result: BuildResult) -> None:
     """Print what a shard set holds, what was repaired and what was rejected."""
     from vchat.prep.report.listings import list_marks, list_rejections, list_repairs
 
-    if built.was_complete:
-        click.echo(f"{built.out} holds this build already, complete")
-    shards = built.report["shards"]
+    if result.was_complete:
+        click.echo(f"{result.out} holds this build already, complete")
+    shards = result.report["shards"]
     click.echo(
         f"{shards['shards']} shards, {shards['samples']} samples, {shards['rounds']} rounds,"
-        f" {shards['images']} images, {shards['bytes'] / 1e6:.1f} MB in {built.out}"
+        f" {shards['images']} images, {shards['bytes'] / 1e6:.1f} MB in {result.out}"
     )
-    for name, one in built.report["sources"].items():
+    for name, one in result.report["sources"].items():
         click.echo(f"  {name}: {one['converted']['rows']} rows, {one['used_records']} records used")
-    for name, rule, count in list_repairs(built.report):
+    for name, rule, count in list_repairs(result.report):
         click.echo(f"  {name}: {count} image ids found by the rule {rule}")
-    for name, mark, count in list_marks(built.report):
+    for name, mark, count in list_marks(result.report):
         click.echo(f"  {name}: {count} records are marked {mark}")
-    for line in list_rejections(built.report):
+    for line in list_rejections(result.report):
         click.echo(
             f"  {line['source']}: {line['count']} x {line['kind']} rejected,"
             f" {line['reason']} ({line['meaning']})"
         )
-    click.echo(f"report: {built.out}/report.html")
+    click.echo(f"report: {result.out}/report.html")

@@ -113,7 +113,7 @@ def test_the_three_commands(folder):
     assert "--task I/N" in done.stdout
     refused = prep("build", *out, "--task", "0/1", "--seed", 3)
     assert refused.returncode == 2
-    assert "--seed has no place beside --task" in refused.stderr
+    assert "--seed cannot be used with --task" in refused.stderr
     done = prep("build", *out, "--task", "0/1")
     assert done.returncode == 0, done.stderr
     assert prep("finish", *out).returncode == 0
