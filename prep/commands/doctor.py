@@ -84,7 +84,7 @@ def _print_details(one: Finding, *, is_named: bool) -> None:
     """Print what is missing and how to get it, and what the trial found."""
     lines = [one.problem.removeprefix(f"{one.name}: ")] if one.status == "broken" else []
     for need in one.needs:
-        if not need.places and (is_named or any(other.places for other in one.needs)):
+        if not need.paths and (is_named or any(other.paths for other in one.needs)):
             lines.append(f"missing: {' or '.join(need.need.paths)}; {need.need.how}")
         if need.missing_parts:
             lines.append(f"missing of the files beside it: {', '.join(need.missing_parts[:5])}")
@@ -106,7 +106,7 @@ def _as_json(one: Finding) -> dict[str, Any]:
         "needs": [
             {
                 "paths": need.need.paths,
-                "found": need.places,
+                "found": need.paths,
                 "packaging": need.packaging,
                 "missing_parts": need.missing_parts,
                 "how": need.need.how,

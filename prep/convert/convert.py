@@ -1,9 +1,9 @@
-"""One source -> staged Parquet records, every row accounted for.
+"""Convert one source into staged Parquet records, with every entry accounted for.
 
-Input: a source and the folder of its data. Output: a Parquet file of records in annotation order
-and a tally of the rows that gave none. Rejected here is what the annotation or an image's header
-shows; what only decoding or tokenizing shows is rejected when a shard is written. Memory does not
-depend on the size of the source, apart from some 100 bytes per key.
+Input: a source and the folder of its data. Output: a Parquet file of records in annotation order,
+and the counts of the entries that gave none. Conversion rejects what the annotation or an image's
+header shows; what only decoding or tokenizing shows is rejected when a shard is written. Memory
+does not depend on the size of the source, apart from some 100 bytes per key.
 """
 
 from __future__ import annotations
@@ -43,7 +43,20 @@ class StagedSource:
     """SHA-256 over the records: equal digests mean equal records in equal order."""
 
     tally: dict[str, Any]
-    """`Tally.as_json` of the conversion."""
+    """`ConversionCounts.as_json` of the conversion."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageLimits:
+    """What a build's images must meet, as far as their headers show it."""
+
+    image_size: int
+    """Shorter side to which images are reduced, in pixels: an image that would be stored beyond the
+    limits of a shard is rejected by its header."""
+
+    max_images: int | None = None
+    """Limit to which the records of a source that may leave out images are brought; None for no
+    limit."""
 
 
 def convert_source(
@@ -52,50 +65,46 @@ def convert_source(
     data: DataPath,
     images: ImageFiles,
     work: Path,
-    image_size: int,
-    max_images: int | None = None,
+    limits: ImageLimits,
     on_entry: Callable[[], None],
 ) -> StagedSource:
     """Convert one source, or return what an earlier call with equal inputs left in `work`.
 
     Args:
-        work: folder of staged files and of what sources keep; a file in it is whole, and named by
-            its inputs.
-        image_size: the shorter side to which images are made smaller, in pixels: a picture that
-            would be stored beyond the limits of a shard is rejected by its header.
-        max_images: limit to which a source that may leave out images is brought; None for no limit.
-        on_entry: called once per row read, for progress.
+        source: What reads the annotation files.
+        data: Folder of its data.
+        images: Finds and reads its images.
+        work: Folder of staged files and of the indexes that sources store; a file in it is whole,
+            and named by its inputs.
+        limits: Of the build; `max_images` applies only to a source that may leave out images.
+        on_entry: Called once per entry read, for progress.
 
     Raises:
-        ValueError: if an annotation file is not whole JSON, has no rows, or rows are lost.
+        ValueError: An annotation file is not whole JSON or has no entries, or entries are lost.
     """
-    most = max_images if source.may_leave_out_images else None
-    digest = inputs_digest(source, data=data, image_size=image_size, max_images=most)
-    name = f"{source.name}-{digest[:16]}"
+    if not source.may_leave_out_images:
+        limits = replace(limits, max_images=None)
+    name = f"{source.name}-{inputs_digest(source, data=data, limits=limits)[:16]}"
     path, summary = work / f"{name}.parquet", work / f"{name}.json"
     if not (summary.exists() and path.exists()):
-        rows = _count_entries(source.read(data, index_folder=work), on_entry)
-        tally, digest = _write_records(
-            source, rows, data=data, images=images, path=path, most=most, image_size=image_size
-        )
-        content = {"source": source.name, "digest": digest, "tally": tally.as_json()}
+        entries = _count_entries(source.read(data, index_folder=work), on_entry)
+        counts, digest = _write_records(entries, images=images, path=path, limits=limits)
+        _check_counts(counts, source, data)
+        content = {"source": source.name, "digest": digest, "tally": counts.as_json()}
         with write_atomically(summary) as file:
             file.write(json.dumps(content, indent=1).encode())
     found = json.loads(summary.read_text(encoding="utf-8"))
     return StagedSource(source=source.name, path=path, digest=found["digest"], tally=found["tally"])
 
 
-def inputs_digest(
-    source: Source, *, data: DataPath, image_size: int, max_images: int | None
-) -> str:
+def inputs_digest(source: Source, *, data: DataPath, limits: ImageLimits) -> str:
     """Return a digest of what a conversion depends on, without reading any image.
 
     It covers the contents of the annotation files (in object storage, their ETags), and when images
     last changed.
     """
-    hasher = xxhash.xxh3_128(
-        f"{STAGED_VERSION} {source.name} {source.splits} {max_images} {image_size}".encode()
-    )
+    settings = (STAGED_VERSION, source.name, source.splits, limits.max_images, limits.image_size)
+    hasher = xxhash.xxh3_128(" ".join(map(str, settings)).encode())
     for path in annotation_files(source, data):
         hasher.update(f" {path.name} ".encode())
         if isinstance(path, RemotePath):
@@ -104,35 +113,32 @@ def inputs_digest(
         with path.open("rb") as file:
             while chunk := file.read(2**20):
                 hasher.update(chunk)
-    for place in image_paths(source, data):
-        hasher.update(f" {version_of(place)} ".encode())
+    for path in image_paths(source, data):
+        hasher.update(f" {version_of(path)} ".encode())
     return hasher.hexdigest()
 
 
 def _count_entries(entries: Iterator[Entry], on_entry: Callable[[], None]) -> Iterator[Entry]:
-    for row in entries:
+    for entry in entries:
         on_entry()
-        yield row
+        yield entry
+
+
+def _check_counts(counts: ConversionCounts, source: Source, data: DataPath) -> None:
+    if not counts.rows:
+        files = ", ".join(str(file) for file in annotation_files(source, data))
+        raise ValueError(f"{source.name}: no rows in {files}: is it the file of another data set?")
+    counts.check(source.name)
 
 
 def _write_records(
-    source: Source,
-    entries: Iterator[Entry],
-    *,
-    data: DataPath,
-    images: ImageFiles,
-    path: Path,
-    most: int | None,
-    image_size: int,
+    entries: Iterator[Entry], *, images: ImageFiles, path: Path, limits: ImageLimits
 ) -> tuple[ConversionCounts, str]:
-    tally, hasher = ConversionCounts(), hashlib.sha256()
-    records = _records(entries, tally=tally, images=images, most=most, image_size=image_size)
-    write_staged(path, _hash_rows(records, hasher.update))
-    if not tally.rows:
-        files = ", ".join(str(file) for file in annotation_files(source, data))
-        raise ValueError(f"{source.name}: no rows in {files}: is it the file of another data set?")
-    tally.check(source.name)
-    return tally, hasher.hexdigest()
+    """Write the staged file; return the counts and the digest of the records."""
+    counts, hasher = ConversionCounts(), hashlib.sha256()
+    rows = _make_rows(entries, counts=counts, images=images, limits=limits)
+    write_staged(path, _hash_rows(rows, hasher.update))
+    return counts, hasher.hexdigest()
 
 
 def _hash_rows(
@@ -143,79 +149,78 @@ def _hash_rows(
         yield row
 
 
-def _records(
+def _make_rows(
     entries: Iterator[Entry],
     *,
-    tally: ConversionCounts,
+    counts: ConversionCounts,
     images: ImageFiles,
-    most: int | None,
-    image_size: int,
+    limits: ImageLimits,
 ) -> Iterator[dict[str, Any]]:
-    """Yield staged rows of the usable records; count everything in `tally`."""
+    """Yield the staged rows of the usable records; count every entry in `counts`."""
     outcomes = with_prefetch(
-        _convert_entries(entries, most=most),
-        lambda one: images.prefetch_headers(one.images),
+        _convert_entries(entries, max_images=limits.max_images),
+        lambda outcome: images.prefetch_headers(outcome.images),
         depth=4 * images.prefetch_depth,
     )
-    for one in outcomes:
-        row, converted = one.entry, one.converted
-        tally.rows += 1
-        tally.pairs += row.num_pairs
+    for outcome in outcomes:
+        entry, converted = outcome.entry, outcome.converted
+        counts.rows += 1
+        counts.pairs += entry.num_pairs
         try:
             if isinstance(converted, Rejected):
                 raise converted
-            record = subsample_images(converted.record, max_images=most)
-            found = _to_staged_row(record, images, image_size=image_size)
+            record = subsample_images(converted.record, max_images=limits.max_images)
+            row = _to_staged_row(record, images, image_size=limits.image_size)
         except Rejected as rejected:
-            tally.rejected.add(rejected, where=row.id, num_pairs=row.num_pairs)
+            counts.rejected.add(rejected, where=entry.id, num_pairs=entry.num_pairs)
             continue
-        tally.records += 1
-        tally.record_pairs += len(converted.record.rounds)
-        tally.leave_out(converted.rejected_pairs, where=row.id)
-        tally.repairs.update(converted.repairs)
-        tally.marks.update(record.marks)
-        yield found
+        counts.records += 1
+        counts.record_pairs += len(converted.record.rounds)
+        counts.leave_out(converted.rejected_pairs, where=entry.id)
+        counts.repairs.update(converted.repairs)
+        counts.marks.update(record.marks)
+        yield row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Outcome:
-    """A row, and what its annotation alone makes of it."""
+    """An entry, and what its annotation alone makes of it."""
 
     entry: Entry
     converted: Converted | Rejected
     images: tuple[ImageRef, ...] = ()
-    """Those whose headers will be wanted."""
+    """Images whose headers will be read."""
 
 
-def _convert_entries(entries: Iterator[Entry], *, most: int | None) -> Iterator[_Outcome]:
-    """Yield the outcome of every row, in order."""
+def _convert_entries(entries: Iterator[Entry], *, max_images: int | None) -> Iterator[_Outcome]:
+    """Yield the outcome of every entry, in order."""
     seen: set[bytes] = set()
-    for row in entries:
+    for entry in entries:
         try:
-            converted = row.convert()
+            converted = entry.convert()
             _check_key(converted.record, seen)
         except Rejected as rejected:
-            yield _Outcome(entry=row, converted=rejected)
+            yield _Outcome(entry=entry, converted=rejected)
         else:
-            images = subsample_images(converted.record, max_images=most).images
-            yield _Outcome(entry=row, converted=converted, images=images)
+            images = subsample_images(converted.record, max_images=max_images).images
+            yield _Outcome(entry=entry, converted=converted, images=images)
 
 
 def subsample_images(record: Record, *, max_images: int | None) -> Record:
-    """Return the record with an even choice of at most `most` images, first and last among them.
+    """Return the record with an even choice of at most `max_images`, first and last among them.
 
-    A record that is left shorter is marked with how many images it had. None is no limit.
+    A record that loses images is marked with how many it had. None is no limit.
     """
     total = len(record.images)
     if max_images is None or total <= max_images:
         return record
-    kept = {i * (total - 1) // max(1, max_images - 1) for i in range(max_images)}
-    rounds, shown = [], 0
+    chosen = {i * (total - 1) // max(1, max_images - 1) for i in range(max_images)}
+    rounds, start = [], 0
     for round_ in record.rounds:
-        numbered = enumerate(round_.images, start=shown)
-        images = tuple(image for number, image in numbered if number in kept)
+        numbered = enumerate(round_.images, start=start)
+        images = tuple(image for number, image in numbered if number in chosen)
         rounds.append(replace(round_, images=images))
-        shown += len(round_.images)
+        start += len(round_.images)
     marks = (*record.marks, f"subsampled_from_{total}")
     return replace(record, rounds=tuple(rounds), marks=marks)
 
@@ -231,14 +236,8 @@ def _check_key(record: Record, seen: set[bytes]) -> None:
 
 
 def _to_staged_row(record: Record, images: ImageFiles, *, image_size: int) -> dict[str, Any]:
-    """Return the staged row, every image found and its header checked."""
-    located = {image: images.locate(image) for image in record.images}
-    if any(image is not found for image, found in located.items()):
-        rounds = tuple(
-            replace(round_, images=tuple(located[image] for image in round_.images))
-            for round_ in record.rounds
-        )
-        record = replace(record, rounds=rounds)
+    """Return the staged row, with every image found and its header checked."""
+    record = _locate_images(record, images)
     headers = [images.header(image) for image in record.images]
     for image, header in zip(record.images, headers, strict=True):
         with reject_bad_pictures():
@@ -248,3 +247,15 @@ def _to_staged_row(record: Record, images: ImageFiles, *, image_size: int) -> di
         sizes=[header.size for header in headers],
         image_bytes=sum(header.num_bytes for header in headers),
     )
+
+
+def _locate_images(record: Record, images: ImageFiles) -> Record:
+    """Return the record with references to where its images lie."""
+    located = {image: images.locate(image) for image in record.images}
+    if all(image is found for image, found in located.items()):
+        return record
+    rounds = tuple(
+        replace(round_, images=tuple(located[image] for image in round_.images))
+        for round_ in record.rounds
+    )
+    return replace(record, rounds=rounds)

@@ -1,7 +1,7 @@
-"""All sources of a build -> staged records, several at a time, each in a process of its own.
+"""Convert all sources of a build, several at a time, each in a process of its own.
 
-A source is converted alone, from its files to its staged file, so neither the number of workers nor
-who ends first changes a byte. With one worker, or one source, it happens in this process.
+Each source is converted alone, from its files to its staged file, so neither the number of workers
+nor who ends first changes a byte. With one worker, or one source, it happens in this process.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vchat.base.processes import open_counter, run_calls
 from vchat.base.progress import show_progress
-from vchat.prep.convert.convert import StagedSource, convert_source
+from vchat.prep.convert.convert import ImageLimits, StagedSource, convert_source
 from vchat.prep.convert.recipe import Recipe, SourceChoice
 from vchat.prep.convert.resolve import ResolvedSource, resolve_source
 from vchat.prep.raw.image_files import ImageFiles
@@ -21,10 +21,10 @@ from vchat.prep.raw.image_files import ImageFiles
 def convert_all(
     sources: Sequence[ResolvedSource], *, recipe: Recipe, work: Path
 ) -> tuple[StagedSource, ...]:
-    """Convert every source, or find it converted in `work`; in the order given.
+    """Convert every source, or find it converted in `work`; return them in the order given.
 
     Raises:
-        ValueError, OSError: as `convert.convert`; the first error stops the others.
+        ValueError, OSError: As `convert_source`; the first error stops the others.
     """
     if recipe.workers == 1 or len(sources) < 2:
         return tuple(_convert_here(one, recipe=recipe, work=work) for one in sources)
@@ -63,7 +63,6 @@ def _convert(
         data=one.data,
         images=ImageFiles(one.roots, folders=one.folders),
         work=work,
-        image_size=recipe.image.size,
-        max_images=recipe.max_images,
+        limits=ImageLimits(image_size=recipe.image.size, max_images=recipe.max_images),
         on_entry=on_entry,
     )

@@ -1,8 +1,8 @@
-"""What a build would meet, before any long work: files, counts, repairs, expected losses, formats.
+"""Examine a source before any long work: files, counts, repairs, expected losses, formats.
 
-In: a source and the data folder. Out: a finding. Rows are read by the source's own code and all are
-counted; a sample of them, drawn by a keyed hash of their ids, is converted and its images decoded
-as a build would do it. Memory: the rows of the sample, and what the source itself holds.
+In: a source and the data folder. Out: a finding. The source's own code reads the entries, and all
+are counted; a sample of them, drawn by a keyed hash of their ids, is converted and its images are
+decoded as a build would do it. Memory: the entries of the sample, and what the source itself holds.
 """
 
 from __future__ import annotations
@@ -27,37 +27,37 @@ from vchat.shards.pixels.header import sniff_format
 
 _PART_OF = re.compile(r"(.*)-(\d+)-of-(\d+)")
 _NEAR = 0.02
-"""How far a count may be from one that is known about, as a share of it."""
+"""How far a count may be from an approximate known one, as a share of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundNeed:
-    """What is there of a file or folder that a source reads."""
+    """Which files there are of a file or folder that a source reads."""
 
     need: Need
-    places: tuple[str, ...]
+    paths: tuple[str, ...]
     """Below the data folder; empty if it is missing."""
 
     packaging: str
     """`folder`, `zip`, `tar`, `Parquet` or `JSON`; empty if it is missing."""
 
     missing_parts: tuple[str, ...] = ()
-    """Files that are not there although the names of the others count them."""
+    """Files that are missing from a sequence, as the names of the others show."""
 
 
 @dataclass(slots=True, kw_only=True)
 class TrialCounts:
-    """What became of the rows of the sample."""
+    """What became of the entries of the sample."""
 
     num_entries: int = 0
     num_records: int = 0
-    """Rows that gave a record whose images can all be decoded."""
+    """Entries that gave a record whose images can all be decoded."""
 
     num_images: int = 0
-    """Images of the converted records, those included that a record may leave out."""
+    """Images of the converted records, including those that a record may leave out."""
 
     rejected: Counter[str] = field(default_factory=Counter)
-    """Reason code -> rows."""
+    """Reason code -> entries."""
 
     repairs: Counter[str] = field(default_factory=Counter)
     """Rule -> image ids found by it."""
@@ -80,91 +80,91 @@ class Finding:
 
     num_entries: int = 0
     num_pairs: int = 0
-    """Question/answer pairs in all rows."""
+    """Question/answer pairs in all entries."""
 
     comparison: str = ""
-    """How the rows compare with what is known of the data set; empty where nothing is known."""
+    """How the entries compare with what is known of the data set; empty if nothing is known."""
 
     trial: TrialCounts = field(default_factory=TrialCounts)
 
     def estimate_losses(self) -> dict[str, int]:
-        """Return reason -> how many of all rows it will cost, as the sample has it."""
+        """Return reason -> how many of all entries it will cost, projected from the sample."""
         scale = self.num_entries / max(1, self.trial.num_entries)
         return {reason: round(n * scale) for reason, n in sorted(self.trial.rejected.items())}
 
 
 def examine_source(
-    one: ResolvedSource, *, sample: int, max_images: int, on_entry: Callable[[], None]
+    resolved: ResolvedSource, *, sample: int, max_images: int, on_entry: Callable[[], None]
 ) -> Finding:
     """Return what a build of one source would meet.
 
     Args:
-        sample: how many rows are converted and their images decoded.
-        max_images: a build's limit for one dialogue; records above it count as lost.
-        on_entry: called once per row counted, for progress.
+        resolved: The source and where its files lie.
+        sample: How many entries are converted and their images decoded.
+        max_images: A build's limit for one dialogue; records above it count as lost.
+        on_entry: Called once per entry counted, for progress.
     """
-    needs = tuple(_find_need(need, one.data) for need in one.source.needs)
+    source, name = resolved.source, resolved.source.name
+    needs = tuple(_find_need(need, resolved.data) for need in source.needs)
     try:
-        check_needs(one.source, one.data)
+        check_needs(source, resolved.data)
     except ValueError as missing:
-        return Finding(name=one.source.name, status="missing", needs=needs, problem=str(missing))
+        return Finding(name=name, status="missing", needs=needs, problem=str(missing))
     try:
-        rows, pairs, chosen = _count_entries(
-            one.source.read_entries(one.data), sample=sample, on_entry=on_entry
-        )
-        sampled = _try_entries(chosen, one, most=max_images)
+        entries = source.read_entries(resolved.data)
+        num_entries, num_pairs, chosen = _count_entries(entries, sample=sample, on_entry=on_entry)
+        trial = _try_entries(chosen, resolved, max_images=max_images)
     except (ValueError, OSError) as broken:
-        return Finding(name=one.source.name, status="broken", needs=needs, problem=str(broken))
-    problem = ""
-    if not sampled.num_records:
-        reasons = ", ".join(sampled.rejected) or "the annotation files hold no rows"
-        problem = (
-            f"{one.source.name}: none of {sampled.num_entries} rows tried is usable: {reasons}"
-        )
+        return Finding(name=name, status="broken", needs=needs, problem=str(broken))
+    problem = _describe_failure(name, trial)
     return Finding(
-        name=one.source.name,
+        name=name,
         status="broken" if problem else "ready",
         needs=needs,
         problem=problem,
-        num_entries=rows,
-        num_pairs=pairs,
-        comparison=compare_count(one.source.known_count, num_entries=rows, num_pairs=pairs),
-        trial=sampled,
+        num_entries=num_entries,
+        num_pairs=num_pairs,
+        comparison=compare_count(source.known_count, num_entries=num_entries, num_pairs=num_pairs),
+        trial=trial,
     )
+
+
+def _describe_failure(name: str, trial: TrialCounts) -> str:
+    """Say why no entry of the sample is usable; empty if one is."""
+    if trial.num_records:
+        return ""
+    reasons = ", ".join(trial.rejected) or "the annotation files hold no rows"
+    return f"{name}: none of {trial.num_entries} rows tried is usable: {reasons}"
 
 
 def _find_need(need: Need, data: DataPath) -> FoundNeed:
-    places = existing_paths(need, data)
+    paths = existing_paths(need, data)
     return FoundNeed(
         need=need,
-        places=tuple(_below(place, data) for place in places),
-        packaging=_packaging(places[0]) if places else "",
-        missing_parts=tuple(find_missing_parts([place.name for place in places])),
+        paths=tuple(path_below(path, data) for path in paths),
+        packaging=_packaging(paths[0]) if paths else "",
+        missing_parts=tuple(find_missing_parts([path.name for path in paths])),
     )
 
 
-def _below(place: DataPath, data: DataPath) -> str:
-    return path_below(place, data)
-
-
-def _packaging(place: DataPath) -> str:
-    if place.is_dir():
+def _packaging(path: DataPath) -> str:
+    if path.is_dir():
         return "folder"
-    if place.suffix in (".zip", ".tar"):
-        return place.suffix[1:]
-    return "Parquet" if is_parquet(place) else "JSON"
+    if path.suffix in (".zip", ".tar"):
+        return path.suffix[1:]
+    return "Parquet" if is_parquet(path) else "JSON"
 
 
 def find_missing_parts(names: Sequence[str]) -> list[str]:
     """Return the names that are missing from sequences such as `train-00001-of-00053.parquet`."""
-    there: dict[tuple[str, str, str], set[int]] = {}
+    present: dict[tuple[str, str, str], set[int]] = {}
     for name in names:
         stem, dot, suffix = name.partition(".")
         if match := _PART_OF.fullmatch(stem):
-            there.setdefault((match[1], match[3], dot + suffix), set()).add(int(match[2]))
+            present.setdefault((match[1], match[3], dot + suffix), set()).add(int(match[2]))
     return [
         f"{prefix}-{number:0{len(total)}d}-of-{total}{suffix}"
-        for (prefix, total, suffix), numbers in sorted(there.items())
+        for (prefix, total, suffix), numbers in sorted(present.items())
         for number in range(int(total))
         if number not in numbers
     ]
@@ -178,53 +178,61 @@ def compare_count(known: KnownCount | None, *, num_entries: int, num_pairs: int)
     if known.is_exact:
         text = f"all {known.number} {known.of}"
         return text if found == known.number else f"{found} of {known.number} {known.of}"
-    near = abs(found - known.number) <= _NEAR * known.number
-    return f"{found} {known.of}" + ("" if near else f", expected about {known.number}")
+    is_near = abs(found - known.number) <= _NEAR * known.number
+    return f"{found} {known.of}" + ("" if is_near else f", expected about {known.number}")
 
 
 def _count_entries(
     entries: Iterator[Entry], *, sample: int, on_entry: Callable[[], None]
 ) -> tuple[int, int, list[Entry]]:
-    """Return how many rows and pairs there are, and the rows of least hash, in file order."""
-    num_rows = num_pairs = 0
-    kept: list[tuple[int, int, Entry]] = []
-    for number, row in enumerate(entries):
+    """Return how many entries and pairs there are, and the entries of least hash, in file order."""
+    num_entries = num_pairs = 0
+    chosen: list[tuple[int, int, Entry]] = []
+    for number, entry in enumerate(entries):
         on_entry()
-        num_rows += 1
-        num_pairs += row.num_pairs
-        rank = -keyed_hash(0, "doctor", row.id)
-        if len(kept) < sample:
-            heapq.heappush(kept, (rank, number, row))
-        elif rank > kept[0][0]:
-            heapq.heapreplace(kept, (rank, number, row))
-    return num_rows, num_pairs, [row for _, _, row in sorted(kept, key=lambda one: one[1])]
+        num_entries += 1
+        num_pairs += entry.num_pairs
+        rank = -keyed_hash(0, "doctor", entry.id)
+        if len(chosen) < sample:
+            heapq.heappush(chosen, (rank, number, entry))
+        elif rank > chosen[0][0]:
+            heapq.heapreplace(chosen, (rank, number, entry))
+    in_file_order = sorted(chosen, key=lambda item: item[1])
+    return num_entries, num_pairs, [entry for _, _, entry in in_file_order]
 
 
-def _try_entries(entries: Sequence[Entry], one: ResolvedSource, *, most: int) -> TrialCounts:
-    images = ImageFiles(one.roots, folders=one.folders)
-    found = TrialCounts(num_entries=len(entries))
-    for row in entries:
+def _try_entries(
+    entries: Sequence[Entry], resolved: ResolvedSource, *, max_images: int
+) -> TrialCounts:
+    images = ImageFiles(resolved.roots, folders=resolved.folders)
+    may_leave_out = resolved.source.may_leave_out_images
+    trial = TrialCounts(num_entries=len(entries))
+    for entry in entries:
         try:
-            _try_entry(row, images, found, most=most, may_leave_out=one.source.may_leave_out_images)
+            _try_entry(entry, images, trial, max_images=max_images, may_leave_out=may_leave_out)
         except Rejected as rejected:
-            found.rejected[rejected.reason] += 1
+            trial.rejected[rejected.reason] += 1
         else:
-            found.num_records += 1
-    return found
+            trial.num_records += 1
+    return trial
 
 
 def _try_entry(
-    entry: Entry, images: ImageFiles, found: TrialCounts, *, most: int, may_leave_out: bool
+    entry: Entry, images: ImageFiles, trial: TrialCounts, *, max_images: int, may_leave_out: bool
 ) -> None:
-    """Convert a row and decode its images, as a build does; raises what a build rejects it for."""
+    """Convert an entry and decode its images, as a build does.
+
+    Raises:
+        Rejected: As a build rejects it.
+    """
     converted = entry.convert()
-    record = subsample_images(converted.record, max_images=most if may_leave_out else None)
-    shown = [images.locate(image) for image in record.images]
-    found.num_images += len(converted.record.images)
-    found.repairs.update({rule: n for rule, n in converted.repairs.items() if n})
-    for image in shown:
+    record = subsample_images(converted.record, max_images=max_images if may_leave_out else None)
+    located = [images.locate(image) for image in record.images]
+    trial.num_images += len(converted.record.images)
+    trial.repairs.update({rule: n for rule, n in converted.repairs.items() if n})
+    for image in located:
         data = images.read(image)
-        found.formats[sniff_format(data[:16]) or "unknown"] += 1
+        trial.formats[sniff_format(data[:16]) or "unknown"] += 1
         encode_for_shard(data, ImagePolicy(), key=image.key, name=image.key)
-    if len(shown) > most:
-        raise Rejected("too_many_images", f"{len(shown)} images, the limit is {most}")
+    if len(located) > max_images:
+        raise Rejected("too_many_images", f"{len(located)} images, the limit is {max_images}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vchat.prep.convert.convert import convert_source
+from vchat.prep.convert.convert import ImageLimits, convert_source
 from vchat.prep.convert.staged import RecordFile, write_record_file
 from vchat.prep.raw.image_files import ImageFiles
 from vchat.prep.sources.source import Source, check_needs
@@ -23,8 +23,7 @@ def converted(
         data=data,
         images=images,
         work=work,
-        image_size=224,
-        max_images=max_images,
+        limits=ImageLimits(image_size=224, max_images=max_images),
         on_entry=lambda: None,
     )
     arrow = work / "records.arrow"

@@ -89,7 +89,7 @@ def test_what_is_missing_comes_with_how_to_get_it(tmp_path):
     found = finding(tmp_path, "llava")
     assert found.status == "missing"
     assert "train2017.zip" in found.problem
-    assert [bool(need.places) for need in found.needs] == [True, True, False]
+    assert [bool(need.paths) for need in found.needs] == [True, True, False]
 
 
 def test_a_damaged_annotation_file_is_broken(tmp_path):

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from vchat.prep.convert.convert import convert_source
+from vchat.prep.convert.convert import ImageLimits, convert_source
 from vchat.prep.raw import base64_json, offset_index
 from vchat.prep.raw.image_files import ImageFiles
 from vchat.prep.raw.offset_index import load_value_spans
@@ -55,7 +55,7 @@ def test_a_conversion_that_is_killed_after_the_pass_does_not_repeat_it(tmp_path,
             data=tmp_path / "data",
             images=images,
             work=tmp_path / "work",
-            image_size=224,
+            limits=ImageLimits(image_size=224),
             on_entry=killed,
         )
     assert not list((tmp_path / "work").glob("otter_mimicit_sd-*.json"))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vchat.base.cli import WrongUse
-from vchat.prep.convert.convert import convert_source
+from vchat.prep.convert.convert import ImageLimits, convert_source
 from vchat.prep.raw.image_files import ImageFiles
 from vchat.prep.sources.catalogue import SOURCES, find_source
 from vchat.prep.sources.conversations.own import own_source
@@ -275,7 +275,7 @@ def test_a_converted_source_is_found_again_until_its_inputs_change(tmp_path):
             data=tmp_path,
             images=images,
             work=tmp_path / "w",
-            image_size=224,
+            limits=ImageLimits(image_size=224),
             on_entry=count,
         )
     assert len(rows_read) == 1
