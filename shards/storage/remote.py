@@ -1,15 +1,15 @@
-"""Bytes by range from object storage: S3, Google, Azure, or any HTTP server that knows ranges.
+"""Objects under one URL: S3, Google, Azure, or any HTTP server that knows ranges.
 
-Every answer is checked for its length, because no client notices a body that ends early with a
-clean close; every object is read under the ETag of its first answer, so a shard that is replaced in
-mid-epoch is an error. Ranges are short, so that no stream stays open while a consumer is slow. All
-retries are made here, none by the client, so that they are counted and their length is known.
-Credentials are the standard ones of each cloud's own tools (`AWS_*` and so on), read by the client,
-or those of a file. A build stores files with `create`, which never writes over another.
+The length of every answer is checked, because no client notices a body that ends early with a clean
+close. Every object is read under the ETag of its first answer, so a shard that is replaced during
+an epoch is an error. Ranges are short, so that no stream stays open while a consumer is slow. A
+failed request is repeated here, not by the client, so that retries are counted and their time is
+known. `create` never replaces an object, `put` does.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import mmap
 import os
@@ -18,7 +18,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,11 +27,10 @@ from obstore.exceptions import (
     BaseError,
     NotFoundError,
 )
-from obstore.store import from_url
 
 from vchat.base.files import sha256_of
+from vchat.shards.storage.client import connect
 from vchat.shards.storage.config import StorageConfig, refuse_secrets
-from vchat.shards.storage.credentials import FileCredentials
 from vchat.shards.storage.metrics import Metrics
 from vchat.shards.storage.retries import (
     MAX_REFUSALS,
@@ -54,18 +52,15 @@ log = logging.getLogger(__name__)
 PART_BYTES = 8 << 20
 PARTS_IN_FLIGHT = 4
 
-
 MIN_UPLOAD_RATE = 2**20
 """Bytes per second below which an upload is taken for hung."""
 
-ENDPOINT_KEYS = {"s3": "endpoint", "s3a": "endpoint", "az": "endpoint", "gs": "base_url"}
-
 
 class RemoteStore:
-    """Objects under one URL, read by byte range; safe to use from several threads.
+    """Objects under one URL; safe to use from several threads.
 
-    Not after a fork: the client's own threads do not survive it. Processes that are spawned may be
-    given the store, they connect anew.
+    Not usable after a fork, which the client's threads do not survive. Pickled for a spawned
+    process, it connects anew there.
     """
 
     num_readers = 16
@@ -81,11 +76,13 @@ class RemoteStore:
         """Connect to `url`: `s3://`, `gs://`, `az://`, `http://` or `https://`.
 
         Args:
-            sizes: of objects, as the manifest states them; another size is an error.
-            pause: how to wait between attempts.
+            url: Where the objects lie.
+            storage: Endpoint, credentials, timeouts; by default those of the URL's kind.
+            sizes: Of objects, as the manifest states them; another size is an error.
+            pause: Waits between attempts; takes seconds.
 
         Raises:
-            ValueError: the URL carries a secret, is malformed, or needs other settings.
+            ValueError: The URL carries a secret, is malformed, or needs other settings.
         """
         refuse_secrets(url)
         self.url = url
@@ -99,8 +96,8 @@ class RemoteStore:
         """Return the size of an object in bytes.
 
         Raises:
-            MissingError: there is none.
-            ShardError: it cannot be reached.
+            MissingError: There is none.
+            ShardError: It cannot be reached.
         """
         return self._retry(
             lambda: int(obstore.head(self._client, name)["size"]), name=name, offset=0
@@ -110,7 +107,7 @@ class RemoteStore:
         """Return the size of an object in bytes, None if there is no such object.
 
         Raises:
-            ShardError: it cannot be reached.
+            ShardError: It cannot be reached.
         """
         try:
             return self.size(name)
@@ -121,7 +118,7 @@ class RemoteStore:
         """Return bytes `start` to `end` (exclusive) of an object.
 
         Raises:
-            ShardError: not all of them after several attempts, or the object was replaced.
+            ShardError: Some are missing after all attempts, or the object was replaced.
         """
         parts = [
             self._read_part(name, first, min(first + PART_BYTES, end))
@@ -133,51 +130,52 @@ class RemoteStore:
         """Return a short range as far as the object reaches, and the object's size.
 
         Raises:
-            MissingError: there is no such object.
-            ShardError: it cannot be read.
+            MissingError: There is no such object.
+            ShardError: It cannot be read.
         """
         try:
             return self._retry(lambda: self._get_range(name, start, end), name=name, offset=start)
         except UnreachableError:
             size = self.size(name)
-            if size <= start:  # of which a range cannot be asked for
+            if size <= start:  # storage refuses a range beyond the end
                 return b"", size
             raise
 
     def read_all(self, name: str) -> bytes:
-        """Return a whole object: the small files of a shard set."""
+        """Return a whole object, for small ones."""
         return self.read(name, 0, self.size(name))
 
     def read_parts(self, name: str, size: int, *, pool: Executor) -> Iterator[bytes]:
-        """Yield a whole object of a known size in order, a few parts in flight.
+        """Yield the bytes of a whole object in order, read by range with a few parts in flight.
+
+        Args:
+            name: Of the object.
+            size: Of the object, in bytes.
+            pool: Reads the parts.
 
         Raises:
-            ShardError: as `read`.
+            ShardError: As for `read`.
         """
-        flying: deque[Future[bytes]] = deque()
+        pending: deque[Future[bytes]] = deque()
         for first in range(0, size, PART_BYTES):
-            flying.append(pool.submit(self._read_part, name, first, min(first + PART_BYTES, size)))
-            if len(flying) == PARTS_IN_FLIGHT:
-                yield flying.popleft().result()
-        while flying:
-            yield flying.popleft().result()
+            pending.append(pool.submit(self._read_part, name, first, min(first + PART_BYTES, size)))
+            if len(pending) == PARTS_IN_FLIGHT:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
     def create(self, name: str, path: Path, *, sha256: str) -> None:
-        """Store a local file under a name that has no object; an equal one there is as good.
+        """Store a local file under a name that has no object, or has an equal one.
 
         The object appears whole or not at all. The file is mapped, so its size costs no memory.
 
         Raises:
-            ValueError: there is an object of that name with other content.
-            ShardError: it cannot be stored.
+            ValueError: There is an object of that name with other content.
+            ShardError: It cannot be stored.
         """
-        seconds = self._storage.timeout_s + path.stat().st_size / MIN_UPLOAD_RATE
-        settings = client_settings(self.url, self._storage)
-        limit = timedelta(seconds=seconds)
-        settings["client_options"] |= {"timeout": limit, "read_timeout": limit}
 
         def put() -> bool:
-            client = from_url(self.url, **settings)
+            client = self._connect_for_upload(path)
             try:
                 obstore.put(client, name, _map_file(path), mode="create", use_multipart=False)
             except AlreadyExistsError:
@@ -191,16 +189,43 @@ class RemoteStore:
                 f" {sha256[:16]}..; choose another place, or delete what is there"
             )
 
+    def put(self, name: str, path: Path) -> None:
+        """Store a local file, in place of an object of that name if there is one.
+
+        A large file goes up in parts and the object appears when all have arrived. A part that
+        fails is sent again by the client.
+
+        Raises:
+            ShardError: It cannot be stored.
+        """
+        client = connect(self.url, self._storage, client_retries=True)
+        self.metrics.count("requests")
+        self._etags.pop(name, None)
+        try:
+            obstore.put(client, name, path)
+        except (BaseError, OSError) as err:
+            raise UnreachableError(f"{self.url}: {first_line(err)}", shard=name) from err
+
+    def remove(self, name: str) -> None:
+        """Delete an object; does nothing if there is none.
+
+        Raises:
+            ShardError: It cannot be reached, or may not be deleted.
+        """
+        self._etags.pop(name, None)
+        with contextlib.suppress(MissingError):
+            self._retry(lambda: obstore.delete(self._client, name), name=name, offset=0)
+
     def sha256(self, name: str) -> str:
         """Return the SHA-256 of an object's contents."""
         with open_store_file(self, name) as file:
             return sha256_of(file)
 
     def list_folder(self, name: str) -> tuple[list[str], list[str]]:
-        """Return the names of the objects right in a folder, and of the folders in it.
+        """Return the names of the objects and of the folders directly in a folder.
 
         Raises:
-            ShardError: it cannot be listed.
+            ShardError: It cannot be listed.
         """
         found = self._retry(
             lambda: obstore.list_with_delimiter(self._client, name or None), name=name, offset=0
@@ -209,25 +234,27 @@ class RemoteStore:
         return files, [path.rpartition("/")[2] for path in found["common_prefixes"]]
 
     def list_below(self, name: str) -> Iterator[tuple[str, str]]:
-        """Yield `(name, version)` of every object below a folder; the version tells contents apart.
+        """Yield `(name, version)` of every object below a folder, at any depth.
+
+        Equal versions mean equal contents.
 
         Raises:
-            ShardError: it cannot be listed.
+            ShardError: It cannot be listed.
         """
         pages = iter(obstore.list(self._client, prefix=name or None))
         while page := self._retry(lambda: next(pages, []), name=name, offset=0):
             yield from ((one["path"], _version(one)) for one in page)
 
     def version(self, name: str) -> str:
-        """Return what tells an object's content from that of others which had its name.
+        """Return a text that changes with the object's content.
 
         Raises:
-            ShardError: there is none, or it cannot be reached.
+            ShardError: There is none, or it cannot be reached.
         """
         return _version(self._retry(lambda: obstore.head(self._client, name), name=name, offset=0))
 
     def is_local(self, name: str) -> bool:
-        """No."""
+        """Return False: every read goes over the network."""
         return False
 
     def invalidate(self, name: str) -> None:
@@ -241,12 +268,12 @@ class RemoteStore:
 
     def _connect(self) -> None:
         self._process = os.getpid()
-        try:
-            self._client: Any = from_url(self.url, **client_settings(self.url, self._storage))
-        except BaseError as err:
-            raise ValueError(
-                f"{self.url}: {first_line(err)}; wanted s3://, gs://, az://, http:// or https://"
-            ) from err
+        self._client = connect(self.url, self._storage)
+
+    def _connect_for_upload(self, path: Path) -> Any:
+        """Return a client whose requests may take as long as this file needs."""
+        seconds = self._storage.timeout_s + path.stat().st_size / MIN_UPLOAD_RATE
+        return connect(self.url, self._storage, request_limit_s=seconds)
 
     def _read_part(self, name: str, start: int, end: int) -> bytes:
         data, size = self._retry(lambda: self._get_range(name, start, end), name=name, offset=start)
@@ -256,7 +283,7 @@ class RemoteStore:
         return data
 
     def _retry(self, request: Callable[[], T], *, name: str, offset: int) -> T:
-        """Return what `ask` returns, asked again with growing pauses if it fails."""
+        """Return the answer of a request, repeated after growing pauses while it fails."""
         refusals = 0
         for pause in [*retry_pauses(self._storage.retry_for_s), None]:
             self.metrics.count("requests")
@@ -275,13 +302,13 @@ class RemoteStore:
             self.metrics.count("retries")
             self._pause(pause * random.uniform(0.5, 1.5))
             if kind.is_refusal:
-                self._connect()  # a revoked key is not asked for again by the old client
+                self._connect()  # the old client would go on with a revoked key
         raise UnreachableError(f"{self.url}: {problem}", shard=name, offset=offset)
 
     def _get_range(self, name: str, start: int, end: int) -> tuple[bytes, int]:
-        """Ask for a range once, under the object's ETag if it is known.
+        """Request a range once, under the object's ETag if it is known.
 
-        Returns it as far as the object reaches, and the object's size.
+        Returns the range as far as the object reaches, and the object's size.
         """
         if os.getpid() != self._process:
             raise RuntimeError(
@@ -300,7 +327,7 @@ class RemoteStore:
         if len(data) != wanted:
             raise ShortBodyError(f"got {len(data)} bytes, wanted {wanted}")
         etag = answer.meta["e_tag"]
-        if etag and len(data) < size:  # of a whole object nothing is left to read
+        if etag and len(data) < size:  # a whole object needs no second read
             self._etags.setdefault(name, etag)
         return data, size
 
@@ -317,36 +344,8 @@ def _version(found: ObjectMeta) -> str:
 
 
 def _map_file(path: Path) -> memoryview:
-    """Map a file into memory, for a client that takes a buffer without copying it."""
+    """Map a file into memory: the client takes the buffer without a copy."""
     with path.open("rb") as file:
         if not os.fstat(file.fileno()).st_size:
             return memoryview(b"")
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-
-
-def client_settings(url: str, storage: StorageConfig) -> dict[str, Any]:
-    """Return the arguments of obstore's `from_url` after the URL.
-
-    Raises:
-        ValueError: an endpoint or a credentials file for a kind of URL that has none.
-    """
-    timeout = timedelta(seconds=storage.timeout_s)
-    settings: dict[str, Any] = {
-        "client_options": {
-            "timeout": 10 * timeout,
-            "read_timeout": timeout,
-            "connect_timeout": min(timedelta(seconds=10), timeout),
-            "allow_http": True,
-        },
-        "retry_config": {"max_retries": 0},
-    }
-    scheme = url.partition("://")[0]
-    if storage.endpoint is not None:
-        if scheme not in ENDPOINT_KEYS:
-            raise ValueError(f"{url}: storage.endpoint is for s3://, gs:// and az:// URLs")
-        settings["config"] = {ENDPOINT_KEYS[scheme]: storage.endpoint}
-    if storage.credentials_file is not None:
-        if scheme not in ("s3", "s3a"):
-            raise ValueError(f"{url}: storage.credentials_file is for s3:// URLs")
-        settings["credential_provider"] = FileCredentials(storage.credentials_file)
-    return settings

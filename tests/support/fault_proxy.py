@@ -66,6 +66,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     proxy: Proxy
+    _body: bytes | None = None
+    """Of the request that is being answered."""
 
     def log_message(self, *args: object) -> None:
         """Stay silent."""
@@ -93,6 +95,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self._answer(self._passed_on(), fault=fault)
 
+    def do_PUT(self) -> None:
+        """Store what was sent, or show the fault that is due."""
+        self._body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.do_GET()
+        self._body = None  # the next request of this connection has its own
+
+    do_POST = do_PUT
+
     def _passed_on(self) -> tuple[int, dict[str, str], bytes]:
         """Return status, headers and body of the server behind; 502 if it does not answer."""
         parts = urlsplit(self.proxy.upstream)
@@ -103,7 +113,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             )
             for name, value in self.headers.items():
                 connection.putheader(name, value)
-            connection.endheaders()
+            connection.endheaders(self._body)
             answer = connection.getresponse()
             return answer.status, dict(answer.getheaders()), answer.read()
         except (OSError, http.client.HTTPException):

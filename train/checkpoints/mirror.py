@@ -10,30 +10,22 @@ credentials are those by which shards are read, see `[storage]`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import posixpath
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
-
-import obstore
-from obstore.exceptions import BaseError, NotFoundError
-from obstore.store import from_url
 
 from vchat.base.files import sha256_file, write_atomically
-from vchat.shards.storage.config import StorageConfig, refuse_secrets
-from vchat.shards.storage.remote import client_settings
-from vchat.shards.storage.retries import first_line
+from vchat.shards.storage.config import StorageConfig
+from vchat.shards.storage.remote import PARTS_IN_FLIGHT, RemoteStore
+from vchat.shards.storage.store import ShardError
 from vchat.train.checkpoints.checkpoint import find_newest, parse_step, rename_into_place, step_name
 
 PARALLEL_TRANSFERS = 4
-RETRIES = 8
-LONGEST_REQUEST = timedelta(hours=1)
-"""For one object on its way here; it may be as large as a checkpoint."""
-
 LISTING = "files.json"
 
 
@@ -46,15 +38,8 @@ class Mirror:
         Raises:
             ValueError: the URL carries a secret, or needs other settings.
         """
-        refuse_secrets(url)
         self.url = url.rstrip("/")
-        settings = client_settings(self.url, storage)
-        settings["client_options"]["timeout"] = LONGEST_REQUEST
-        settings["retry_config"] = {
-            "max_retries": RETRIES,
-            "retry_timeout": timedelta(seconds=storage.retry_for_s),
-        }
-        self._client: Any = from_url(self.url, **settings)
+        self._store = RemoteStore(self.url, storage=storage)
 
     def newest_step(self) -> int | None:
         """The highest step that has a complete copy, or None."""
@@ -116,53 +101,51 @@ class Mirror:
         if path.exists() and sha256_file(path) == sha256:
             return
         digest = hashlib.sha256()
-        with write_atomically(path) as file:
-            try:
-                for chunk in obstore.get(self._client, name).stream():
-                    digest.update(chunk)
-                    file.write(chunk)
-            except (BaseError, OSError) as err:
-                raise OSError(f"{self.url}/{name}: {first_line(err)}") from err
+        with (
+            write_atomically(path) as file,
+            ThreadPoolExecutor(PARTS_IN_FLIGHT) as pool,
+            _errors_of_storage(),
+        ):
+            for part in self._store.read_parts(name, self._store.size(name), pool=pool):
+                digest.update(part)
+                file.write(part)
             if digest.hexdigest() != sha256:
                 raise ValueError(f"{self.url}/{name}: SHA-256 {digest.hexdigest()}, want {sha256}")
 
     def _put(self, name: str, path: Path) -> None:
-        try:
-            obstore.put(self._client, name, path)
-        except (BaseError, OSError) as err:
-            raise OSError(f"cannot store {self.url}/{name}: {first_line(err)}") from err
+        with _errors_of_storage():
+            self._store.put(name, path)
 
     def _get(self, name: str) -> bytes:
-        try:
-            return bytes(obstore.get(self._client, name).bytes())
-        except (BaseError, OSError) as err:
-            raise OSError(f"{self.url}/{name}: {first_line(err)}") from err
+        with _errors_of_storage():
+            return self._store.read_all(name)
 
     def _steps(self, *, complete: bool) -> list[int]:
-        """Steps that have objects here, or those whose copy is complete."""
-        try:
-            prefixes = obstore.list_with_delimiter(self._client)["common_prefixes"]
-        except (BaseError, OSError) as err:
-            raise OSError(f"{self.url}: {first_line(err)}") from err
-        steps = [step for step in map(parse_step, prefixes) if step is not None]
+        """Return the steps that have objects here, or those whose copy is complete."""
+        with _errors_of_storage():
+            _, folders = self._store.list_folder("")
+        steps = [step for step in map(parse_step, folders) if step is not None]
         return [step for step in steps if not complete or self._has(f"{step_name(step)}/{LISTING}")]
 
     def _has(self, name: str) -> bool:
-        try:
-            obstore.head(self._client, name)
-        except (FileNotFoundError, NotFoundError):
-            return False
-        except (BaseError, OSError) as err:
-            raise OSError(f"{self.url}/{name}: {first_line(err)}") from err
-        return True
+        with _errors_of_storage():
+            return self._store.size_if_there(name) is not None
 
     def _remove(self, folder: str) -> None:
         """Delete a copy; its listing first, so that half of one is never found."""
-        listed = obstore.list(self._client, prefix=f"{folder}/")
-        names = [entry["path"] for page in listed for entry in page]
-        names.sort(key=lambda name: not name.endswith(f"/{LISTING}"))
-        for name in names:
-            obstore.delete(self._client, name)
+        with _errors_of_storage():
+            names = [name for name, _ in self._store.list_below(folder)]
+            for name in sorted(names, key=lambda name: not name.endswith(f"/{LISTING}")):
+                self._store.remove(name)
+
+
+@contextlib.contextmanager
+def _errors_of_storage() -> Iterator[None]:
+    """Raise what storage refuses as OSError: a copy that fails is no bad input."""
+    try:
+        yield
+    except ShardError as err:
+        raise OSError(str(err)) from err
 
 
 def _object_name(folder: str, file: str) -> str:

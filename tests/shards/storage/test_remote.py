@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from vchat.shards.storage.config import StorageConfig
 from vchat.shards.storage.remote import RemoteStore
 from vchat.shards.storage.retries import retry_pauses
 from vchat.shards.storage.store import ShardError
+from vchat_testing.fault_proxy import proxying
 from vchat_testing.range_server import Served, serving
+from vchat_testing.s3_server import Bucket
 from vchat_testing.toy import toy_shards
 from vchat_testing.toy_loading import first_epoch, keys_of, toy_loader
 
@@ -124,3 +127,42 @@ def test_a_url_with_a_secret_is_refused_without_showing_it(url: str) -> None:
     with pytest.raises(ValueError, match="give keys through the environment") as error:
         open_shards(url)
     assert "secret" not in str(error.value)
+
+
+def test_put_replaces_an_object_that_this_store_has_read(s3: Bucket, tmp_path: Path) -> None:
+    store = RemoteStore(s3.url)
+    (tmp_path / "log").write_bytes(b"one line\n")
+    store.put("run/log", tmp_path / "log")
+    assert store.read("run/log", 0, 3) == b"one"
+    (tmp_path / "log").write_bytes(b"one line\ntwo lines\n")
+    store.put("run/log", tmp_path / "log")
+    assert store.read_all("run/log") == b"one line\ntwo lines\n"
+
+
+def test_a_large_file_is_put_whole_although_storage_fails_now_and_then(
+    s3: Bucket, tmp_path: Path
+) -> None:
+    data = random.Random(0).randbytes(12_000_000)
+    (tmp_path / "large").write_bytes(data)
+    with proxying(s3.endpoint) as proxy:
+        proxy.fault_of = lambda path, number: "503" if number % 3 == 1 else None
+        store = RemoteStore(s3.url, storage=StorageConfig(endpoint=proxy.url))
+        store.put("large", tmp_path / "large")
+    assert s3.contents("")["large"] == data
+
+
+def test_put_names_the_object_that_storage_refuses(s3: Bucket, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"data")
+    with proxying(s3.endpoint) as proxy:
+        proxy.fault_of = lambda path, number: "denied"
+        store = RemoteStore(s3.url, storage=StorageConfig(endpoint=proxy.url))
+        with pytest.raises(ShardError, match=r"run/file at byte 0: s3://"):
+            store.put("run/file", tmp_path / "file")
+
+
+def test_removing_is_final_and_may_be_repeated(s3: Bucket) -> None:
+    s3.put("run/file", b"data")
+    store = RemoteStore(s3.url)
+    for _ in range(2):
+        store.remove("run/file")
+        assert store.size_if_there("run/file") is None
