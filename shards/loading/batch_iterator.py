@@ -100,9 +100,9 @@ def next_batches(cursor: PlanCursor, *, after: LastBatch | None) -> Iterator[Pla
     worker = get_worker_info()
     first, every = (worker.id, worker.num_workers) if worker else (0, 1)
     if after is None:
-        batches = cursor.batches_from(epoch=cursor.epoch, position=cursor.position)
+        batches = cursor.batches_from(epoch=cursor.epoch, first_row=cursor.next_row)
         return itertools.islice(batches, first, None, every)
-    batches = cursor.batches_from(epoch=after.epoch, position=after.first_row)
+    batches = cursor.batches_from(epoch=after.epoch, first_row=after.first_row)
     return itertools.islice(batches, after.micro_batch + every, None, every)
 
 

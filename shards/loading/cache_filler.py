@@ -36,7 +36,7 @@ class CacheFiller:
         fetcher: SampleFetcher,
         *,
         rows: NDArray[np.bool_],
-        position: int,
+        next_row: int,
     ):
         """Start the thread.
 
@@ -44,7 +44,7 @@ class CacheFiller:
             rows: bool[R], which rows of the plan this machine reads from `position` on.
         """
         self._plan, self._fetcher, self._rows = plan, fetcher, rows
-        self._position = position
+        self._next_row = next_row
         self._changed = threading.Condition()
         self._stopped = False
         self._tried: set[tuple[CachedStore, str]] = set()
@@ -52,10 +52,10 @@ class CacheFiller:
         self._thread = threading.Thread(target=self._run, name="vchat-keeper", daemon=True)
         self._thread.start()
 
-    def advance(self, position: int) -> None:
+    def advance(self, next_row: int) -> None:
         """Hear that rows before a position are not needed any more."""
         with self._changed:
-            self._position = position
+            self._next_row = next_row
             self._changed.notify()
 
     def stop(self) -> None:
@@ -83,12 +83,12 @@ class CacheFiller:
             sizes[number] = store.remote.sizes[name]
         budget = min(store.cache.limit_bytes for store, _ in stores.values())
         while not self._stopped:
-            position = self._position
-            held = shards_to_cache(use, sizes=sizes, position=position, budget=budget)
+            position = self._next_row
+            held = shards_to_cache(use, sizes=sizes, next_row=position, budget=budget)
             if not self._fill_one([stores[number] for number in held]):
                 with self._changed:
                     self._changed.wait_for(
-                        lambda seen=position: self._stopped or self._position != seen,  # type: ignore[misc]
+                        lambda seen=position: self._stopped or self._next_row != seen,  # type: ignore[misc]
                         timeout=RECHECK_S,
                     )
 

@@ -56,14 +56,14 @@ def shard_use(
     return ShardUse(first=first, last=last, range_cost=cost)
 
 
-def shards_to_cache(use: ShardUse, *, sizes: Ints, position: int, budget: int) -> list[int]:
+def shards_to_cache(use: ShardUse, *, sizes: Ints, next_row: int, budget: int) -> list[int]:
     """Return the shards to keep at a position of the epoch, those that are needed first foremost.
 
     Args:
         sizes: int64[shards] in bytes; 0 for a shard that is not kept.
         budget: the most bytes they may have together.
     """
-    worthwhile = (sizes > 0) & (use.range_cost >= sizes) & (use.last >= position)
+    worthwhile = (sizes > 0) & (use.range_cost >= sizes) & (use.last >= next_row)
     candidates = np.flatnonzero(worthwhile)
     candidates = candidates[np.argsort(use.first[candidates], kind="stable")]
     fitting = np.cumsum(sizes[candidates]) <= budget

@@ -41,7 +41,7 @@ class Prefetcher:
         self._cache_filler: CacheFiller | None = None
         self._plan: EpochPlan | None = None
 
-    def advance(self, plan: EpochPlan, position: int) -> None:
+    def advance(self, plan: EpochPlan, next_row: int) -> None:
         """Hear that the rows from a position on are going to be read next."""
         if not self._has_cache:
             return
@@ -49,10 +49,10 @@ class Prefetcher:
             if self._cache_filler is not None:
                 self._cache_filler.stop()
             self._plan = plan
-            rows = self._rows_of_machine(plan, position)
-            self._cache_filler = CacheFiller(plan, self._fetcher, rows=rows, position=position)
+            rows = self._rows_of_machine(plan, next_row)
+            self._cache_filler = CacheFiller(plan, self._fetcher, rows=rows, next_row=next_row)
         assert self._cache_filler is not None
-        self._cache_filler.advance(position)
+        self._cache_filler.advance(next_row)
 
     def start_reads(self, numbers: NDArray[np.integer]) -> dict[int, PendingRange]:
         """Start reading samples that lie far away; return their readings by sample number.
@@ -76,9 +76,9 @@ class Prefetcher:
             self._cache_filler.stop()
         self._range_threads.shutdown(wait=True, cancel_futures=True)
 
-    def _rows_of_machine(self, plan: EpochPlan, position: int) -> NDArray[np.bool_]:
+    def _rows_of_machine(self, plan: EpochPlan, first_row: int) -> NDArray[np.bool_]:
         """Return which rows from a position on are read by a rank of this machine."""
         node, ranks_per_node, world_size = self._node
         rows = np.arange(plan.num_rows)
         mine: NDArray[np.bool_] = rows % world_size // ranks_per_node == node
-        return mine & (rows >= position)
+        return mine & (rows >= first_row)

@@ -87,7 +87,7 @@ class PlanCursor:
         self.rows_per_step = rows_per_step
         self.rows_per_micro_batch = rows_per_micro_batch
         self.rank, self.world_size = rank, world_size
-        self.epoch, self.position = arguments.epoch, 0
+        self.epoch, self.next_row = arguments.epoch, 0
         self._delivered: tuple[int, int] | None = None
         """Epoch and row up to which whole steps were delivered; None if other processes deliver."""
 
@@ -119,28 +119,28 @@ class PlanCursor:
             self._plans[epoch] = plan
         return self._plans[epoch]
 
-    def batches_from(self, *, epoch: int, position: int) -> Iterator[PlannedBatch]:
+    def batches_from(self, *, epoch: int, first_row: int) -> Iterator[PlannedBatch]:
         """Yield the micro-batches of this rank from a step's first row on; never ends by itself."""
         for number in itertools.count(epoch):
             plan = self.plan(number)
-            while rows := plan.rows_of_step(position, rows_per_step=self.rows_per_step):
+            while rows := plan.rows_of_step(first_row, rows_per_step=self.rows_per_step):
                 if rows.stop > plan.num_rows // 2:
                     self._start_planning(number + 1)
-                step = position // self.rows_per_step
+                step = first_row // self.rows_per_step
                 micro_batches = self._deal(rows)
                 for micro_batch, own_rows in enumerate(micro_batches):
                     yield PlannedBatch(plan, step, rows, own_rows, micro_batch, len(micro_batches))
-                position = rows.stop
-            position = 0
+                first_row = rows.stop
+            first_row = 0
 
     def next_step(self) -> range:
         """Return the rows of the first unfinished step."""
         plan = self.plan(self.epoch)
-        return plan.rows_of_step(self.position, rows_per_step=self.rows_per_step)
+        return plan.rows_of_step(self.next_row, rows_per_step=self.rows_per_step)
 
     def start_delivery(self) -> None:
         """Note that this process delivers batches from now on: `finish_step` checks them."""
-        self._delivered = (self.epoch, self.position)
+        self._delivered = (self.epoch, self.next_row)
 
     def note_delivery(self, batch: PlannedBatch) -> None:
         """Note that a micro-batch was delivered."""
@@ -159,9 +159,9 @@ class PlanCursor:
                 f"the step of rows {rows.start} to {rows.stop} of epoch {self.epoch} cannot be "
                 f"finished: batches were delivered up to row {self._delivered[1]}"
             )
-        self.position = rows.stop
+        self.next_row = rows.stop
         if not self.next_step():
-            self.epoch, self.position = self.epoch + 1, 0
+            self.epoch, self.next_row = self.epoch + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the arguments, the digest of the plan, the epoch and the position in rows."""
@@ -169,7 +169,7 @@ class PlanCursor:
             "arguments": self.arguments_by_name(),
             "digest": self.plan(self.epoch).digest,
             "epoch": self.epoch,
-            "position": self.position,
+            "position": self.next_row,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -182,7 +182,7 @@ class PlanCursor:
         """
         if state["position"] > 0:
             self.check_state(state)
-        self.epoch, self.position = state["epoch"], state["position"]
+        self.epoch, self.next_row = state["epoch"], state["position"]
         self._delivered = None
 
     def check_state(self, state: dict[str, Any]) -> None:

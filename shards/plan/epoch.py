@@ -35,7 +35,7 @@ __all__ = ["EpochPlan", "PlanArguments", "deal_rows", "plan_epoch", "sample_posi
 
 Ints = NDArray[np.int64]
 
-ROWS_AT_ONCE = 1 << 20
+ROWS_PER_CHUNK = 1 << 20
 """Moved at a time, so that what belongs to them is small beside the rows."""
 
 
@@ -94,12 +94,12 @@ class EpochPlan:
             return self.num_rows // rows_per_step
         return math.ceil(self.num_rows / rows_per_step)
 
-    def rows_of_step(self, position: int, *, rows_per_step: int) -> range:
+    def rows_of_step(self, first_row: int, *, rows_per_step: int) -> range:
         """Return the rows of the step that starts at a position; empty at the end of the epoch."""
-        stop = min(position + rows_per_step, self.num_rows)
-        if self.arguments.tail == "drop" and stop < position + rows_per_step:
-            stop = position
-        return range(position, stop)
+        stop = min(first_row + rows_per_step, self.num_rows)
+        if self.arguments.tail == "drop" and stop < first_row + rows_per_step:
+            stop = first_row
+        return range(first_row, stop)
 
     def count_supervised_of_step(self, step: int, rows_per_step: int) -> int:
         """Return the supervised tokens in the rows of a step: what its loss is divided by."""
@@ -138,7 +138,7 @@ def plan_epoch(index: PlanIndex, arguments: PlanArguments) -> EpochPlan:
     )
     row_offsets, samples = reorder_rows(packed, rows=rows)
     return EpochPlan(
-        digest=digest_of(index, arguments, row_offsets=row_offsets, samples=samples),
+        digest=plan_digest(index, arguments, row_offsets=row_offsets, samples=samples),
         arguments=arguments,
         index=index,
         row_offsets=row_offsets,
@@ -165,8 +165,8 @@ def reorder_rows(packed: PackedRows, *, rows: Ints) -> tuple[Ints, SampleNumbers
     sizes = np.diff(packed.row_offsets)[rows]
     offsets = offsets_from_counts(sizes)
     samples = np.empty_like(packed.samples)
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        part = slice(start, start + ROWS_AT_ONCE)
+    for start in range(0, len(rows), ROWS_PER_CHUNK):
+        part = slice(start, start + ROWS_PER_CHUNK)
         first, ends = offsets[start], offsets[1:][part]
         moved_by = packed.row_offsets[rows[part]] - (ends - sizes[part])
         places = np.arange(first, ends[-1]) + np.repeat(moved_by, sizes[part])
@@ -174,7 +174,7 @@ def reorder_rows(packed: PackedRows, *, rows: Ints) -> tuple[Ints, SampleNumbers
     return offsets, samples
 
 
-def digest_of(
+def plan_digest(
     index: PlanIndex,
     arguments: PlanArguments,
     *,
@@ -185,8 +185,8 @@ def digest_of(
     described = json.dumps({"index": index.digest, **arguments.describe()}, sort_keys=True)
     digest = hashlib.sha256(described.encode())
     for rows in (row_offsets, samples):
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            digest.update(rows[start : start + ROWS_AT_ONCE].astype("<i8").data)
+        for start in range(0, len(rows), ROWS_PER_CHUNK):
+            digest.update(rows[start : start + ROWS_PER_CHUNK].astype("<i8").data)
     return digest.hexdigest()
 
 

@@ -17,7 +17,7 @@ from vchat.base.arrays import offsets_from_counts
 
 Hashes = NDArray[np.uint64]
 
-STRINGS_AT_ONCE = 1 << 16
+STRINGS_PER_CHUNK = 1 << 16
 """So that what belongs to them stays in the processor's cache."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: spreads consecutive numbers
@@ -74,11 +74,11 @@ def key_hashes(keys: TextColumn) -> Hashes:
     one after the other into the mixed length. Memory: 8 bytes per string.
     """
     hashes = np.empty(len(keys), np.uint64)
-    for start in range(0, len(keys), STRINGS_AT_ONCE):
-        part = keys.part(start, min(start + STRINGS_AT_ONCE, len(keys)))
+    for start in range(0, len(keys), STRINGS_PER_CHUNK):
+        part = keys.part(start, min(start + STRINGS_PER_CHUNK, len(keys)))
         padded = np.concatenate([part.data, np.zeros(8, np.uint8)])
         words = as_strided(padded[:8].view("<u8"), shape=(len(part.data) + 1,), strides=(1,))
-        hashes[start : start + STRINGS_AT_ONCE] = fold_words(words, part.offsets)
+        hashes[start : start + STRINGS_PER_CHUNK] = fold_words(words, part.offsets)
     return hashes
 
 

@@ -16,7 +16,7 @@ from vchat.shards.plan.ordering import TextColumn
 
 Ints = NDArray[np.int64]
 
-SAMPLES_AT_ONCE = 1 << 20
+SAMPLES_PER_CHUNK = 1 << 20
 """Counted at a time, so that what belongs to them is small beside the index."""
 
 
@@ -95,12 +95,12 @@ class PlanIndex:
         """Return int32[N]: a number per image, added up over the images of each sample."""
         totals = np.empty(len(self), np.int32)
         first = 0
-        for start in range(0, len(self), SAMPLES_AT_ONCE):
-            counts = self.num_images[start : start + SAMPLES_AT_ONCE]
+        for start in range(0, len(self), SAMPLES_PER_CHUNK):
+            counts = self.num_images[start : start + SAMPLES_PER_CHUNK]
             offsets = offsets_from_counts(counts)
             last = first + int(offsets[-1])
             so_far = offsets_from_counts(of_images(self.image_sizes[first:last]))
-            totals[start : start + SAMPLES_AT_ONCE] = np.diff(so_far[offsets])
+            totals[start : start + SAMPLES_PER_CHUNK] = np.diff(so_far[offsets])
             first = last
         return totals
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from vchat.base.files import write_atomically
 from vchat.base.locks import lock_folder
 from vchat.shards.plan.arguments import PlanArguments
-from vchat.shards.plan.epoch import EpochPlan, digest_of, plan_epoch
+from vchat.shards.plan.epoch import EpochPlan, plan_digest, plan_epoch
 from vchat.shards.plan.plan_index import PlanIndex
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def map_plan(kept: Path, index: PlanIndex, arguments: PlanArguments) -> EpochPla
     except ValueError as err:
         log.warning("%s is made anew: %s", kept, err)
         return None
-    found = digest_of(
+    found = plan_digest(
         index, arguments, row_offsets=arrays["row_offsets"], samples=arrays["samples"]
     )
     if found != facts["digest"]:

@@ -161,7 +161,7 @@ def test_held_shards_are_those_still_needed_in_order_of_need_within_the_budget()
         range_cost=np.array([100, 100, 100, 99, 150]),
     )
     sizes = np.full(5, 100)
-    assert shards_to_cache(use, sizes=sizes, position=2, budget=1000) == [2, 4, 0]
-    assert shards_to_cache(use, sizes=sizes, position=2, budget=299) == [2, 4]
-    assert shards_to_cache(use, sizes=sizes, position=0, budget=199) == [1]
-    assert shards_to_cache(use, sizes=np.zeros(5, np.int64), position=0, budget=1000) == []
+    assert shards_to_cache(use, sizes=sizes, next_row=2, budget=1000) == [2, 4, 0]
+    assert shards_to_cache(use, sizes=sizes, next_row=2, budget=299) == [2, 4]
+    assert shards_to_cache(use, sizes=sizes, next_row=0, budget=199) == [1]
+    assert shards_to_cache(use, sizes=np.zeros(5, np.int64), next_row=0, budget=1000) == []

@@ -42,7 +42,7 @@ def test_the_next_plan_is_made_by_a_thread_in_the_second_half_of_an_epoch(
 
     monkeypatch.setattr(plan_cursor, "plan_epoch", noting)
     here = cursor()
-    places = here.batches_from(epoch=0, position=0)
+    places = here.batches_from(epoch=0, first_row=0)
     half = here.plan(0).num_rows // 2
     first_half = list(itertools.takewhile(lambda place: place.step_rows.stop <= half, places))
     assert first_half
@@ -63,7 +63,7 @@ def test_an_error_in_the_next_plan_is_raised_where_it_is_wanted(
 
     monkeypatch.setattr(plan_cursor, "plan_epoch", failing)
     here = cursor()
-    places = here.batches_from(epoch=0, position=0)
+    places = here.batches_from(epoch=0, first_row=0)
     until_the_end = itertools.islice(places, here.plan(0).num_steps(4) * 2)
     assert [place.step_rows.stop for place in until_the_end][-1] == here.plan(0).num_rows
     with pytest.raises(ValueError, match="no such plan"):
@@ -72,7 +72,7 @@ def test_an_error_in_the_next_plan_is_raised_where_it_is_wanted(
 
 def test_a_plan_under_way_does_not_travel_with_the_cursor() -> None:
     here = cursor()
-    places = here.batches_from(epoch=0, position=here.plan(0).num_rows // 8 * 4)
+    places = here.batches_from(epoch=0, first_row=here.plan(0).num_rows // 8 * 4)
     next(places), next(places)
     there = pickle.loads(pickle.dumps(here))  # noqa: S301
     assert there.plan(1).digest == here.plan(1).digest
@@ -80,10 +80,10 @@ def test_a_plan_under_way_does_not_travel_with_the_cursor() -> None:
 
 def test_changed_arguments_make_another_next_plan() -> None:
     here = cursor()
-    places = here.batches_from(epoch=0, position=here.plan(0).num_rows // 8 * 4)
+    places = here.batches_from(epoch=0, first_row=here.plan(0).num_rows // 8 * 4)
     next(places), next(places)
     other = cursor()
     other.arguments = replace(other.arguments, lanes=1)
-    other.epoch, other.position = 0, 4
+    other.epoch, other.next_row = 0, 4
     here.check_state(other.state_dict())
     assert here.plan(1).digest == plan_epoch(here.index, arguments(epoch=1, lanes=1)).digest

@@ -22,7 +22,7 @@ from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.loading import batch_iterator
 from vchat.shards.loading.loader import Loader
 from vchat.shards.plan.arguments import PlanArguments, SourceShare
-from vchat.shards.plan.epoch import deal_rows, digest_of, plan_epoch, sample_positions
+from vchat.shards.plan.epoch import deal_rows, plan_digest, plan_epoch, sample_positions
 from vchat.shards.plan.joined_sets import join_sets
 from vchat.shards.plan.row_order import deal_shards
 from vchat_testing.toy import toy_shards
@@ -290,10 +290,10 @@ def test_the_digest_covers_the_rows(random: Any) -> None:
     samples, offsets = plan.samples.copy(), plan.row_offsets.copy()
     first, second = random.sample(range(len(samples)), 2)
     samples[[first, second]] = samples[[second, first]]
-    digest = digest_of(plan.index, plan.arguments, row_offsets=offsets, samples=samples)
+    digest = plan_digest(plan.index, plan.arguments, row_offsets=offsets, samples=samples)
     assert digest != plan.digest
     offsets[random.randrange(1, plan.num_rows)] += 1
-    assert plan.digest != digest_of(
+    assert plan.digest != plan_digest(
         plan.index, plan.arguments, row_offsets=offsets, samples=plan.samples
     )
 

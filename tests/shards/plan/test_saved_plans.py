@@ -150,8 +150,8 @@ def test_a_cursor_keeps_plans_of_large_sets_only(
     here, kept = cursor(), cursor()
     for place, again in itertools.islice(
         zip(
-            here.batches_from(epoch=0, position=0),
-            kept.batches_from(epoch=0, position=0),
+            here.batches_from(epoch=0, first_row=0),
+            kept.batches_from(epoch=0, first_row=0),
             strict=True,
         ),
         9,
