@@ -1,9 +1,9 @@
-"""Records -> dialogues: which are used, on which side of the split, and which are joined.
+"""Turn records into dialogues: which are used, on which side of the split, which are joined.
 
-Everything here is arithmetic on columns of numbers; no text and no image is read. What is drawn
-comes from keyed hashes of record keys, so the result depends on the seed and on the set of records,
-never on an order of files or a library's random stream. Every record is used exactly once or has a
-status that says why not.
+Everything here is arithmetic on columns of numbers; no text and no image is read. Every draw is a
+keyed hash of a record's key, so the result depends on the seed and on the set of records, never on
+the order of files or a library's random stream. Every record is used exactly once or has a status
+that says why not.
 
 Letters in shapes: N records of a source, M images of all of them, D dialogues.
 """
@@ -19,6 +19,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from vchat.base.arrays import offsets_from_counts, segment_sums
 from vchat.prep.convert.images import ImagePolicy
 from vchat.prep.convert.staged import PLAN_COLUMNS
 from vchat.prep.plan.estimate import estimate_bytes
@@ -45,10 +46,10 @@ class RecordColumns:
     """uint64[N], keyed hash of the record's key: the order in which records are taken."""
 
     group: Hashes
-    """uint64[N], another one: the size of the group that starts with the record."""
+    """uint64[N], another one: draws the size of the group that starts with the record."""
 
-    place: Hashes
-    """uint64[N], another one: where the dialogue that starts with the record is stored."""
+    storage_order: Hashes
+    """uint64[N], another one: the order in which dialogues are stored, by their first record."""
 
     images: Hashes
     """uint64[M], hash of every image's canonical key, record by record."""
@@ -57,12 +58,14 @@ class RecordColumns:
     """int64[N + 1], where each record's images start in `images`."""
 
     num_rounds: Counts
+    """int64[N]."""
+
     stored_bytes: Counts
     """int64[N], estimated bytes of the record in a shard."""
 
     @property
     def num_images(self) -> Counts:
-        """int64[N]."""
+        """Images of each record, int64[N]."""
         return np.diff(self.image_starts)
 
 
@@ -78,16 +81,16 @@ class SourceBlend:
     """bool[D]."""
 
     record_numbers: Counts
-    """int64[used records], staged row numbers, dialogue by dialogue."""
+    """int64[used records], numbers of staged records, dialogue by dialogue."""
 
     starts: Counts
-    """int64[D + 1], where each dialogue's records start in `rows`."""
+    """int64[D + 1], where each dialogue's records start in `record_numbers`."""
 
 
 def compute_record_columns(
     source: str, batches: Iterable[dict[str, list[Any]]], *, seed: int, policy: ImagePolicy
 ) -> RecordColumns:
-    """Return the columns of one source's records, as `staged.plan_columns` yields them.
+    """Return the columns of one source's records, as `staged.read_plan_columns` yields them.
 
     Memory: one batch, and 60 bytes per record.
     """
@@ -95,11 +98,11 @@ def compute_record_columns(
     if not parts:
         nothing: dict[str, list[Any]] = {name: [] for name in PLAN_COLUMNS}
         return _batch_columns(source, nothing, seed=seed, policy=policy)
-    names = ("side", "order", "group", "place", "images", "num_rounds", "stored_bytes")
+    names = ("side", "order", "group", "storage_order", "images", "num_rounds", "stored_bytes")
     counts = np.concatenate([part.num_images for part in parts])
     return RecordColumns(
         source=source,
-        image_starts=starts_of(counts),
+        image_starts=offsets_from_counts(counts),
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names},
     )
 
@@ -107,17 +110,16 @@ def compute_record_columns(
 def _batch_columns(
     source: str, batch: dict[str, list[Any]], *, seed: int, policy: ImagePolicy
 ) -> RecordColumns:
-    keys, shown = batch["key"], batch["image_keys"]
-    sides = [images[0] if images else key for key, images in zip(keys, shown, strict=True)]
-    images = [xxhash.xxh3_64_intdigest(key.encode()) for some in shown for key in some]
+    keys, image_keys = batch["key"], batch["image_keys"]
+    sides = [images[0] if images else key for key, images in zip(keys, image_keys, strict=True)]
     return RecordColumns(
         source=source,
         side=_hashes(seed, "side", sides),
         order=_hashes(seed, "order", keys),
         group=_hashes(seed, "group", keys),
-        place=_hashes(seed, "place", keys),
-        images=np.array(images, dtype=np.uint64),
-        image_starts=starts_of(np.array([len(some) for some in shown], dtype=np.int64)),
+        storage_order=_hashes(seed, "place", keys),
+        images=hash_image_keys(key for some in image_keys for key in some),
+        image_starts=offsets_from_counts(len(some) for some in image_keys),
         num_rounds=np.array(batch["num_rounds"], dtype=np.int64),
         stored_bytes=estimate_bytes(batch, policy),
     )
@@ -127,9 +129,9 @@ def _hashes(seed: int, purpose: str, keys: Sequence[str]) -> Hashes:
     return np.array([keyed_hash(seed, purpose, key) for key in keys], dtype=np.uint64)
 
 
-def starts_of(counts: NDArray[Any]) -> Counts:
-    """Return int64[N + 1]: where each of N stretches of the given lengths starts, and the end."""
-    return np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(counts, dtype=np.int64)))
+def hash_image_keys(keys: Iterable[str]) -> Hashes:
+    """Return uint64[..]: what stands for the canonical keys of images in all columns."""
+    return np.array([xxhash.xxh3_64_intdigest(key.encode()) for key in keys], dtype=np.uint64)
 
 
 def blend_records(
@@ -143,8 +145,11 @@ def blend_records(
     """Return the dialogues of every source; no photograph is on both sides of the split.
 
     Args:
-        concatenate: per source, the most single-image records that are joined into one dialogue.
-        limits: per source, the most records that are used; None for all.
+        sources: Columns of all sources.
+        concatenate: Per source, the most single-image records that are joined into one dialogue.
+        limits: Per source, the most records that are used; None for all.
+        max_images: The most images of one dialogue.
+        eval_fraction: Share of the photographs that are held out.
     """
     statuses = [
         _apply_limits(columns, limit=limit, max_images=max_images)
@@ -155,7 +160,7 @@ def blend_records(
         for columns, status in zip(sources, statuses, strict=True)
     ]
     if any(side.any() for side in eval_side):
-        held_out = _distinct_images(sources, eval_side)
+        held_out = distinct_images(sources, eval_side)
         for columns, status, is_eval in zip(sources, statuses, eval_side, strict=True):
             touches = _shows_any(columns, held_out) & ~is_eval & (status == USED)
             status[touches] = STATUSES.index("held_out_image")
@@ -184,20 +189,19 @@ def _apply_limits(
     return status
 
 
-def _distinct_images(sources: Sequence[RecordColumns], chosen: Sequence[Bools]) -> Hashes:
+def distinct_images(sources: Sequence[RecordColumns], chosen: Sequence[Bools]) -> Hashes:
     """Return the sorted distinct images of the chosen records of all sources."""
-    shown = [
-        columns.images[np.repeat(of, columns.num_images)]
-        for columns, of in zip(sources, chosen, strict=True)
+    images = [
+        columns.images[np.repeat(is_chosen, columns.num_images)]
+        for columns, is_chosen in zip(sources, chosen, strict=True)
     ]
-    return np.unique(np.concatenate(shown))
+    return np.unique(np.concatenate(images))
 
 
 def _shows_any(columns: RecordColumns, images: Hashes) -> Bools:
     """Return bool[N]: whether a record shows any of the given sorted images."""
-    hits = np.concatenate(([0], np.cumsum(np.isin(columns.images, images))))
-    shown: Bools = np.diff(hits[columns.image_starts]) > 0
-    return shown
+    shows: Bools = segment_sums(np.isin(columns.images, images), columns.image_starts) > 0
+    return shows
 
 
 def _join_records(
@@ -212,8 +216,8 @@ def _join_records(
         source=columns.source,
         status=status,
         is_eval=np.repeat([False, True], [len(sizes) for _, sizes in parts]),
-        record_numbers=np.concatenate([rows for rows, _ in parts]),
-        starts=starts_of(np.concatenate([sizes for _, sizes in parts])),
+        record_numbers=np.concatenate([numbers for numbers, _ in parts]),
+        starts=offsets_from_counts(np.concatenate([sizes for _, sizes in parts])),
     )
 
 
@@ -221,23 +225,23 @@ def _group_records(columns: RecordColumns, chosen: Bools, *, most: int) -> tuple
     """Return every chosen record once, group by group, and int64[groups] with the groups' sizes.
 
     Single-image records are taken in hash order, 1 to `most` at a time, each number equally often
-    (the last group holds what is left); any other record is a dialogue of its own.
+    (the last group holds the rest); any other record is a dialogue of its own.
     """
     single = columns.num_images == 1
     alone = np.flatnonzero(chosen & ~single)
-    joined = np.flatnonzero(chosen & single)
-    joined = joined[np.lexsort((joined, columns.order[joined]))]
-    wanted = (columns.group[joined] % np.uint64(most)).astype(np.int64) + 1
-    sizes = wanted if most == 1 else _cut_group_sizes(wanted)
-    rows = np.concatenate((alone, joined))
-    return rows, np.concatenate((np.ones(len(alone), dtype=np.int64), sizes))
+    to_join = np.flatnonzero(chosen & single)
+    to_join = to_join[np.lexsort((to_join, columns.order[to_join]))]
+    draws = (columns.group[to_join] % np.uint64(most)).astype(np.int64) + 1
+    sizes = draws if most == 1 else _cut_group_sizes(draws)
+    numbers = np.concatenate((alone, to_join))
+    return numbers, np.concatenate((np.ones(len(alone), dtype=np.int64), sizes))
 
 
-def _cut_group_sizes(wanted: Counts) -> Counts:
-    """Return the sizes of groups, each as wanted by the record that it starts with."""
-    sizes, start, end = array("q"), 0, len(wanted)
+def _cut_group_sizes(draws: Counts) -> Counts:
+    """Return the sizes of groups, each as drawn for the record that it starts with."""
+    sizes, start, end = array("q"), 0, len(draws)
     while start < end:
-        size = min(int(wanted[start]), end - start)
+        size = min(int(draws[start]), end - start)
         sizes.append(size)
         start += size
     return np.frombuffer(sizes, dtype=np.int64) if sizes else np.zeros(0, dtype=np.int64)

@@ -1,6 +1,6 @@
-"""About how many bytes a record will take in a shard, from staged columns alone.
+"""Estimate how many bytes a record takes in a shard, from staged columns alone.
 
-Only the cutting into shards depends on it; a wrong estimate gives shards of another size, nothing
+Only where shards are cut depends on it; a wrong estimate gives shards of another size, nothing
 else. The constants are rounded averages of photographs and of instruction texts.
 """
 
@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vchat.base.arrays import offsets_from_counts, segment_sums
 from vchat.prep.convert.images import ImagePolicy
 
 BYTES_PER_PIXEL = {"jpeg": 0.32, "keep": 0.32, "webp": 0.2, "png": 1.6}
 """Of photographs at quality 90, shorter side 224."""
 
 GROWTH = 1.5
-"""A smaller picture of the same scene takes more bytes per pixel; about this much more."""
+"""About how many times as many bytes per pixel a smaller picture of the same scene takes."""
 
 MEMBER_BYTES = 768
 """One member of a tar file: its header, and half a block of padding."""
@@ -36,17 +37,11 @@ def estimate_bytes(batch: dict[str, list[Any]], policy: ImagePolicy) -> NDArray[
     pixels = sides.prod(axis=1)
     shrink = np.minimum(1.0, policy.size / np.maximum(1.0, sides.min(axis=1, initial=np.inf)))
     shrunk = pixels * shrink**2
-    source_pixels = _segment_sums(pixels, counts)
+    offsets = offsets_from_counts(counts)
+    source_pixels = segment_sums(pixels, offsets)
     source_bytes = np.array(batch["image_bytes"], dtype=np.float64)
     own_rate = GROWTH * source_bytes / np.maximum(1.0, source_pixels)
     rate = np.minimum(BYTES_PER_PIXEL[policy.format], own_rate)
-    images = _segment_sums(shrunk, counts) * rate + counts * MEMBER_BYTES
-    return (texts + images + SAMPLE_BYTES).astype(np.int64)
-
-
-def _segment_sums(values: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the sum of each of N stretches of `values`, which have the given lengths."""
-    totals = np.concatenate(([0.0], np.cumsum(values)))
-    ends = np.cumsum(counts)
-    found: NDArray[np.float64] = totals[ends] - totals[ends - counts]
-    return found
+    images = segment_sums(shrunk, offsets) * rate + counts * MEMBER_BYTES
+    total: NDArray[np.float64] = texts + images + SAMPLE_BYTES
+    return total.astype(np.int64)

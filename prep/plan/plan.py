@@ -1,8 +1,9 @@
-"""BuildPlan: which dialogue goes into which shard, decided before anything heavy runs.
+"""Decide which dialogue goes into which shard, before anything heavy runs.
 
-Input: staged records and the settings that shape bytes. Output: a table of one row per dialogue,
-ordered as they are stored, and the list of shards, each a stretch of that table. A pure function of
-its inputs, named by its digest; everything that executes it gives the same bytes.
+Input: columns of the staged records, their blends, and the settings that shape bytes. Output: a
+`BuildPlan`: a table of one row per dialogue in the order in which they are stored, and the list of
+shards, each a segment of that table. A pure function of its inputs, named by its digest; whatever
+executes it gives the same bytes.
 
 Letters in shapes: N records of a source, D dialogues.
 """
@@ -21,8 +22,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from vchat.base.arrays import offsets_from_counts, segment_sums
 from vchat.base.files import write_atomically
-from vchat.prep.plan.blend import STATUSES, USED, RecordColumns, SourceBlend, starts_of
+from vchat.prep.plan.blend import STATUSES, USED, RecordColumns, SourceBlend
 
 PLAN_VERSION = 1
 """Raised whenever equal inputs would give another plan."""
@@ -33,7 +35,7 @@ SPLITS = ("train", "eval")
 SCHEMA = pa.schema(
     [("source", pa.dictionary(pa.int8(), pa.string())), ("rows", pa.list_(pa.int64()))]
 )
-"""`rows` are row numbers of the source's staged records, in order of the dialogue."""
+"""`rows` are the numbers of the source's staged records, in the order of the dialogue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +47,7 @@ class PlannedShard:
 
     split: str
     first_number: int
-    """Number of its first sample within the split; leaves room for dialogues that must be split."""
+    """Number of its first sample within the split; leaves numbers for dialogues that must be split."""
 
     start: int
     """Its first dialogue in the plan's table."""
@@ -69,10 +71,10 @@ class BuildPlan:
     """`SCHEMA`, one row per dialogue."""
 
     unused: dict[str, dict[str, int]]
-    """Source -> reason code -> records that are in no dialogue."""
+    """Source -> reason code -> number of records that are in no dialogue."""
 
     unused_pairs: dict[str, dict[str, int]]
-    """The same for question/answer pairs."""
+    """The same for the question/answer pairs of these records."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +83,10 @@ class _Dialogues:
 
     source: NDArray[np.int16]
     number: NDArray[np.int64]
-    """Position in its source's blend."""
+    """Within its source's blend."""
 
     is_eval: NDArray[np.bool_]
-    place: NDArray[np.uint64]
+    storage_order: NDArray[np.uint64]
     rounds: NDArray[np.int32]
     images: NDArray[np.int32]
     records: NDArray[np.int32]
@@ -101,13 +103,16 @@ def make_plan(
     """Place every dialogue in a shard of about `shard_bytes`.
 
     Args:
-        settings: everything apart from the blend that shapes the shards' bytes, as JSON values.
+        sources: Columns of all sources.
+        blends: Of the same sources.
+        shard_bytes: About how large a shard is.
+        settings: Everything apart from the blend that shapes the shards' bytes, as JSON values.
 
     Raises:
-        ValueError: if there is no dialogue at all.
+        ValueError: There is no dialogue at all.
     """
     dialogues = _sort_dialogues(sources, blends)
-    if not len(dialogues.place):
+    if not len(dialogues.storage_order):
         raise ValueError("no record is left to build shards of; see the reasons in the report")
     table = _dialogue_table(blends, dialogues)
     shards: list[PlannedShard] = []
@@ -128,45 +133,44 @@ def make_plan(
 def _sort_dialogues(sources: Sequence[RecordColumns], blends: Sequence[SourceBlend]) -> _Dialogues:
     """Return all dialogues, train first, each side in hash order so that sources are mixed."""
     parts = [
-        _dialogue_columns(number, columns, one)
-        for number, (columns, one) in enumerate(zip(sources, blends, strict=True))
+        _dialogue_columns(number, source, blend)
+        for number, (source, blend) in enumerate(zip(sources, blends, strict=True))
     ]
 
-    def together(name: str) -> Any:
-        return np.concatenate([getattr(part, name) for part in parts])
+    columns = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in _Dialogues.__dataclass_fields__
+    }
+    sort_keys = ("is_eval", "storage_order", "source", "number")
+    order = np.lexsort([columns[name] for name in reversed(sort_keys)])
+    return _Dialogues(**{name: column[order] for name, column in columns.items()})
 
-    order = np.lexsort([together(name) for name in ("number", "source", "place", "is_eval")])
-    return _Dialogues(**{name: together(name)[order] for name in _Dialogues.__dataclass_fields__})
 
-
-def _dialogue_columns(number: int, columns: RecordColumns, one: SourceBlend) -> _Dialogues:
-    first = one.record_numbers[one.starts[:-1]]
+def _dialogue_columns(number: int, source: RecordColumns, blend: SourceBlend) -> _Dialogues:
+    records, starts = blend.record_numbers, blend.starts
+    first = records[starts[:-1]]
     return _Dialogues(
         source=np.full(len(first), number, dtype=np.int16),
         number=np.arange(len(first), dtype=np.int64),
-        is_eval=one.is_eval,
-        place=columns.place[first],
-        rounds=_segment_sums(columns.num_rounds[one.record_numbers], one.starts).astype(np.int32),
-        images=_segment_sums(columns.num_images[one.record_numbers], one.starts).astype(np.int32),
-        records=np.diff(one.starts).astype(np.int32),
-        stored_bytes=_segment_sums(columns.stored_bytes[one.record_numbers], one.starts),
+        is_eval=blend.is_eval,
+        storage_order=source.storage_order[first],
+        rounds=segment_sums(source.num_rounds[records], starts).astype(np.int32),
+        images=segment_sums(source.num_images[records], starts).astype(np.int32),
+        records=np.diff(starts).astype(np.int32),
+        stored_bytes=segment_sums(source.stored_bytes[records], starts),
     )
 
 
-def _segment_sums(values: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the sum of each stretch of `values`."""
-    return np.diff(starts_of(values)[starts])
-
-
 def _dialogue_table(blends: Sequence[SourceBlend], dialogues: _Dialogues) -> pa.Table:
-    before = np.cumsum([0, *(len(one.record_numbers) for one in blends)])
+    """Return the table of `SCHEMA`: the records of each dialogue, gathered from the blends."""
+    before = offsets_from_counts(len(one.record_numbers) for one in blends)
     starts = np.zeros(len(dialogues.source), dtype=np.int64)
     for number, one in enumerate(blends):
         mine = dialogues.source == number
         starts[mine] = before[number] + one.starts[dialogues.number[mine]]
-    offsets = starts_of(dialogues.records)
-    places = np.repeat(starts - offsets[:-1], dialogues.records) + np.arange(offsets[-1])
-    flat = np.concatenate([one.record_numbers for one in blends])[places]
+    offsets = offsets_from_counts(dialogues.records)
+    taken = np.repeat(starts - offsets[:-1], dialogues.records) + np.arange(offsets[-1])
+    flat = np.concatenate([one.record_numbers for one in blends])[taken]
     names = pa.array([one.source for one in blends])
     source = pa.DictionaryArray.from_arrays(pa.array(dialogues.source.astype(np.int8)), names)
     return pa.Table.from_arrays(
@@ -185,10 +189,10 @@ def _cut_shards(dialogues: _Dialogues, *, split: str, shard_bytes: int) -> list[
     num_shards = int(-(-sizes.sum() // shard_bytes))
     shard = before * num_shards // max(1, int(sizes.sum()))
     edges = [*np.flatnonzero(np.diff(shard, prepend=-1)).tolist(), len(mine)]
-    numbers = np.concatenate(([0], np.cumsum(dialogues.rounds[mine])))
+    numbers = offsets_from_counts(dialogues.rounds[mine])
     return [
         PlannedShard(
-            name=f"{split}-{position:06d}",
+            name=f"{split}-{number:06d}",
             split=split,
             first_number=int(numbers[start]),
             start=int(mine[0]) + start,
@@ -197,7 +201,7 @@ def _cut_shards(dialogues: _Dialogues, *, split: str, shard_bytes: int) -> list[
             images=int(dialogues.images[mine[start:end]].sum()),
             stored_bytes=int(sizes[start:end].sum()),
         )
-        for position, (start, end) in enumerate(pairwise(edges))
+        for number, (start, end) in enumerate(pairwise(edges))
     ]
 
 
@@ -245,7 +249,7 @@ def write_plan(plan: BuildPlan, folder: Path) -> None:
 
 
 def read_plan(folder: Path) -> BuildPlan:
-    """Return what `write_plan` stored; of its table, mapped into memory, only what is used."""
+    """Return what `write_plan` stored; its table is mapped into memory and read as it is used."""
     table = pa.ipc.open_file(pa.memory_map(str(folder / PLAN_FILE))).read_all()
     described = json.loads(table.schema.metadata[b"plan"])
     shards = tuple(PlannedShard(**shard) for shard in described.pop("shards"))

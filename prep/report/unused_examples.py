@@ -1,7 +1,7 @@
-"""Examples of the records that a plan leaves out: which they are, and what was found about each.
+"""Find examples of the records that a plan leaves out: which they are, and why.
 
 A plan knows records by number; the first few of every reason are looked up in the staged files, so
-that a report can name them. Costs one row group of a staged file per example, whatever the size.
+that a report can name them. Reads one row group of a staged file per example, whatever its size.
 """
 
 from __future__ import annotations
@@ -10,11 +10,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import xxhash
 
 from vchat.prep.convert.convert import StagedSource
 from vchat.prep.convert.staged import read_rows
-from vchat.prep.plan.blend import STATUSES, USED, Hashes, RecordColumns, SourceBlend
+from vchat.prep.plan.blend import (
+    STATUSES,
+    USED,
+    Hashes,
+    RecordColumns,
+    SourceBlend,
+    distinct_images,
+    hash_image_keys,
+)
 from vchat.prep.raw.rejected import EXAMPLES_PER_REASON
 
 Examples = dict[str, list[str]]
@@ -29,7 +36,15 @@ def find_unused_examples(
     limits: Sequence[int | None],
     max_images: int,
 ) -> dict[str, Examples]:
-    """Return examples for every source and every reason that its blend has; arguments as there."""
+    """Return examples, by source, of every reason that its blend has.
+
+    Args:
+        staged: The converted sources.
+        sources: Their columns.
+        blends: What became of their records.
+        limits: As in `blend_records`, as is `max_images`.
+        max_images: The most images of one dialogue.
+    """
     held_out = _held_out_images(sources, blends)
     found: dict[str, Examples] = {}
     for one, blend, limit in zip(staged, blends, limits, strict=True):
@@ -55,12 +70,12 @@ def _describe(
 
 def _held_out_images(sources: Sequence[RecordColumns], blends: Sequence[SourceBlend]) -> Hashes:
     """Return the sorted hashes of all images on the evaluation side."""
-    shown = []
-    for columns, one in zip(sources, blends, strict=True):
+    eval_records = []
+    for columns, blend in zip(sources, blends, strict=True):
         is_eval = np.zeros(len(columns.order), dtype=np.bool_)
-        is_eval[one.record_numbers[np.repeat(one.is_eval, np.diff(one.starts))]] = True
-        shown.append(columns.images[np.repeat(is_eval, columns.num_images)])
-    return np.unique(np.concatenate(shown))
+        is_eval[blend.record_numbers[np.repeat(blend.is_eval, np.diff(blend.starts))]] = True
+        eval_records.append(is_eval)
+    return distinct_images(sources, eval_records)
 
 
 def _read_example_rows(
@@ -71,5 +86,4 @@ def _read_example_rows(
 
 
 def _first_held_out(held_out: Hashes, keys: Sequence[str]) -> str:
-    hashes = np.array([xxhash.xxh3_64_intdigest(key.encode()) for key in keys], dtype=np.uint64)
-    return keys[int(np.isin(hashes, held_out).argmax())]
+    return keys[int(np.isin(hash_image_keys(keys), held_out).argmax())]

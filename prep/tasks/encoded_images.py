@@ -17,7 +17,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from vchat.base.files import write_atomically
-from vchat.prep.plan.blend import USED, RecordColumns, SourceBlend
+from vchat.prep.plan.blend import USED, RecordColumns, SourceBlend, hash_image_keys
 from vchat.shards.format.record import ImageRef
 from vchat.shards.format.sample import StoredImage
 
@@ -28,11 +28,11 @@ def find_repeated_images(
     sources: Sequence[RecordColumns], blends: Sequence[SourceBlend]
 ) -> NDArray[np.uint64]:
     """Return the sorted hashes, uint64[..], of the image keys that used records show repeatedly."""
-    shown = [
-        columns.images[np.repeat(one.status == USED, columns.num_images)]
-        for columns, one in zip(sources, blends, strict=True)
+    used = [
+        columns.images[np.repeat(blend.status == USED, columns.num_images)]
+        for columns, blend in zip(sources, blends, strict=True)
     ]
-    hashes, counts = np.unique(np.concatenate(shown), return_counts=True)
+    hashes, counts = np.unique(np.concatenate(used), return_counts=True)
     return hashes[counts > 1]
 
 
@@ -66,7 +66,7 @@ class EncodedImages:
         return image
 
     def _is_repeated(self, key: str) -> bool:
-        digest = np.uint64(xxhash.xxh3_64_intdigest(key.encode()))
+        (digest,) = hash_image_keys([key])
         index = int(np.searchsorted(self._repeated, digest))
         return index < len(self._repeated) and bool(self._repeated[index] == digest)
 

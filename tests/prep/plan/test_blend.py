@@ -29,7 +29,7 @@ def columns(source, records, *, seed=0):
     return compute_record_columns(source, [batch(records)], seed=seed, policy=POLICY)
 
 
-def blended(sources, *, concatenate=3, limit=None, max_images=3, eval_fraction=0.2, seed=0):
+def blend_sources(sources, *, concatenate=3, limit=None, max_images=3, eval_fraction=0.2, seed=0):
     """Blend `source -> records`; returns columns and blends."""
     found = [columns(name, records, seed=seed) for name, records in sources.items()]
     count = len(found)
@@ -42,10 +42,13 @@ def blended(sources, *, concatenate=3, limit=None, max_images=3, eval_fraction=0
     )
 
 
-def dialogues(records, one):
+def dialogues(records, blend):
     """Return `(is_eval, records)` of every dialogue of a blend."""
-    stretches = zip(one.starts[:-1], one.starts[1:], one.is_eval, strict=True)
-    return [(bool(side), [records[row] for row in one.rows[a:b]]) for a, b, side in stretches]
+    segments = zip(blend.starts[:-1], blend.starts[1:], blend.is_eval, strict=True)
+    return [
+        (bool(side), [records[number] for number in blend.record_numbers[a:b]])
+        for a, b, side in segments
+    ]
 
 
 IMAGES = st.lists(st.integers(0, 30).map("p:{}".format), max_size=5)
@@ -66,7 +69,7 @@ SOURCES = st.dictionaries(
     seed=st.integers(0, 3),
 )
 def test_every_record_is_used_exactly_once_or_has_a_reason(sources, **settings):
-    found, blends = blended(sources, **settings)
+    found, blends = blend_sources(sources, **settings)
     shown = {True: set(), False: set()}
     for (_, records), one in zip(sources.items(), blends, strict=True):
         used = np.flatnonzero(one.status == USED)
@@ -91,7 +94,7 @@ def check_plan(plan, sources, blends):
     rows = plan.table.to_pylist()
     for (name, _), one in zip(sources.items(), blends, strict=True):
         taken = [row for dialogue in rows if dialogue["source"] == name for row in dialogue["rows"]]
-        assert sorted(taken) == sorted(one.rows)
+        assert sorted(taken) == sorted(one.record_numbers)
         assert sum(plan.unused[name].values()) == (one.status != USED).sum()
     assert [shard.start for shard in plan.shards] == [0, *(s.end for s in plan.shards[:-1])]
     assert plan.shards[-1].end == len(rows)
@@ -108,15 +111,15 @@ def photos(count):
 
 def test_the_order_of_the_records_does_not_matter():
     records = photos(200)
-    turned = records[::-1]
-    _, (one,) = blended({"llava": records}, limit=150)
-    _, (other,) = blended({"llava": turned}, limit=150)
-    assert dialogues(records, one) == dialogues(turned, other)
+    backwards = records[::-1]
+    _, (one,) = blend_sources({"llava": records}, limit=150)
+    _, (other,) = blend_sources({"llava": backwards}, limit=150)
+    assert dialogues(records, one) == dialogues(backwards, other)
 
 
 def test_group_sizes_are_uniform():
     records = photos(20_000)
-    _, (one,) = blended({"llava": records}, eval_fraction=0.0)
+    _, (one,) = blend_sources({"llava": records}, eval_fraction=0.0)
     sizes = np.bincount(np.diff(one.starts))[1:]
     assert sizes.sum() == len(one.starts) - 1
     assert (np.abs(sizes / sizes.sum() - 1 / 3) < 0.02).all()
@@ -124,7 +127,7 @@ def test_group_sizes_are_uniform():
 
 def test_the_held_out_share_is_about_the_fraction():
     records = photos(20_000)
-    _, (one,) = blended({"llava": records}, concatenate=1, eval_fraction=0.05)
+    _, (one,) = blend_sources({"llava": records}, concatenate=1, eval_fraction=0.05)
     assert abs(one.is_eval.mean() - 0.05) < 0.01
 
 
@@ -136,7 +139,7 @@ def test_a_photograph_is_held_out_under_all_its_records():
     }
     for seed in seeds:
         if not side_of("coco:2", seed):
-            _, (llava, cgd) = blended(sources, eval_fraction=0.5, seed=seed)
+            _, (llava, cgd) = blend_sources(sources, eval_fraction=0.5, seed=seed)
             assert llava.is_eval.tolist() == [True]
             assert STATUSES[cgd.status[0]] == "held_out_image"
             return
@@ -144,20 +147,20 @@ def test_a_photograph_is_held_out_under_all_its_records():
 
 
 def side_of(image, seed):
-    _, (one,) = blended({"a": [("k", [image])]}, eval_fraction=0.5, seed=seed)
+    _, (one,) = blend_sources({"a": [("k", [image])]}, eval_fraction=0.5, seed=seed)
     return bool(one.is_eval[0])
 
 
 def test_another_seed_gives_another_split_and_another_plan():
     plans = set()
     for seed in (0, 1):
-        found, blends = blended({"llava": photos(50)}, seed=seed)
+        found, blends = blend_sources({"llava": photos(50)}, seed=seed)
         plans.add(make_plan(found, blends, shard_bytes=10**6, settings={}).digest)
     assert len(plans) == 2
 
 
 def test_equal_inputs_give_this_plan_on_every_machine():
-    found, blends = blended({"llava": photos(50), "cgd": [("cgd/1", ["coco:51", "coco:52"])]})
+    found, blends = blend_sources({"llava": photos(50), "cgd": [("cgd/1", ["coco:51", "coco:52"])]})
     plan = make_plan(found, blends, shard_bytes=200_000, settings={"a": 1})
     assert plan.digest == "b2a7b96f35fe5da660d91189bfd952cc2a3eb4d9763471a4ab40fb0838abd5ad"
     other = make_plan(found, blends, shard_bytes=200_000, settings={"a": 2})
@@ -165,14 +168,14 @@ def test_equal_inputs_give_this_plan_on_every_machine():
 
 
 def test_a_stored_plan_is_read_back(tmp_path):
-    found, blends = blended({"llava": photos(50)}, limit=40)
+    found, blends = blend_sources({"llava": photos(50)}, limit=40)
     plan = make_plan(found, blends, shard_bytes=200_000, settings={})
     write_plan(plan, tmp_path)
     assert read_plan(tmp_path) == plan
 
 
 def test_shards_are_about_the_wanted_size():
-    found, blends = blended({"llava": photos(3000)}, eval_fraction=0.0)
+    found, blends = blend_sources({"llava": photos(3000)}, eval_fraction=0.0)
     plan = make_plan(found, blends, shard_bytes=2_000_000, settings={})
     sizes = [shard.stored_bytes for shard in plan.shards]
     assert len(sizes) > 10
@@ -181,7 +184,7 @@ def test_shards_are_about_the_wanted_size():
 
 
 def test_no_record_left_is_an_error():
-    found, blends = blended({"llava": [("k", ["a", "b", "c", "d"])]}, max_images=3)
+    found, blends = blend_sources({"llava": [("k", ["a", "b", "c", "d"])]}, max_images=3)
     with pytest.raises(ValueError, match="no record is left"):
         make_plan(found, blends, shard_bytes=10**6, settings={})
 

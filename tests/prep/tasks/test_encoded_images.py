@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-import xxhash
 
+from vchat.prep.plan.blend import hash_image_keys
 from vchat.prep.raw.rejected import Rejected
 from vchat.prep.tasks.encoded_images import EncodedImages, write_repeated_images
 from vchat.shards.format.record import ImageRef
@@ -14,8 +14,7 @@ TWICE, ONCE = ImageRef(key="coco:1", file="a.jpg"), ImageRef(key="coco:2", file=
 
 @pytest.fixture
 def work(tmp_path):
-    hashes = [xxhash.xxh3_64_intdigest(key.encode()) for key in ("coco:1", "coco:9")]
-    write_repeated_images(np.array(sorted(hashes), dtype=np.uint64), tmp_path)
+    write_repeated_images(np.sort(hash_image_keys(["coco:1", "coco:9"])), tmp_path)
     return tmp_path
 
 
@@ -58,8 +57,7 @@ def test_another_file_of_the_same_photograph_is_another_image(work):
 
 
 def test_a_cached_image_has_the_key_of_whoever_asks(tmp_path):
-    hashes = [xxhash.xxh3_64_intdigest(key.encode()) for key in ("coco:1", "own:1")]
-    write_repeated_images(np.array(sorted(hashes), dtype=np.uint64), tmp_path)
+    write_repeated_images(np.sort(hash_image_keys(["coco:1", "own:1"])), tmp_path)
     images, calls = EncodedImages(tmp_path), []
     assert images.get(TWICE, counting(calls)).key == "coco:1"
     assert images.get(ImageRef(key="own:1", file="a.jpg"), counting(calls)).key == "own:1"
