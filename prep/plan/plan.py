@@ -47,7 +47,7 @@ class PlannedShard:
 
     split: str
     first_number: int
-    """Number of its first sample within the split; leaves numbers for dialogues that must be split."""
+    """Number of its first sample within the split; dialogues that are split have numbers left."""
 
     start: int
     """Its first dialogue in the plan's table."""
