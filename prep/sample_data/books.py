@@ -18,7 +18,7 @@ from vchat.prep.sample_data.write import write_jpeg, write_json
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Book:
-    """One cover, its id (ten digits as in an ISBN, the first is 0) and how it looks."""
+    """One cover with its id (ten digits as in an ISBN, the first is 0) and its picture."""
 
     id: str
     cover: Cover
@@ -26,29 +26,29 @@ class Book:
 
 
 def draw_books(seed: int, *, number: int) -> list[Book]:
-    """Draw so many books."""
-    found = []
+    """Draw `number` books."""
+    books = []
     for i in range(number):
         draws = Draws(seed, "ocr_vqa", i)
         cover = draw_cover(draws)
-        found.append(Book(id=f"{7 * i + 10:010d}", cover=cover, image=draw_picture(cover, draws)))
-    return found
+        books.append(Book(id=f"{7 * i + 10:010d}", cover=cover, image=draw_picture(cover, draws)))
+    return books
 
 
 def write_ocr_vqa(
     root: Path, books: Sequence[Book], seed: int, *, advance: Callable[[int], None]
 ) -> None:
-    """Write the covers and `dataset.json`: one book in ten is for validation or testing."""
-    rows = {}
+    """Write the covers and `dataset.json`; one book in ten is for validation or testing."""
+    entries = {}
     for book in books:
         write_jpeg(root / f"OCR_VQA/images/{book.id}.jpg", book.image)
-        rows[book.id] = ocr_vqa_entry(book, Draws(seed, "ocr_vqa split", book.id))
+        entries[book.id] = ocr_vqa_entry(book, Draws(seed, "ocr_vqa split", book.id))
         advance(1)
-    write_json(root / "OCR_VQA/dataset.json", rows)
+    write_json(root / "OCR_VQA/dataset.json", entries)
 
 
 def ocr_vqa_entry(book: Book, draws: Draws) -> dict[str, Any]:
-    """Return one book's entry; split 1 is train, 2 validation, 3 test."""
+    """Return the entry of one book; split 1 is train, 2 validation, 3 test."""
     asked = draws.shuffle([questions.title_of(book.cover), questions.genre_of(book.cover)])
     return {
         "imageURL": f"http://covers.example/I/{book.id}.jpg",

@@ -1,4 +1,4 @@
-"""MiniGPT-4's described pictures, and Sparkles dialogues about several pictures at a time.
+"""MiniGPT-4's captioned pictures, and Sparkles dialogues about several pictures at a time.
 
 The pictures of SparklesDialogueCC are those of MiniGPT-4, under the same ids; SparklesDialogueVG
 has its own. Ids are whole numbers as text, so one can be the beginning of another (`IMAGE#1`,
@@ -21,7 +21,7 @@ from vchat.prep.sample_data.world import Scene, draw_scene
 from vchat.prep.sample_data.write import write_jpeg, write_json
 
 TAG = "<Img><ImageHere></Img>"
-"""Follows the id of an image where it is shown."""
+"""Follows the id of an image where a dialogue shows it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class CaptionedPicture:
 
     @property
     def caption(self) -> str:
-        """Return one paragraph about the picture."""
+        """One paragraph about the picture."""
         kind = "shape" if len(self.scene.things) == 1 else "shapes"
         return (
             f"The image shows {self.scene.number} {kind} on a dark ground."
@@ -43,18 +43,18 @@ class CaptionedPicture:
 
     @property
     def mention(self) -> str:
-        """Return how a dialogue names the picture."""
+        """The text by which a dialogue names the picture."""
         return f"IMAGE#{self.id}"
 
 
 def draw_captioned_pictures(seed: int, stream: str, *, number: int) -> list[CaptionedPicture]:
-    """Draw so many pictures; ids are 1, 2, 3 ..."""
-    found = []
+    """Draw `number` pictures; ids are 1, 2, 3 ..."""
+    pictures = []
     for i in range(1, number + 1):
         draws = Draws(seed, stream, i)
         scene = draw_scene(draws, number=draws.between(1, 4))
-        found.append(CaptionedPicture(id=str(i), scene=scene, image=draw_picture(scene, draws)))
-    return found
+        pictures.append(CaptionedPicture(id=str(i), scene=scene, image=draw_picture(scene, draws)))
+    return pictures
 
 
 def write_minigpt4(root: Path, pictures: Sequence[CaptionedPicture]) -> None:
@@ -103,7 +103,7 @@ def sparkles_dialogue(pictures: Sequence[CaptionedPicture]) -> dict[str, Any]:
 
 
 def image_entry(picture: CaptionedPicture) -> dict[str, Any]:
-    """Return how a message lists one of its pictures."""
+    """Return the entry of a message for one of its pictures."""
     return {"image_id": picture.id, "caption": picture.caption}
 
 

@@ -1,7 +1,7 @@
-"""COCO photographs, and what four sources say about them: LLaVA, A-OKVQA and captions.
+"""COCO photographs, and the annotations of four sources: LLaVA (two), A-OKVQA and captions.
 
 Photographs come in pairs that differ in one thing, because CGD (in `mimicit.py`) asks about such
-pairs; every photograph is also asked about alone. Its number is its place in the list, from 1.
+pairs; the other sources ask about each photograph alone. Photographs are numbered from 1.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ JsonEntry = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Photograph:
-    """One scene with its COCO number and how it looks."""
+    """One scene with its COCO number and its picture."""
 
     number: int
     scene: Scene
@@ -33,17 +33,17 @@ class Photograph:
 
     @property
     def file_2017(self) -> str:
-        """Return its name in the train2017 folder."""
+        """Its name in the train2017 folder."""
         return f"{self.number:012d}.jpg"
 
     @property
     def part_2014(self) -> str:
-        """Return which folder of the 2014 release has it: one in four is a val2014 file."""
+        """Its folder of the 2014 release; one in four is a val2014 file."""
         return "val2014" if self.number % 4 == 0 else "train2014"
 
     @property
     def file_2014(self) -> str:
-        """Return its name in the 2014 release."""
+        """Its name in the 2014 release."""
         return f"COCO_{self.part_2014}_{self.number:012d}.jpg"
 
 
@@ -57,7 +57,7 @@ class PhotographPair:
 
 
 def draw_photograph_pairs(seed: int, *, number: int) -> list[PhotographPair]:
-    """Draw so many pairs; photographs are numbered 1, 2, 3 ... through the pairs."""
+    """Draw `number` pairs; photographs are numbered 1, 2, 3 ... through all pairs."""
     pairs = []
     for i in range(number):
         draws = Draws(seed, "coco", i)
@@ -83,19 +83,19 @@ def write_photographs(
 def write_llava(root: Path, photographs: Sequence[Photograph], seed: int) -> None:
     """Write LLaVA's three files: descriptions, reasoning, dialogues.
 
-    As upstream, one photograph can be in several files, under the same `id`.
+    As upstream, a photograph may be in several files, under the same `id`.
     """
     details, reasonings, dialogues = [], [], []
     for photograph in photographs:
         draws = Draws(seed, "llava", photograph.number)
-        described = draws.pick((questions.whole_picture, questions.list_of_shapes))(
+        description = draws.pick((questions.whole_picture, questions.list_of_shapes))(
             photograph.scene
         )
-        reasoned = questions.comparison_of(photograph.scene, draws)
+        reasoning = questions.comparison_of(photograph.scene, draws)
         asked = questions.dialogue_about(photograph.scene, draws)
-        details.append(llava_entry(photograph, [described], draws))
+        details.append(llava_entry(photograph, [description], draws))
         if draws.below(8) == 0:
-            reasonings.append(llava_entry(photograph, [reasoned], draws))
+            reasonings.append(llava_entry(photograph, [reasoning], draws))
         dialogues.append(llava_entry(photograph, asked, draws))
     write_json(root / "llava/detail_23k.json", details)
     write_json(root / "llava/complex_reasoning_77k.json", reasonings)
@@ -103,7 +103,7 @@ def write_llava(root: Path, photographs: Sequence[Photograph], seed: int) -> Non
 
 
 def llava_entry(photograph: Photograph, asked: Sequence[QuestionAnswer], draws: Draws) -> JsonEntry:
-    """Return one row; `<image>` stands at the start or the end of the first question."""
+    """Return one entry; `<image>` is at the start or the end of the first question."""
     turns = []
     for question, answer in asked:
         turns.append({"from": "human", "value": question})
@@ -118,16 +118,16 @@ def llava_entry(photograph: Photograph, asked: Sequence[QuestionAnswer], draws: 
 
 
 def write_aokvqa(root: Path, photographs: Sequence[Photograph], seed: int) -> None:
-    """Write A-OKVQA's training file: one question with four choices for one photograph in four."""
-    rows = [
+    """Write A-OKVQA's training file: a question with four choices for one photograph in four."""
+    entries = [
         aokvqa_entry(photograph, Draws(seed, "aokvqa", photograph.number))
         for photograph in photographs[::4]
     ]
-    write_json(root / "aokvqa/annotations/aokvqa_v1p0_train.json", rows)
+    write_json(root / "aokvqa/annotations/aokvqa_v1p0_train.json", entries)
 
 
 def aokvqa_entry(photograph: Photograph, draws: Draws) -> JsonEntry:
-    """Return one question about the colour of a thing, with its choices and reasons."""
+    """Return a question about the colour of a thing, with its choices and reasons."""
     thing = draws.pick(photograph.scene.things)
     question, answer = questions.color_of(thing)
     choices = draws.shuffle([answer, *draws.some(free_choices(COLORS, [answer]), 3)])
@@ -163,7 +163,7 @@ def write_captions(root: Path, photographs: Sequence[Photograph], seed: int) -> 
 def karpathy_entry(
     photograph: Photograph, i: int, captions: dict[int, str], draws: Draws
 ) -> JsonEntry:
-    """Return one image's row; val and test are files of the val2014 folder, as upstream."""
+    """Return the entry of one image; val and test are val2014 files, as upstream."""
     from_val = photograph.part_2014 == "val2014"
     return {
         "filepath": photograph.part_2014,
@@ -185,7 +185,7 @@ def karpathy_entry(
 
 
 def draw_captions(scene: Scene, draws: Draws) -> list[str]:
-    """Return five or six captions of a scene."""
+    """Choose five or six captions of a scene."""
     thing = draws.pick(scene.things)
     plural = "" if len(scene.things) == 1 else "s"
     captions = [

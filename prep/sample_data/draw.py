@@ -1,7 +1,7 @@
 """Scenes and covers as pictures.
 
-What is drawn decides what is seen; the draws decide the rest: where in its quarter a thing lies,
-how large it is, the exact tint, the grey of the background. None of that tells of an answer.
+The scene decides what a picture shows; random draws decide the rest: where in its quarter a thing
+is, its size, its exact tint, the grey of the background. No answer depends on these.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ TINTS = {
     "purple": (185, 65, 215),
     "white": (245, 245, 245),
 }
-"""The middle of each colour; a thing's own tint differs by at most `TINT_SPREAD` per channel."""
+"""The mean of each colour; the tint of a thing differs by at most `TINT_SPREAD` per channel."""
 
 TINT_SPREAD = 10
 FINE = 4
-"""Pictures are drawn at this multiple of their size and averaged down, which smooths edges."""
+"""Pictures are drawn at this multiple of their size and averaged, which smooths edges."""
 
 Tint = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """Centre and half side of a thing, in fine pixels."""
+    """Centre and half side of a thing, in pixels of the enlarged drawing."""
 
     x: int
     y: int
@@ -66,7 +66,7 @@ def draw_picture(subject: Scene | Cover, draws: Draws) -> Image.Image:
 
 
 def draw_grounds(pen: ImageDraw.ImageDraw, draws: Draws) -> dict[str, Tint]:
-    """Fill the four quarters, and return place -> tint: above is dark sky, below is dark soil.
+    """Fill the four quarters and return their tints: dark sky above, dark soil below.
 
     The left is lighter than the right, as if light came from there.
     """
@@ -97,7 +97,7 @@ def draw_cover_picture(cover: Cover, draws: Draws) -> Image.Image:
 
 
 def draw_spot(thing: Thing, draws: Draws) -> Spot:
-    """Choose size and place; the thing stays inside its quarter of the picture."""
+    """Choose size and centre; the thing stays inside its quarter of the picture."""
     quarter = SIZE * FINE // 2
     row, column = divmod(PLACES.index(thing.place), 2)
     half = draws.between(9 * FINE, 12 * FINE)

@@ -1,7 +1,7 @@
-"""Numbers drawn from a key: the same on every machine and library version.
+"""Random draws from a key, equal on every machine and library version.
 
-A draw is a keyed 64-bit hash of (key, counter), so it depends on nothing but the key's text and on
-how many draws came before it. No library's random stream is used.
+A draw is a 64-bit hash of (key, counter), so it depends only on the text of the key and on the
+number of draws before it. No random generator of a library is used.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Draws:
         return choices[self.below(len(choices))]
 
     def shuffle(self, choices: Sequence[T]) -> list[T]:
-        """Return all choices, in a drawn order."""
-        left = list(choices)
-        return [left.pop(self.below(len(left))) for _ in range(len(left))]
+        """Return all choices in random order."""
+        rest = list(choices)
+        return [rest.pop(self.below(len(rest))) for _ in range(len(rest))]
 
     def some(self, choices: Sequence[T], number: int) -> list[T]:
-        """Return `number` different choices, in a drawn order."""
+        """Return `number` different choices in random order."""
         return self.shuffle(choices)[:number]

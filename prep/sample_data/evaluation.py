@@ -1,8 +1,8 @@
 """Questions about held-out pictures, for `vchat-train eval`.
 
-Within a kind every answer is right equally often, and the pictures are chosen after the answer, so
-a guess without the picture is right with the stated chance. The pictures come from draws of their
-own: none is among the training pictures.
+Within a kind every answer is right equally often, and pictures are chosen to fit the answer, so a
+guess without the picture is right with the stated chance. The pictures are drawn from keys of
+their own: none is among the training pictures.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MIN_QUESTIONS = 48
 """Questions per kind; rounded up so that every answer is right equally often."""
 
 PicturedQuestion = tuple[list[Scene | Cover], QuestionAnswer]
-"""What is shown, image by image, and what is asked about it."""
+"""The subject of each image, and a question about them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class QuestionKind:
     name: str
     answers: Sequence[str]
     ask: Callable[[Draws], PicturedQuestion]
-    """Draws pictures and a question about them, with any of the answers."""
+    """Draws subjects and a question about them, with any of the answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,27 +61,27 @@ class EvaluationItem:
 
     @property
     def id(self) -> str:
-        """Return the kind and a number within it."""
+        """The name of the kind and a number within it."""
         return f"{self.kind.name}-{self.number:03d}"
 
     @property
     def files(self) -> list[str]:
-        """Return the paths of its images, relative to the data folder."""
+        """The paths of its images, relative to the data folder."""
         return [f"eval/images/{self.id}-{k}.jpg" for k in range(1, len(self.images) + 1)]
 
 
 def draw_items(seed: int) -> list[EvaluationItem]:
-    """Draw all questions, in an order that says nothing about the answers."""
-    found = [
+    """Draw all questions, in an order that does not depend on the answers."""
+    items = [
         draw_item(kind, number, Draws(seed, "eval", kind.name, number))
         for kind in KINDS
         for number in range(-(-MIN_QUESTIONS // len(kind.answers)) * len(kind.answers))
     ]
-    return Draws(seed, "eval", "order").shuffle(found)
+    return Draws(seed, "eval", "order").shuffle(items)
 
 
 def draw_item(kind: QuestionKind, number: int, draws: Draws) -> EvaluationItem:
-    """Draw until the answer is the one whose turn it is."""
+    """Draw until the answer is number `number` of the kind's answers, counted cyclically."""
     wanted = kind.answers[number % len(kind.answers)]
     while True:
         shown, asked = kind.ask(draws)
@@ -102,7 +102,7 @@ def write_evaluation(
 
 
 def item_entry(item: EvaluationItem) -> dict[str, Any]:
-    """Return one element of `eval.json`."""
+    """Return the element of `eval.json` for one question."""
     question, answer = item.asked
     return {
         "id": item.id,
@@ -115,7 +115,7 @@ def item_entry(item: EvaluationItem) -> dict[str, Any]:
 
 
 def about_one_thing(ask: Callable[..., QuestionAnswer]) -> Callable[[Draws], PicturedQuestion]:
-    """Return how to ask about one thing of a scene of one to four."""
+    """Return a function that draws a scene of one to four things and asks about one of them."""
 
     def draw(draws: Draws) -> PicturedQuestion:
         scene = draw_scene(draws, number=draws.between(1, 4))

@@ -25,7 +25,7 @@ Instructions = dict[str, dict[str, Any]]
 Images = dict[str, Image.Image]
 
 FRAMES_SN = 16
-"""Frames of one walk through a scene; a published record lists at least so many."""
+"""Frames of one walk through a scene: the smallest number in published records."""
 
 FRAMES_TVC = 6
 PICTURES_VST = 5
@@ -34,7 +34,7 @@ PICTURES_VST = 5
 def link_instructions(
     ids: Sequence[str], asked: Sequence[QuestionAnswer], image_ids: Sequence[str]
 ) -> Instructions:
-    """Return questions about equal images; each names all the others as related."""
+    """Return instructions about equal images; each names all the others as related."""
     return {
         each: {
             "instruction": question,
@@ -73,13 +73,13 @@ def write_cgd(root: Path, pairs: Sequence[PhotographPair], seed: int) -> None:
 
 
 def comparison_questions(pair: ScenePair, draws: Draws) -> list[QuestionAnswer]:
-    """Return the questions in what two images differ, in a drawn order."""
+    """Return questions about the difference of two images, in random order."""
     thing = draws.pick(pair.odd_things())
     return draws.shuffle([questions.which_image(pair, thing), questions.what_changed(pair)])
 
 
 def single_image_questions(pair: ScenePair, draws: Draws) -> list[QuestionAnswer]:
-    """Return questions about one image by its number, in a drawn order."""
+    """Return questions about one image by its number, in random order."""
     described = questions.describe_image(pair, draws.between(1, 2))
     return draws.shuffle([questions.color_in_image(pair, draws), described])
 
@@ -103,7 +103,7 @@ def write_sd(root: Path, seed: int, *, number: int) -> None:
 
 
 def write_sn(root: Path, seed: int, *, number: int) -> None:
-    """Write SN: rounds about the frames of a walk; instructions leave out `_00` of a scan's id."""
+    """Write SN: rounds about the frames of a walk; instructions omit `_00` of a scan's id."""
     instructions: Instructions = {}
     images: Images = {}
     for i in range(number):
@@ -137,7 +137,7 @@ def write_tvc(root: Path, seed: int, *, number: int) -> None:
 
 
 def write_vst(root: Path, seed: int, *, number: int) -> None:
-    """Write VST: a story of five pictures, named by photo numbers."""
+    """Write VST: a story about five pictures, named by photo numbers."""
     instructions: Instructions = {}
     images: Images = {}
     for i in range(number):
@@ -149,7 +149,7 @@ def write_vst(root: Path, seed: int, *, number: int) -> None:
 
 
 def draw_frames(walk: Walk, image_ids: Sequence[str]) -> Mapping[str, Image.Image]:
-    """Draw the frames of a walk, under these ids."""
+    """Draw the frames of a walk and return them by id."""
     return {
         image_id: draw_picture(scene, walk.draws)
         for image_id, scene in zip(image_ids, walk.scenes, strict=True)

@@ -1,8 +1,7 @@
-"""Questions about pictures and their answers: the words that the sample world is spoken of in.
+"""Questions about pictures of the sample world, and their answers.
 
-Every answer can be read off the picture and off nothing else: the rounds of one dialogue are chosen
-so that no question or earlier answer gives a later answer away. A question/answer pair is a plain
-`(question, answer)`.
+An answer depends on the picture alone: the rounds of one dialogue are chosen so that no question
+or earlier answer reveals a later answer.
 """
 
 from __future__ import annotations
@@ -60,8 +59,8 @@ def sentences_about(scene: Scene) -> str:
 def dialogue_about(scene: Scene, draws: Draws) -> list[QuestionAnswer]:
     """Return three to five questions, or two if there is only one thing.
 
-    A thing is asked about either by its colour (then only for its shape) or by its shape. Their
-    number is asked for first, before other questions tell of things.
+    A question about a thing names either its colour (and asks for its shape) or its shape. The
+    number of things is asked for first, before other questions reveal it.
     """
     asked = [number_in(scene)]
     for thing in scene.things:
@@ -100,7 +99,7 @@ def title_of(cover: Cover) -> QuestionAnswer:
 
 
 def genre_of(cover: Cover) -> QuestionAnswer:
-    """Ask what kind of book it is, which its colour says."""
+    """Ask for the genre of the book, which its colour tells."""
     return "What type of book is this?", cover.genre
 
 
@@ -111,7 +110,7 @@ def which_image(pair: ScenePair, thing: Thing) -> QuestionAnswer:
 
 
 def what_changed(pair: ScenePair) -> QuestionAnswer:
-    """Ask in what two images differ."""
+    """Ask for the difference of two images."""
     return "What changed?", pair.change
 
 
@@ -123,7 +122,7 @@ def describe_image(pair: ScenePair, number: int) -> QuestionAnswer:
 def color_in_image(pair: ScenePair, draws: Draws) -> QuestionAnswer:
     """Ask for the colour of a thing in the image of a given number.
 
-    If a colour changed, it is that of the thing it changed of.
+    If the pair differs in a colour, the question is about the thing of that colour.
     """
     number = draws.between(1, 2)
     scene = (pair.first, pair.second)[number - 1]

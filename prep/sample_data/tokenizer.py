@@ -1,8 +1,8 @@
-"""A byte-level BPE tokenizer, trained on what is said in the sample world.
+"""A byte-level BPE tokenizer, trained on the texts of the sample world.
 
-It is the same for every seed, so models of different sample worlds can be compared. Any text can be
-encoded, but only the words of this world are single tokens. A header of the template is one token
-too, which keeps training short.
+It is equal for every seed, so models of different sample worlds can be compared. It encodes any
+text, but only words of this world are single tokens. A header of the template is one token too,
+which keeps training short.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vchat.shards.text.template import Text, TextRound, VisualChatTemplate
 BEGIN, END = "<s>", "</s>"
 MOST_IDS = 1024
 COPIES = 16
-"""Each text counts so often; a piece becomes one token only if it occurs more than once."""
+"""How often each text counts; a piece becomes one token only if it occurs more than once."""
 
 PIECES = "|".join(
     (
@@ -35,7 +35,7 @@ PIECES = "|".join(
         r"\s+",
     )
 )
-"""What is never merged across. A place and the name of an image are one piece, hence one token."""
+"""Merges never cross a piece. A place and the name of an image are one piece, so one token."""
 
 
 def write_tokenizer(folder: Path) -> None:
@@ -73,7 +73,7 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def world_texts() -> list[str]:
-    """Return questions and answers about enough pictures for every word to occur."""
+    """Return questions and answers about so many pictures that every word occurs."""
     asked: list[questions.QuestionAnswer] = []
     for i in range(500):
         draws = Draws("tokenizer", i)

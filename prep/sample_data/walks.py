@@ -1,4 +1,4 @@
-"""Short sequences: one thing that is somewhere else in every next picture."""
+"""Short sequences of pictures: one thing that moves to another place in each."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from vchat.prep.sample_data.world import PLACES, Scene, Thing, draw_scene, free_
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Walk:
-    """The scenes of a sequence, and the draws that its pictures go on with."""
+    """The scenes of a sequence, and the draws that continue in its pictures."""
 
     scenes: tuple[Scene, ...]
     draws: Draws
 
     @property
     def things(self) -> list[Thing]:
-        """Return the one thing, as it is in each picture."""
+        """The thing, as it is in each picture."""
         return [scene.things[0] for scene in self.scenes]
 
     def where_first(self) -> QuestionAnswer:
@@ -30,7 +30,7 @@ class Walk:
         return f"Where is the {self.things[-1].shape} at last?", self.things[-1].place
 
     def what_happens(self) -> QuestionAnswer:
-        """Ask for the whole course, named by places."""
+        """Ask for all places that the thing moves to."""
         places = ", then to the ".join(thing.place for thing in self.things[1:])
         first = self.things[0]
         return (
@@ -47,7 +47,7 @@ class Walk:
 
 
 def draw_walk(draws: Draws, *, steps: int) -> Walk:
-    """Choose a thing and its way through so many pictures; it never stays where it is."""
+    """Choose a thing and its places in `steps` pictures; it moves in each."""
     thing = draw_scene(draws, number=1).things[0]
     things = [thing]
     while len(things) < steps:

@@ -35,7 +35,7 @@ class Thing:
 
     @property
     def name(self) -> str:
-        """Return what sets it apart in its scene: `red circle`."""
+        """Colour and shape, such as `red circle`: unique in its scene."""
         return f"{self.color} {self.shape}"
 
 
@@ -47,15 +47,15 @@ class Scene:
 
     def __post_init__(self) -> None:
         for field in ("shape", "color", "place"):
-            found = [getattr(thing, field) for thing in self.things]
-            if len(set(found)) != len(found):
-                raise ValueError(f"a scene has no {field} twice, got {found}")
+            values = [getattr(thing, field) for thing in self.things]
+            if len(set(values)) != len(values):
+                raise ValueError(f"a scene has no {field} twice, got {values}")
         if list(self.things) != in_reading_order(self.things):
             raise ValueError(f"things come in reading order, got {self.things}")
 
     @property
     def number(self) -> str:
-        """Return how many things there are, as a word."""
+        """The number of things, as a word."""
         return NUMBERS[len(self.things)]
 
 
@@ -68,13 +68,13 @@ class Cover:
 
     @property
     def genre(self) -> str:
-        """Return the genre that books of this colour have."""
+        """The genre of books of this colour."""
         return GENRES[COLORS.index(self.color)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScenePair:
-    """Two scenes that differ in one thing, present in both unless their number differs."""
+    """Two scenes that differ in one thing; unless the number differs, both have it in some form."""
 
     first: Scene
     second: Scene
@@ -101,7 +101,7 @@ def scene_of(things: Sequence[Thing]) -> Scene:
 
 
 def draw_scene(draws: Draws, *, number: int) -> Scene:
-    """Choose a scene of so many things; all such scenes are equally likely."""
+    """Choose a scene of `number` things; all such scenes are equally likely."""
     return scene_of(
         [
             Thing(shape=shape, color=color, place=place)
@@ -123,8 +123,8 @@ def draw_cover(draws: Draws) -> Cover:
 def draw_pair(draws: Draws, *, change: Change) -> ScenePair:
     """Choose two scenes of one to four things that differ in `change` alone.
 
-    Which of the two comes first is drawn, so the order says nothing about what changed. A thing
-    can move or be added only where a quarter is free.
+    The order of the two is random, so it does not depend on the change. A thing can move or be
+    added only where a quarter is free.
     """
     most = 3 if change in ("position", "number") else 4
     base = draw_scene(draws, number=draws.between(1, most))
@@ -132,14 +132,14 @@ def draw_pair(draws: Draws, *, change: Change) -> ScenePair:
     if change == "number":
         other = scene_of([*base.things, draw_other(draws, base, number=1)[0]])
     else:
-        kept = [thing for thing in base.things if thing != chosen]
-        other = scene_of([*kept, change_thing(draws, chosen, base=base, change=change)])
+        others = [thing for thing in base.things if thing != chosen]
+        other = scene_of([*others, change_thing(draws, chosen, base=base, change=change)])
     first, second = draws.shuffle((base, other))
     return ScenePair(first=first, second=second, change=change)
 
 
 def change_thing(draws: Draws, thing: Thing, *, base: Scene, change: Change) -> Thing:
-    """Return the thing with another colour, shape or place, one that no thing of `base` has."""
+    """Return the thing with a colour, shape or place that no thing of `base` has."""
     if change == "color":
         return replace(
             thing, color=draws.pick(free_choices(COLORS, [t.color for t in base.things]))
@@ -152,7 +152,7 @@ def change_thing(draws: Draws, thing: Thing, *, base: Scene, change: Change) -> 
 
 
 def draw_other(draws: Draws, base: Scene, *, number: int) -> list[Thing]:
-    """Return so many things that could be added to the scene."""
+    """Draw `number` things that could be added to the scene."""
     shapes = draws.some(free_choices(SHAPES, [t.shape for t in base.things]), number)
     colors = draws.some(free_choices(COLORS, [t.color for t in base.things]), number)
     places = draws.some(free_choices(PLACES, [t.place for t in base.things]), number)

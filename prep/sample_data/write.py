@@ -1,7 +1,7 @@
 """Pictures and annotations as files.
 
-Annotation files are written whole. Pictures are many and small, so they are written in place: the
-command's own marker says whether a folder is complete.
+Annotation files appear whole or not at all. Pictures are many and small, so they are written in
+place: a marker file says whether the folder is complete.
 """
 
 from __future__ import annotations

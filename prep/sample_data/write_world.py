@@ -22,12 +22,12 @@ VERSION = 1
 """Raised when equal arguments give another world than before."""
 
 MIN_IMAGES = 120
-"""So that every source has something."""
+"""Enough that every source has something."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """How much of each kind there is."""
+    """The parameters of a sample world, and the number of things of each kind."""
 
     images: int
     seed: int
@@ -35,30 +35,30 @@ class World:
 
     @property
     def num_photograph_pairs(self) -> int:
-        """Return the number of COCO pairs: six tenths of the pictures are COCO photographs."""
+        """The number of COCO pairs: six tenths of the pictures are COCO photographs."""
         return 3 * self.images // 10
 
     @property
     def num_books(self) -> int:
-        """Return the number of covers: a quarter."""
+        """The number of book covers: a quarter of the pictures."""
         return self.images // 4
 
     @property
     def num_captioned(self) -> int:
-        """Return how many pictures MiniGPT-4 has, and SparklesDialogueVG: a fortieth."""
+        """The number of pictures of MiniGPT-4, and of SparklesDialogueVG: a fortieth each."""
         return self.images // 40
 
     @property
     def num_sequences(self) -> int:
-        """Return the number of pairs or sequences of each of SD, SN, TVC and VST."""
+        """The number of pairs or sequences of each of SD, SN, TVC and VST."""
         return max(1, self.images // 240)
 
 
 def write_world(root: Path, world: World) -> bool:
-    """Write everything; returns False if the folder holds just this world already.
+    """Write everything; return False if the folder holds this world already.
 
     Raises:
-        ValueError: the folder holds something else, or `images` is too small.
+        ValueError: if the folder holds something else, or `images` is too small.
     """
     if world.images < MIN_IMAGES:
         raise ValueError(f"--images {world.images} is too few, wanted at least {MIN_IMAGES}")
@@ -67,40 +67,40 @@ def write_world(root: Path, world: World) -> bool:
     write_json(root / MARKER, {**asdict(world), "complete": False})
     pairs = coco.draw_photograph_pairs(world.seed, number=world.num_photograph_pairs)
     photographs = [each for both in pairs for each in (both.first, both.second)]
-    with show_progress("COCO photographs", total=len(photographs), unit="images") as done:
-        coco.write_photographs(root, photographs, advance=done)
+    with show_progress("COCO photographs", total=len(photographs), unit="images") as advance:
+        coco.write_photographs(root, photographs, advance=advance)
     for step in (coco.write_llava, coco.write_aokvqa, coco.write_captions):
         step(root, photographs, world.seed)
-    with show_progress("book covers", total=world.num_books, unit="images") as done:
-        found = books.draw_books(world.seed, number=world.num_books)
-        books.write_ocr_vqa(root, found, world.seed, advance=done)
+    with show_progress("book covers", total=world.num_books, unit="images") as advance:
+        drawn = books.draw_books(world.seed, number=world.num_books)
+        books.write_ocr_vqa(root, drawn, world.seed, advance=advance)
     write_mimicit(root, world, pairs)
     write_captioned(root, world)
     asked = evaluation.draw_items(world.seed)
     images = sum(len(item.images) for item in asked)
-    with show_progress("held-out pictures", total=images, unit="images") as done:
-        evaluation.write_evaluation(root, asked, advance=done)
+    with show_progress("held-out pictures", total=images, unit="images") as advance:
+        evaluation.write_evaluation(root, asked, advance=advance)
     write_tokenizer(root / "tokenizer")
     write_json(root / MARKER, {**asdict(world), "complete": True})
     return True
 
 
 def is_complete(root: Path, world: World) -> bool:
-    """Return whether the folder holds this world, all of it.
+    """Tell whether the folder holds this world completely.
 
     Raises:
-        ValueError: it holds another world (the message names both), or files of something else,
-            which could be a real data set.
+        ValueError: if it holds another world (the message names both), or other files, which may
+            be a real data set.
     """
     if not (root / MARKER).is_file():
         if root.is_dir() and any(root.iterdir()):
             raise ValueError(f"{root} is not empty and holds no sample data; choose another folder")
         return False
-    found = json.loads((root / MARKER).read_text(encoding="utf-8"))
-    complete = found.pop("complete", False)
-    if found != asdict(world):
+    marker = json.loads((root / MARKER).read_text(encoding="utf-8"))
+    complete = marker.pop("complete", False)
+    if marker != asdict(world):
         raise ValueError(
-            f"{root} holds another world: {found}, wanted {asdict(world)}; choose another folder"
+            f"{root} holds another world: {marker}, wanted {asdict(world)}; choose another folder"
             " or remove this one"
         )
     return bool(complete)
@@ -108,12 +108,12 @@ def is_complete(root: Path, world: World) -> bool:
 
 def write_mimicit(root: Path, world: World, pairs: list[coco.PhotographPair]) -> None:
     """Write the five sets of MIMIC-IT."""
-    with show_progress("MIMIC-IT", total=5, unit="sets") as done:
+    with show_progress("MIMIC-IT", total=5, unit="sets") as advance:
         mimicit.write_cgd(root, pairs, world.seed)
-        done(1)
+        advance(1)
         for step in (mimicit.write_sd, mimicit.write_sn, mimicit.write_tvc, mimicit.write_vst):
             step(root, world.seed, number=world.num_sequences)
-            done(1)
+            advance(1)
 
 
 def write_captioned(root: Path, world: World) -> None:
