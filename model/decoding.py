@@ -65,8 +65,10 @@ def decode_all(decoder: PreTrainedModel, rows: Rows, *, published: bool) -> Tens
 
 def decode_predictors(
     decoder: PreTrainedModel, rows: Rows, labels: Tensor, *, published: bool, skip_images: bool
-) -> tuple[Tensor, Tensor]:
-    """Return what predicts the supervised tokens, float[T, D], and these tokens, int64[T].
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what predicts the supervised tokens, float[T, D], these tokens, and their places.
+
+    The tokens are int64[T], row by row; their places in `labels` int64[T, 2], row and column.
 
     A token is predicted from the position before it, which must be of the same dialogue.
 
@@ -76,14 +78,14 @@ def decode_predictors(
     """
     of_same = rows.segments[:, 1:] == rows.segments[:, :-1]
     row, column = ((labels[:, 1:] != IGNORED) & of_same).nonzero(as_tuple=True)
-    targets = labels[row, column + 1]
+    targets, indices = labels[row, column + 1], torch.stack([row, column + 1], dim=1)
     if published:
-        return decode_all(decoder, rows, published=True)[row, column], targets
+        return decode_all(decoder, rows, published=True)[row, column], targets, indices
     flat = flat_layout(rows.kinds, rows.segments)
     index = flat.index_of(row * labels.shape[1] + column, batch_size=labels.numel())
     if skip_images:
         flat, index = _skip_unread_images(flat, index)
-    return _decode_flat(decoder, rows, flat).index_select(0, index), targets
+    return _decode_flat(decoder, rows, flat).index_select(0, index), targets, indices
 
 
 def decode_newest(

@@ -20,6 +20,9 @@ class VisualChatOutput(ModelOutput):  # type: ignore[misc]
     target_losses: Tensor | None = None
     """float32[T], of each supervised position, row by row, without gradients; only with labels."""
 
+    target_indices: Tensor | None = None
+    """int64[T, 2], the row and the column of each supervised label; only with labels."""
+
     logits: Tensor | None = None
     """float[B, S, V], or the last `logits_to_keep` positions; only without labels."""
 

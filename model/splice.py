@@ -49,8 +49,3 @@ def reverse_in_dialogues(features: Tensor, slots: Tensor, segments: Tensor) -> T
     starts = ends - counts
     places = torch.arange(len(features), device=features.device)
     return features[starts[dialogue] + ends[dialogue] - 1 - places]
-
-
-def times_zero(features: Tensor) -> Tensor:
-    """Return a zero that still has `features` in its gradient graph, as float[]."""
-    return torch.sum(features) * 0.0

@@ -19,6 +19,7 @@ from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTr
 from transformers.generation import LogitsProcessorList, SuppressTokensLogitsProcessor
 
 from vchat.model.adapters import add_configured_adapters, merge_adapters, target_names
+from vchat.model.blank_image import LabelledRows
 from vchat.model.config import VisualChatConfig
 from vchat.model.decoders import fit_vocabulary, use_attention
 from vchat.model.decoding import Rows, decode_all, decode_newest, decode_predictors
@@ -35,7 +36,7 @@ from vchat.model.layout import DialogueCache, kinds_of
 from vchat.model.loss import SummedCrossEntropy
 from vchat.model.output import VisualChatOutput
 from vchat.model.partitioning import pause_partitioning
-from vchat.model.splice import reverse_in_dialogues, splice, times_zero
+from vchat.model.splice import reverse_in_dialogues, splice
 from vchat.model.towers.hugging_face import (
     HuggingFaceTower,
     count_features,
@@ -190,9 +191,8 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         Args:
             input_ids: int64[B, S]; the slot id stands at every image position.
             pixel_values: [N, 3, H, W], uint8, or floats that are already normalised; images in the
-                order of their slots, row by row. With labels and no image, a blank one goes through
-                tower and projection and is multiplied by zero, so that every rank of a training
-                run calls the same modules and gives the same parameters a gradient.
+                order of their slots, row by row. With labels and no image, a row with a blank
+                image and no loss is added, see `blank_image.py`.
             position_ids: int64[B, S]; counted per segment if not given. segment_ids: int64[B, S], 0
             for padding, else the dialogue of the row, each in one piece. attention_mask: [B, S] or
             [B, K], 0 for padding: one dialogue per row. Not with
@@ -210,12 +210,23 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             ValueError: the number of image slots and of image features differ.
         """
         segments = _segments(input_ids, segment_ids, attention_mask)
+        has_images = pixel_values is not None and len(pixel_values) > 0
+        if labels is not None and inputs_embeds is None and not has_images:
+            filled = LabelledRows(
+                input_ids=input_ids, labels=labels, segment_ids=segments, position_ids=position_ids
+            ).with_blank_image(
+                image_token_id=self.config.image_token_id,
+                num_positions=self.config.positions_per_image,
+            )
+            input_ids, labels = filled.input_ids, filled.labels
+            segments, position_ids = filled.segment_ids, filled.position_ids
+            side = self.tower.image_size
+            pixel_values = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=input_ids.device)
         slots = input_ids == self.config.image_token_id
         if inputs_embeds is None:
             inputs_embeds = self.embed(
                 input_ids,
                 pixel_values,
-                training=labels is not None,
                 generated=past_key_values is not None and past_key_values.get_seq_length() > 0,
                 segments=segments,
             )
@@ -229,13 +240,13 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         if labels is not None:
             if use_cache or past_key_values is not None:
                 raise ValueError("labels and a cache do not go together")
-            hidden, targets = decode_predictors(
+            hidden, targets, indices = decode_predictors(
                 self.decoder, rows, labels, published=published, skip_images=self._skips_images
             )
             head = self.get_output_embeddings()
             each = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
             loss = self.summed_cross_entropy(hidden, head, targets, each=each)
-            return VisualChatOutput(loss=loss, target_losses=each)
+            return VisualChatOutput(loss=loss, target_losses=each, target_indices=indices)
         cache = past_key_values
         if cache is None and not use_cache:
             hidden = decode_all(self.decoder, rows, published=published)
@@ -250,14 +261,12 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         input_ids: Tensor,
         pixel_values: Tensor | None,
         *,
-        training: bool = False,
         generated: bool = False,
         segments: Tensor | None = None,
     ) -> Tensor:
         """Return float[B, S, D]: the embeddings of the ids, with image features at their slots.
 
         Args:
-            training: send a blank image through tower and projection where there is none.
             generated: the ids extend a cache: the decoder's own table reads them.
             segments: int64[B, S], the dialogues; None is one to a row.
         """
@@ -265,14 +274,8 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         embeddings = table(input_ids)
         slots = input_ids == self.config.image_token_id
         if pixel_values is None or len(pixel_values) == 0:
-            embeddings = splice(
-                embeddings, embeddings.new_zeros(0, self.config.positions_per_image, 1), slots
-            )
-            if training:
-                blank = torch.zeros(1, 3, self.tower.image_size, self.tower.image_size)
-                features = self._features(blank.to(embeddings.device))
-                embeddings = embeddings + times_zero(features).to(embeddings.dtype)
-            return embeddings
+            none = embeddings.new_zeros(0, self.config.positions_per_image, 1)
+            return splice(embeddings, none, slots)
         features = self._features(pixel_values)
         if self.config.image_order == "reversed" and slots.sum() == features[..., 0].numel():
             segments = torch.ones_like(input_ids) if segments is None else segments

@@ -86,6 +86,31 @@ def test_the_blank_image_changes_no_loss(new_model, row):
     torch.testing.assert_close(model(ids, labels=ids).loss, expected)
 
 
+@pytest.mark.parametrize("attention", ["mmca", "mmca_published", "causal"])
+@pytest.mark.parametrize("kinds", ["ttIttIttt", "ttt", "ttttttttttttttttttt"])
+def test_each_loss_says_which_label_it_belongs_to(new_model, row, attention, kinds):
+    model = new_model(attention=attention)
+    ids, pixels = row(kinds)
+    length = ids.shape[1]
+    ids = torch.cat([ids, ids])
+    pixels = None if pixels is None else torch.cat([pixels, pixels])
+    segments = torch.ones_like(ids)
+    segments[1, length // 2 :] = 2  # and the first position of a dialogue has no loss
+    segments[1, -1] = 0
+    labels = labels_of(ids, first=1)
+    labels[0, ::2] = -100
+    output = model(ids, pixels, segment_ids=segments, labels=labels)
+    row_of, column = output.target_indices.unbind(dim=1)
+    logits = model(ids, pixels, segment_ids=segments).logits[row_of, column - 1]
+    expected = functional.cross_entropy(logits, labels[row_of, column], reduction="none")
+    torch.testing.assert_close(output.target_losses, expected)
+    has_loss = (labels[:, 1:] != -100) & (segments[:, 1:] == segments[:, :-1])
+    wanted = torch.stack(
+        [one + add for one, add in zip(has_loss.nonzero(as_tuple=True), (0, 1), strict=True)]
+    )
+    assert output.target_indices.tolist() == wanted.T.tolist()
+
+
 def test_a_frozen_tower_runs_without_a_graph(new_model, row):
     model = new_model()
     model.tower.requires_grad_(False)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import deepspeed
 import torch
 
 from vchat.model.visual_chat import VisualChat
-from vchat.shards.loading.collate import IGNORED, Batch
+from vchat.shards.loading.collate import Batch
 from vchat.train.config.run import RunConfig
 from vchat.train.engine.deepspeed_config import deepspeed_dictionary
 from vchat.train.engine.parts import freeze_other_parts, parameter_groups
@@ -26,6 +25,9 @@ class BatchLoss(NamedTuple):
 
     target_losses: torch.Tensor
     """float32[T], of each of them, row by row, without gradients."""
+
+    target_indices: torch.Tensor
+    """int64[T, 2], row and column of each of them in the batch."""
 
 
 def choose_loading(config: RunConfig, *, world_size: int) -> WeightLoading:
@@ -77,12 +79,6 @@ def start_engine(
 
 def batch_loss(engine: deepspeed.DeepSpeedEngine | VisualChat, batch: Batch) -> BatchLoss:
     """Return the cross entropy of a micro-batch, in sum and of each supervised token."""
-    model: Any = getattr(engine, "module", engine)
-    config = model.config
-    if len(batch.pixels) == 0:
-        batch = with_blank_image(
-            batch, slot_id=config.image_token_id, num_slots=config.positions_per_image
-        )
     batch = batch.to(engine.device)
     output = engine(
         input_ids=batch.token_ids,
@@ -91,29 +87,10 @@ def batch_loss(engine: deepspeed.DeepSpeedEngine | VisualChat, batch: Batch) -> 
         segment_ids=batch.segment_ids,
         labels=batch.labels,
     )
-    return BatchLoss(loss_sum=output.loss, target_losses=output.target_losses)
-
-
-def with_blank_image(batch: Batch, *, slot_id: int, num_slots: int) -> Batch:
-    """Add a row that shows one black image and carries no loss.
-
-    ZeRO 2 adds up gradients over ranks in the order in which they arrive. With an image in every
-    micro-batch, of text alone or of zero-weight rows too, that order is the same on all ranks.
-    """
-    length = batch.token_ids.shape[1]
-    slots = torch.arange(length) < num_slots
-    used = torch.arange(length) <= num_slots  # and one position of text behind them
-
-    def added(rows: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
-        return torch.cat([rows, row.to(rows)[None]])
-
-    return replace(
-        batch,
-        pixels=batch.pixels.new_zeros(1, *batch.pixels.shape[1:]),
-        token_ids=added(batch.token_ids, slots * slot_id),
-        labels=added(batch.labels, torch.full((length,), IGNORED)),
-        position_ids=added(batch.position_ids, used * torch.arange(length)),
-        segment_ids=added(batch.segment_ids, used),
+    return BatchLoss(
+        loss_sum=output.loss,
+        target_losses=output.target_losses,
+        target_indices=output.target_indices,
     )
 
 

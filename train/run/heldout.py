@@ -46,7 +46,7 @@ def measure_heldout_loss(
     loader = data.heldout_loader()
     losses, keys = SourceLosses(loader.index.sources), 0
     for batch in data.heldout_batches(loader):
-        losses.add(batch, batch_loss(engine, batch).target_losses)
+        losses.add(batch, batch_loss(engine, batch))
         keys += sum(map(len, batch.keys))
     engine.train()
     counted = torch.tensor([keys], dtype=torch.float64, device=engine.device)

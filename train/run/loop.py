@@ -58,7 +58,7 @@ def train(
                     loss = compute_loss(engine, batch, limit=limit, tally=tally)
                     engine.backward(loss.loss_sum * loss_weight(engine, batch.supervised_of_step))
                 engine.step()  # DeepSpeed updates the weights on the last micro-batch only
-                tally.add(batch, loss.loss_sum, loss.target_losses)
+                tally.add(batch, loss)
             data.finish_step()
             totals = tally.sum_over_ranks(engine.device, stop=stop.is_requested)
             stop_if_bad(totals.loss, step, limit=limit, tally=tally)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from vchat.shards.loading.collate import IGNORED, Batch
+from vchat.shards.loading.collate import Batch
+from vchat.train.engine.engine import BatchLoss
 
 
 class SourceLosses:
@@ -20,12 +19,13 @@ class SourceLosses:
         self._number = {name: number for number, name in enumerate(self._sources)}
         self._sums: torch.Tensor | None = None
 
-    def add(self, batch: Batch, target_losses: torch.Tensor) -> None:
-        """Add the losses float32[T] of a micro-batch, or of an empty one in its place (T = 0)."""
-        if len(target_losses) == 0:
+    def add(self, batch: Batch, loss: BatchLoss) -> None:
+        """Add the loss of a micro-batch, or of one without any label in its place."""
+        losses = loss.target_losses
+        if len(losses) == 0:
             return
-        source = torch.from_numpy(self._source_of_targets(batch)).to(target_losses.device)
-        pair = torch.stack([target_losses.double(), torch.ones_like(target_losses).double()])
+        source = self._target_sources(batch, loss.target_indices)
+        pair = torch.stack([losses.double(), torch.ones_like(losses).double()])
         added = pair.new_zeros(2, len(self._sources)).index_add(1, source, pair)
         self._sums = added if self._sums is None else self._sums + added
 
@@ -56,16 +56,15 @@ class SourceLosses:
         counts = zip(self._sources, self._sums[1].tolist(), strict=True)
         return {name: round(count) for name, count in counts if count}
 
-    def _source_of_targets(self, batch: Batch) -> NDArray[np.int64]:
-        """Return int64[T], numbers of sources, in the order of the model's `target_losses`."""
-        segments = batch.segment_ids.numpy()
-        of_same = segments[:, 1:] == segments[:, :-1]
-        row, column = np.nonzero((batch.labels.numpy()[:, 1:] != IGNORED) & of_same)
+    def _target_sources(self, batch: Batch, indices: torch.Tensor) -> torch.Tensor:
+        """Return int64[T], the number of the source of each label, on the device of `indices`."""
         numbers = [[self._number[source_name(key)] for key in keys] for keys in batch.keys]
         width = max(map(len, numbers))
-        table = np.array([of_row + [0] * (width - len(of_row)) for of_row in numbers])
-        found: NDArray[np.int64] = table[row, segments[row, column + 1] - 1]
-        return found
+        padded = [of_row + [0] * (width - len(of_row)) for of_row in numbers]
+        device = indices.device
+        table = torch.tensor(padded, dtype=torch.int64).to(device)
+        row, column = indices.unbind(dim=1)
+        return table[row, batch.segment_ids.to(device)[row, column] - 1]
 
 
 def source_name(key: str) -> str:

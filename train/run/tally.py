@@ -13,6 +13,7 @@ import torch.distributed as dist
 import xxhash
 
 from vchat.shards.loading.collate import Batch
+from vchat.train.engine.engine import BatchLoss
 from vchat.train.run.source_losses import SourceLosses
 
 
@@ -97,11 +98,11 @@ class StepTally:
                 return
             yield batch
 
-    def add(self, batch: Batch, loss_sum: torch.Tensor, target_losses: torch.Tensor) -> None:
+    def add(self, batch: Batch, loss: BatchLoss) -> None:
         """Count one micro-batch; its losses stay on the device until the step ends."""
-        self._source_losses.add(batch, target_losses)
+        self._source_losses.add(batch, loss)
         self._supervised = batch.supervised_of_step
-        self._loss_sums.append(loss_sum.detach().double())
+        self._loss_sums.append(loss.loss_sum.detach().double())
         self._batches.append((sample_keys(batch), batch.num_supervised))
         counts = (
             int((batch.segment_ids > 0).sum()),

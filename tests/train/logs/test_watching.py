@@ -9,6 +9,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vchat.shards.loading.collate import Batch
+from vchat.train.engine.engine import BatchLoss
 from vchat.train.logs.log import flatten_values, progress_text
 from vchat.train.run.source_losses import SourceLosses
 from vchat_testing.training_runs import log_of, run_here, toy_shards, write_run
@@ -62,11 +63,12 @@ def test_each_supervised_token_counts_for_the_source_of_its_sample():
     labels = torch.tensor(rng.integers(0, 2, (3, 8)) * 100 - 100) + (segments > 0) * 0
     labels = torch.where(segments > 0, labels, -100)
     wanted: dict[str, list[float]] = defaultdict(list)
-    losses = []
+    losses, indices = [], []
     for r in range(3):
         for c in range(1, 8):
             if labels[r, c] != -100 and segments[r, c] == segments[r, c - 1]:
                 losses.append(float(len(losses)))
+                indices.append((r, c))
                 wanted[keys[r][segments[r, c] - 1].split("/")[0]].append(losses[-1])
     batch = Batch(
         pixels=torch.zeros(0, 3, 1, 1, dtype=torch.uint8),
@@ -78,7 +80,12 @@ def test_each_supervised_token_counts_for_the_source_of_its_sample():
         num_supervised=len(losses),
     )
     counted = SourceLosses(sources)
-    counted.add(batch, torch.tensor(losses))
+    loss = BatchLoss(
+        loss_sum=torch.tensor(sum(losses)),
+        target_losses=torch.tensor(losses),
+        target_indices=torch.tensor(indices),
+    )
+    counted.add(batch, loss)
     assert counted.means() == {name: pytest.approx(np.mean(of)) for name, of in wanted.items()}
     assert counted.num_tokens() == {name: len(of) for name, of in wanted.items()}
     assert len(wanted) == 2

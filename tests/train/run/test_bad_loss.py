@@ -22,7 +22,7 @@ def run_file(tmp_path, monkeypatch):
     def poisoned(engine, batch):
         loss = sound(engine, batch)
         bad = any(CULPRIT in row for row in batch.keys)
-        return loss._replace(summed=loss.loss_sum * math.nan) if bad else loss
+        return loss._replace(loss_sum=loss.loss_sum * math.nan) if bad else loss
 
     monkeypatch.setattr(bad_loss, "batch_loss", poisoned)
     return write_run(tmp_path, shards=toy_shards(tmp_path / "shards"))
@@ -84,7 +84,7 @@ def test_a_spike_stops_the_run_and_names_the_samples(tmp_path, monkeypatch):
     def spiking(engine, batch):
         calls.append(batch)
         loss = sound(engine, batch)
-        return loss._replace(summed=loss.loss_sum * (50 if len(calls) > 55 else 1))
+        return loss._replace(loss_sum=loss.loss_sum * (50 if len(calls) > 55 else 1))
 
     monkeypatch.setattr(bad_loss, "batch_loss", spiking)
     run_file = write_run(tmp_path, shards=toy_shards(tmp_path / "shards"))
