@@ -1,14 +1,14 @@
 r"""A tokenizer's own chat template as parts: running text, special tokens, and what carries loss.
 
 A chat template is a program that writes a list of messages as one string. Here it is rendered
-once with a unique sentinel for every message; what it writes around the sentinels is the frame of
-every dialogue, and special tokens are looked for in the frame alone, never in a message. Every
-round is also rendered plainly and compared with the frame around its own texts, so a template that
-trims, drops or reorders text is an error and not other training data. No model is known by name.
+once with a unique sentinel for every message; the text around the sentinels is the frame of every
+dialogue. Special tokens are looked for in the frame only, never in a message. Every round is also
+rendered with its own texts and compared with the frame around them, so a template that trims,
+drops or reorders text is an error and never changes the training data. No model is known by name.
 
-Images stand in the user's message as text with slots, in front of the question, as in the
-template `visualchat`: `### Image 1:\n<image>\n` for each, then a blank line. An image part of
-the chat template is not used. Templates that ask for the date get none: a build has no clock.
+Images stand in the user's message as text with slots, before the question, as in the template
+`visualchat`: `### Image 1:\\n<image>\\n` for each, then a blank line. An image part of the chat
+template is not used. A template that asks for the date gets none: a build has no clock.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from vchat.shards.text.template import (
 )
 
 SENTINEL_ROUNDS = tuple((f"\ue000question{n}\ue000", f"\ue000answer{n}\ue000") for n in (1, 2, 3))
-"""Sentinels: texts that no template and no dialogue has."""
+"""Sentinels as questions and answers: texts that no template and no dialogue contains."""
 
 SYSTEM_SENTINEL = "\ue000system\ue000"
 SHOWN_CHARACTERS = 60
-"""Characters of a text that an error shows."""
+"""The number of characters of a text that an error shows."""
 
 
 class TextChanged(ValueError):
-    """A chat template trims, drops or alters a message; the error says which and how."""
+    """A chat template trims, drops or alters a message; the error shows where and how."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,27 +53,27 @@ class ChatTemplateSpec:
     """A tokenizer's chat template and the special tokens that it may write."""
 
     text: str
-    """In the Jinja language."""
+    """The template, in the Jinja language."""
 
     variables: Mapping[str, str]
-    """Texts that the template may name, such as `bos_token`."""
+    """Values of the variables that the template may use, such as `bos_token`."""
 
     specials: Sequence[str]
-    """A regular expression for each special token, its spelling as the only group."""
+    """A regular expression for each special token, with its spelling as the only group."""
 
     begin: str | None
     """The token that opens every text of this tokenizer, if there is one."""
 
     origin: str
-    """Folder that errors name."""
+    """The folder that errors name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What a chat template writes around messages, as strings."""
+    """The text that a chat template writes around messages."""
 
     opening: tuple[str, ...]
-    """Before the first question; in two pieces, around the system text, if there is one."""
+    """Before the first question; two pieces, around the system text, if there is one."""
 
     before_answer: str
     after_answer: str
@@ -86,17 +86,19 @@ class Frame:
 class ChatTemplate:
     """The chat template of a tokenizer.
 
-    The parts of a dialogue end with the end token of its last answer; what the chat template
-    writes behind that is left out. The end token is the one it writes right after every answer.
-    A blank that it writes before every answer (Mistral's do) belongs to the prompt, so that an
-    answer is its own text.
+    The end token is the one that the template writes right after every answer. The parts of a
+    dialogue end with that of the last answer; text that the template writes after it is left out.
+    A blank that it writes before every answer (Mistral's templates do) belongs to the prompt, so
+    the supervised text is the answer alone.
     """
 
     name: ClassVar[str] = "chat"
 
     def __init__(self, spec: ChatTemplateSpec, *, system: str | None = None):
-        """Args:
-            source: From `TextTokenizer.chat_source`.
+        """Find the frame and the end token of a template, and check that it keeps texts.
+
+        Args:
+            spec: From `TextTokenizer.chat_template_spec`.
             system: The system message; None to send none (a template may have its own).
 
         Raises:
@@ -113,31 +115,31 @@ class ChatTemplate:
         self._check_prompts()
 
     def opening(self) -> list[Part]:
-        """Return what stands before the first question, once per dialogue."""
+        """Return the parts before the first question."""
         head, *tail = [self._split_at_specials(piece) for piece in self._frame.opening]
         if self.spec.begin is None:
-            head = [Control("begin"), *head]  # no id, but says that text opens a dialogue here
+            head = [Control("begin"), *head]  # has no id; the text after it opens a dialogue
         elif head[:1] == [Special(self.spec.begin)]:
             head = [Control("begin"), *head[1:]]
         return [*head, *(part for piece in tail for part in (Text(self.system or ""), *piece))]
 
     def between(self) -> list[Part]:
-        """Return what stands between an end token and the next question."""
+        """Return the parts between an end token and the next question."""
         return self._split_at_specials(self._frame.after_answer)[1:]
 
     def round(
         self, question: str, answer: str | None, *, num_images: int, first_image: int
     ) -> list[Part]:
-        """Return the parts of one round; they depend on no other round.
+        """Return the parts of one round, which do not depend on other rounds.
 
         Args:
-            question: Running text, kept as it is.
-            answer: None stops before the answer: the prompt of a chat.
+            question: Running text; not altered.
+            answer: None ends before the answer: the prompt of a chat.
             num_images: Images first shown in this round.
-            first_image: Number of the first of them, as printed: the dialogue's first is 1.
+            first_image: Printed number of the first of them, counted from 1 over the dialogue.
 
         Raises:
-            TextChanged: The template would write these texts otherwise.
+            TextChanged: The template does not write these texts as they are.
         """
         content = [*image_parts(num_images, first_image=first_image), Text(question)]
         spelled = "".join(part.text if isinstance(part, Text) else "<image>" for part in content)
@@ -148,7 +150,7 @@ class ChatTemplate:
         return parts
 
     def dialogue(self, rounds: Sequence[TextRound]) -> list[Part]:
-        """Return the parts of a whole dialogue, its images numbered from 1 through all rounds."""
+        """Return the parts of a whole dialogue; images are numbered from 1 over all rounds."""
         return dialogue_parts(self, rounds)
 
     def with_system(self, text: str) -> ChatTemplate:
@@ -157,11 +159,11 @@ class ChatTemplate:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the parts of a fixed dialogue: equal digests render equally."""
+        """SHA-256 over the parts of a fixed dialogue; equal digests mean equal rendering."""
         return template_digest(self)
 
     def _find_frame(self) -> Frame:
-        """Render three rounds of sentinels and take apart what stands between them."""
+        """Render three rounds of sentinels and return the text around them."""
         sentinels = [text for pair in SENTINEL_ROUNDS for text in pair]
         system = None if self.system is None else SYSTEM_SENTINEL
         first = [] if system is None else [system]
@@ -179,7 +181,7 @@ class ChatTemplate:
         )
 
     def _split_at_sentinels(self, text: str, sentinels: Sequence[str]) -> list[str]:
-        """Split at the sentinels; each must be there once, in order."""
+        """Split text at the sentinels; each must occur once, in order."""
         for sentinel in sentinels:
             if (count := text.count(sentinel)) != 1:
                 what = "drops or alters" if count == 0 else f"writes {count} times"
@@ -189,7 +191,7 @@ class ChatTemplate:
         return re.split("|".join(sentinels), text)
 
     def _find_end(self) -> Special:
-        """Return the special token right after every answer, the last one too."""
+        """Return the special token that follows every answer, the last one included."""
         ends = []
         for written in (self._frame.after_answer, self._frame.closing):
             parts = self._split_at_specials(written)
@@ -212,7 +214,10 @@ class ChatTemplate:
             )
 
     def _check_prompts(self) -> None:
-        """Require that a prompt is how a training text begins, blanks at its end apart."""
+        """Raise ValueError unless a prompt is the beginning of a training text.
+
+        They may differ in the blanks at the prompt's end.
+        """
         for n in range(1, len(SENTINEL_ROUNDS) + 1):
             wanted = self._expected_text(SENTINEL_ROUNDS[:n]).partition(SENTINEL_ROUNDS[n - 1][1])[
                 0
@@ -229,7 +234,7 @@ class ChatTemplate:
                 )
 
     def _check_unchanged(self, question: str, answer: str) -> None:
-        """Render the round both as an earlier and as the last one, and compare."""
+        """Render the round as an earlier and as the last one; raise TextChanged on a difference."""
         rounds = [(question, answer)] * 2
         found, wanted = self._render(rounds, system=self.system), self._expected_text(rounds)
         if found == wanted:
@@ -244,7 +249,7 @@ class ChatTemplate:
         )
 
     def _expected_text(self, rounds: Sequence[tuple[str, str]]) -> str:
-        """Return the string that the frame gives with these texts in it."""
+        """Return the frame with these texts in it."""
         frame = self._frame
         whole = (self.system or "").join(frame.opening)
         for number, (question, answer) in enumerate(rounds, start=1):
@@ -253,7 +258,7 @@ class ChatTemplate:
         return whole
 
     def _render(self, rounds: Sequence[tuple[str, str | None]], *, system: str | None) -> str:
-        """Render messages plainly; an answer of None at the end asks for a prompt."""
+        """Render messages as they are; a last answer of None asks for a prompt."""
         messages = [] if system is None else [{"role": "system", "content": system}]
         for question, answer in rounds:
             messages.append({"role": "user", "content": question})
@@ -275,7 +280,7 @@ class ChatTemplate:
             ) from error
 
     def _split_at_specials(self, text: str) -> list[Part]:
-        """Return a stretch of the frame as text and special tokens."""
+        """Split a piece of the frame into text and special tokens."""
         parts: list[Part] = []
         start = 0
         for match in self._specials.finditer(text):
@@ -295,7 +300,7 @@ def _tail(text: str) -> str:
 
 
 def _compile(spec: ChatTemplateSpec) -> jinja2.Template:
-    """Compile the program as chat templates expect it, in a sandbox."""
+    """Compile the template in a sandbox, with the extensions that chat templates expect."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
     )
@@ -310,12 +315,12 @@ def _compile(spec: ChatTemplateSpec) -> jinja2.Template:
 
 
 class _Generation(Extension):
-    """The tag that marks answers in some chat templates; our marks come from the sentinels."""
+    """The tag that marks answers in some chat templates; ignored, the sentinels mark answers."""
 
     tags = {"generation"}  # noqa: RUF012  # jinja2 declares it so
 
     def parse(self, parser: Parser) -> list[Node]:
-        """Return the nodes inside, as if the tag were not there."""
+        """Return the nodes inside the tag."""
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 

@@ -1,12 +1,13 @@
-"""Stretches of text as token ids, by a tokenizer that sees nothing in them but text.
+"""Segments of text as token ids, by a tokenizer that finds no special token in them.
 
-A stretch is the text between two special tokens. It is tokenized once, as running text. Three
-things the tokenizers library would do differently are settled here:
+A segment is the text between two special tokens. It is tokenized once, as running text. Three
+cases, in which the tokenizers library would behave differently, are settled here:
 
-* An added token spelled in the text is not recognised, whether it is flagged special or not
-  (tokens of white space only are: runs of blanks are text). Nothing is escaped or altered.
+* The spelling of an added token in the text is not recognised, whether the token is flagged as
+  special or not (tokens of white space alone are recognised: a run of blanks is text). Nothing is
+  escaped or altered.
 * At a supervision boundary the ids before it are exactly those of the text before it alone, and
-  no token reaches across. Where running text would break either, it is cut there.
+  no token crosses it. Where running text would break either rule, it is cut there.
 * Text after a cut gets no prefix blank of its own (Llama and Metaspace tokenizers add one).
 """
 
@@ -27,19 +28,21 @@ from vchat.shards.text.template import Text
 
 @dataclass(frozen=True, slots=True)
 class _Tokens:
-    """A text as tokens."""
+    """The tokens of a text."""
 
     ids: list[int]
     span: Callable[[int], tuple[int, int]]
-    """Characters (start, end) that the token at a position stands for; bytes of one share it."""
+    """Of a token's number: its characters (start, end). Several tokens may share one character."""
 
 
 class TextEncoder:
-    """Encodes stretches of text with the model of one `tokenizer.json`."""
+    """Encodes segments of text with the model of one `tokenizer.json`."""
 
     def __init__(self, spec: dict[str, Any]):
-        """Args:
-        spec: The content of a `tokenizer.json`, already valid for the tokenizers library.
+        """Build the tokenizers that a segment may need.
+
+        Args:
+            spec: The content of a `tokenizer.json` that the tokenizers library accepts.
         """
         self._spec = spec
         later = _without_prefix(spec, schemes=("first",))
@@ -48,26 +51,26 @@ class TextEncoder:
         self._later = self._opening if later == spec else _make_text_tokenizer(later)
         self._continuing = self._later if continuing == later else _make_text_tokenizer(continuing)
         self._tokens = lru_cache(maxsize=64)(self._tokenize)
-        """A dialogue begins as most do, and its prompt is asked for with and without its answer."""
+        """Cached: dialogues begin alike, and each prompt is encoded with and without its answer."""
 
         self._controls = {
             token["id"]: token["content"] for token in spec["added_tokens"] if _is_control(token)
         }
 
     def __reduce__(self) -> tuple[type[TextEncoder], tuple[dict[str, Any]]]:
-        return TextEncoder, (self._spec,)  # other processes fill caches of their own
+        return TextEncoder, (self._spec,)  # another process fills its own cache
 
     def encode_segment(
         self, texts: Sequence[Text], *, opening: bool
     ) -> Iterator[tuple[list[int], bool]]:
-        """Yield `(ids, supervised)` runs of the stretch that the texts make together.
+        """Yield `(ids, supervised)` of each span of equal supervision in a segment.
 
-        Dropping texts from the end, at a change of `supervised`, drops ids from the end and
-        changes no other id.
+        If texts are dropped from the end, at a change of `supervised`, the last ids are dropped and
+        no other id changes.
 
         Args:
-            texts: In order; boundaries matter only where `supervised` changes.
-            opening: The stretch opens a dialogue; any other follows a special token.
+            texts: The segment, in order; boundaries matter only where `supervised` changes.
+            opening: Whether the segment opens a dialogue; any other follows a special token.
         """
         tokenizer = self._opening if opening else self._later
         text, ids = "", list[int]()
@@ -81,12 +84,12 @@ class TextEncoder:
             text, ids = text + added, whole.ids
 
     def _tokenize(self, tokenizer: Tokenizer, text: str) -> _Tokens:
-        """Tokenize text; where its model alone would make a control token, cut the spelling."""
+        """Tokenize text; where the model itself makes a control token, cut the spelling."""
         try:
             encoding = tokenizer.encode(text, add_special_tokens=False)
         except TypeError as error:
             raise ValueError(f"text is not valid Unicode: {_lone_surrogate(text)}") from error
-        span = encoding.token_to_chars  # None only beyond the last token
+        span = encoding.token_to_chars  # gives None only after the last token
         whole = _Tokens(encoding.ids, span)  # type: ignore[arg-type]
         if self._controls.keys().isdisjoint(whole.ids):
             return whole
@@ -99,9 +102,9 @@ class TextEncoder:
     def _cut_inside_control(
         self, text: str, ids: list[int], spans: list[tuple[int, int]]
     ) -> int | None:
-        """Return a place inside the first spelled control token, or None if there is none.
+        """Return where to cut the first spelled control token, or None if there is none.
 
-        An unknown-token id for a character outside the vocabulary is no spelling.
+        An unknown-token id for a character outside the vocabulary is not a spelling.
         """
         for token, (start, end) in zip(ids, spans, strict=True):
             spelling = self._controls.get(token, "")
@@ -112,19 +115,19 @@ class TextEncoder:
 
 
 def _join(head: _Tokens, tail: _Tokens, *, cut: int) -> _Tokens:
-    """Return the tokens of a text that was cut before the character `cut`."""
+    """Return the tokens of a text that was cut before character `cut`."""
 
-    def span(position: int) -> tuple[int, int]:
-        if position < len(head.ids):
-            return head.span(position)
-        start, end = tail.span(position - len(head.ids))
+    def span(token: int) -> tuple[int, int]:
+        if token < len(head.ids):
+            return head.span(token)
+        start, end = tail.span(token - len(head.ids))
         return start + cut, end + cut
 
     return _Tokens(head.ids + tail.ids, span)
 
 
 def _continues(before: list[int], whole: _Tokens, *, boundary: int) -> bool:
-    """Whether `whole` begins with the ids `before` and no token reaches across the boundary."""
+    """Whether `whole` begins with the ids `before` and no token crosses the boundary."""
     ids, n = whole.ids, len(before)
     if ids[:n] != before:
         return False
@@ -137,14 +140,14 @@ def _is_control(token: dict[str, Any]) -> bool:
 
 
 def _make_text_tokenizer(spec: dict[str, Any]) -> Tokenizer:
-    """Build the tokenizer that takes everything in its input for text, and adds nothing."""
+    """Build a tokenizer that treats all of its input as text and adds nothing."""
     added = [{**token, "special": _is_control(token)} for token in spec["added_tokens"]]
     model = spec["model"]
     plain = {
         **spec,
         "added_tokens": added,
         "model": {**model, "dropout": None} if "dropout" in model else model,
-        "post_processor": None,  # it would trim blanks from the offsets
+        "post_processor": None,  # would trim blanks from the offsets
         "truncation": None,
         "padding": None,
     }
@@ -154,7 +157,7 @@ def _make_text_tokenizer(spec: dict[str, Any]) -> Tokenizer:
 
 
 def _without_prefix(spec: dict[str, Any], *, schemes: Sequence[str]) -> dict[str, Any]:
-    """Return the spec without the prefix blanks of these schemes (`first` piece, `always`)."""
+    """Return the spec without the prefix blanks of these schemes: `first` piece, `always`."""
     changed = copy.copy(spec)
     for stage in ("normalizer", "pre_tokenizer"):
         changed[stage] = _stage_without_prefix(spec.get(stage), schemes)
@@ -186,5 +189,5 @@ def _stage_without_prefix(stage: Any, schemes: Sequence[str]) -> Any:
 
 
 def _lone_surrogate(text: str) -> str:
-    place = next((i for i, character in enumerate(text) if "\ud800" <= character <= "\udfff"), -1)
-    return f"a lone surrogate at character {place}"
+    number = next((i for i, one in enumerate(text) if "\ud800" <= one <= "\udfff"), -1)
+    return f"a lone surrogate at character {number}"

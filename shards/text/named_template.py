@@ -1,4 +1,4 @@
-"""The templates by name: what a recipe asks for, and what a manifest or checkpoint states."""
+"""Templates by name, as a recipe, a manifest or a checkpoint states it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ TEMPLATE_NAMES = (VisualChatTemplate.name, ChatTemplate.name, PublishedTemplate.
 
 
 def make_template(name: str, *, system: str | None = None, tokenizer: TextTokenizer) -> Template:
-    """Return the template of that name, with its own system text unless one is given.
+    """Return the template of a name, with its default system text unless another is given.
 
     Args:
         name: `visualchat`, `chat` for the tokenizer's own chat template, or `visualchat-published`
             for models that the published code trained.
-        system: The system text; None for the template's own.
-        tokenizer: The one that will encode the parts.
+        system: The system text; None for the template's default.
+        tokenizer: The tokenizer that will encode the parts.
 
     Raises:
-        WrongUse: There is no such template; names the nearest.
+        WrongUse: There is no such template; suggests a similar name, or lists all.
         ValueError: The tokenizer has no chat template, or one that cannot be used.
     """
     if name not in TEMPLATE_NAMES:

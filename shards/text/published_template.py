@@ -1,8 +1,8 @@
-"""The published format as the published chat tokenizes it: for models that its code trained.
+"""The published format as the published chat code tokenizes it, for models that it trained.
 
-The text is that of the template `visualchat`; a begin token stands on every round. (The published
-training code tokenizes `### Image 1:` apart from what is around it, its chat code does not. This is
-the chat's way.)
+The text is that of the template `visualchat`; every round opens with a begin token. (The published
+training code tokenizes `### Image 1:` apart from its surroundings, its chat code does not; this
+template follows the chat code.)
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ from vchat.shards.text.template import (
 
 @dataclass(frozen=True, slots=True)
 class PublishedTemplate:
-    """The template `visualchat`, with a begin token on every round."""
+    """The template `visualchat`, with a begin token before every round."""
 
     name: ClassVar[str] = "visualchat-published"
     end: ClassVar[Control] = VisualChatTemplate.end
     system: str = SYSTEM
 
     def opening(self) -> list[Part]:
-        """Return what stands before the first round, once per dialogue."""
+        """Return the parts before the first round."""
         return VisualChatTemplate(system=self.system).opening()
 
     def between(self) -> list[Part]:
-        """Return the begin token of another round."""
+        """Return the begin token of the next round."""
         return [Control("begin")]
 
     def round(
         self, question: str, answer: str | None, *, num_images: int, first_image: int
     ) -> list[Part]:
-        """Return the parts of one round behind its begin token."""
+        """Return the parts of one round, without its begin token."""
         return VisualChatTemplate(system=self.system).round(
             question, answer, num_images=num_images, first_image=first_image
         )
 
     def dialogue(self, rounds: Sequence[TextRound]) -> list[Part]:
-        """Return the parts of a whole dialogue, its images numbered from 1 through all rounds."""
+        """Return the parts of a whole dialogue; images are numbered from 1 over all rounds."""
         return dialogue_parts(self, rounds)
 
     def with_system(self, text: str) -> PublishedTemplate:
-        """Return the template with another system text, set off by a blank line as its own."""
+        """Return the template with another system text, followed by a blank line."""
         return PublishedTemplate(system=text.rstrip() + "\n\n")
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the parts of a fixed dialogue: equal digests render equally."""
+        """SHA-256 over the parts of a fixed dialogue; equal digests mean equal rendering."""
         return template_digest(self)

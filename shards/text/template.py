@@ -2,10 +2,10 @@ r"""A dialogue as text with marked spans: where images go, and what carries loss
 
 A template turns rounds into a list of parts. A part is running text, or a control that the
 tokenizer replaces by one special token: the begin of a dialogue, an image slot, the end of an
-answer. Only answers and the end after them are supervised. Shards, training and chat all use
-these functions, so a chat prompt is the beginning of a training text by construction.
+answer. Only answers and the end after them are supervised. Shards, training and chat use the same
+functions, so a chat prompt is always the beginning of a training text.
 
-The published format, with `E` for the end token; nothing stands between it and the next round:
+The published format, with `E` for the end token; the next round follows it immediately:
 
     system text
     ### Image 1:\n<image>\n### Image 2:\n<image>\n\n      (only in rounds that show images)
@@ -30,7 +30,7 @@ SYSTEM = (
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Running text; a special token spelled in it stays text."""
+    """Running text; the spelling of a special token in it stays text."""
 
     text: str
     supervised: bool = False
@@ -46,7 +46,7 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class Special:
-    """Another special token of the tokenizer, by its spelling; only a chat template writes one."""
+    """Any other special token, by its spelling; only chat templates produce it."""
 
     token: str
     supervised: bool = False
@@ -57,13 +57,14 @@ Part = Text | Control | Special
 
 @dataclass(frozen=True, slots=True)
 class TextRound:
-    """What a template needs of one round; an answer of None is the one that chat asks for."""
+    """What a template needs of one round."""
 
     num_images: int
     """Images first shown in this round."""
 
     question: str
     answer: str | None
+    """None in the prompt of a chat, where the model answers."""
 
 
 class Template(Protocol):
@@ -73,32 +74,32 @@ class Template(Protocol):
 
     @property
     def system(self) -> str | None:
-        """The system text that was given, or the template's own."""
+        """The system text: the given one, or the template's default."""
 
     @property
     def end(self) -> Control | Special:
         """The supervised token after every answer."""
 
     def opening(self) -> list[Part]:
-        """Return what stands before the first round, once per dialogue."""
+        """Return the parts before the first round."""
 
     def between(self) -> list[Part]:
-        """Return what stands between an end token and the next round."""
+        """Return the parts between an end token and the next round."""
 
     def round(
         self, question: str, answer: str | None, *, num_images: int, first_image: int
     ) -> list[Part]:
-        """Return the parts of one round, up to and with its end token."""
+        """Return the parts of one round, its end token included."""
 
     def dialogue(self, rounds: Sequence[TextRound]) -> list[Part]:
-        """Return the parts of a whole dialogue, its images numbered from 1 through all rounds."""
+        """Return the parts of a whole dialogue; images are numbered from 1 over all rounds."""
 
     def with_system(self, text: str) -> Template:
-        """Return the same template with another system text, in the way it sets one off."""
+        """Return the same template with another system text, separated as the template does it."""
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the parts of a fixed dialogue: equal digests render equally."""
+        """SHA-256 over the parts of a fixed dialogue; equal digests mean equal rendering."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,23 +111,23 @@ class VisualChatTemplate:
     system: str = SYSTEM
 
     def opening(self) -> list[Part]:
-        """Return what stands before the first round, once per dialogue."""
+        """Return the parts before the first round."""
         return [Control("begin"), Text(self.system)]
 
     def between(self) -> list[Part]:
-        """Return nothing: a round follows the end token of the one before."""
+        """Return nothing: a round follows the previous end token immediately."""
         return []
 
     def round(
         self, question: str, answer: str | None, *, num_images: int, first_image: int
     ) -> list[Part]:
-        """Return the parts of one round; they depend on no earlier round.
+        """Return the parts of one round, which do not depend on earlier rounds.
 
         Args:
-            question: Running text, kept as it is.
-            answer: None stops after the answer's header: the prompt of a chat.
+            question: Running text; not altered.
+            answer: None ends after the answer's header: the prompt of a chat.
             num_images: Images first shown in this round.
-            first_image: Number of the first of them, as printed: the dialogue's first is 1.
+            first_image: Printed number of the first of them, counted from 1 over the dialogue.
         """
         parts = image_parts(num_images, first_image=first_image)
         parts.append(Text(f"### Question:\n{question}\n\n### Answer:\n"))
@@ -135,21 +136,21 @@ class VisualChatTemplate:
         return parts
 
     def dialogue(self, rounds: Sequence[TextRound]) -> list[Part]:
-        """Return the parts of a whole dialogue, its images numbered from 1 through all rounds."""
+        """Return the parts of a whole dialogue; images are numbered from 1 over all rounds."""
         return dialogue_parts(self, rounds)
 
     def with_system(self, text: str) -> VisualChatTemplate:
-        """Return the template with another system text, set off by a blank line as its own."""
+        """Return the template with another system text, followed by a blank line."""
         return VisualChatTemplate(system=text.rstrip() + "\n\n")
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the parts of a fixed dialogue: equal digests render equally."""
+        """SHA-256 over the parts of a fixed dialogue; equal digests mean equal rendering."""
         return template_digest(self)
 
 
 def dialogue_parts(template: Template, rounds: Sequence[TextRound]) -> list[Part]:
-    """Return the parts of a dialogue in a template, its images numbered from 1 on."""
+    """Return the parts of a dialogue in a template; images are numbered from 1 over all rounds."""
     parts = template.opening()
     first_image = 1
     for number, shown in enumerate(rounds):

@@ -1,9 +1,9 @@
-"""Parts of a dialogue as token ids and a supervision mask, by the tokenizer as it is.
+"""Parts of a dialogue as token ids and a supervision mask.
 
 Input: a folder with `tokenizer.json` and the names of its begin and end tokens in
 `tokenizer_config.json` or `special_tokens_map.json`. Output: one id per token, one `<image>` id
-per image, and which ids carry loss. Only the `tokenizers` library reads the file: loading and
-saving it through a tokenizer class of transformers can change ids.
+per image, and a mask of the ids that carry loss. Only the `tokenizers` library reads the file:
+loading and saving it through a tokenizer class of transformers can change ids.
 """
 
 from __future__ import annotations
@@ -28,34 +28,34 @@ from vchat.shards.text.encoder import TextEncoder
 from vchat.shards.text.template import Control, Part, Special, Text, TextRound, VisualChatTemplate
 
 IMAGE_TOKEN = "<image>"
-"""The only token we add."""
+"""The only token that is added to a tokenizer."""
 
 PROBE_TEXT = (
     "The 3 cats   sat\u2014on 1,234 mats.\n\n\tna\u00efve \u4f60\u597d \u05e9\u05dc\u05d5\u05dd "
     "\U0001f600 \x00 <image> </s> <|im_end|> ### Answer:\nfi\ufb01 e\u0301"
 )
-"""Its ids are part of a fingerprint, so it has what tokenizers disagree on."""
+"""Its ids are part of the fingerprint; it contains what tokenizers treat differently."""
 
 SAVED_SETTINGS = ("unk_token", "pad_token", "chat_template", "add_bos_token", "model_max_length")
-"""What a saved tokenizer keeps of its `tokenizer_config.json`, apart from begin and end."""
+"""Fields of `tokenizer_config.json` that are saved, besides the begin and end tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizedText:
-    """A dialogue, or the beginning of one, as the model reads it before slots are widened."""
+    """Token ids of a dialogue or of its beginning, with one id per image slot."""
 
     ids: NDArray[np.int32]
     """int32[T], one `<image>` id per image."""
 
     supervised: NDArray[np.bool_]
-    """bool[T], True where the id is an answer's or its end token; never the first."""
+    """bool[T], True for the ids of answers and their end tokens; never for the first id."""
 
 
 class TextTokenizer:
-    """A tokenizer and its begin, end and `<image>` tokens."""
+    """A tokenizer with its begin, end and `<image>` tokens."""
 
     def __init__(self, tokenizer: Tokenizer, *, settings: dict[str, Any], origin: Path):
-        """Use `load`. `origin` is the folder that errors name."""
+        """Use `load` instead; `origin` is the folder that errors name."""
         end = _token_text(settings, "eos_token")
         if end is None:
             raise ValueError(
@@ -78,11 +78,11 @@ class TextTokenizer:
 
     @classmethod
     def load(cls, path: Path) -> TextTokenizer:
-        """Read the tokenizer in folder `path`; adds `<image>` if it is not there.
+        """Read the tokenizer in folder `path`; adds the token `<image>` if it is missing.
 
         Raises:
-            ValueError: A file is missing, malformed or names no end token; or the folder states
-                a fingerprint and this tokenizer has another.
+            ValueError: A file is missing, is malformed or names no end token; or the folder states
+                a fingerprint that this tokenizer does not have.
         """
         loaded = cls(_read_tokenizer(path), settings=_read_settings(path), origin=path)
         stated_file = path / "fingerprint.json"
@@ -101,18 +101,18 @@ class TextTokenizer:
 
     @property
     def pad_token(self) -> str | None:
-        """The spelling of the padding token that the folder names; we never write one."""
+        """The spelling of the folder's padding token; no text is encoded with it."""
         return _token_text(self._settings, "pad_token")
 
     @cached_property
     def num_ids(self) -> int:
-        """Rows an embedding table needs: the highest id + 1."""
+        """The number of rows that an embedding table needs: the highest id + 1."""
         highest: int = max(self._tokenizer.get_vocab(with_added_tokens=True).values())
         return highest + 1
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over behaviour: vocabulary, special ids, ids and mask of a fixed dialogue."""
+        """SHA-256 over the behaviour: vocabulary, special ids, ids and mask of a fixed dialogue."""
         rounds = [
             TextRound(num_images=2, question=PROBE_TEXT, answer=PROBE_TEXT),
             TextRound(num_images=0, question="Why?", answer="Yes."),
@@ -128,56 +128,56 @@ class TextTokenizer:
         return hashlib.sha256(json.dumps(behaviour).encode()).hexdigest()
 
     def encode(self, parts: Sequence[Part]) -> TokenizedText:
-        """Encode parts; the ids of a prompt are an exact prefix of those of its training text.
+        """Encode parts; the ids of a prompt are an exact prefix of the ids of its training text.
 
-        Text that follows `Control("begin")` opens a dialogue, any other follows a special token.
+        Text after `Control("begin")` opens a dialogue; all other text follows a special token.
 
         Raises:
             ValueError: A text is not valid Unicode.
         """
-        runs: list[tuple[list[int], bool]] = []
+        spans: list[tuple[list[int], bool]] = []
         opening = False
         for is_text, group in groupby(parts, key=lambda part: isinstance(part, Text)):
             if is_text:
                 texts = [part for part in group if isinstance(part, Text)]
-                runs += self._encoder.encode_segment(texts, opening=opening)
+                spans += self._encoder.encode_segment(texts, opening=opening)
             else:
                 controls = [part for part in group if not isinstance(part, Text)]
                 opening = controls[-1] == Control("begin")
-                runs += [(self._control_ids(part), part.supervised) for part in controls]
-        ids = [token for run, _ in runs for token in run]
-        mask = np.array([supervised for _, supervised in runs], dtype=np.bool_)
+                spans += [(self._control_ids(part), part.supervised) for part in controls]
+        ids = [token for span, _ in spans for token in span]
+        mask = np.array([supervised for _, supervised in spans], dtype=np.bool_)
         return TokenizedText(
             ids=np.array(ids, dtype=np.int32),
-            supervised=mask.repeat([len(run) for run, _ in runs]),
+            supervised=mask.repeat([len(span) for span, _ in spans]),
         )
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids that stand inside a dialogue, special tokens as they are spelled.
+        """Return the text of ids from inside a dialogue, special tokens as they are spelled.
 
-        A leading blank is kept: the ids are taken for the continuation of others.
+        A leading blank is kept: the ids continue others.
         """
         decoded = self._tokenizer.decode([self.end_id, *ids], skip_special_tokens=False)
         end = self._tokenizer.decode([self.end_id], skip_special_tokens=False)
         return str(decoded).removeprefix(end)
 
     def round_trip(self, text: str) -> str:
-        """Return what decoding gives back for text inside a dialogue.
+        """Encode text inside a dialogue and decode it again.
 
-        That is the text itself, unless the tokenizer normalizes or lacks some of it.
+        Returns the text itself, unless the tokenizer normalizes or lacks some of it.
         """
         encoded = self.encode([Text("\n"), Text(text, supervised=True)])
         return self.decode(encoded.ids[encoded.supervised].tolist())
 
     def save(self, folder: Path) -> None:
-        """Write `tokenizer.json`, `tokenizer_config.json` and `fingerprint.json` into folder.
+        """Write `tokenizer.json`, `tokenizer_config.json` and `fingerprint.json` into a folder.
 
-        Equal tokenizers give equal bytes. No path of this machine is written.
+        Equal tokenizers give equal bytes, which contain no path.
         """
         settings = {
             name: self._settings[name] for name in SAVED_SETTINGS if name in self._settings
         } | {
-            # Makes transformers take tokenizer.json as it is instead of converting it.
+            # With this class transformers reads tokenizer.json as it is and converts nothing.
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
             "bos_token": _token_text(self._settings, "bos_token"),
@@ -193,15 +193,15 @@ class TextTokenizer:
                 file.write(text.encode())
 
     def special_id(self, part: Control | Special) -> int:
-        """Return the id of an image slot, of an end or of another special token."""
+        """Return the id of an image slot, an end token or another special token."""
         (found,) = self._control_ids(part)
         return found
 
     def chat_template_spec(self) -> ChatTemplateSpec:
-        """Return the tokenizer's chat template and what rendering it needs.
+        """Return the tokenizer's chat template with the special tokens that rendering needs.
 
         Raises:
-            ValueError: It has none; says where one is looked for.
+            ValueError: It has none; the error says which files can have one.
         """
         text = self._settings.get("chat_template")
         if isinstance(text, list):  # of several, by name
@@ -230,7 +230,7 @@ class TextTokenizer:
 
 
 def _read_tokenizer(folder: Path) -> Tokenizer:
-    """Read `tokenizer.json`, or say in one line why not."""
+    """Read `tokenizer.json`; raise ValueError with the reason if that fails."""
     path = folder / "tokenizer.json"
     if not folder.is_dir():
         raise ValueError(f"no tokenizer folder {folder}; wanted a folder with tokenizer.json")
@@ -241,7 +241,7 @@ def _read_tokenizer(folder: Path) -> Tokenizer:
         )
     try:
         return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
+    except Exception as error:  # the library raises no narrower one
         raise ValueError(f"{path} is not a tokenizer of the tokenizers library: {error}") from error
 
 
@@ -269,7 +269,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _token_text(settings: dict[str, Any], name: str) -> str | None:
-    """Return a token's text, which a config gives as a string or as an object."""
+    """Return the spelling of a token, which a config gives as a string or as an object."""
     value = settings.get(name)
     return value["content"] if isinstance(value, dict) else value
 
@@ -282,16 +282,16 @@ def _token_id(tokenizer: Tokenizer, text: str, *, name: str, origin: Path) -> in
 
 
 def _mark_special(tokenizer: Tokenizer, texts: Sequence[str]) -> None:
-    """List tokens as special where the file does not; only `<image>` can be new."""
+    """Add tokens to the special ones where the file does not list them; only `<image>` is new."""
     listed = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     new = [text for text in texts if text not in listed]
     tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in new])
 
 
 def _special_patterns(tokenizer: Tokenizer) -> list[str]:
-    """Return a pattern for each added token but `<image>` and blanks, the longest first.
+    """Return a pattern for each added token except `<image>` and blanks, the longest first.
 
-    A token that swallows white space around it does so here, too.
+    The pattern of a token that swallows white space around it includes that white space.
     """
     added = sorted(
         tokenizer.get_added_tokens_decoder().values(), key=lambda token: -len(token.content)
