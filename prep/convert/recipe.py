@@ -1,4 +1,4 @@
-"""Recipe: which data sets, how blended, how stored; one TOML file or the flags that say the same.
+"""The recipe of a build: which data sets, how blended, how stored; a TOML file, flags, or both.
 
     seed = 7
     eval_fraction = 0.01
@@ -11,8 +11,8 @@
     [image]
     size = 224
 
-Everything that shapes the shards' bytes is here; where data lies and how many workers run is not
-part of what a build makes, and stays out of the manifest.
+Everything that shapes the shards' bytes is here. Where data lies and how many workers run is here
+too, but shapes no byte and stays out of the manifest.
 """
 
 from __future__ import annotations
@@ -29,6 +29,13 @@ from vchat.prep.convert.images import ImagePolicy
 from vchat.shards.storage.config import StorageConfig
 
 EngineName = Literal["processes", "ray"]
+
+_SHAPES_NO_BYTE = (
+    *("data", "out", "work", "storage", "tokenizer"),
+    *("workers", "engine", "ray_address"),
+)
+"""Fields that say where things lie and what runs; the tokenizer is named by its fingerprint."""
+
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?B?)", re.IGNORECASE)
 
@@ -50,8 +57,8 @@ class SourceChoice:
     """Use at most this many records; the others are counted as `capped`."""
 
     splits: tuple[str, ...] | None = None
-    """Use the records of these splits of the data set, evaluation data among them if you say so;
-    None for those that are meant for training."""
+    """Use the records of these splits of the data set, evaluation data included if it is
+    named; None for those that are meant for training."""
 
     def __post_init__(self) -> None:
         if self.concatenate < 1:
@@ -73,7 +80,7 @@ class TemplateChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Everything a build is told."""
+    """Everything that a build is given."""
 
     source: tuple[SourceChoice, ...] = ()
     """The data sets, in the order of the report."""
@@ -141,7 +148,7 @@ def size_in_bytes(text: str) -> int:
     """Return a size such as `256MB` in bytes.
 
     Raises:
-        ValueError: if it is none, or below 1 byte.
+        ValueError: The text is no size, or is below 1 byte.
     """
     match = _SIZE.fullmatch(text.strip())
     unit = match[2].upper() if match else ""
@@ -152,10 +159,10 @@ def size_in_bytes(text: str) -> int:
 
 
 def recipe_file(name: Path) -> Path:
-    """Return the TOML file of a recipe that is given as a file or as the name of one of ours.
+    """Return the TOML file of a recipe, given as a file or as the name of one that we ship.
 
     Raises:
-        WrongUse: if it is neither, naming ours.
+        WrongUse: It is neither; names those that we ship.
     """
     if name.is_file():
         return name
@@ -167,15 +174,15 @@ def recipe_file(name: Path) -> Path:
 
 
 def read_recipe(file: Path | None, flags: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of a file, with the flags that were given on top.
+    """Return the recipe of a file, changed by the flags.
 
     Args:
-        file: a TOML file, or the name of one that we ship.
-        flags: values by field name, `image_size` for `image.size`, `datasets` for the sources,
+        file: A TOML file, or the name of one that we ship; None for a recipe of flags alone.
+        flags: Values by field name; `image_size` for `image.size`, `datasets` for the sources,
             `concatenate` and `limit` for all of them; None where a flag was not given.
 
     Raises:
-        WrongUse: for an unknown key, a value out of range, or a flag that cannot be meant.
+        WrongUse: An unknown key, a value out of range, or a flag without meaning here.
     """
     recipe = read_toml(Recipe, recipe_file(file)) if file is not None else Recipe()
     given = {name: value for name, value in flags.items() if value is not None}
@@ -234,10 +241,9 @@ def _with_concatenate(sources: Sequence[SourceChoice], text: str) -> tuple[Sourc
 
 
 def describe_recipe(recipe: Recipe) -> dict[str, Any]:
-    """Return what a manifest says of a recipe: all that shapes bytes, and no path of a machine."""
+    """Return what a manifest says of a recipe: what shapes bytes, and no path of a machine."""
     plain: dict[str, Any] = to_table(recipe)
-    places = ("data", "out", "work", "storage", "tokenizer")
-    for name in (*places, "workers", "engine", "ray_address"):
+    for name in _SHAPES_NO_BYTE:
         plain.pop(name, None)
     for choice in plain["source"]:
         if "file" in choice:

@@ -1,4 +1,4 @@
-"""The sources that a recipe names, with the places where their files lie."""
+"""Resolve the sources that a recipe names: each with its files' location."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vchat.prep.sources.source import Source, check_needs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedSource:
-    """A source of this build and where its files lie."""
+    """A source of a build and where its files lie."""
 
     choice: SourceChoice
     source: Source
@@ -24,31 +24,31 @@ class ResolvedSource:
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """Image folders that the source names itself."""
+        """The image folders that the source names itself."""
         return tuple(path for need in self.source.needs for path in need.paths if path[-1] == "/")
 
 
 def resolve_sources(recipe: Recipe) -> tuple[ResolvedSource, ...]:
-    """Return the sources of a recipe, with all files they read known to be there.
+    """Return the sources of a recipe; checks that the files that they read exist.
 
     Raises:
-        WrongUse: for an unknown name, or none at all.
-        ValueError: naming a file or folder that is missing, and how to get it.
+        WrongUse: An unknown name, or no name at all.
+        ValueError: A file or folder is missing; names it and how to get it.
     """
     if not recipe.source:
         raise WrongUse("no data sets: name some with --datasets or as [[source]] in the recipe")
-    chosen = tuple(resolve_source(choice, recipe=recipe) for choice in recipe.source)
-    for one in chosen:
+    resolved = tuple(resolve_source(choice, recipe=recipe) for choice in recipe.source)
+    for one in resolved:
         check_needs(one.source, one.data)
-    return chosen
+    return resolved
 
 
 def resolve_source(choice: SourceChoice, *, recipe: Recipe) -> ResolvedSource:
-    """Return one source of a recipe, whether its files are there or not.
+    """Return one source of a recipe, whether its files exist or not.
 
     Raises:
-        WrongUse: for an unknown name, a known one that is given to your own data, or splits that
-            the data set does not have.
+        WrongUse: An unknown name, a known one that is given to your own data, or splits that the
+            data set does not have.
     """
     data = data_path(recipe.data, storage=recipe.storage)
     if choice.file is None:

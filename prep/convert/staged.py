@@ -1,8 +1,8 @@
-"""Staged records: what `convert` writes and everything after it reads.
+"""Staged records: what a conversion writes, and what everything after it reads.
 
 One Parquet file per source, one row per record in annotation order, with the columns that a plan
-needs beside the rounds. Any Arrow tool can look into it. For random access by row number a build
-maps an uncompressed copy into memory (`RecordFile`), which costs no resident memory of its own.
+needs beside the rounds. Any Arrow tool reads it. For random access by number a build maps
+an uncompressed copy into memory (`RecordFile`), which costs no resident memory of its own.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vchat.base.arrays import offsets_from_counts
 from vchat.base.files import write_atomically
 from vchat.shards.format.record import ImageRef, Record, Round
 
@@ -52,7 +53,7 @@ SCHEMA = pa.schema(
         ("rounds", pa.list_(_ROUND)),
     ]
 )
-"""`image_sizes` is w0, h0, w1, h1 ... by the headers; `image_bytes` the sum of the files' sizes."""
+"""`image_sizes` is w0, h0, w1, h1 ... by the headers; `image_bytes` sums the sizes of the files."""
 
 _RECORD_COLUMNS = ["key", "source", "file", "record_id", "licence", "marks", "rounds"]
 PLAN_COLUMNS = ("key", "num_rounds", "text_bytes", "image_keys", "image_sizes", "image_bytes")
@@ -88,7 +89,7 @@ def _round_row(round_: Round) -> dict[str, Any]:
 
 
 def record_from_row(row: dict[str, Any]) -> Record:
-    """Return the record that `staged_row` was given, by its `_RECORD_COLUMNS`."""
+    """Return the record that `row_from_record` was given, from its `_RECORD_COLUMNS`."""
     rounds = tuple(
         Round(
             images=tuple(ImageRef(**image) for image in one["images"]),
@@ -101,7 +102,7 @@ def record_from_row(row: dict[str, Any]) -> Record:
 
 
 def write_staged(path: Path, rows: Iterable[dict[str, Any]]) -> int:
-    """Write rows as one Parquet file, whole; returns how many there were.
+    """Write rows as one Parquet file, whole; return their number.
 
     Memory: `ROWS_PER_GROUP` rows.
     """
@@ -127,20 +128,20 @@ def read_plan_columns(path: Path) -> Iterator[dict[str, list[Any]]]:
 def read_rows(
     path: Path, numbers: Sequence[int], *, columns: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Return some columns of a few rows, counted from 0 in file order; reads only their groups."""
+    """Return some columns of a few rows, numbered from 0 in file order; reads only their groups."""
     found = []
     with pq.ParquetFile(path) as parquet:
         sizes = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
         starts = [0, *accumulate(sizes)]
-        for row in numbers:
-            group = bisect.bisect_right(starts, row) - 1
+        for number in numbers:
+            group = bisect.bisect_right(starts, number) - 1
             table = parquet.read_row_group(group, columns=list(columns))
-            found += table.slice(row - starts[group], 1).to_pylist()
+            found += table.slice(number - starts[group], 1).to_pylist()
     return found
 
 
 class RecordFile:
-    """Records of one staged file by row number."""
+    """Records of one staged file, by number."""
 
     def __init__(self, path: Path):
         """Map `path`, as made by `write_record_file`, into memory."""
@@ -148,7 +149,7 @@ class RecordFile:
         reader = pa.ipc.open_file(self._map)
         batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         self._batches = [batch.select(_RECORD_COLUMNS) for batch in batches]
-        self._starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
+        self._starts = offsets_from_counts(batch.num_rows for batch in batches)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -166,15 +167,15 @@ class RecordFile:
         self._map.close()
 
     def records(self, numbers: Sequence[int]) -> list[Record]:
-        """Return the records of rows, counted from 0 in file order; many at a time cost less."""
-        wanted = np.array(numbers, dtype=np.int64)
-        batch_of = np.searchsorted(self._starts, wanted, side="right") - 1
+        """Return the records of these numbers, from 0 in file order; many at a time cost less."""
+        in_file = np.array(numbers, dtype=np.int64)
+        batch_of = np.searchsorted(self._starts, in_file, side="right") - 1
         found: dict[int, Record] = {}
-        for number in np.unique(batch_of).tolist():
-            (places,) = np.nonzero(batch_of == number)
-            taken = self._batches[number].take(pa.array(wanted[places] - self._starts[number]))
-            found |= zip(places.tolist(), map(record_from_row, taken.to_pylist()), strict=True)
-        return [found[place] for place in range(len(numbers))]
+        for batch in np.unique(batch_of).tolist():
+            (asked,) = np.nonzero(batch_of == batch)
+            rows = self._batches[batch].take(pa.array(in_file[asked] - self._starts[batch]))
+            found |= zip(asked.tolist(), map(record_from_row, rows.to_pylist()), strict=True)
+        return [found[i] for i in range(len(numbers))]
 
 
 def write_record_file(staged: Path, path: Path) -> None:

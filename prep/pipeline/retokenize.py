@@ -1,9 +1,9 @@
-"""A shard set for another decoder, from the rounds and images that a set has stored.
+"""Make a shard set for another decoder from the rounds and images that a set has stored.
 
 Input: a finished shard set, a tokenizer, a template and a length limit. Output: a shard set of
 as many shards, with the same dialogues under new token ids and the same bytes of every image; the
-sources are not needed. A dialogue that is too long now is cut between rounds or loses the records
-that cannot fit, as in a build; what was cut is not joined again.
+sources are not needed. A dialogue that is now too long is cut between rounds or loses the records
+that cannot fit, as in a build; dialogues that were cut before are not joined again.
 
 Shards are written independently: a run that was killed goes on where it stopped, and the bytes are
 the same for any number of workers.
@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from vchat.base.progress import show_progress
 from vchat.prep.pipeline.work_folder import remove_partial_outputs
 from vchat.prep.plan.plan import PlannedShard
 from vchat.prep.tasks.assemble import Assembler, PreparedRecord
+from vchat.prep.tasks.libraries import token_libraries
 from vchat.prep.tasks.output import MANIFEST, Output, check_same_build, parse_output
 from vchat.prep.tasks.record_counts import RecordCounts, check_conservation
 from vchat.prep.tasks.result import find_missing, read_results, write_task_shard
@@ -42,7 +42,7 @@ from vchat.shards.text.named_template import make_template
 from vchat.shards.text.tokenizer import TextTokenizer
 
 KEPT_KEYS = ("image", "licences", "recipe")
-"""What a manifest says of images and sources, which stay as they are."""
+"""Keys of the old manifest about images and sources, which do not change."""
 
 ORIGIN_KEYS = (
     "digests",
@@ -52,12 +52,12 @@ ORIGIN_KEYS = (
     "positions_per_image",
     "retokenized",
 )
-"""What the new manifest keeps of the old one, to say what it came from."""
+"""Keys of the old manifest that the new one holds as its origin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retokenization:
-    """What to make of which set."""
+    """Which set is read, and what is made of it."""
 
     shards: str
     """Folder or URL of the set that is read."""
@@ -92,13 +92,14 @@ class Retokenization:
 
 
 def retokenize(request: Retokenization, *, workers: int) -> dict[str, Any]:
-    """Write the new set, or finish one that was interrupted; returns its manifest.
+    """Write the new set, or finish one that was interrupted; return its manifest.
 
     Args:
+        request: Which set, and what to make of it.
         workers: Processes that write shards; never changes a byte.
 
     Raises:
-        ValueError, OSError: one line each, saying what to do.
+        ValueError, OSError: One line each, saying what to do.
     """
     output = request.output
     if output.url is not None:
@@ -117,7 +118,7 @@ def retokenize(request: Retokenization, *, workers: int) -> dict[str, Any]:
 
 
 def plan_shards(shards: ShardSet) -> list[PlannedShard]:
-    """Return the new shards: those of the set, with room for every round to become a sample."""
+    """Return the new shards: those of the set, numbered so that every round may become a sample."""
     index = shards.index()
     first_numbers: dict[str, int] = {}
     planned = []
@@ -170,13 +171,9 @@ def _digest(request: Retokenization, opened: _OpenSet) -> str:
         "template": opened.assembler.template.digest,
         "max_tokens": request.max_tokens,
         "positions_per_image": request.positions_per_image,
-        "libraries": _libraries(),
+        "libraries": token_libraries(),
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-
-def _libraries() -> dict[str, str]:
-    return {name: version(name) for name in ("numpy", "tokenizers")}
 
 
 def _read_complete(output: Output, digest: str) -> dict[str, Any]:
@@ -186,7 +183,7 @@ def _read_complete(output: Output, digest: str) -> dict[str, Any]:
 
 
 def _claim_output(output: Output, digest: str) -> None:
-    """Claim the place for this set, and remove what a killed run left half written."""
+    """Claim the output for this set, and remove the partial files of a killed run."""
     claim = output.work / "retokenize.json"
     if claim.exists():
         check_same_build(output, json.loads(claim.read_text(encoding="utf-8"))["digest"], digest)
@@ -201,7 +198,7 @@ def _claim_output(output: Output, digest: str) -> None:
 def _write_shards(
     request: Retokenization, shards: Sequence[PlannedShard], *, workers: int
 ) -> Iterator[int]:
-    """Write the shards; yields the number of samples read for each as it is done."""
+    """Write the shards; yield the number of samples read for each as it is done."""
     task = partial(retokenize_shard, request)
     if workers == 1 or len(shards) < 2:
         yield from map(task, shards)
@@ -217,7 +214,7 @@ def _write_shards(
 
 
 def retokenize_shard(request: Retokenization, shard: PlannedShard) -> int:
-    """Write one new shard and its result file; returns the number of samples read."""
+    """Write one new shard and its result file; return the number of samples read."""
     output, counts = request.output, RecordCounts()
     samples = _make_samples(_open_set(request), shard, counts=counts)
     write_task_shard(shard, samples, counts=counts, work=output.work, output=output)
@@ -227,7 +224,7 @@ def retokenize_shard(request: Retokenization, shard: PlannedShard) -> int:
 def _make_samples(
     opened: _OpenSet, shard: PlannedShard, *, counts: RecordCounts
 ) -> Iterator[Sample]:
-    names = [stated["name"] for stated in opened.shards.manifest["shards"]]
+    names = [entry["name"] for entry in opened.shards.manifest["shards"]]
     index = opened.shards.index()
     rows = index.filter(pc.equal(index["shard"], names.index(f"{shard.name}.tar")))
     for number in range(rows.num_rows):
@@ -251,7 +248,7 @@ def _reassemble(opened: _OpenSet, sample: Sample, *, counts: RecordCounts) -> li
 
 
 def _prepare_record(sample: Sample, origin: RecordOrigin) -> PreparedRecord:
-    """Return a record as far as it is in a sample, with its images as they are stored."""
+    """Return the part of a record that a sample holds, with its images as they are stored."""
     stored = sample.rounds[origin.first_round : origin.first_round + origin.num_rounds]
     rounds = tuple(
         Round(
@@ -278,7 +275,7 @@ def _prepare_record(sample: Sample, origin: RecordOrigin) -> PreparedRecord:
 def _finish_set(
     request: Retokenization, opened: _OpenSet, shards: Sequence[PlannedShard], *, digest: str
 ) -> dict[str, Any]:
-    """Check that no record is lost, and publish; returns the manifest."""
+    """Check that no record is lost, and publish; return the manifest."""
     output, counts = request.output, RecordCounts()
     results, finished = read_results(shards, output=output)
     for result in results:
@@ -326,7 +323,7 @@ def _manifest(
         "template": {"name": template.name, "system": template.system},
         "max_tokens": request.max_tokens,
         "positions_per_image": request.positions_per_image,
-        "libraries": old.get("libraries", {}) | _libraries(),
+        "libraries": old.get("libraries", {}) | token_libraries(),
         "retokenized": {
             "from": {name: old[name] for name in ORIGIN_KEYS if name in old},
             "used_records": counts.used_records,

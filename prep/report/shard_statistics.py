@@ -14,6 +14,7 @@ _MAX_SIDE = 2**31 - 1
 
 
 def compute_histograms(rows: pa.Table) -> dict[str, dict[str, int]]:
+    """Return title -> counts by value, or between powers of two, of samples and of images."""
     sides = pc.list_flatten(rows["image_original_sizes"]).to_numpy().reshape(-1, 2)
     return {
         "rounds per sample": _histogram(rows["num_rounds"].to_numpy()),

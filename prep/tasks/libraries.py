@@ -1,4 +1,4 @@
-"""The libraries whose versions shape a shard's bytes: stated in plans and manifests, and checked.
+"""The libraries whose versions shape a shard's bytes: in plans and manifests, and checked.
 
 A machine of a cluster or an array with other versions would write other bytes for the same plan.
 """
@@ -15,16 +15,20 @@ from vchat.prep.convert.images import library_versions
 
 @cache
 def libraries() -> dict[str, str]:
-    """Return name -> version."""
-    names = ("numpy", "tokenizers")
-    return {name: version(name) for name in names} | library_versions()
+    """Return name -> version of the libraries that shape any byte of a shard."""
+    return token_libraries() | library_versions()
+
+
+def token_libraries() -> dict[str, str]:
+    """Return name -> version of the libraries that shape tokens, whatever the images."""
+    return {name: version(name) for name in ("numpy", "tokenizers")}
 
 
 def check_libraries(planned: Mapping[str, str]) -> None:
     """Check that this machine has the versions that a plan was made with.
 
     Raises:
-        OSError: naming the machine, a library and both versions.
+        OSError: It has not; names the machine, a library and both versions.
     """
     found = libraries()
     for name in sorted(planned.keys() | found.keys()):

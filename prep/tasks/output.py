@@ -1,9 +1,9 @@
-"""Where a build puts its shard set: a local folder, or a URL to which finished files are uploaded.
+"""Where a build writes its shard set: a local folder, or a URL to which files are uploaded.
 
-Files are always written below a local folder. With a URL they leave it as they are finished, each
-stored only where no object is: shards as tasks end, then index, tokenizer and report, the manifest
-last. So an object has its final bytes or is not there, and readers, who begin with the manifest,
-never see half a set.
+Files are always written below a local folder. With a URL each is uploaded when it is finished, and
+only where no object exists: shards as tasks end, then index, tokenizer and report, the manifest
+last. So an object has its final bytes or does not exist, and readers, which begin with the
+manifest, never see half a set.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vchat.shards.storage.config import StorageConfig, refuse_secrets
 from vchat.shards.storage.remote import RemoteStore
 
 CLAIM = ".work/build.json"
-"""The object that says whose place a URL is before there is a manifest."""
+"""The object that says which build owns a URL before there is a manifest."""
 
 MANIFEST = "manifest.json"
 _UPLOADS = ("s3", "gs", "az")
@@ -28,7 +28,7 @@ _UPLOADS = ("s3", "gs", "az")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """The place of one shard set."""
+    """The folder or URL of one shard set."""
 
     folder: Path
     """Where files are written; the set itself unless there is a URL."""
@@ -59,28 +59,28 @@ class Output:
         return self._store.read_all(name)
 
     def has(self, name: str, size_bytes: int) -> bool:
-        """Tell whether a finished file of that size is in its place."""
+        """Return whether a finished file of that size is in its final place."""
         if self.url is None:
             path = self.folder / name
             return path.exists() and path.stat().st_size == size_bytes
         return self._store.size_if_there(name) == size_bytes
 
     def put(self, name: str, *, sha256: str) -> None:
-        """Bring a finished file to its place; with a URL the local one is deleted.
+        """Bring a finished file to its final place; with a URL, delete the local one.
 
         Raises:
-            ValueError: if other content has its name there.
-            OSError: if it cannot be stored.
+            ValueError: Other content has its name there.
+            OSError: It cannot be stored.
         """
         if self.url is not None:
             self._store.create(name, self.folder / name, sha256=sha256)
             (self.folder / name).unlink()
 
     def claim(self, digest: str) -> None:
-        """Take a URL for the build of that plan digest; a folder needs no claim.
+        """Claim a URL for the build of this plan; a folder needs no claim.
 
         Raises:
-            ValueError: if another build has it.
+            ValueError: Another build has claimed it.
         """
         if self.url is None:
             return
@@ -95,7 +95,7 @@ class Output:
             raise
 
     def publish(self) -> None:
-        """Upload all that is left in the folder, the manifest last; a folder is done already."""
+        """Upload the other files of the folder, the manifest last; without a URL, do nothing."""
         if self.url is None:
             return
         paths = [path for path in sorted(self.folder.rglob("*")) if path.is_file()]
@@ -121,11 +121,13 @@ def parse_output(
     """Return the output that flags or a recipe name.
 
     Args:
-        work: Local folder for files that are on their way to a URL; None for one of its own below
+        out: Folder or URL.
+        work: Local folder for files that will be uploaded to a URL; None for one of its own below
             `~/.cache/vchat/builds`.
+        storage: How a URL is reached.
 
     Raises:
-        WrongUse: if there is none, or `work` is given for a local folder.
+        WrongUse: There is none, or `work` is given for a local folder.
     """
     if out is None:
         raise WrongUse("no output: give a folder or a URL with --out")
@@ -133,28 +135,34 @@ def parse_output(
         if work is not None:
             raise WrongUse(f"--work {work}: has no place with a local --out, which has its own")
         return Output(folder=Path(out))
+    url = _check_url(out)
+    folder = _default_work_folder(url) if work is None else Path(work)
+    return Output(folder=folder, url=url, storage=storage or StorageConfig())
+
+
+def _check_url(out: str) -> str:
     if out.partition("://")[0] not in _UPLOADS:
         raise WrongUse(f"--out {out}: want a local folder, or s3://, gs:// or az://")
     try:
         refuse_secrets(out)
     except ValueError as err:
         raise WrongUse(f"--out {err}") from err
-    url = out.rstrip("/")
-    own = (
-        Path.home() / ".cache" / "vchat" / "builds" / hashlib.sha256(url.encode()).hexdigest()[:16]
-    )
-    folder = own if work is None else Path(work)
-    return Output(folder=folder, url=url, storage=storage or StorageConfig())
+    return out.rstrip("/")
 
 
-def check_same_build(output: Output, found: object, wanted: str) -> None:
-    """Check that two digests of what is built are equal.
+def _default_work_folder(url: str) -> Path:
+    digest = hashlib.sha256(url.encode()).hexdigest()[:16]
+    return Path.home() / ".cache" / "vchat" / "builds" / digest
+
+
+def check_same_build(output: Output, found: object, expected: str) -> None:
+    """Check that the plan digest found in an output is that of this build.
 
     Raises:
-        ValueError: naming both.
+        ValueError: It is not; names both.
     """
-    if found != wanted:
+    if found != expected:
         raise ValueError(
             f"{output} holds another build: its plan is {str(found)[:16]}, the one asked for is"
-            f" {wanted[:16]}; choose another --out, or delete what is there"
+            f" {expected[:16]}; choose another --out, or delete what is there"
         )
