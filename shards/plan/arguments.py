@@ -14,18 +14,18 @@ PLAN_VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceShare:
-    """How much of a source one epoch draws. A source that is not named is drawn whole, once."""
+    """How much of a source an epoch draws; without one, every sample of the source once."""
 
     source: str
     weight: float = 1.0
-    """Draws per sample and epoch: 2 shows each twice, 0.5 half of them, the others next epoch.
+    """Draws per sample and epoch: 2 draws each twice, 0.5 half of them and the others next epoch.
 
-    Fractions walk a fixed permutation of the source over the epochs, so that after any number of
-    epochs no sample has been drawn more than once oftener than another.
+    Fractional weights walk a fixed permutation of the source over the epochs: after any number of
+    epochs, the numbers of draws of two samples differ by at most 1.
     """
 
     cap: int | None = None
-    """The most draws per epoch; they walk the same permutation."""
+    """Maximum number of draws per epoch; they walk the same permutation."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight < float("inf"):
@@ -36,7 +36,7 @@ class SourceShare:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanArguments:
-    """What an epoch plan is made of, besides the index. Changing one changes the digest."""
+    """What an epoch plan depends on, besides the index. Each is part of its digest."""
 
     split: str
     seed: int
@@ -47,19 +47,19 @@ class PlanArguments:
     """Positions in a row: text, image slots and padding. Memory grows with it."""
 
     images_per_row: int
-    """The most images a row may hold."""
+    """Maximum number of images in a row."""
 
     positions_per_image: int
     shuffle_window_shards: int
-    """Shards whose samples mix, per lane. More: a better shuffle, more open shards."""
+    """Number of shards whose samples mix, per lane. More: better shuffled, more open files."""
 
     lanes: int = 1
-    """Independent streams of shards; about the number of ranks times readers."""
+    """Number of independent streams of shards; about the number of ranks times readers."""
 
     balanced_rows: int = 1
-    """Rows next to each other that should cost alike, about ranks times rows per micro-batch.
+    """Number of successive rows that should cost about the same: ranks times rows per micro-batch.
 
-    1 leaves the order as it falls.
+    1 leaves the order random.
     """
 
     mix: tuple[SourceShare, ...] = ()
@@ -73,13 +73,13 @@ class PlanArguments:
     """What to do with a sample that no row can hold; excluded ones are listed in the plan."""
 
     tail: Literal["pad", "drop"] = "pad"
-    """`pad` fills the last step with zero-weight rows, `drop` leaves its rows out."""
+    """`pad` fills the last step with zero-weight rows, `drop` leaves an incomplete step out."""
 
     tiling: Tiling | None = None
-    """How larger images are cut; each tile counts as an image of `images_per_row`."""
+    """How to cut larger images; each tile counts as an image of `images_per_row`."""
 
     positions_per_sample: int | None = None
-    """The decoder's longest sequence, if it is shorter than a row."""
+    """Length of the decoder's longest sequence, if it is shorter than a row."""
 
     plan_version: int = PLAN_VERSION
 
@@ -107,15 +107,15 @@ class PlanArguments:
         return ImageGrid(positions_per_input=self.positions_per_image, tiling=self.tiling)
 
     def describe(self) -> dict[str, Any]:
-        """Return the arguments as JSON values; excluded keys as their number and digest."""
+        """Return the arguments as JSON values, and of excluded keys only number and digest."""
         listed = "\n".join(sorted(set(self.exclude)))
         excluded = f"{len(set(self.exclude))} keys, sha256 " + (
             hashlib.sha256(listed.encode()).hexdigest()
         )
-        described = asdict(self)
-        if self.tiling is None:  # plans without keep the digests that they had before there was any
-            del described["tiling"]
-        return described | {
+        values = asdict(self)
+        if self.tiling is None:  # so that plans from before there was tiling keep their digests
+            del values["tiling"]
+        return values | {
             "mix": [asdict(share) for share in self.mix],
             "set_weights": list(self.set_weights),
             "exclude": excluded if self.exclude else "",
@@ -124,12 +124,12 @@ class PlanArguments:
     def draws_per_sample(self, *, set_number: int, source: str) -> Fraction:
         """Return how often an epoch draws each sample of a source in a set, on average.
 
-        Weights are taken as the decimal numbers they are written as, so the result is exact.
+        Exact: a weight counts as the decimal number that its text says.
         """
         weight = Fraction(str(self.set_weights[set_number])) if self.set_weights else Fraction(1)
         share = self.share_of(source)
         return weight * Fraction(str(share.weight)) if share else weight
 
     def share_of(self, source: str) -> SourceShare | None:
-        """Return what `mix` says about a source, if anything."""
+        """Return the entry of `mix` for a source; None without one."""
         return next((share for share in self.mix if share.source == source), None)

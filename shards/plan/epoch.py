@@ -4,13 +4,14 @@ In: the index of a split and the arguments. Out: an ordered list of rows, each a
 by a digest. Equal arguments give equal plans on any machine. Rows per step, world size and
 micro-batch are views of the list, never part of it, so a resumed run may change them.
 
-How the order comes about:
+How the order of samples is decided:
 
-1. Shards are ordered by keyed hash and dealt to `lanes` in turn.
-2. Each lane is cut into windows of `shuffle_window_shards` shards; the samples that the epoch
-   draws from a window (`selection.py`) are ordered by keyed hash and packed (`window_packing.py`).
-3. The rows of a window are ordered by keyed hash, and position i of the epoch draws from lane
-   i mod `lanes` (`row_order.py`); a lane that has run dry is skipped.
+1. `deal_shards` sorts shards by keyed hash and deals them to `lanes` in turn (`row_order.py`).
+2. `select_samples` decides what the epoch draws (`selection.py`).
+3. `pack_windows` cuts each lane into windows of `shuffle_window_shards` shards, sorts the draws of
+   a window by keyed hash and packs them into rows (`window_packing.py`, `packing.py`).
+4. `interleave_rows` sorts the rows of a window by keyed hash and takes row i of the epoch from lane
+   i mod `lanes`, without lanes that are empty (`row_order.py`).
 """
 
 from __future__ import annotations
@@ -31,17 +32,15 @@ from vchat.shards.plan.row_order import interleave_rows
 from vchat.shards.plan.selection import select_samples
 from vchat.shards.plan.window_packing import PackedRows, SampleNumbers, pack_windows
 
-__all__ = ["EpochPlan", "PlanArguments", "deal_rows", "plan_epoch", "sample_positions"]
-
 Ints = NDArray[np.int64]
 
 ROWS_PER_CHUNK = 1 << 20
-"""Moved at a time, so that what belongs to them is small beside the rows."""
+"""How many rows to move at a time, so that temporary arrays are small beside all rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochPlan:
-    """R packed rows in order. Row r is at position r of the epoch."""
+    """R packed rows in the order of the epoch."""
 
     digest: str
     """SHA-256 of the arguments, the index digest and the rows."""
@@ -89,26 +88,26 @@ class EpochPlan:
         return self.samples[self.row_offsets[number] : self.row_offsets[number + 1]]
 
     def num_steps(self, rows_per_step: int) -> int:
-        """Return the optimizer steps in this epoch; the tail counts as one unless it is dropped."""
+        """Return the number of optimizer steps; an incomplete last one counts unless dropped."""
         if self.arguments.tail == "drop":
             return self.num_rows // rows_per_step
         return math.ceil(self.num_rows / rows_per_step)
 
     def rows_of_step(self, first_row: int, *, rows_per_step: int) -> range:
-        """Return the rows of the step that starts at a position; empty at the end of the epoch."""
+        """Return the rows of the step that starts with a row; empty at the end of the epoch."""
         stop = min(first_row + rows_per_step, self.num_rows)
         if self.arguments.tail == "drop" and stop < first_row + rows_per_step:
             stop = first_row
         return range(first_row, stop)
 
     def count_supervised_of_step(self, step: int, rows_per_step: int) -> int:
-        """Return the supervised tokens in the rows of a step: what its loss is divided by."""
+        """Return the number of supervised tokens in a step: what its loss is divided by."""
         return self.count_supervised(
             self.rows_of_step(step * rows_per_step, rows_per_step=rows_per_step)
         )
 
     def count_supervised(self, rows: range) -> int:
-        """Return the supervised tokens in some neighbouring rows."""
+        """Return the number of supervised tokens in successive rows."""
         first, end = self.row_offsets[rows.start], self.row_offsets[rows.stop]
         return int(self.index.supervised_tokens[self.samples[first:end]].sum(dtype=np.int64))
 
@@ -122,11 +121,11 @@ class EpochPlan:
 def plan_epoch(index: PlanIndex, arguments: PlanArguments) -> EpochPlan:
     """Return the plan of one epoch: a pure function, named by its digest.
 
-    Every sample is in the rows as often as the mix says, once if there is none.
+    The rows hold every sample as often as the mix says; without a mix, once.
 
     Raises:
         ValueError: a sample fits no row and `on_too_long` is "error", or the mix names a source
-            that there is not.
+            that does not exist.
     """
     positions = sample_positions(index, arguments)
     selection = select_samples(index, arguments, positions=positions)
@@ -169,8 +168,8 @@ def reorder_rows(packed: PackedRows, *, rows: Ints) -> tuple[Ints, SampleNumbers
         part = slice(start, start + ROWS_PER_CHUNK)
         first, ends = offsets[start], offsets[1:][part]
         moved_by = packed.row_offsets[rows[part]] - (ends - sizes[part])
-        places = np.arange(first, ends[-1]) + np.repeat(moved_by, sizes[part])
-        samples[first : ends[-1]] = packed.samples[places]
+        old = np.arange(first, ends[-1]) + np.repeat(moved_by, sizes[part])
+        samples[first : ends[-1]] = packed.samples[old]
     return offsets, samples
 
 
@@ -182,8 +181,8 @@ def plan_digest(
     samples: NDArray[np.integer],
 ) -> str:
     """Return the name of a plan: 64 hexadecimal digits over its arguments and its rows."""
-    described = json.dumps({"index": index.digest, **arguments.describe()}, sort_keys=True)
-    digest = hashlib.sha256(described.encode())
+    inputs = json.dumps({"index": index.digest, **arguments.describe()}, sort_keys=True)
+    digest = hashlib.sha256(inputs.encode())
     for rows in (row_offsets, samples):
         for start in range(0, len(rows), ROWS_PER_CHUNK):
             digest.update(rows[start : start + ROWS_PER_CHUNK].astype("<i8").data)
@@ -195,18 +194,18 @@ def deal_rows(
 ) -> list[list[int | None]]:
     """Return the rows of one step that a rank reads, micro-batch by micro-batch.
 
-    The row at position p goes to rank p mod `world_size`. All ranks get equally many places, in
-    every step; a place without a row is None, a zero-weight row.
+    Row r goes to rank r mod `world_size`. All ranks get equally many rows in every step; None is a
+    zero-weight row.
 
     Args:
-        rows: positions of the step in the epoch, at most `rows_per_step`.
+        rows: of the step, at most `rows_per_step`.
     """
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must be from 0 to {world_size - 1}, got {rank}")
     num_micro_batches = math.ceil(rows_per_step / (world_size * rows_per_micro_batch))
-    places: list[int | None] = [row for row in rows if row % world_size == rank]
-    places += [None] * (num_micro_batches * rows_per_micro_batch - len(places))
+    own_rows: list[int | None] = [row for row in rows if row % world_size == rank]
+    own_rows += [None] * (num_micro_batches * rows_per_micro_batch - len(own_rows))
     return [
-        places[start : start + rows_per_micro_batch]
-        for start in range(0, len(places), rows_per_micro_batch)
+        own_rows[start : start + rows_per_micro_batch]
+        for start in range(0, len(own_rows), rows_per_micro_batch)
     ]

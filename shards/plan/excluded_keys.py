@@ -1,4 +1,4 @@
-"""Read a list of sample keys to leave out of a plan: text lines, or a Parquet column `key`."""
+"""Read a list of sample keys that a plan leaves out: text lines, or a Parquet column `key`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Several shard sets read as one: their indexes end to end, shards numbered through.
+"""Several shard sets read as one: their indexes end to end, their shards numbered on.
 
-All sets must speak the same token ids and template, or a row would mix two languages.
+All sets must have the same tokenizer and template, or a row would mix two token languages.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class JoinedSets:
 
     image_id: int
     pad_id: int
-    """The end token: what stands at positions without a sample."""
+    """The end token; it fills positions without a sample."""
 
     def locate(self, number: int) -> tuple[ShardSet, dict[str, Any]]:
         """Return the shard set that has a sample, and the sample's index entry as that set has it.
@@ -83,7 +83,7 @@ def join_sets(shard_sets: Sequence[ShardSet], *, split: str) -> JoinedSets:
 
 
 def check_same_language(first: ShardSet, other: ShardSet) -> None:
-    """Raise if two sets were made with different tokenizers or templates; names both."""
+    """Raise ValueError if two sets have different tokenizers or templates; names both."""
     for what in ("tokenizer", "template"):
         digests = [shard_set.manifest["digests"][what] for shard_set in (first, other)]
         if digests[0] != digests[1]:
@@ -95,9 +95,9 @@ def check_same_language(first: ShardSet, other: ShardSet) -> None:
 
 def with_shards_from(table: pa.Table, *, first: int) -> pa.Table:
     """Return the table with shard numbers that start at `first`."""
-    place = table.schema.get_field_index("shard")
+    column = table.schema.get_field_index("shard")
     numbers = pa.array(table["shard"].to_numpy() + np.int32(first), pa.int32())
-    return table.set_column(place, "shard", numbers)
+    return table.set_column(column, "shard", numbers)
 
 
 def join_digests(digests: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from vchat.base.arrays import offsets_from_counts
 Hashes = NDArray[np.uint64]
 
 STRINGS_PER_CHUNK = 1 << 16
-"""So that what belongs to them stays in the processor's cache."""
+"""How many strings to hash at a time, so that their arrays stay in the processor's cache."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: spreads consecutive numbers
 
@@ -54,11 +54,13 @@ class TextColumn:
 
 
 def mix64(values: Hashes) -> Hashes:
-    """Return each value sent through a bijection of 64-bit numbers; about half its bits change.
+    """Return a bijection of 64-bit numbers of each value; about half of its bits change.
 
     The finaliser of SplitMix64, after adding its increment, so that 0 does not stay 0.
     """
-    mixed = values + _GOLDEN  # the only array as long as `values` but for one of shifted values
+    mixed = (
+        values + _GOLDEN
+    )  # updated in place: beside it, only one array of shifted values is as long
     mixed ^= mixed >> np.uint64(30)
     mixed *= np.uint64(0xBF58476D1CE4E5B9)
     mixed ^= mixed >> np.uint64(27)
@@ -70,8 +72,8 @@ def mix64(values: Hashes) -> Hashes:
 def key_hashes(keys: TextColumn) -> Hashes:
     """Return uint64[N], a hash of each string that depends on its bytes and nothing else.
 
-    Strings are read in words of 8 bytes (little end first, the last one filled with zeros), folded
-    one after the other into the mixed length. Memory: 8 bytes per string.
+    Folds the words of a string (8 bytes, little-endian, the last one padded with zeros) one after
+    the other into its mixed length. Memory: 8 bytes per string.
     """
     hashes = np.empty(len(keys), np.uint64)
     for start in range(0, len(keys), STRINGS_PER_CHUNK):
@@ -86,7 +88,7 @@ def fold_words(words: Hashes, offsets: NDArray[np.int64]) -> Hashes:
     """Return the hashes of the strings between successive offsets.
 
     Args:
-        words: the 8 bytes that begin at each byte of the column, as one number.
+        words: the 8 bytes that start at each byte of the column, as one number.
     """
     lengths = np.diff(offsets)
     hashes = mix64(lengths.astype(np.uint64))
@@ -102,8 +104,8 @@ def make_sort_keys(hashes: Hashes, *, seed: int, epoch: int, purpose: int) -> Ha
     """Return sort keys uint64[N] for one use in one epoch; distinct hashes stay distinct.
 
     Args:
-        hashes: what to order, as `key_hashes` or any distinct numbers.
-        purpose: a number per use of the order, so that two uses are unrelated.
+        hashes: of what to order, from `key_hashes`, or any distinct numbers.
+        purpose: a number for each use of the order, so that two uses are unrelated.
     """
     key = np.zeros(1, np.uint64)
     for part in (seed, epoch, purpose):
@@ -114,8 +116,8 @@ def make_sort_keys(hashes: Hashes, *, seed: int, epoch: int, purpose: int) -> Ha
 def sort_within_groups(groups: NDArray[np.int64], sort_keys: Hashes) -> NDArray[np.int64]:
     """Return the order int64[N] that sorts by group, then by sort key, then by number.
 
-    The group takes the upper bits of one 64-bit number, the sort key's upper bits the rest: one
-    stable sort of whole numbers.
+    One stable sort of 64-bit numbers: the group takes their upper bits, the upper bits of the sort
+    key the others.
     """
     bits = np.uint64(int(groups.max(initial=0)).bit_length())
     if bits == 0:

@@ -1,12 +1,12 @@
 """Pack samples into rows: best fit, longest first, on a histogram instead of on samples.
 
 A sample has a length in positions and a number of images; a row has a budget of each. Samples of
-equal (length, images) are one *type*, rows with equal room left are one *heap*, and one step of the
-packer puts many samples of a type onto many rows of a heap. So the cost grows with the number of
-different types, not of samples: 4 s for 10 million, packed 40,000 at a time.
+equal (length, images) are one *type*, rows with equal free space are one *heap*, and one step of
+the packer puts many samples of a type onto many rows of a heap. So the cost grows with the number
+of different types, not of samples: 4 s for 10 million, packed 40,000 at a time.
 
-Lengths are counted in *units* of a few positions, rounded up, so that there are few types; a unit
-is 1/192 of the mean length, which costs about 0.3 % of the room.
+Lengths count in *units* of a few positions, rounded up, so that there are few types; a unit is
+1/192 of the mean length, which wastes about 0.3 % of the positions.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ UNITS_PER_MEAN_LENGTH = 192
 
 @dataclass(slots=True)
 class OpenRows:
-    """Rows that have room left, in heaps by how much."""
+    """Rows with free space, in heaps by how much."""
 
     heaps: dict[int, dict[int, list[tuple[Pattern, int]]]]
     """Free units -> free images -> patterns, each with the number of rows that have it."""
@@ -38,7 +38,7 @@ class OpenRows:
 
     @classmethod
     def empty(cls, *, max_images: int) -> OpenRows:
-        """Start without rows; none will ever have more free images."""
+        """Start without rows; rows to come have at most `max_images` free images."""
         return cls({}, [0] * (max_images + 1))
 
     def best(self, *, units: int, images: int) -> tuple[int, int] | None:
@@ -50,7 +50,7 @@ class OpenRows:
         return free_units, min(free for free in self.heaps[free_units] if free >= images)
 
     def add(self, units: int, images: int, *, pattern: Pattern, num_rows: int) -> None:
-        """Put in rows with this much room."""
+        """Add rows with this much free space."""
         self.heaps.setdefault(units, {}).setdefault(images, []).append((pattern, num_rows))
         bit = 1 << units
         for k in range(images, -1, -1):
@@ -59,7 +59,7 @@ class OpenRows:
             self.holding[k] |= bit
 
     def take(self, units: int, images: int) -> tuple[Pattern, int]:
-        """Take out the rows of one pattern that have exactly this much room."""
+        """Remove the rows of one pattern that have exactly this much free space."""
         heaps = self.heaps[units]
         taken = heaps[images].pop()
         if not heaps[images]:
@@ -69,9 +69,9 @@ class OpenRows:
         return taken
 
     def patterns(self) -> list[tuple[Pattern, int]]:
-        """All rows, in the order in which their room first occurred."""
-        by_room = [heap for heaps in self.heaps.values() for heap in heaps.values()]
-        return [entry for heap in by_room for entry in heap]
+        """Return all rows, in the order in which their amounts of free space first occurred."""
+        heaps = [heap for by_images in self.heaps.values() for heap in by_images.values()]
+        return [pattern_and_count for heap in heaps for pattern_and_count in heap]
 
 
 def pack(
@@ -112,10 +112,10 @@ def pack(
 def best_fit(
     types: list[tuple[int, int]], counts: list[int], *, units_per_row: int, images_per_row: int
 ) -> list[tuple[Pattern, int]]:
-    """Return patterns and how many rows have each, so that each type is used `counts` times.
+    """Return patterns and how many rows have each; they hold `counts` samples of each type.
 
-    Free images that no sample could use, for want of units, are not told apart: rows that differ
-    only in them share a heap.
+    Free images that no sample could use, for lack of units, do not count: rows that differ only in
+    these share a heap.
 
     Args:
         types: (units, images) of each type, the longest first.
@@ -128,9 +128,9 @@ def best_fit(
     for number, (units, images) in enumerate(types):
         left = counts[number]
         while left:
-            room = rows.best(units=units, images=images)
-            if room:
-                free_units, free_images = room
+            best = rows.best(units=units, images=images)
+            if best:
+                free_units, free_images = best
                 pattern, num_rows = rows.take(free_units, free_images)
             else:
                 free_units, free_images, pattern, num_rows = units_per_row, images_per_row, (), left
@@ -138,7 +138,7 @@ def best_fit(
             used = min(num_rows, left // copies)
             if used == 0:
                 used, copies = 1, left
-            if room and num_rows > used:
+            if best and num_rows > used:
                 rows.add(free_units, free_images, pattern=pattern, num_rows=num_rows - used)
             left -= used * copies
             free_units -= copies * units
@@ -148,7 +148,7 @@ def best_fit(
 
 
 def copies_that_fit(free_units: int, free_images: int, *, units: int, images: int) -> int:
-    """Return how many samples of one size fit into the room: at least one must."""
+    """Return how many samples of one size fit into this space; one at least must fit."""
     copies = free_units // units
     return min(copies, free_images // images) if images else copies
 
@@ -156,7 +156,7 @@ def copies_that_fit(free_units: int, free_images: int, *, units: int, images: in
 def unfold_patterns(
     patterns: list[tuple[Pattern, int]],
 ) -> tuple[Ints, NDArray[np.unsignedinteger]]:
-    """Return the row offsets int64[R + 1] and the type of every place in every row, uint[N]."""
+    """Return the row offsets int64[R + 1] and the type of every sample, row after row, uint[N]."""
     sizes: list[int] = []
     types: list[int] = []
     for pattern, num_rows in patterns:

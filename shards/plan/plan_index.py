@@ -1,4 +1,4 @@
-"""The columns of a shard index that a plan needs, as arrays: nothing else enters a plan."""
+"""The columns of a shard index that a plan needs, as arrays; it sees nothing else of the data."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from vchat.shards.plan.ordering import TextColumn
 Ints = NDArray[np.int64]
 
 SAMPLES_PER_CHUNK = 1 << 20
-"""Counted at a time, so that what belongs to them is small beside the index."""
+"""How many samples to count at a time, so that temporary arrays are small beside the index."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanIndex:
-    """N samples of one split in index order; a sample's number is its place here."""
+    """N samples of one split in index order; a sample's number is its index in these arrays."""
 
     digest: str
-    """Of the whole index, as the manifest has it: what the sample numbers mean."""
+    """Digest of the whole index, from the manifest; it says what the sample numbers mean."""
 
     keys: TextColumn
     sources: tuple[str, ...]
@@ -43,16 +43,16 @@ class PlanIndex:
     """int[sum of num_images, 2], stored width and height, in the order of the samples."""
 
     shard: NDArray[np.int32]
-    """int32[N], the shard's place in the manifest; with several sets, counted on through them."""
+    """int32[N], the shard's number in the manifest; over several sets, shards count on."""
 
     set_of_shard: NDArray[np.int32]
-    """int32[shards], which shard set each shard is of: all 0 if there is one set."""
+    """int32[shards], the shard set of each shard: all 0 if there is one set."""
 
     @classmethod
     def from_table(
         cls, table: pa.Table, *, digest: str, set_of_shard: NDArray[np.int32] | None = None
     ) -> PlanIndex:
-        """Take the plan columns out of an index table of one split, of one set if not told."""
+        """Take the columns out of an index table of one split; by default it is of one set."""
         shard = table["shard"].to_numpy()
         if set_of_shard is None:
             set_of_shard = np.zeros(int(shard.max(initial=-1)) + 1, np.int32)
@@ -76,7 +76,7 @@ class PlanIndex:
 
     @property
     def num_sets(self) -> int:
-        """How many shard sets the samples are of."""
+        """Number of shard sets that the samples come from."""
         return int(self.set_of_shard.max(initial=0)) + 1
 
     def image_positions(self, grid: ImageGrid) -> NDArray[np.int32]:

@@ -1,4 +1,4 @@
-"""Where rows stand in the epoch: lanes in turn, windows one after the other, equal cost abreast."""
+"""The order of rows in the epoch: lanes take turns, and successive rows cost about the same."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHARDS, _ROWS, _BLOCKS = 1, 3, 5
 """Purposes of keyed hashes."""
 
 BLOCKS_PER_CHUNK = 64
-"""More: a closer balance across lanes, but rows move further (64 blocks of turns at most)."""
+"""More blocks balance lanes more closely but move rows further (by at most 64 blocks of turns)."""
 
 
 def deal_shards(index: PlanIndex, arguments: PlanArguments) -> tuple[Ints, Ints]:
@@ -25,9 +25,9 @@ def deal_shards(index: PlanIndex, arguments: PlanArguments) -> tuple[Ints, Ints]
     num_shards = len(index.set_of_shard)
     numbers = np.arange(num_shards, dtype=np.uint64)
     sort_keys = make_sort_keys(numbers, seed=arguments.seed, epoch=arguments.epoch, purpose=_SHARDS)
-    place = np.empty(num_shards, np.int64)
-    place[np.argsort(sort_keys, kind="stable")] = np.arange(num_shards)
-    turn, lane = np.divmod(place, arguments.lanes)
+    rank = np.empty(num_shards, np.int64)
+    rank[np.argsort(sort_keys, kind="stable")] = np.arange(num_shards)
+    turn, lane = np.divmod(rank, arguments.lanes)
     return lane, turn // arguments.shuffle_window_shards
 
 
@@ -41,12 +41,12 @@ def interleave_rows(
 ) -> Ints:
     """Return the order of the rows in the epoch, int64[R].
 
-    Within a lane, windows follow each other and the rows of a window are shuffled; then one row
-    from each lane in turn, so position i draws from lane i mod `lanes` until a lane runs dry.
+    Each lane has its windows one after the other, the rows of a window shuffled. Lanes take turns:
+    row i comes from lane i mod `lanes` until a lane is empty.
 
     Args:
         hashes: a distinct number per row.
-        cost: what rows that are read abreast should agree in.
+        cost: what successive rows should have equal.
     """
     sort_keys = make_sort_keys(hashes, seed=arguments.seed, epoch=arguments.epoch, purpose=_ROWS)
     num_windows = int(row_window.max(initial=0)) + 1
@@ -62,12 +62,11 @@ def interleave_rows(
 def balance_turns(
     lane: NDArray[np.int32], turn: Ints, *, cost: NDArray[np.int32], arguments: PlanArguments
 ) -> Ints:
-    """Return new turns such that `balanced_rows` positions in a row cost about alike.
+    """Return new turns such that `balanced_rows` successive rows cost about the same.
 
-    Each lane's rows are cut into chunks; the rows of a chunk are sorted by cost and cut into
-    blocks; the blocks are shuffled, in all lanes alike. So at any turn every lane gives a row of
-    about the same rank in its chunk. It works best if `balanced_rows` is a multiple of `lanes`, or
-    the reverse.
+    Cuts each lane's rows into chunks, sorts a chunk by cost, cuts it into blocks and shuffles the
+    blocks, in the same way in all lanes. So at any turn every lane gives a row of about the same
+    rank in its chunk. Works best if one of `balanced_rows` and `lanes` is a multiple of the other.
 
     Args:
         lane, turn: of each row, sorted by both.

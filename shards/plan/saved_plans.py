@@ -1,8 +1,8 @@
-"""Plans kept on disk: one process of a node makes a plan, the others map the same file.
+"""Plans on disk: one process of a node makes a plan, the others map the same file.
 
-In: what a plan is made of. Out: the plan, its rows mapped into memory from
-`FOLDER/<digest of the arguments>/`. A folder with `plan.json` is complete. Processes that ask at
-once wait for one another by a lock on FOLDER itself, which ends with its holder.
+In: what a plan depends on. Out: the plan, its rows mapped into memory from
+`FOLDER/<digest of the arguments>/`. A folder with `plan.json` is complete. A lock on FOLDER lets
+one process at a time make or map a plan; it ends with the process.
 """
 
 from __future__ import annotations
@@ -27,71 +27,71 @@ from vchat.shards.plan.plan_index import PlanIndex
 log = logging.getLogger(__name__)
 
 MAX_PLANS = 8
-"""Kept in one folder; the ones used longest ago go first. A mapped plan survives its files."""
+"""How many plans a folder holds; the least recently used go first. A mapped plan survives this."""
 
 ARRAYS = ("row_offsets", "samples", "excluded")
 
 
 def default_plan_folder() -> Path:
-    """Return where the processes of a user keep plans unless told otherwise."""
+    """Return the folder that all processes of a user share."""
     return Path.home() / ".cache" / "vchat" / "plans"
 
 
 def load_or_make_plan(index: PlanIndex, arguments: PlanArguments, *, folder: Path) -> EpochPlan:
-    """Return the plan of one epoch, mapped from the folder; it is made and put there if absent.
+    """Return the plan of one epoch, mapped from the folder; makes and saves it if it is absent.
 
     Raises:
         ValueError: as `plan_epoch`.
         OSError: the folder cannot be written.
     """
-    kept = folder / folder_name(index, arguments)
+    saved = folder / folder_name(index, arguments)
     with lock_folder(folder):
-        plan = map_plan(kept, index, arguments)
+        plan = map_plan(saved, index, arguments)
         if plan is None:
-            shutil.rmtree(kept, ignore_errors=True)
-            write_plan(plan_epoch(index, arguments), kept)
+            shutil.rmtree(saved, ignore_errors=True)
+            write_plan(plan_epoch(index, arguments), saved)
             evict_oldest(folder)
-            plan = map_plan(kept, index, arguments)
+            plan = map_plan(saved, index, arguments)
     assert plan is not None  # it has just been written, under the lock
     return plan
 
 
 def folder_name(index: PlanIndex, arguments: PlanArguments) -> str:
     """Return the digest of everything a plan depends on."""
-    described = json.dumps({"index": index.digest, **arguments.describe()}, sort_keys=True)
-    return hashlib.sha256(described.encode()).hexdigest()
+    inputs = json.dumps({"index": index.digest, **arguments.describe()}, sort_keys=True)
+    return hashlib.sha256(inputs.encode()).hexdigest()
 
 
-def write_plan(plan: EpochPlan, kept: Path) -> None:
+def write_plan(plan: EpochPlan, folder: Path) -> None:
     """Write a plan's arrays, and last the file that makes it complete."""
     for name in ARRAYS:
-        with write_atomically(kept / f"{name}.npy") as file:
+        with write_atomically(folder / f"{name}.npy") as file:
             np.save(file, getattr(plan, name), allow_pickle=False)
     facts = {"digest": plan.digest, "num_tombstones": plan.num_tombstones}
-    with write_atomically(kept / "plan.json") as file:
+    with write_atomically(folder / "plan.json") as file:
         file.write(json.dumps(facts).encode())
 
 
-def map_plan(kept: Path, index: PlanIndex, arguments: PlanArguments) -> EpochPlan | None:
-    """Return the plan in a folder, or None if none is complete there or its rows are not as named.
+def map_plan(folder: Path, index: PlanIndex, arguments: PlanArguments) -> EpochPlan | None:
+    """Return the plan in a folder; None if it is incomplete or its digest is not that of its rows.
 
     Cost: one pass over the rows for the digest.
     """
     try:
-        facts: dict[str, Any] = json.loads((kept / "plan.json").read_text(encoding="utf-8"))
-        arrays = {name: map_array(kept / f"{name}.npy") for name in ARRAYS}
+        facts: dict[str, Any] = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+        arrays = {name: map_array(folder / f"{name}.npy") for name in ARRAYS}
     except FileNotFoundError:
         return None
     except ValueError as err:
-        log.warning("%s is made anew: %s", kept, err)
+        log.warning("%s is unreadable, the plan is made again: %s", folder, err)
         return None
     found = plan_digest(
         index, arguments, row_offsets=arrays["row_offsets"], samples=arrays["samples"]
     )
     if found != facts["digest"]:
-        log.warning("%s is made anew: its rows have digest %s", kept, found)
+        log.warning("%s is damaged, the plan is made again: its rows have digest %s", folder, found)
         return None
-    os.utime(kept)
+    os.utime(folder)
     return EpochPlan(
         digest=found,
         arguments=arguments,
@@ -108,7 +108,7 @@ def map_array(path: Path) -> NDArray[Any]:
 
 
 def evict_oldest(folder: Path) -> None:
-    """Remove all but the plans used last."""
-    by_use = sorted(folder.iterdir(), key=lambda kept: kept.stat().st_mtime, reverse=True)
-    for kept in by_use[MAX_PLANS:]:
-        shutil.rmtree(kept)
+    """Remove all but the most recently used plans."""
+    by_use = sorted(folder.iterdir(), key=lambda saved: saved.stat().st_mtime, reverse=True)
+    for saved in by_use[MAX_PLANS:]:
+        shutil.rmtree(saved)

@@ -19,7 +19,7 @@ Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 WALK = 4
-"""Purpose of the keyed hash that orders a source's walk."""
+"""Purpose of the keyed hash that orders the samples of a source."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class Selection:
     """int32[D], sample numbers; a number occurs as often as the epoch draws it."""
 
     cycles: Hashes | None
-    """uint64[D], how often the sample was drawn before in the epoch; None: never."""
+    """uint64[D], how often the epoch drew the sample before this draw; None: never."""
 
     excluded: Ints
     """Samples that no row can hold, in index order."""
@@ -53,7 +53,7 @@ def select_samples(
         positions: int32[N], positions each sample takes in a row.
 
     Raises:
-        ValueError: a sample fits no row and `on_too_long` is "error"; names the first of them.
+        ValueError: a sample fits no row and `on_too_long` is "error"; names the first such sample.
             Or `mix` names a source that the index does not have.
     """
     check_names(index, arguments)
@@ -72,7 +72,7 @@ def select_samples(
 
 
 def check_names(index: PlanIndex, arguments: PlanArguments) -> None:
-    """Raise if `mix` or `set_weights` speaks about what is not there."""
+    """Raise ValueError if `mix` or `set_weights` do not match the sources and sets of the index."""
     for share in arguments.mix:
         if share.source not in index.sources:
             similar = nearest(share.source, index.sources)
@@ -107,7 +107,7 @@ def sample_hashes(index: PlanIndex, samples: NDArray[np.integer]) -> Hashes:
 
 
 def match_keys(keys: TextColumn, *, names: tuple[str, ...]) -> Mask:
-    """Return bool[N]: which keys are among the names. Names that no sample has are allowed."""
+    """Return bool[N]: which keys are among the names. Names may be of no sample."""
     found = np.zeros(len(keys), np.bool_)
     if names:
         wanted = set(names)
@@ -120,14 +120,14 @@ def match_keys(keys: TextColumn, *, names: tuple[str, ...]) -> Mask:
 def is_over_budget(
     index: PlanIndex, arguments: PlanArguments, *, positions: NDArray[np.int32]
 ) -> Mask:
-    """Return bool[N]: which samples no row can hold."""
+    """Return bool[N]: whether each sample is too large for any row."""
     longest = max_sample_positions(arguments)
     inputs = index.image_inputs(arguments.grid)
     return (positions > longest) | (inputs > arguments.images_per_row)
 
 
 def max_sample_positions(arguments: PlanArguments) -> int:
-    """Return the most positions a sample may take."""
+    """Return the maximum number of positions of a sample."""
     row = arguments.tokens_per_row
     return min(row, arguments.positions_per_sample or row)
 
@@ -135,7 +135,7 @@ def max_sample_positions(arguments: PlanArguments) -> int:
 def too_long_message(
     index: PlanIndex, arguments: PlanArguments, too_long: Mask, *, positions: NDArray[np.int32]
 ) -> str:
-    """Say how many samples fit no row, and which is the first."""
+    """Return the error message: how many samples fit no row, and the first of them."""
     first = int(np.flatnonzero(too_long)[0])
     inputs = index.image_inputs(arguments.grid)
     return (
@@ -149,19 +149,19 @@ def too_long_message(
 def draw_samples(
     index: PlanIndex, arguments: PlanArguments, *, usable: Mask
 ) -> tuple[Ints, Hashes | None]:
-    """Return the samples an epoch draws, and for each draw how often it was drawn before in it.
+    """Return the samples an epoch draws, and for each draw how often it drew the sample before.
 
-    None in place of these counts if no sample is drawn twice.
+    These counts are None if every sample is drawn at most once.
     """
     if not arguments.mix and not arguments.set_weights:
         return np.flatnonzero(usable), None
     hashes = sample_hashes(index, np.arange(len(index)))
-    walked = [
+    draws = [
         walk(members, arguments, set_number=set_number, source=source, hashes=hashes)
         for set_number, source, members in sources_by_set(index, usable=usable)
     ]
-    samples = np.concatenate([np.zeros(0, np.int64), *(samples for samples, _ in walked)])
-    cycles = np.concatenate([np.zeros(0, np.uint64), *(cycle for _, cycle in walked)])
+    samples = np.concatenate([np.zeros(0, np.int64), *(samples for samples, _ in draws)])
+    cycles = np.concatenate([np.zeros(0, np.uint64), *(cycle for _, cycle in draws)])
     return samples, cycles
 
 
@@ -176,9 +176,9 @@ def sources_by_set(index: PlanIndex, *, usable: Mask) -> Iterator[tuple[int, str
 def walk(
     members: Ints, arguments: PlanArguments, *, set_number: int, source: str, hashes: Hashes
 ) -> tuple[Ints, Hashes]:
-    """Return one epoch's draws from a source, and which time round in the epoch each is.
+    """Return one epoch's draws from a source, and how often the epoch drew each sample before.
 
-    The draws of all epochs, end to end, go round and round one permutation of the source.
+    The draws of all epochs, end to end, repeat one permutation of the source.
     """
     amount = len(members) * arguments.draws_per_sample(set_number=set_number, source=source)
     share = arguments.share_of(source)
@@ -187,5 +187,5 @@ def walk(
     start, stop = math.floor(arguments.epoch * amount), math.floor((arguments.epoch + 1) * amount)
     order = make_sort_keys(hashes[members], seed=arguments.seed, epoch=0, purpose=WALK)
     permutation = members[np.argsort(order, kind="stable")]
-    cycle, place = np.divmod(np.arange(start, stop), len(members))
-    return permutation[place], (cycle - start // len(members)).astype(np.uint64)
+    cycle, step = np.divmod(np.arange(start, stop), len(members))
+    return permutation[step], (cycle - start // len(members)).astype(np.uint64)

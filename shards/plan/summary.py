@@ -1,4 +1,4 @@
-"""What an epoch plan costs, in numbers that the loader then delivers to the token."""
+"""Count what an epoch plan holds. The loader delivers exactly these numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class PlanSummary:
     steps: int
     rows: int
     zero_weight_rows: int
-    """All padding: they fill up steps so that every rank has equally many rows."""
+    """Rows of padding only: they fill steps so that every rank has equally many rows."""
 
     samples: int
     excluded: int
@@ -38,10 +38,10 @@ class PlanSummary:
 
     padding_share: float
     fill_of_rows: float
-    """Share of positions used, zero-weight rows not counted: what packing achieves."""
+    """Share of positions in use, zero-weight rows not counted: what packing achieves."""
 
     displacement: float
-    """Mean distance of a sample from its place in storage, over the samples; uniform is 1/3."""
+    """Mean distance of a sample from its place in storage / samples; a uniform shuffle has 1/3."""
 
     shards_per_step: float
     """Mean number of different shards that the samples of a step come from."""
@@ -61,16 +61,16 @@ def summarize_plan(
     steps = plan.num_steps(rows_per_step)
     rows = min(steps * rows_per_step, plan.num_rows)
     per_rank = math.ceil(rows_per_step / (world_size * rows_per_micro_batch)) * rows_per_micro_batch
-    places = steps * per_rank * world_size
+    rows_read = steps * per_rank * world_size
     delivered = plan.samples[: plan.row_offsets[rows]]
     text = int(plan.index.text_tokens[delivered].sum(dtype=np.int64))
     positions = int(plan.positions_per_row[:rows].sum())
-    room = plan.arguments.tokens_per_row
+    tokens_per_row = plan.arguments.tokens_per_row
     return PlanSummary(
         digest=plan.digest,
         steps=steps,
         rows=rows,
-        zero_weight_rows=places - rows,
+        zero_weight_rows=rows_read - rows,
         samples=len(delivered),
         excluded=len(plan.excluded),
         dropped=len(plan.samples) - len(delivered),
@@ -78,9 +78,9 @@ def summarize_plan(
         text_tokens=text,
         supervised_tokens=int(plan.num_supervised_per_row[:rows].sum()),
         image_positions=positions - text,
-        padding=places * room - positions,
-        padding_share=ratio(places * room - positions, places * room),
-        fill_of_rows=ratio(positions, rows * room),
+        padding=rows_read * tokens_per_row - positions,
+        padding_share=ratio(rows_read * tokens_per_row - positions, rows_read * tokens_per_row),
+        fill_of_rows=ratio(positions, rows * tokens_per_row),
         displacement=displacement(delivered),
         shards_per_step=shards_per_step(plan, delivered, rows_per_step=rows_per_step),
         sources=samples_per_source(plan, delivered),
@@ -88,7 +88,7 @@ def summarize_plan(
 
 
 def ratio(part: int, whole: int) -> float:
-    """Return part / whole, 0 of nothing."""
+    """Return part / whole; 0 if the whole is 0."""
     return part / whole if whole else 0.0
 
 
@@ -112,6 +112,6 @@ def shards_per_step(plan: EpochPlan, samples: SampleNumbers, *, rows_per_step: i
 
 
 def samples_per_source(plan: EpochPlan, samples: SampleNumbers) -> dict[str, int]:
-    """Return how many of these samples each source gives."""
+    """Return how many of these samples come from each source."""
     counts = np.bincount(plan.index.source[samples], minlength=len(plan.index.sources))
     return dict(zip(plan.index.sources, counts.tolist(), strict=True))

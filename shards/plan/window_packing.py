@@ -1,6 +1,6 @@
-"""One window of shards after the other: the samples drawn from it, shuffled and packed into rows.
+"""Shuffle the draws of each window of shards and pack them into rows, one window after the other.
 
-Windows do not mix, so each is worked on alone: memory beyond the result is that of one window.
+Samples of different windows never share a row: memory beyond the result is that of one window.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class PackedRows:
 
     samples: SampleNumbers
     lane: NDArray[np.int32]
-    """int32[R], as the three others."""
+    """int32[R], like the three below."""
 
     window: NDArray[np.int32]
     hashes: Hashes
@@ -95,7 +95,7 @@ def pack_windows(
 
 
 def sort_by_shard(selection: Selection, index: PlanIndex) -> tuple[Selection, Ints]:
-    """Return the draws shard after shard, and where each shard's begin, int64[shards + 1]."""
+    """Return the draws shard after shard, and the first draw of each shard, int64[shards + 1]."""
     shard = index.shard[selection.samples]
     if (shard[1:] < shard[:-1]).any():
         order = np.argsort(shard, kind="stable")
@@ -124,7 +124,7 @@ def shuffle_draws(
 
     Args:
         shards: a few, ascending.
-        starts: as `by_shard` returns them.
+        starts: first draw of each shard, from `sort_by_shard`.
     """
     parts = [slice(int(starts[shard]), int(starts[shard + 1])) for shard in shards]
     samples = np.concatenate([selection.samples[part] for part in parts])

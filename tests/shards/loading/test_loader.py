@@ -19,7 +19,7 @@ from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.loading.collate import IGNORED
 from vchat.shards.loading.loader import Loader
 from vchat.shards.pixels.decode import decode_image
-from vchat.shards.plan.epoch import PlanArguments
+from vchat.shards.plan.arguments import PlanArguments
 from vchat.shards.plan.summary import summarize_plan
 from vchat.shards.storage.store import LocalStore, ShardError
 from vchat.shards.text.tokenizer import TextTokenizer

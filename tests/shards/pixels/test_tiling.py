@@ -11,7 +11,8 @@ from PIL import Image
 from vchat.shards.loading.loader import Loader
 from vchat.shards.pixels.decode import decode_tiles_into
 from vchat.shards.pixels.grid import ImageGrid, Tiling, tile_grids
-from vchat.shards.plan.epoch import PlanArguments, plan_epoch
+from vchat.shards.plan.arguments import PlanArguments
+from vchat.shards.plan.epoch import plan_epoch
 from vchat.shards.plan.summary import summarize_plan
 from vchat_testing.toy import toy_shards
 

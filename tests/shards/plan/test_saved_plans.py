@@ -1,4 +1,4 @@
-"""A kept plan is the plan, is made once however many ask, and a broken one is made anew."""
+"""A saved plan is the plan; one of many processes makes it; a damaged one is made again."""
 
 from __future__ import annotations
 
