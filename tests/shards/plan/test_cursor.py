@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 
 from vchat.shards.plan import cursor as plan_cursor
-from vchat.shards.plan.cursor import PlanCursor
 from vchat.shards.plan.arguments import PlanArguments
+from vchat.shards.plan.cursor import PlanCursor
 from vchat.shards.plan.epoch import EpochPlan, plan_epoch
 from vchat.shards.plan.plan_index import PlanIndex
 from vchat_testing.toy_plans import arguments, regular_index
