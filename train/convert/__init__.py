@@ -1,4 +1,5 @@
-"""Checkpoints to and from other formats: export, imports of models and towers.
+"""Checkpoints to and from other formats.
 
-Trains nothing.
+Offers `export.export_checkpoint` (a plain Hugging Face folder) and
+`import_checkpoint.import_model` (a model that the published code trained). Trains nothing.
 """

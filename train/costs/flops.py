@@ -1,8 +1,8 @@
-"""How many floating-point operations a run takes: what its hours and its MFU are counted in.
+"""Count the floating-point operations of training: the unit of a run's hours and of its MFU.
 
-A multiplication with an addition counts as two. Counted are matrix products of the model as it is
-defined; what gradient checkpointing computes twice is not, so the share of the hardware's peak that
-is reached (MFU) compares runs. Norms, softmax and the optimizer are left out.
+A multiplication and an addition are two operations. Counted are the matrix products of the model as
+it is defined. What gradient checkpointing computes again is not counted, so the share of the
+hardware's peak (MFU) can be compared between runs. Norms, softmax and the optimizer are left out.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from vchat.train.costs.tower_cost import tower_flops
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flops:
-    """Operations of training, forward and backward, by what they are spent on."""
+    """Operations of training, forward and backward, by part of the model."""
 
     per_position: float
-    """Of the decoder's layers, for one position of text or image, attention apart."""
+    """Of the decoder's layers without attention, for one position of text or image."""
 
     per_pair: float
-    """Of the attention of all layers, for one query that scores one key."""
+    """Of the attention of all layers, for one pair of query and key."""
 
     per_supervised: float
     """Of the output head, for one supervised token."""
@@ -38,7 +38,7 @@ class Flops:
     """Of tower and projection, for one image."""
 
     def total(self, *, positions: float, pairs: float, supervised: float, images: float) -> float:
-        """Add up the operations of so many of each."""
+        """Return the operations of the given numbers of each."""
         return (
             positions * self.per_position
             + pairs * self.per_pair
@@ -48,10 +48,11 @@ class Flops:
 
 
 def flops_of(model: VisualChat) -> Flops:
-    """Count for a model whose trained parameters are marked as such; it may be without memory.
+    """Count the operations of a model, which may be on the meta device.
 
-    A part's backward pass costs one forward pass for the weights that are trained, and one for the
-    gradient of its input if anything before it is trained.
+    `requires_grad` says which parameters are trained. The backward pass of a part costs one forward
+    pass for its trained weights, and one more for the gradient of its input if anything before it
+    is trained.
     """
     decoder, tower = model.decoder.get_decoder(), model.tower
     before = (tower, model.projection, model.get_input_embeddings())
@@ -67,7 +68,7 @@ def flops_of(model: VisualChat) -> Flops:
 
 
 def _tower_training_flops(model: VisualChat) -> float:
-    """Operations of the tower on one image; of makes without common names, as torch counts them."""
+    """Return the operations of the tower on one image; those of our own kinds are run."""
     tower, config = model.tower, model.tower.model.config
     trained = is_trained(tower)
     if config.model_type in OUR_TOWERS:
@@ -84,8 +85,8 @@ def _tower_training_flops(model: VisualChat) -> float:
 def pairs_of_epoch(plan: EpochPlan, *, attention: str) -> float:
     """Count the pairs of query and key that the attention of one epoch scores.
 
-    Of plain causal attention, half of a dialogue's length squared. Of the multi-modal one, only
-    text scores keys; images count as standing before all text of their dialogue.
+    Causal attention: half of a dialogue's length squared. Multi-modal causal attention: only text
+    scores keys, and images count as if they stood before all text of their dialogue.
     """
     index, used = plan.index, plan.samples
     text = index.text_tokens[used].astype(np.float64)
@@ -96,18 +97,18 @@ def pairs_of_epoch(plan: EpochPlan, *, attention: str) -> float:
 
 
 def is_trained(module: nn.Module) -> bool:
-    """Whether any parameter of it is."""
+    """Return whether any parameter of a module is trained."""
     return any(p.requires_grad for p in module.parameters())
 
 
 def shape_of(parameter: torch.Tensor) -> torch.Size:
-    """The shape of a parameter, which ZeRO-3 may have taken apart."""
+    """Return the whole shape of a parameter, which ZeRO-3 may have partitioned."""
     shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
     return shape
 
 
 def _product_flops(module: nn.Module, *, with_input: bool) -> float:
-    """Operations of one position's products with matrices; a table is looked up, not counted."""
+    """Return the operations of one position's matrix products; embedding tables cost none."""
     tables = {
         id(p) for m in module.modules() if isinstance(m, nn.Embedding) for p in m.parameters()
     }
@@ -125,13 +126,13 @@ def _product_flops(module: nn.Module, *, with_input: bool) -> float:
 
 
 def _patches(model: VisualChat) -> int:
-    """Positions inside a CLIP or SigLIP tower."""
+    """Return the number of positions inside a CLIP or SigLIP tower."""
     patches = (model.config.image_size // int(model.tower.model.config.patch_size)) ** 2
     return max(patches, int(model.tower.num_features))
 
 
 def _pair_flops(config: Any) -> float:
-    """Operations of one score and its share of a value, forward, in all heads and layers."""
+    """Return the forward operations of one score and its weighted value, in all layers."""
     heads = int(config.num_attention_heads)
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     return 4.0 * heads * int(width) * int(config.num_hidden_layers)

@@ -1,4 +1,4 @@
-"""What accelerators can do at best: dense 16-bit arithmetic and memory, from their data sheets."""
+"""Peak arithmetic and memory of accelerators, from their data sheets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Gpu:
     """One kind of accelerator."""
 
     tflops: float
-    """Dense bfloat16 (of a V100: float16) arithmetic, 10^12 operations per second."""
+    """Dense bfloat16 arithmetic (float16 on a V100), in 10^12 operations per second."""
 
     memory_gb: float
     """10^9 bytes."""
@@ -28,7 +28,7 @@ GPUS = {
     "H100-SXM": Gpu(tflops=989, memory_gb=80),
     "H200": Gpu(tflops=989, memory_gb=141),
     "B200": Gpu(tflops=2250, memory_gb=180),
-    "MI250X": Gpu(tflops=191.5, memory_gb=64),  # of one of its two dies, which are two devices
+    "MI250X": Gpu(tflops=191.5, memory_gb=64),  # one of its two dies: each is a device
     "MI300X": Gpu(tflops=1307, memory_gb=192),
 }
 
@@ -36,11 +36,11 @@ GPUS = {
 def find_gpu(device_name: str) -> Gpu | None:
     """Find the entry for a name that a driver reports, such as `NVIDIA H100 80GB HBM3`.
 
-    None if the table does not have it. Where it has two forms of one model, the slower is taken
-    unless the name tells them apart.
+    None if the table has no such model. If it has several forms of one model, the name decides
+    between them, or else the slowest is returned.
     """
     words = device_name.upper().replace("-", " ")
     known = [name for name in GPUS if name.upper().split("-")[0] in words.split()]
-    told_apart = [name for name in known if name.upper().split("-")[-1] in words] or known
-    found = min(told_apart, key=lambda name: GPUS[name].tflops, default=None)
+    same_form = [name for name in known if name.upper().split("-")[-1] in words] or known
+    found = min(same_form, key=lambda name: GPUS[name].tflops, default=None)
     return None if found is None else GPUS[found]

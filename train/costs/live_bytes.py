@@ -1,6 +1,6 @@
-"""Bytes that are alive while operations run: counted from every tensor they make.
+"""Count the bytes that are alive while operations run, from every tensor they make.
 
-Products of matrices are not computed, because only the size of their result matters: it is zeros.
+Matrix products are not computed: only the size of their result matters, which is filled with zeros.
 
 (torch's own `MemTracker` does not run on models with frozen parts.)
 """
@@ -20,16 +20,16 @@ from torch.utils._pytree import tree_leaves
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryUse:
-    """Bytes that a twin, or a model drawn from twins, took beside its weights."""
+    """Bytes of activations: of a measured model, or extrapolated from measured ones."""
 
     kept: float
-    """Alive between the forward and the backward pass."""
+    """Saved from the forward pass for the backward pass."""
 
     peak: float
-    """Most alive at any time."""
+    """The most at any time."""
 
     def extrapolate(self, other: MemoryUse, *, times: float) -> MemoryUse:
-        """Go on along the line from `other` through this, `times` as far again."""
+        """Continue the line from `other` through this one by `times` the distance between them."""
         return MemoryUse(
             kept=self.kept + (self.kept - other.kept) * times,
             peak=self.peak + (self.peak - other.peak) * times,
@@ -40,7 +40,7 @@ PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.a
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of all storages that operations make while it is entered."""
+    """A context that counts the bytes of all storages that operations make in it."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -55,7 +55,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Run the operation and count what is new in its result."""
+        """Run the operation and count the new storages of its result."""
         result = _zeros_like_product(args) if func in PRODUCTS else func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
@@ -63,7 +63,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def ignore(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Leave out storages that were there before."""
+        """Do not count the storages of tensors that exist already."""
         self._known |= {tensor.untyped_storage()._cdata for tensor in tensors}
 
     def _count(self, storage: torch.UntypedStorage) -> None:
@@ -81,14 +81,14 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _zeros_like_product(args: Sequence[Any]) -> torch.Tensor:
-    """What a product of the last two arguments would give, in size."""
+    """Return zeros of the shape that the product of the last two arguments has."""
     left, right = args[-2:]
     zeros: torch.Tensor = left.new_zeros(*left.shape[:-1], right.shape[-1])
     return zeros
 
 
 def drop_gradients(module: nn.Module) -> None:
-    """Forget the gradient of each trained parameter as soon as it is complete."""
+    """Free the gradient of each trained parameter as soon as it is complete."""
     for parameter in module.parameters():
         if parameter.requires_grad:
             hooked: Any = parameter

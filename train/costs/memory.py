@@ -1,8 +1,8 @@
-"""Memory of weights, gradients and optimizer per GPU: arithmetic on parameter counts.
+"""Memory of weights, gradients and optimizer per GPU, computed from parameter counts.
 
-For a model that is trained whole in 16 bits the sums equal DeepSpeed's own estimators
-(`estimate_zero2_model_states_mem_needs`, `estimate_zero3_model_states_mem_needs`), which know
-neither frozen parts nor fp32. Buffers of fixed size and fragmentation are not in it.
+For a model that is trained whole in 16 bits the sums equal those of DeepSpeed's estimators
+(`estimate_zero2_model_states_mem_needs`, `estimate_zero3_model_states_mem_needs`), which support
+neither frozen parts nor fp32. Buffers of fixed size and fragmentation are not included.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from torch import nn
 
 from vchat.model.four_bit import FourBitLinear
-from vchat.train.config.run import DeepSpeedConfig
 from vchat.train.costs.flops import shape_of
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
@@ -25,29 +24,29 @@ class WeightCounts:
     """Parameters of a model, shared ones counted once."""
 
     total: int
-    """Those kept in 4 bits among them."""
+    """Including those stored in 4 bits."""
 
     trained: int
     largest_module: int
-    """Most parameters that one module holds itself: what ZeRO-3 puts together at a time."""
+    """The most parameters that one module has itself: what ZeRO-3 gathers at a time."""
 
     four_bit: int = 0
-    """Of them, those kept in 4 bits."""
+    """Those stored in 4 bits."""
 
     four_bit_bytes: int = 0
     """Their codes and scales."""
 
     largest_four_bit: int = 0
-    """Most of them in one layer, which makes them floats each time it is used."""
+    """The most of them in one layer, which converts them to floats each time it is used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateMemory:
-    """Bytes on one GPU, and what offloading puts into the memory of its machine instead."""
+    """Bytes on one GPU, and those that offloading moves to the memory of its machine."""
 
     weights: int
     gathered: int
-    """Weights and gradients of the largest module, whole, under ZeRO-3; the largest 4-bit layer as
+    """Whole weights and gradients of the largest module under ZeRO-3; the largest 4-bit layer as
     floats."""
 
     gradients: int
@@ -59,12 +58,12 @@ class StateMemory:
 
     @property
     def on_gpu(self) -> int:
-        """All but what is offloaded."""
+        """The bytes on the GPU: all that are not offloaded."""
         return self.weights + self.gathered + self.gradients + self.optimizer
 
 
 def weight_counts(model: nn.Module) -> WeightCounts:
-    """Count a model whose trained parameters are marked; it may be without memory."""
+    """Count the parameters of a model, which may be on the meta device."""
     parameters = list(model.parameters())
     four_bit = [module for module in model.modules() if isinstance(module, FourBitLinear)]
     of_each = [module.in_features * module.out_features for module in four_bit]
@@ -82,10 +81,25 @@ def weight_counts(model: nn.Module) -> WeightCounts:
 
 
 def state_memory(
-    counts: WeightCounts, *, precision: str, sharding: DeepSpeedConfig, num_gpus: int
+    counts: WeightCounts,
+    *,
+    precision: str,
+    zero_stage: int,
+    offloads_optimizer: bool = False,
+    offloads_parameters: bool = False,
+    num_gpus: int,
 ) -> StateMemory:
-    """Return what one of `num_gpus` holds between two steps, and at most while it makes one."""
-    width, stage = BYTES[precision], sharding.zero_stage
+    """Return the bytes that one of `num_gpus` holds: between steps, and at most during one.
+
+    Args:
+        counts: The model's parameters.
+        precision: A key of `BYTES`.
+        zero_stage: 0 to 3.
+        offloads_optimizer: Whether optimizer state and gradients are in the machine's memory.
+        offloads_parameters: Whether the weights are.
+        num_gpus: All GPUs of the run.
+    """
+    width, stage = BYTES[precision], zero_stage
     trained, share = counts.trained, 1 / num_gpus
     weights = width * (counts.total - counts.four_bit) * (share if stage == 3 else 1)
     narrow_gradients = width * trained * (share if stage >= 2 else 1)
@@ -94,10 +108,10 @@ def state_memory(
     wide_gradients = wide_bytes * trained * (share if stage else 1)
     optimizer = (MOMENTS + 4 * has_copies) * trained * (share if stage else 1)
     host = 0.0
-    if sharding.offload_optimizer != "none":
+    if offloads_optimizer:
         host += optimizer + wide_gradients + narrow_gradients
         optimizer = wide_gradients = narrow_gradients = 0
-    if sharding.offload_parameters != "none":
+    if offloads_parameters:
         host += weights
         weights = 0
     gathered = 2 * width * counts.largest_module if stage == 3 else 0

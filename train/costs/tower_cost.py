@@ -1,7 +1,7 @@
-"""What a vision tower costs: run once at its true size, on tensors that have no memory.
+"""Operations and bytes of a vision tower, from one run at its true size on fake tensors.
 
-For towers of any make, whose layers have no common names: those of open_clip and of Qwen-VL. Every
-operation is recorded as if it ran on a CPU, in milliseconds and without a byte.
+For the towers of open_clip and Qwen-VL, whose layers do not have the names that Hugging Face's
+share. Fake tensors have a shape and no memory, so the run takes milliseconds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vchat.train.costs.live_bytes import LiveBytes, MemoryUse, drop_gradients
 
 
 def tower_flops(config: VisualChatConfig) -> float:
-    """Count the operations of one image through the tower of a model, adapters apart."""
+    """Count the forward operations of one image in the tower of a model, without adapters."""
     with torch.device("meta"):
         tower = HuggingFaceTower(
             AutoModel.from_config(config.tower_config),
@@ -37,10 +37,12 @@ def tower_flops(config: VisualChatConfig) -> float:
 
 
 def tower_bytes(tower: HuggingFaceTower, *, dtype: torch.dtype, images: int) -> MemoryUse:
-    """Measure a tower on so many images: pixels, features and its own gradients apart.
+    """Measure the activations of a tower, without pixels, features and the tower's gradients.
 
     Args:
-        tower: on the meta device, its trained parameters marked; it is not changed.
+        tower: On the meta device; `requires_grad` says what is trained. It is not changed.
+        dtype: Of its weights and activations.
+        images: How many go through it at once.
     """
     twin = copy.deepcopy(tower).to(dtype)
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -57,5 +59,5 @@ def tower_bytes(tower: HuggingFaceTower, *, dtype: torch.dtype, images: int) -> 
 
 
 def pixels_of(tower: HuggingFaceTower, *, images: int) -> torch.Tensor:
-    """Black images of the tower's size."""
+    """Return black images of the tower's size, uint8[images, 3, H, W]."""
     return torch.zeros(images, 3, tower.image_size, tower.image_size, dtype=torch.uint8)

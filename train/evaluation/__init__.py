@@ -1,4 +1,6 @@
-"""Questions answered by a checkpoint, and their scores.
+"""Questions or dialogues answered by a checkpoint, and the scores of the answers.
 
-Stands on chat, which never imports it.
+Offers `evaluate.open_evaluation`, `evaluate_questions` and `evaluate_dialogues`; the files they read
+are described in `questions` and `dialogue_questions`, the files they write in `answer_files`.
+Stands on `train.chat`, which never imports it. Knows no run and no shards.
 """

@@ -1,4 +1,6 @@
-"""What a run will do and need, before a GPU is rented.
+"""A forecast of a run before a GPU is rented: steps, data, memory per GPU, hours.
 
-Trains nothing.
+Offers `forecast.forecast_run`. Memory is measured on narrow twins of the model (`twin`,
+`activations`), summed per GPU (`gpu_memory`) and compared with the GPU (`fitting`). Trains nothing,
+writes nothing.
 """

@@ -1,7 +1,7 @@
-"""Does a run fit its GPUs, and if not, which settings would make it fit?
+"""Judge whether a run fits its GPUs, and find the settings that would make it fit.
 
-In: a function that says how much memory a configuration takes. Out: the smallest set of changes
-after which it fits, gentle ones first, and how many GPUs would do without a change.
+In: a function from a configuration to its memory. Out: the smallest set of changes after which the
+run fits, cheap ones first, and the number of GPUs on which it fits without a change.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Literal
 from vchat.train.config.run import RunConfig
 
 RESERVED_SHARE = 0.1
-"""Share of a GPU's memory left to its runtime, communication buffers and fragmentation."""
+"""Share of a GPU's memory reserved for its runtime, communication buffers and fragmentation."""
 
-MOST_GPUS = 4096
+MAX_GPUS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One setting that takes less memory, and what it costs."""
+    """One setting that saves memory, and what it costs."""
 
     setting: str
     """As `--set` takes it."""
@@ -32,7 +32,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """Whether a run fits, and the way out if it does not."""
+    """Whether a run fits, and what would make it fit."""
 
     fits: bool
     needed_bytes: int
@@ -40,13 +40,13 @@ class Verdict:
     """Memory of one GPU without the reserved share."""
 
     changes: tuple[Change, ...]
-    """The fewest that make it fit; empty if it fits, or if none do."""
+    """The fewest that make it fit; empty if it fits already, or if no changes help."""
 
     needed_after: int | None
-    """Bytes with these changes."""
+    """Bytes with these changes; None without changes."""
 
     gpus: int | None
-    """The number of GPUs, a doubling of the given one, on which it fits unchanged, if any."""
+    """The fewest GPUs, a power of two times the given number, on which it fits unchanged."""
 
 
 def judge_fit(
@@ -56,10 +56,13 @@ def judge_fit(
     gpu_memory_gb: float,
     num_gpus: int,
 ) -> Verdict:
-    """Compare what a run needs with what a GPU has.
+    """Compare the memory that a run needs with that of a GPU.
 
     Args:
-        bytes_needed: bytes on one GPU, of a configuration on a number of GPUs.
+        config: The run.
+        bytes_needed: From a configuration and a number of GPUs to the bytes on one GPU.
+        gpu_memory_gb: Of one GPU, 10^9 bytes.
+        num_gpus: How many GPUs the run is planned for.
     """
     usable = round(gpu_memory_gb * 1e9 * (1 - RESERVED_SHARE))
     now = bytes_needed(config, num_gpus)
@@ -69,7 +72,7 @@ def judge_fit(
     )
     after = bytes_needed(apply_changes(config, changes), num_gpus) if changes else None
     more = (num_gpus * 2**i for i in itertools.count(1))
-    enough = itertools.takewhile(lambda gpus: not fits and gpus <= MOST_GPUS, more)
+    enough = itertools.takewhile(lambda gpus: not fits and gpus <= MAX_GPUS, more)
     return Verdict(
         fits=fits,
         needed_bytes=now,
@@ -81,14 +84,14 @@ def judge_fit(
 
 
 def apply_changes(config: RunConfig, changes: Sequence[Change]) -> RunConfig:
-    """Apply changes one after the other."""
+    """Return the configuration with changes applied one after the other."""
     for change in changes:
         config = change.apply(config)
     return config
 
 
 def possible_changes(config: RunConfig) -> list[Change]:
-    """What could be set otherwise to save memory; gentle changes first. None alters the loss."""
+    """Return the settings that would save memory, cheap ones first; none alters the loss."""
     found = []
     if config.batch.rows_per_micro_batch > 1:
         found.append(_micro_batch())

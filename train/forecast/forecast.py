@@ -1,7 +1,7 @@
-"""`vchat-train plan`: what a run will do and need, before a GPU is rented.
+"""Forecast a run: its steps, data, memory per GPU, operations and hours.
 
-Nothing is read but the shard sets' index; the model is made without memory for its weights. Out:
-steps, tokens, images and bytes; memory per GPU, and what would make it fit; operations and hours.
+Reads only the index of the shard sets. The model is built on the meta device, without memory for
+its weights.
 """
 
 from __future__ import annotations
@@ -31,30 +31,34 @@ from vchat.train.run.data import RankShare, RunData, open_run_shards
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """What a run would run on."""
+    """The machines of a planned run."""
 
     gpus: int
     gpus_per_node: int
     memory_gb: float | None
-    """Of one GPU; None if it is not known: then nothing is said to fit or not."""
+    """Of one GPU; None if unknown, then the forecast does not say whether the run fits."""
 
     tflops: float | None
-    """What one GPU does at best, 10^12 operations per second; None: no hours."""
+    """Peak of one GPU, 10^12 operations per second; None if unknown, then there are no hours."""
 
     mfu: float
-    """Share of that which the run is expected to reach."""
+    """Share of the peak that the run is expected to reach."""
 
     @property
     def nodes(self) -> int:
-        """How many machines the GPUs are in."""
+        """The number of machines that the GPUs are in."""
         return math.ceil(self.gpus / self.gpus_per_node)
 
 
 def forecast_run(config: RunConfig, *, cluster: Cluster) -> dict[str, dict[str, Any]]:
-    """Count what the first epoch holds and what the whole run does, as JSON values by topic.
+    """Return JSON values by topic: of the first epoch, and extrapolated to the whole run.
+
+    Args:
+        config: The run.
+        cluster: Its machines.
 
     Raises:
-        ValueError: whatever would stop the run when it plans its first epoch.
+        ValueError: An error that would stop the run when it plans its first epoch.
     """
     shard_sets, model, data = plan_run(config, num_processes=cluster.gpus)
     plan = data.loader.plan(0)
@@ -65,7 +69,7 @@ def forecast_run(config: RunConfig, *, cluster: Cluster) -> dict[str, dict[str, 
         world_size=cluster.gpus,
     )
     sizes, counts = read_sizes(model), weight_counts(model)
-    time = _time(model, plan, summary, data.total_steps, cluster=cluster)
+    time = _time_facts(model, plan, summary, data.total_steps, cluster=cluster)
     return {
         "run": {
             "steps": data.total_steps,
@@ -74,7 +78,7 @@ def forecast_run(config: RunConfig, *, cluster: Cluster) -> dict[str, dict[str, 
             "nodes": cluster.nodes,
             "micro_batches_per_step_and_gpu": config.batch.micro_batches(cluster.gpus),
         },
-        "epoch": _epoch(summary),
+        "epoch": _epoch_facts(summary),
         "model": {
             "parameters": counts.total,
             "trained_parameters": counts.trained,
@@ -82,7 +86,9 @@ def forecast_run(config: RunConfig, *, cluster: Cluster) -> dict[str, dict[str, 
             "positions_per_image": sizes.grid.positions_per_input,
         },
         "time": time,
-        "reading": _reading(shard_sets, config, plan, cluster, epoch_hours=time["hours_per_epoch"]),
+        "reading": _reading_facts(
+            shard_sets, config, plan, cluster, epoch_hours=time["hours_per_epoch"]
+        ),
         "memory": memory_facts(
             GpuMemory(model, plan),
             config,
@@ -96,7 +102,7 @@ def forecast_run(config: RunConfig, *, cluster: Cluster) -> dict[str, dict[str, 
 def plan_run(
     config: RunConfig, *, num_processes: int
 ) -> tuple[list[ShardSet], VisualChat, RunData]:
-    """Open the shards, make the model without its weights, and plan the data as rank 0 would."""
+    """Open the shards, build the model on the meta device, and plan the data as rank 0 does."""
     shard_sets = open_run_shards(config)
     tokenizer = shard_sets[0].tokenizer()
     with torch.device("meta"):
@@ -111,7 +117,7 @@ def plan_run(
     return shard_sets, model, RunData(shard_sets, config, sizes=read_sizes(model), share=share)
 
 
-def _epoch(summary: PlanSummary) -> dict[str, Any]:
+def _epoch_facts(summary: PlanSummary) -> dict[str, Any]:
     return {
         "steps": summary.steps,
         "samples": summary.samples,
@@ -125,10 +131,10 @@ def _epoch(summary: PlanSummary) -> dict[str, Any]:
     }
 
 
-def _time(
+def _time_facts(
     model: VisualChat, plan: EpochPlan, summary: PlanSummary, steps: int, *, cluster: Cluster
 ) -> dict[str, Any]:
-    """Operations of the run, and how long they take at the expected share of the peak."""
+    """Return the operations of the run, and their hours at the expected share of the peak."""
     epoch = flops_of(model).total(
         positions=summary.text_tokens + summary.image_positions,
         pairs=pairs_of_epoch(plan, attention=model.config.attention),
@@ -148,7 +154,7 @@ def _time(
     }
 
 
-def _reading(
+def _reading_facts(
     shard_sets: Sequence[ShardSet],
     config: RunConfig,
     plan: EpochPlan,
@@ -156,7 +162,7 @@ def _reading(
     *,
     epoch_hours: float | None,
 ) -> dict[str, Any]:
-    """Bytes that the busiest node reads of the shards, and how fast it must get them."""
+    """Return the bytes that are read, and the rate that the busiest node needs."""
     work = rank_work(
         plan,
         spans=SampleSpans.of(join_sets(shard_sets, split=config.data.split)),

@@ -8,39 +8,48 @@ from vchat.model.visual_chat import VisualChat
 from vchat.shards.plan.epoch import EpochPlan
 from vchat.train.config.run import RunConfig
 from vchat.train.costs.memory import StateMemory, state_memory, weight_counts
-from vchat.train.forecast.activations import MicroBatch, activation_bytes
+from vchat.train.engine.engine import DTYPES
+from vchat.train.forecast.activations import activation_bytes
 from vchat.train.forecast.fitting import judge_fit
+from vchat.train.forecast.twin import MicroBatch, TwinSettings
 
 
 class GpuMemory:
-    """What a model and the rows of an epoch take, under any settings that change no result."""
+    """The memory of a model and the rows of an epoch, under any settings that change no result."""
 
     def __init__(self, model: VisualChat, plan: EpochPlan):
-        """`model` is of true size, without memory, its trained parameters marked."""
+        """`model` is of true size and on the meta device; `requires_grad` says what is trained."""
         self._model, self._plan = model, plan
         self._counts = weight_counts(model)
         self._measured: dict[tuple[bool, int], int] = {}
 
     def state_memory(self, config: RunConfig, num_gpus: int) -> StateMemory:
-        """Weights, gradients and optimizer."""
+        """Return the memory of weights, gradients and optimizer."""
         return state_memory(
             self._counts,
             precision=config.train.precision,
-            sharding=config.deepspeed,
+            zero_stage=config.deepspeed.zero_stage,
+            offloads_optimizer=config.deepspeed.offload_optimizer != "none",
+            offloads_parameters=config.deepspeed.offload_parameters != "none",
             num_gpus=num_gpus,
         )
 
     def activation_bytes(self, config: RunConfig) -> int:
-        """Bytes of the largest micro-batch of the epoch; measured once for equal settings."""
+        """Return the bytes of the epoch's largest micro-batch; measured once for equal settings."""
         rows = config.batch.rows_per_micro_batch
         name = (config.train.gradient_checkpointing, rows)
         if name not in self._measured:
             batch = largest_micro_batch(self._plan, rows=rows)
-            self._measured[name] = activation_bytes(self._model, config, batch=batch)
+            settings = TwinSettings(
+                dtype=DTYPES[config.train.precision],
+                parts=tuple(config.train.parts),
+                gradient_checkpointing=config.train.gradient_checkpointing,
+            )
+            self._measured[name] = activation_bytes(self._model, settings, batch=batch)
         return self._measured[name]
 
     def total_bytes(self, config: RunConfig, num_gpus: int) -> int:
-        """All bytes on one of so many GPUs."""
+        """Return all bytes on one of `num_gpus` GPUs."""
         return self.state_memory(config, num_gpus).on_gpu + self.activation_bytes(config)
 
 
@@ -52,7 +61,7 @@ def memory_facts(
     gpus_per_node: int,
     gpu_memory_gb: float | None,
 ) -> dict[str, Any]:
-    """Bytes on one GPU by what they are for; with the GPU's memory known, whether they fit."""
+    """Return the bytes on one GPU by purpose and, if its memory is given, whether they fit."""
     state = memory.state_memory(config, num_gpus)
     found = {
         "weights": state.weights,
@@ -76,7 +85,7 @@ def memory_facts(
 
 
 def largest_micro_batch(plan: EpochPlan, *, rows: int) -> MicroBatch:
-    """A micro-batch at least as large as any of the epoch."""
+    """Return a micro-batch at least as large as any of the epoch."""
     return MicroBatch(
         rows=rows,
         positions=plan.arguments.tokens_per_row,
