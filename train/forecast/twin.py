@@ -21,6 +21,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from vchat.model.config import VisualChatConfig
 from vchat.model.towers.hugging_face import HUGGING_FACE_TOWERS
 from vchat.model.visual_chat import VisualChat
+from vchat.train.config.run import Part
 from vchat.train.costs.flops import is_trained
 from vchat.train.costs.live_bytes import LiveBytes, MemoryUse, drop_gradients
 from vchat.train.engine.parts import freeze_other_parts
@@ -55,7 +56,7 @@ class TwinSettings:
     dtype: torch.dtype
     """Of weights and activations."""
 
-    parts: tuple[str, ...]
+    parts: tuple[Part, ...]
     """Names of the trained parts; the rest is frozen."""
 
     gradient_checkpointing: bool
