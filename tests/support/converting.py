@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from vchat.prep.convert.convert import ImageLimits, convert_source
+from vchat.prep.convert.doctor import Finding, examine_source
+from vchat.prep.convert.recipe import Recipe, SourceChoice
+from vchat.prep.convert.resolve import resolve_source
 from vchat.prep.convert.staged import RecordFile, write_record_file
 from vchat.prep.raw.image_files import ImageFiles
 from vchat.prep.sources.source import Source, check_needs
@@ -48,3 +51,9 @@ def expected(rows):
     return len(rows) - len(reasons), {
         reason: reasons.count(reason) for reason in sorted(set(reasons))
     }
+
+
+def examine(name: str, data: Path) -> Finding:
+    """Return what `vchat-prep doctor` finds about a data set."""
+    resolved = resolve_source(SourceChoice(name=name), recipe=Recipe(data=str(data)))
+    return examine_source(resolved, sample=20, max_images=8, on_entry=lambda: None)
