@@ -6,8 +6,6 @@ import sys
 import pytest
 
 from vchat.base.cli import WrongUse
-from vchat.prep.convert.images import ImagePolicy
-from vchat.prep.convert.recipe import Recipe, SourceChoice
 from vchat.prep.pipeline.array_build import (
     finish_array_build,
     parse_share,
@@ -17,28 +15,9 @@ from vchat.prep.pipeline.array_build import (
 from vchat.prep.pipeline.build import build_shards
 from vchat.prep.pipeline.publication import PUBLICATION
 from vchat.prep.tasks.output import Output
+from vchat_testing.building import read_files, toy_recipe
 from vchat_testing.raw_data import write_image, write_llava
 from vchat_testing.toy import toy_tokenizer
-
-
-def recipe(folder, out):
-    """Return a recipe that gives several shards."""
-    return Recipe(
-        source=(SourceChoice(name="llava", concatenate=2),),
-        data=str(folder / "data"),
-        tokenizer=str(folder / "tokenizer"),
-        out=str(folder / out),
-        eval_fraction=0.2,
-        shard_size="12KB",
-        positions_per_image=5,
-        image=ImagePolicy(size=24),
-    )
-
-
-def files(out):
-    """Return the contents of a shard set by path, the work folder left out."""
-    paths = (path for path in out.rglob("*") if path.is_file() and ".work" not in path.parts)
-    return {str(path.relative_to(out)): path.read_bytes() for path in paths}
 
 
 @pytest.fixture(scope="module")
@@ -48,21 +27,21 @@ def folder(tmp_path_factory):
     write_llava(folder / "data", count=30)
     write_image(folder / "data/coco/train2017/000000000003.jpg", "truncated")
     toy_tokenizer(folder / "tokenizer")
-    build_shards(recipe(folder, "plain"))
+    build_shards(toy_recipe(folder, out="plain", eval_fraction=0.2))
     return folder
 
 
 def test_shares_in_any_order_give_the_bytes_of_a_plain_build(folder):
     out = folder / "shares"
-    prepared = plan_array_build(recipe(folder, "shares"))
+    prepared = plan_array_build(toy_recipe(folder, out="shares", eval_fraction=0.2))
     num_shards = len(prepared.plan.shards)
     assert num_shards > 3
     written = [run_share(Output(folder=out), parse_share(f"{i}/3")) for i in (2, 0, 1)]
     assert sum(written) == num_shards
     assert run_share(Output(folder=out), parse_share("1/3")) == 0
-    plan_array_build(recipe(folder, "shares"))
+    plan_array_build(toy_recipe(folder, out="shares", eval_fraction=0.2))
     finish_array_build(Output(folder=out))
-    assert files(out) == files(folder / "plain")
+    assert read_files(out) == read_files(folder / "plain")
 
 
 def test_a_second_finish_changes_nothing(folder):
@@ -74,7 +53,7 @@ def test_a_second_finish_changes_nothing(folder):
 
 def test_finish_names_a_missing_shard_and_publishes_nothing(folder):
     out = folder / "half"
-    plan_array_build(recipe(folder, "half"))
+    plan_array_build(toy_recipe(folder, out="half", eval_fraction=0.2))
     run_share(Output(folder=out), parse_share("0/1"))
     (out / "train-000001.tar").unlink()
     with pytest.raises(ValueError, match=r"1 of \d+ shards are not in .*: train-000001\.tar; run"):
@@ -82,13 +61,13 @@ def test_finish_names_a_missing_shard_and_publishes_nothing(folder):
     assert not (out / "manifest.json").exists()
     run_share(Output(folder=out), parse_share("1/2"))
     finish_array_build(Output(folder=out))
-    assert files(out) == files(folder / "plain")
+    assert read_files(out) == read_files(folder / "plain")
 
 
 def test_without_a_plan_a_task_says_how_to_make_one(folder):
     with pytest.raises(ValueError, match=r"no plan in .*empty: make one with `vchat-prep plan"):
         run_share(Output(folder=folder / "empty"), parse_share("0/2"))
-    plan_array_build(recipe(folder, "cut"))
+    plan_array_build(toy_recipe(folder, out="cut", eval_fraction=0.2))
     (folder / "cut/.work" / PUBLICATION).unlink()
     with pytest.raises(ValueError, match="no plan in"):
         finish_array_build(Output(folder=folder / "cut"))

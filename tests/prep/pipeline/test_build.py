@@ -14,13 +14,14 @@ import pytest
 from PIL import Image
 
 from vchat.prep.convert.images import ImagePolicy
-from vchat.prep.convert.recipe import Recipe, SourceChoice
+from vchat.prep.convert.recipe import SourceChoice
 from vchat.prep.pipeline.build import build_shards, recipe_output
 from vchat.prep.pipeline.planning import plan_build
 from vchat.prep.pipeline.work_folder import write_work_folder
 from vchat.prep.tasks.local_engine import run_tasks
 from vchat.shards.format.open_shards import open_shards
 from vchat.shards.inspect.verification import find_defects
+from vchat_testing.building import read_files, toy_recipe
 from vchat_testing.raw_data import (
     COLORS,
     good_llava_row,
@@ -29,30 +30,6 @@ from vchat_testing.raw_data import (
     write_json,
     write_llava,
 )
-from vchat_testing.toy import toy_tokenizer
-
-
-def recipe(folder: Path, *, out: str = "out", names=("llava",), **changed) -> Recipe:
-    """Return a recipe for the data in `folder`; small pictures, small shards."""
-    if not (folder / "tokenizer").exists():
-        toy_tokenizer(folder / "tokenizer")
-    chosen: dict[str, Any] = {
-        "source": tuple(SourceChoice(name=name, concatenate=2) for name in names),
-        "data": str(folder / "data"),
-        "tokenizer": str(folder / "tokenizer"),
-        "out": str(folder / out),
-        "eval_fraction": 0.25,
-        "shard_size": "12KB",
-        "positions_per_image": 5,
-        "image": ImagePolicy(size=24),
-    }
-    return Recipe(**(chosen | changed))
-
-
-def files(out: Path) -> dict[str, bytes]:
-    """Return the contents of a shard set by path, the work folder left out."""
-    paths = (path for path in out.rglob("*") if path.is_file() and ".work" not in path.parts)
-    return {str(path.relative_to(out)): path.read_bytes() for path in paths}
 
 
 def write_mix(folder: Path, *, count: int = 40) -> None:
@@ -71,7 +48,7 @@ def built(tmp_path_factory):
     """A finished build of `write_mix`, with one worker."""
     folder = tmp_path_factory.mktemp("built")
     write_mix(folder)
-    wanted = recipe(folder, names=("llava", "llava_dial"))
+    wanted = toy_recipe(folder, names=("llava", "llava_dial"))
     return folder, wanted, build_shards(wanted)
 
 
@@ -140,22 +117,22 @@ def test_stems_are_unique_and_increase_within_a_split(built):
 def test_several_workers_write_the_bytes_of_one(built, workers):
     folder, _, _ = built
     out = f"by-{workers}"
-    build_shards(recipe(folder, out=out, names=("llava", "llava_dial"), workers=workers))
-    assert files(folder / out) == files(folder / "out")
+    build_shards(toy_recipe(folder, out=out, names=("llava", "llava_dial"), workers=workers))
+    assert read_files(folder / out) == read_files(folder / "out")
 
 
 def test_the_same_command_again_finds_the_build_complete(built):
     folder, wanted, first = built
-    before = files(folder / "out")
+    before = read_files(folder / "out")
     again = build_shards(wanted)
     assert again.was_complete
     assert again.report == first.report
-    assert files(folder / "out") == before
+    assert read_files(folder / "out") == before
 
 
 def test_another_build_in_the_folder_is_refused_naming_both(built):
     folder, _, _ = built
-    other = recipe(folder, names=("llava", "llava_dial"), seed=5)
+    other = toy_recipe(folder, names=("llava", "llava_dial"), seed=5)
     digest = open_shards(folder / "out").manifest["digests"]["plan"]
     with pytest.raises(
         ValueError, match=f"holds another build: its plan is {digest[:16]}, the one"
@@ -225,7 +202,7 @@ def test_a_killed_build_goes_on_and_gives_the_same_bytes(built, workers, moments
     process = start_build(folder, workers=workers)
     _, said = process.communicate()
     assert process.returncode == 0, said
-    assert files(out) == files(folder / "out")
+    assert read_files(out) == read_files(folder / "out")
 
 
 def num_results(out: Path) -> int:
@@ -235,7 +212,7 @@ def num_results(out: Path) -> int:
 def test_finished_shards_are_not_written_again(built, tmp_path):
     folder, _, _ = built
     work, out = tmp_path / "out/.work", tmp_path / "out"
-    half = recipe(folder, names=("llava", "llava_dial"), out=str(out))
+    half = toy_recipe(folder, names=("llava", "llava_dial"), out=str(out))
     prepared = plan_build(half, work=work)
     write_work_folder(prepared, recipe_output(half))
     run_tasks(work, [0, 2], workers=1, on_dialogues=lambda count: None)
@@ -243,20 +220,20 @@ def test_finished_shards_are_not_written_again(built, tmp_path):
     build_shards(half)
     assert len(stamps) == 2
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
-    assert files(out) == files(folder / "out")
+    assert read_files(out) == read_files(folder / "out")
 
 
 def test_a_build_that_was_killed_before_it_published_is_finished_by_several_workers(
     built, tmp_path
 ):
     folder, _, _ = built
-    half = recipe(folder, names=("llava", "llava_dial"), out=str(tmp_path / "out"), workers=2)
+    half = toy_recipe(folder, names=("llava", "llava_dial"), out=str(tmp_path / "out"), workers=2)
     prepared = plan_build(half, work=tmp_path / "out/.work")
     write_work_folder(prepared, recipe_output(half))
     numbers = range(len(prepared.plan.shards))
     run_tasks(tmp_path / "out/.work", numbers, workers=1, on_dialogues=lambda count: None)
     build_shards(half)
-    assert files(tmp_path / "out") == files(folder / "out")
+    assert read_files(tmp_path / "out") == read_files(folder / "out")
 
 
 def test_the_report_counts_what_the_index_says_by_source_and_split(built):
@@ -314,7 +291,7 @@ def test_records_that_the_plan_leaves_out_are_named_with_what_was_found(tmp_path
     write_json(tmp_path / "wide.json", [own_row(1, 1, 2, 3)])
     own = (SourceChoice(name=one, file=str(tmp_path / f"{one}.json")) for one in ("pairs", "wide"))
     chosen = (SourceChoice(name="llava", limit=4), *own)
-    done = build_shards(recipe(tmp_path, source=chosen, max_images=2, eval_fraction=0.5))
+    done = build_shards(toy_recipe(tmp_path, source=chosen, max_images=2, eval_fraction=0.5))
     found = {name: one["rejected_later"] for name, one in done.report["sources"].items()}
     assert found["wide"]["examples"] == {"too_many_images": ["wide/1: 3 images, the limit is 2"]}
     assert found["llava"]["counts"]["capped"] == 14
@@ -335,7 +312,7 @@ def test_a_picture_that_no_reader_would_decode_is_rejected_by_its_header(
     write_llava(tmp_path / "data", count=8)
     picture = tmp_path / "data/coco/train2017/000000000003.jpg"
     Image.new("L", size).save(picture)
-    done = build_shards(recipe(tmp_path, image=ImagePolicy(size=image_size)))
+    done = build_shards(toy_recipe(tmp_path, image=ImagePolicy(size=image_size)))
     converted = done.report["sources"]["llava"]["converted"]
     assert converted["rejected_rows"]["counts"].keys() == {"huge_image"}
     (example, *_) = converted["rejected_rows"]["examples"]["huge_image"]
@@ -345,6 +322,6 @@ def test_a_picture_that_no_reader_would_decode_is_rejected_by_its_header(
 def test_a_long_picture_is_stored_where_it_is_made_small_enough(tmp_path):
     write_llava(tmp_path / "data", count=8)
     Image.new("L", (500, 20_000)).save(tmp_path / "data/coco/train2017/000000000003.jpg")
-    done = build_shards(recipe(tmp_path))
+    done = build_shards(toy_recipe(tmp_path))
     assert done.report["sources"]["llava"]["converted"]["rejected_rows"]["counts"] == {}
     assert list(find_defects(open_shards(tmp_path / "out"), shard_done=lambda _: None)) == []

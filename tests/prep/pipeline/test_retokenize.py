@@ -8,16 +8,15 @@ import pytest
 from click.testing import CliRunner
 
 from vchat.prep.commands.retokenize import command
-from vchat.prep.convert.images import ImagePolicy
-from vchat.prep.convert.recipe import Recipe, SourceChoice
+from vchat.prep.convert.recipe import SourceChoice
 from vchat.prep.pipeline.build import build_shards
 from vchat.prep.pipeline.retokenize import Retokenization, retokenize, retokenize_shard
 from vchat.prep.tasks.result import read_results
 from vchat.shards.format.open_shards import open_shards
 from vchat.shards.inspect.verification import find_defects
+from vchat_testing.building import read_files, toy_recipe
 from vchat_testing.chat_shapes import chat_tokenizer
 from vchat_testing.raw_data import write_llava
-from vchat_testing.toy import toy_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -25,20 +24,9 @@ def built(tmp_path_factory) -> Path:
     """Folder of a set of several shards in two splits, and of a chat tokenizer."""
     folder = tmp_path_factory.mktemp("retokenize")
     write_llava(folder / "data", count=24)
-    toy_tokenizer(folder / "tokenizer")
     chat_tokenizer(folder / "other", shape="qwen_2_5")
-    build_shards(
-        Recipe(
-            source=(SourceChoice(name="llava", concatenate=3),),
-            data=str(folder / "data"),
-            tokenizer=str(folder / "tokenizer"),
-            out=str(folder / "set"),
-            eval_fraction=0.25,
-            shard_size="12KB",
-            positions_per_image=5,
-            image=ImagePolicy(size=24),
-        )
-    )
+    source = (SourceChoice(name="llava", concatenate=3),)
+    build_shards(toy_recipe(folder, out="set", source=source))
     shutil.rmtree(folder / "data")
     return folder
 
@@ -59,11 +47,6 @@ def wanted(built: Path, out: Path, **changed) -> Retokenization:
 def samples(folder: Path) -> list:
     shards = open_shards(folder)
     return [shards.read_sample(number) for number in range(shards.index().num_rows)]
-
-
-def files(out: Path) -> dict[str, bytes]:
-    paths = (path for path in out.rglob("*") if path.is_file() and ".work" not in path.parts)
-    return {str(path.relative_to(out)): path.read_bytes() for path in paths}
 
 
 def test_rounds_and_image_bytes_are_those_of_the_set(built, tmp_path):
@@ -130,7 +113,7 @@ def test_a_limit_that_nothing_fits_is_refused(built, tmp_path):
 def test_two_workers_write_the_same_bytes(built, tmp_path):
     retokenize(wanted(built, tmp_path / "one"), workers=1)
     retokenize(wanted(built, tmp_path / "two"), workers=2)
-    assert files(tmp_path / "one") == files(tmp_path / "two")
+    assert read_files(tmp_path / "one") == read_files(tmp_path / "two")
 
 
 def test_shards_that_are_finished_are_not_written_again(built, tmp_path, monkeypatch):
@@ -155,7 +138,7 @@ def test_shards_that_are_finished_are_not_written_again(built, tmp_path, monkeyp
     monkeypatch.undo()
     assert len(done) == len(set(done)) == len(open_shards(built / "set").manifest["shards"])
     retokenize(wanted(built, tmp_path / "whole"), workers=1)
-    assert files(tmp_path / "new") == files(tmp_path / "whole")
+    assert read_files(tmp_path / "new") == read_files(tmp_path / "whole")
 
 
 def test_another_set_in_the_folder_is_refused_and_the_same_one_is_found_complete(built, tmp_path):

@@ -26,6 +26,7 @@ from vchat.prep.sources.catalogue import SOURCES
 from vchat.shards.format.record import ImageRef
 from vchat.shards.pixels.limits import MAX_BYTES
 from vchat.shards.storage.store import ShardError
+from vchat_testing.building import read_files
 from vchat_testing.converting import converted
 from vchat_testing.range_server import serving
 from vchat_testing.raw_data import (
@@ -55,14 +56,8 @@ def recipe(data: str, tokenizer: Path, out: Path, *names: str, **files: str) -> 
     )
 
 
-def files(out: Path) -> dict[str, bytes]:
-    """Return the contents of a shard set by path, the work folder left out."""
-    paths = (path for path in out.rglob("*") if path.is_file() and ".work" not in path.parts)
-    return {str(path.relative_to(out)): path.read_bytes() for path in paths}
-
-
 def shards(out: Path) -> dict[str, bytes]:
-    return {name: data for name, data in files(out).items() if name.endswith(".tar")}
+    return {name: data for name, data in read_files(out).items() if name.endswith(".tar")}
 
 
 def test_all_data_sets_in_a_bucket_give_the_shards_of_the_folder(s3: Bucket, tmp_path):
@@ -176,7 +171,7 @@ def test_a_file_of_ones_own_in_a_bucket_finds_its_pictures_beside_it(s3: Bucket,
         ("there", f"{s3.url}/mine/rows.json"),
     ):
         build_shards(recipe(str(tmp_path), tmp_path / "tokenizer", tmp_path / out, mine=file))
-    assert files(tmp_path / "there") == files(tmp_path / "here")
+    assert read_files(tmp_path / "there") == read_files(tmp_path / "here")
 
 
 def test_a_path_of_an_annotation_cannot_leave_its_place_in_the_bucket(s3: Bucket):

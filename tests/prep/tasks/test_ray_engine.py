@@ -14,6 +14,7 @@ from vchat.prep.convert.recipe import Recipe, SourceChoice
 from vchat.prep.pipeline.build import build_shards
 from vchat.prep.tasks.libraries import check_libraries, libraries
 from vchat.prep.tasks.ray_engine import raise_failures, run_tasks
+from vchat_testing.building import read_files
 from vchat_testing.raw_data import write_image, write_llava
 from vchat_testing.ray_cluster import run_in_namespace, why_no_namespace
 from vchat_testing.toy import toy_tokenizer
@@ -21,12 +22,6 @@ from vchat_testing.toy import toy_tokenizer
 needs_namespace = pytest.mark.skipif(
     bool(why_no_namespace()), reason=f"no network namespace: {why_no_namespace()}"
 )
-
-
-def files(out):
-    """Return the contents of a shard set by path, the work folder left out."""
-    paths = (path for path in out.rglob("*") if path.is_file() and ".work" not in path.parts)
-    return {str(path.relative_to(out)): path.read_bytes() for path in paths}
 
 
 def prepare_folder(folder: Path, *, count: int, shard_size: str) -> list[str]:
@@ -60,7 +55,7 @@ def test_a_build_on_one_ray_machine_gives_the_bytes_of_a_plain_build(tmp_path):
     command = prepare_folder(tmp_path, count=12, shard_size="20KB")
     done = run_in_namespace(command)
     assert done.returncode == 0, done.stderr
-    assert files(tmp_path / "out") == files(tmp_path / "plain")
+    assert read_files(tmp_path / "out") == read_files(tmp_path / "plain")
 
 
 def test_a_task_that_fails_on_ray_raises_what_it_was(monkeypatch):
@@ -96,4 +91,4 @@ def test_a_ray_machine_that_is_killed_in_mid_build_loses_nothing(tmp_path):
     done = run_in_namespace([*program, *command, "--ray-address"])
     assert done.returncode == 0, done.stdout + done.stderr
     assert "killed a machine; shards in work: 2" in done.stdout
-    assert files(tmp_path / "out") == files(tmp_path / "plain")
+    assert read_files(tmp_path / "out") == read_files(tmp_path / "plain")
