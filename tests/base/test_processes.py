@@ -10,7 +10,7 @@ from vchat.base.processes import open_counter, run_calls
 
 
 def steps(counts: Path, name: str, number: int) -> str:
-    """Count as often as told; with a negative number fail, once the others have begun."""
+    """Count `number` steps; with a negative number fail, once the others have started."""
     with open_counter(counts / name) as count:
         for _ in range(abs(number)):
             count()

@@ -1,4 +1,4 @@
-"""What was done to a record on its way is told by its sample, and counted in the report."""
+"""A sample carries the marks of its records, and the report counts them."""
 
 import base64
 import json
@@ -30,7 +30,7 @@ def walk(tmp_path_factory):
     return build_shards(Recipe(source=source, max_images=4, eval_fraction=0, **places))
 
 
-def test_a_sample_tells_the_marks_of_its_records(walk):
+def test_a_sample_carries_the_marks_of_its_records(walk):
     shards = open_shards(walk.out)
     sample = shards.read_sample(0)
     assert [image.key[-6:] for image in sample.images] == ["000000", "000500", "001000", "001500"]

@@ -31,7 +31,7 @@ def built(tmp_path_factory) -> Path:
     return folder
 
 
-def wanted(built: Path, out: Path, **changed) -> Retokenization:
+def make_request(built: Path, out: Path, **changed) -> Retokenization:
     given = Retokenization(
         shards=str(built / "set"),
         tokenizer=str(built / "other"),
@@ -50,7 +50,7 @@ def samples(folder: Path) -> list:
 
 
 def test_rounds_and_image_bytes_are_those_of_the_set(built, tmp_path):
-    manifest = retokenize(wanted(built, tmp_path / "new"), workers=1)
+    manifest = retokenize(make_request(built, tmp_path / "new"), workers=1)
     old, new = samples(built / "set"), samples(tmp_path / "new")
     assert len(manifest["shards"]) > 2
     for a, b in zip(old, new, strict=True):
@@ -62,7 +62,7 @@ def test_rounds_and_image_bytes_are_those_of_the_set(built, tmp_path):
 
 def test_the_same_tokenizer_and_template_give_the_ids_of_the_build(built, tmp_path):
     old = open_shards(built / "set").manifest
-    same = wanted(built, tmp_path / "new", tokenizer=str(built / "tokenizer"))
+    same = make_request(built, tmp_path / "new", tokenizer=str(built / "tokenizer"))
     retokenize(replace(same, template="visualchat", system=old["template"]["system"]), workers=1)
     for a, b in zip(samples(built / "set"), samples(tmp_path / "new"), strict=True):
         assert a.ids.tolist() == b.ids.tolist()
@@ -71,7 +71,7 @@ def test_the_same_tokenizer_and_template_give_the_ids_of_the_build(built, tmp_pa
 
 def test_the_manifest_says_what_the_set_came_from(built, tmp_path):
     old = open_shards(built / "set").manifest
-    manifest = retokenize(wanted(built, tmp_path / "new"), workers=1)
+    manifest = retokenize(make_request(built, tmp_path / "new"), workers=1)
     assert manifest["retokenized"]["from"]["digests"] == old["digests"]
     assert manifest["retokenized"]["from"]["template"] == old["template"]
     assert manifest["digests"]["inputs"] == old["digests"]["inputs"]
@@ -81,7 +81,7 @@ def test_the_manifest_says_what_the_set_came_from(built, tmp_path):
 
 def test_dialogues_that_are_too_long_are_split_or_rejected_and_counted(built, tmp_path):
     lengths = [len(sample.ids) for sample in samples(built / "set")]
-    manifest = retokenize(wanted(built, tmp_path / "new", max_tokens=min(lengths)), workers=1)
+    manifest = retokenize(make_request(built, tmp_path / "new", max_tokens=min(lengths)), workers=1)
     counts = manifest["retokenized"]
     assert counts["split_dialogues"] > 0
     records = open_shards(built / "set").manifest["totals"]["records"]
@@ -101,18 +101,18 @@ def test_a_pair_that_is_lost_is_noticed_before_the_set_is_published(built, tmp_p
 
     monkeypatch.setattr("vchat.prep.pipeline.retokenize.read_results", lose_a_pair)
     with pytest.raises(ValueError, match=r"llava: \d+ pairs in records, but \d+ accounted for"):
-        retokenize(wanted(built, tmp_path / "new"), workers=1)
+        retokenize(make_request(built, tmp_path / "new"), workers=1)
     assert not (tmp_path / "new" / "manifest.json").exists()
 
 
 def test_a_limit_that_nothing_fits_is_refused(built, tmp_path):
     with pytest.raises(ValueError, match=r"no round of .*set fits into 3 positions"):
-        retokenize(wanted(built, tmp_path / "new", max_tokens=3), workers=1)
+        retokenize(make_request(built, tmp_path / "new", max_tokens=3), workers=1)
 
 
 def test_two_workers_write_the_same_bytes(built, tmp_path):
-    retokenize(wanted(built, tmp_path / "one"), workers=1)
-    retokenize(wanted(built, tmp_path / "two"), workers=2)
+    retokenize(make_request(built, tmp_path / "one"), workers=1)
+    retokenize(make_request(built, tmp_path / "two"), workers=2)
     assert read_files(tmp_path / "one") == read_files(tmp_path / "two")
 
 
@@ -128,26 +128,26 @@ def test_shards_that_are_finished_are_not_written_again(built, tmp_path, monkeyp
 
     monkeypatch.setattr("vchat.prep.pipeline.retokenize.retokenize_shard", interrupted)
     with pytest.raises(OSError, match="no space"):
-        retokenize(wanted(built, tmp_path / "new"), workers=1)
+        retokenize(make_request(built, tmp_path / "new"), workers=1)
     assert not (tmp_path / "new" / "manifest.json").exists()
     monkeypatch.setattr(
         "vchat.prep.pipeline.retokenize.retokenize_shard",
         lambda given, shard: done.append(shard.name) or task(given, shard),
     )
-    retokenize(wanted(built, tmp_path / "new"), workers=1)
+    retokenize(make_request(built, tmp_path / "new"), workers=1)
     monkeypatch.undo()
     assert len(done) == len(set(done)) == len(open_shards(built / "set").manifest["shards"])
-    retokenize(wanted(built, tmp_path / "whole"), workers=1)
+    retokenize(make_request(built, tmp_path / "whole"), workers=1)
     assert read_files(tmp_path / "new") == read_files(tmp_path / "whole")
 
 
 def test_another_set_in_the_folder_is_refused_and_the_same_one_is_found_complete(built, tmp_path):
-    first = retokenize(wanted(built, tmp_path / "new"), workers=1)
-    assert retokenize(wanted(built, tmp_path / "new"), workers=1) == first
+    first = retokenize(make_request(built, tmp_path / "new"), workers=1)
+    assert retokenize(make_request(built, tmp_path / "new"), workers=1) == first
     with pytest.raises(ValueError, match=r"new holds another build: its plan is .{16}, the one"):
-        retokenize(wanted(built, tmp_path / "new", max_tokens=100), workers=1)
+        retokenize(make_request(built, tmp_path / "new", max_tokens=100), workers=1)
     with pytest.raises(ValueError, match=r"set holds another build"):
-        retokenize(wanted(built, built / "set"), workers=1)
+        retokenize(make_request(built, built / "set"), workers=1)
 
 
 def test_the_command_takes_from_the_set_what_no_flag_says(built, tmp_path):

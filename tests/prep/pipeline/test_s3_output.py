@@ -241,7 +241,7 @@ def test_a_place_that_cannot_be_written_is_wrong_use(folder, out, message):
     assert "secret" not in str(error.value)
 
 
-def test_work_files_of_a_local_build_have_their_place(folder, tmp_path):
+def test_a_work_folder_is_refused_for_a_local_build(folder, tmp_path):
     with pytest.raises(WrongUse, match=r"--work .* has no place with a local --out"):
         build_shards(recipe(folder, out=str(tmp_path / "out"), work=str(tmp_path)))
 

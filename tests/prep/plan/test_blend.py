@@ -5,41 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vchat.prep.convert.images import ImagePolicy
-from vchat.prep.plan.blend import STATUSES, USED, blend_records, compute_record_columns
-from vchat.prep.plan.estimate import estimate_bytes
-from vchat.prep.plan.plan import make_plan, read_plan, write_plan
-
-POLICY = ImagePolicy()
-
-
-def batch(records):
-    """Return plan columns of `(key, image keys)` records."""
-    return {
-        "key": [key for key, _ in records],
-        "num_rounds": [1 + len(key) % 3 for key, _ in records],
-        "text_bytes": [100 + len(key) for key, _ in records],
-        "image_keys": [list(images) for _, images in records],
-        "image_sizes": [[640, 480] * len(images) for _, images in records],
-        "image_bytes": [80_000 * len(images) for _, images in records],
-    }
-
-
-def columns(source, records, *, seed=0):
-    return compute_record_columns(source, [batch(records)], seed=seed, policy=POLICY)
-
-
-def blend_sources(sources, *, concatenate=3, limit=None, max_images=3, eval_fraction=0.2, seed=0):
-    """Blend `source -> records`; returns columns and blends."""
-    found = [columns(name, records, seed=seed) for name, records in sources.items()]
-    count = len(found)
-    return found, blend_records(
-        found,
-        concatenate=[concatenate] * count,
-        limits=[limit] * count,
-        max_images=max_images,
-        eval_fraction=eval_fraction,
-    )
+from vchat.prep.plan.blend import STATUSES, USED
+from vchat.prep.plan.plan import make_plan
+from vchat_testing.blending import blend_sources, one_photo_records
 
 
 def dialogues(records, blend):
@@ -105,12 +73,8 @@ def check_plan(plan, sources, blends):
         assert numbers == sorted(set(numbers))
 
 
-def photos(count):
-    return [(f"llava/{i}", [f"coco:{i}"]) for i in range(count)]
-
-
 def test_the_order_of_the_records_does_not_matter():
-    records = photos(200)
+    records = one_photo_records(200)
     backwards = records[::-1]
     _, (one,) = blend_sources({"llava": records}, limit=150)
     _, (other,) = blend_sources({"llava": backwards}, limit=150)
@@ -118,7 +82,7 @@ def test_the_order_of_the_records_does_not_matter():
 
 
 def test_group_sizes_are_uniform():
-    records = photos(20_000)
+    records = one_photo_records(20_000)
     _, (one,) = blend_sources({"llava": records}, eval_fraction=0.0)
     sizes = np.bincount(np.diff(one.starts))[1:]
     assert sizes.sum() == len(one.starts) - 1
@@ -126,7 +90,7 @@ def test_group_sizes_are_uniform():
 
 
 def test_the_held_out_share_is_about_the_fraction():
-    records = photos(20_000)
+    records = one_photo_records(20_000)
     _, (one,) = blend_sources({"llava": records}, concatenate=1, eval_fraction=0.05)
     assert abs(one.is_eval.mean() - 0.05) < 0.01
 
@@ -149,48 +113,3 @@ def test_a_photograph_is_held_out_under_all_its_records():
 def side_of(image, seed):
     _, (one,) = blend_sources({"a": [("k", [image])]}, eval_fraction=0.5, seed=seed)
     return bool(one.is_eval[0])
-
-
-def test_another_seed_gives_another_split_and_another_plan():
-    plans = set()
-    for seed in (0, 1):
-        found, blends = blend_sources({"llava": photos(50)}, seed=seed)
-        plans.add(make_plan(found, blends, shard_bytes=10**6, settings={}).digest)
-    assert len(plans) == 2
-
-
-def test_equal_inputs_give_this_plan_on_every_machine():
-    found, blends = blend_sources({"llava": photos(50), "cgd": [("cgd/1", ["coco:51", "coco:52"])]})
-    plan = make_plan(found, blends, shard_bytes=200_000, settings={"a": 1})
-    assert plan.digest == "b2a7b96f35fe5da660d91189bfd952cc2a3eb4d9763471a4ab40fb0838abd5ad"
-    other = make_plan(found, blends, shard_bytes=200_000, settings={"a": 2})
-    assert other.digest != plan.digest
-
-
-def test_a_stored_plan_is_read_back(tmp_path):
-    found, blends = blend_sources({"llava": photos(50)}, limit=40)
-    plan = make_plan(found, blends, shard_bytes=200_000, settings={})
-    write_plan(plan, tmp_path)
-    assert read_plan(tmp_path) == plan
-
-
-def test_shards_are_about_the_wanted_size():
-    found, blends = blend_sources({"llava": photos(3000)}, eval_fraction=0.0)
-    plan = make_plan(found, blends, shard_bytes=2_000_000, settings={})
-    sizes = [shard.stored_bytes for shard in plan.shards]
-    assert len(sizes) > 10
-    assert max(sizes) < 2_200_000
-    assert min(sizes) > 1_700_000
-
-
-def test_no_record_left_is_an_error():
-    found, blends = blend_sources({"llava": [("k", ["a", "b", "c", "d"])]}, max_images=3)
-    with pytest.raises(ValueError, match="no record is left"):
-        make_plan(found, blends, shard_bytes=10**6, settings={})
-
-
-def test_estimates_follow_the_policy():
-    records = batch([("a", ["p"]), ("b", []), ("c", ["p", "q"])])
-    small, text, two = estimate_bytes(records, ImagePolicy(size=112)).tolist()
-    large = estimate_bytes(records, ImagePolicy(size=448))[0]
-    assert text < small < two < large

@@ -18,7 +18,7 @@ def tokenizer(tmp_path_factory):
     return TextTokenizer.load(toy_tokenizer(tmp_path_factory.mktemp("tokenizer")))
 
 
-def prepared(key, rounds):
+def prepare_record(key, rounds):
     """Return a record; `rounds` are `(image numbers, question, answer)`."""
     refs = {n: ImageRef(key=f"toy:{n}", file=f"{n}.jpg") for images, _, _ in rounds for n in images}
     record = Record(
@@ -57,8 +57,10 @@ def length(sample):
 
 
 LONG = [
-    prepared("toy/a", [([0], "One?", "It is red."), ([1], "Two?", "Green."), ([], "Both?", "No.")]),
-    prepared("toy/b", [([2], "Three?", "Blue."), ([], "Why?", "It is.")]),
+    prepare_record(
+        "toy/a", [([0], "One?", "It is red."), ([1], "Two?", "Green."), ([], "Both?", "No.")]
+    ),
+    prepare_record("toy/b", [([2], "Three?", "Blue."), ([], "Why?", "It is.")]),
 ]
 
 
@@ -103,8 +105,8 @@ def test_a_part_shows_again_what_its_record_has_shown(tokenizer):
     assert [(one.first_round, one.num_rounds) for one in second.records] == [(0, 1)]
 
 
-def test_a_part_that_starts_with_another_record_carries_nothing(tokenizer):
-    records = [LONG[0], prepared("toy/c", [([], "No picture?", "None.")])]
+def test_a_part_that_starts_with_another_record_shows_no_earlier_image(tokenizer):
+    records = [LONG[0], prepare_record("toy/c", [([], "No picture?", "None.")])]
     (whole,), _ = assemble(tokenizer, records, max_tokens=10_000)
     samples, _ = assemble(tokenizer, records, max_tokens=length(whole) - 1)
     assert samples[-1].records[0].key == "toy/c"
@@ -112,7 +114,7 @@ def test_a_part_that_starts_with_another_record_carries_nothing(tokenizer):
 
 
 def test_an_answer_is_never_cut(tokenizer):
-    record = prepared("toy/long", [([0], "Q?", "word " * 300)])
+    record = prepare_record("toy/long", [([0], "Q?", "word " * 300)])
     samples, rejected = assemble(tokenizer, [record, LONG[1]], max_tokens=150)
     assert rejected == {"toy/long": "too_long"}
     assert answers(samples) == [["Blue.", "It is."]]
@@ -129,7 +131,7 @@ def test_supervised_tokens_are_the_answers_and_their_ends(tokenizer):
 def test_a_record_whose_text_the_chat_template_would_change_is_rejected_alone(tmp_path):
     tokenizer = TextTokenizer.load(chat_tokenizer(tmp_path / "tokenizer", shape="llama_3"))
     template = make_template("chat", tokenizer=tokenizer)
-    trimmed = prepared("toy/c", [([4], "Fine?", "Yes."), ([], "Four?", "It is.\n")])
+    trimmed = prepare_record("toy/c", [([4], "Fine?", "Yes."), ([], "Four?", "It is.\n")])
     records = [LONG[0], trimmed, LONG[1]]
     (sample,), rejected = assemble(tokenizer, records, max_tokens=10_000, template=template)
     assert rejected == {"toy/c": "changed_text"}

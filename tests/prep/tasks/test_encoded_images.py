@@ -1,4 +1,4 @@
-"""An image that comes again is encoded once, whoever asks."""
+"""An image that is used repeatedly is encoded once, whoever asks."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_it_is_encoded_once_across_processes(work):
     assert found[1] == found[3]
 
 
-def test_a_cut_off_file_is_made_anew(work):
+def test_a_cut_off_file_is_made_again(work):
     calls = []
     EncodedImages(work).get(TWICE, counting(calls))
     (path,) = (work / "images").iterdir()
