@@ -36,7 +36,7 @@ from loader_data import written_data
 from loader_readers import Place
 from peer_environments import PACKAGES, python_of
 
-from vchat_testing.s3_server import Bucket, new_bucket, serving_s3
+from vchat_testing.s3_server import Bucket, new_bucket, serve_s3
 from vchat_testing.toy import toy_tokenizer
 
 HERE = Path(__file__).parent
@@ -201,7 +201,7 @@ class Ratios:
 @contextlib.contextmanager
 def served(data: Path) -> Iterator[Bucket]:
     """Run a server that has all sets of the data folder."""
-    with tempfile.TemporaryDirectory() as folder, serving_s3(Path(folder)) as endpoint:
+    with tempfile.TemporaryDirectory() as folder, serve_s3(Path(folder)) as endpoint:
         bucket = new_bucket(endpoint)
         for name in ("set", "mosaicml", "litdata"):
             if (data / name).exists():

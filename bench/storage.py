@@ -24,7 +24,7 @@ from loader_data import our_loader, written_data
 from vchat.shards.format.open_shards import open_shards
 from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.storage.config import StorageConfig
-from vchat_testing.s3_server import new_bucket, serving_s3
+from vchat_testing.s3_server import new_bucket, serve_s3
 from vchat_testing.toy import toy_tokenizer
 
 ROUNDS = 3
@@ -81,7 +81,7 @@ def main() -> None:
         tokenizer = toy_tokenizer(folder / "tokenizer")
         shard_set = written_data(folder, num_samples=num_samples, tokenizer=tokenizer)
         (folder / "s3").mkdir()
-        with serving_s3(folder / "s3") as endpoint:
+        with serve_s3(folder / "s3") as endpoint:
             bucket = new_bucket(endpoint)
             os.environ |= bucket.environment
             bucket.put_folder(shard_set.folder, "set")

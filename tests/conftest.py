@@ -10,9 +10,9 @@ import pytest
 @pytest.fixture(scope="session")
 def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real S3 server, started once, when the first test needs it."""
-    from vchat_testing.s3_server import serving_s3
+    from vchat_testing.s3_server import serve_s3
 
-    with serving_s3(tmp_path_factory.mktemp("s3")) as endpoint:
+    with serve_s3(tmp_path_factory.mktemp("s3")) as endpoint:
         yield endpoint
 
 

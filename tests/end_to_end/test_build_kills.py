@@ -18,7 +18,7 @@ import pytest
 
 from vchat.prep.tasks.output import CLAIM
 from vchat.shards.format.open_shards import open_shards
-from vchat_testing.killing import build_command, killed_until_done, sample_data
+from vchat_testing.killing import build_command, kill_until_done, sample_data
 from vchat_testing.s3_server import Bucket
 from vchat_testing.training_runs import environment
 
@@ -72,7 +72,7 @@ def test_a_build_killed_20_times_ends_with_the_bytes_of_an_undisturbed_one(
     rng, stages, kills = random.Random(seed), Counter[str](), 0
     while kills < KILLS:
         out = tmp_path / f"shards-{kills}"
-        kills += killed_until_done(
+        kills += kill_until_done(
             build_command(data, str(out)),
             longest_s=seconds,
             rng=rng,
@@ -102,7 +102,7 @@ def test_a_build_into_a_bucket_killed_20_times_ends_with_the_same_bytes(
     while kills < KILLS:
         builds += 1
         work = tmp_path / f"work-{builds}"
-        kills += killed_until_done(
+        kills += kill_until_done(
             build_command(data, f"{s3.url}/mix-{builds}", "--work", str(work)),
             longest_s=1.5 * seconds,
             rng=rng,

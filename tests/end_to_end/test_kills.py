@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vchat_testing.killing import build_command, killed_until_done, sample_data
+from vchat_testing.killing import build_command, kill_until_done, sample_data
 from vchat_testing.training_runs import command_line, environment, losses
 
 pytestmark = pytest.mark.soak
@@ -47,7 +47,7 @@ def test_a_killed_training_ends_with_the_losses_of_an_undisturbed_one(
     shards, undisturbed, tmp_path, seed
 ):
     command = run_command(shards, tmp_path / "run")
-    kills = killed_until_done(command, longest_s=20, rng=random.Random(seed))
+    kills = kill_until_done(command, longest_s=20, rng=random.Random(seed))
     assert kills > 0
     assert len(undisturbed) == STEPS
     assert losses(tmp_path / "run") == undisturbed

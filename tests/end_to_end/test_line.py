@@ -21,7 +21,7 @@ from vchat.shards.format.open_shards import open_shards
 from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.text.template import TextRound
 from vchat_testing.recognition import recognise
-from vchat_testing.training_runs import BIN, environment, launched, losses
+from vchat_testing.training_runs import BIN, environment, launch_run, losses
 
 DATASETS = "llava,llava_dial,ocr_vqa,otter_mimicit_cgd"
 
@@ -72,7 +72,7 @@ def samples(shards):
 def trained(line) -> Path:
     where = (f"data.shards={line.shards}", f"run.out={line.run}")
     how_long = ("run.steps=6", "run.save_every=3", "run.eval_every=6", "run.log_every=1")
-    ended = launched(Path("tiny.toml"), *where, *how_long, processes=2)
+    ended = launch_run(Path("tiny.toml"), *where, *how_long, processes=2)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return line.run
 
@@ -205,7 +205,7 @@ def tampered(line, trained, tmp_path) -> Path:
 
 
 def test_shards_with_another_tokenizer_are_refused_in_one_line(tampered, tmp_path):
-    ended = launched(Path("tiny.toml"), f"data.shards={tampered}", f"run.out={tmp_path / 'out'}")
+    ended = launch_run(Path("tiny.toml"), f"data.shards={tampered}", f"run.out={tmp_path / 'out'}")
     assert ended.returncode == 1
     assert "another tokenizer" in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from vchat_testing.hosts import SWITCH, Host, in_own_network, make_switch
-from vchat_testing.s3_server import new_bucket, serving_s3
+from vchat_testing.s3_server import new_bucket, serve_s3
 from vchat_testing.training_runs import (
     BIN,
     environment,
@@ -128,7 +128,7 @@ def play(folder: Path) -> None:
     """Two hosts start, the second dies, comes back, and both end with 0."""
     make_switch()
     (folder / "s3").mkdir()
-    with serving_s3(folder / "s3", address=SWITCH) as endpoint:
+    with serve_s3(folder / "s3", address=SWITCH) as endpoint:
         bucket = new_bucket(endpoint)
         bucket.put_folder(folder / "shards", "set")
         run_file, out = write_run(folder / "disturbed", shards=Path("unused")), folder / "disturbed"

@@ -14,7 +14,7 @@ from vchat.prep.sources.source import Source, check_needs
 from vchat.shards.format.record import Record
 
 
-def converted(
+def run_source(
     source: Source, data: Path, *, work: Path, roots=(), max_images: int | None = None
 ) -> tuple[list[Record], dict]:
     """Convert a source and return its records and its tally."""

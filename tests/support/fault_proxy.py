@@ -1,6 +1,6 @@
 """A loopback HTTP proxy that shows the faults of storage: it stands before a real server.
 
-    with proxying(s3.endpoint) as proxy:
+    with start_proxy(s3.endpoint) as proxy:
         proxy.fault_of = lambda path, number: "503" if number % 3 == 0 else None
         open_shards(s3.url, storage=StorageConfig(endpoint=proxy.url))
 
@@ -169,7 +169,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def proxying(upstream: str) -> Iterator[Proxy]:
+def start_proxy(upstream: str) -> Iterator[Proxy]:
     """Run a proxy before a server on a free loopback port."""
     handler = type("ProxyHandler", (Handler,), {})
     server = Server(("127.0.0.1", 0), handler)

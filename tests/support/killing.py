@@ -31,7 +31,7 @@ def build_command(data: Path, out: str, *more: str) -> list[str]:
     return [str(word) for word in words]
 
 
-def killed_until_done(
+def kill_until_done(
     command: Sequence[str],
     *,
     longest_s: float,

@@ -23,7 +23,7 @@ SYSTEM = (
 LOWEST = torch.finfo(torch.float32).min
 
 
-def added_special_tokens(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+def add_special_tokens(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     tokenizer.add_tokens(["### Image:", "<image>"], special_tokens=True)
     if tokenizer.pad_token is None:
         tokenizer.add_special_tokens({"pad_token": "<PAD>"})
@@ -123,7 +123,7 @@ class PublishedChat:
             (x @ w[f"self_attn.{name}_proj.weight"].T).view(len(x), n, -1).transpose(0, 1)
             for name, n in (("q", heads), ("k", groups), ("v", groups))
         )
-        q, k = (t * angles.cos() + self.half_turned(t) * angles.sin() for t in (q, k))
+        q, k = (t * angles.cos() + self.rotate_half(t) * angles.sin() for t in (q, k))
         k, v = (t.repeat_interleave(heads // groups, dim=0) for t in (k, v))
         scores = q @ k.transpose(1, 2) / q.shape[-1] ** 0.5
         weights = sum((scores + mask).softmax(-1) for mask in masks)
@@ -145,6 +145,6 @@ class PublishedChat:
         return x * (x.square().mean(-1, keepdim=True) + self.config.rms_norm_eps).rsqrt() * weight
 
     @staticmethod
-    def half_turned(x: Tensor) -> Tensor:
+    def rotate_half(x: Tensor) -> Tensor:
         first, second = x.chunk(2, dim=-1)
         return torch.cat([-second, first], dim=-1)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 @dataclass
-class Served:
+class FolderServer:
     """What a test tells the server, and what the server has seen."""
 
     url: str
@@ -21,7 +21,7 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(folder: Path) -> Iterator[Served]:
+def serve_folder(folder: Path) -> Iterator[FolderServer]:
     """Serve a folder on a free loopback port."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -70,7 +70,7 @@ def serving(folder: Path) -> Iterator[Served]:
                 self.wfile.write(part)
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    served = Served(url=f"http://127.0.0.1:{server.server_address[1]}")
+    served = FolderServer(url=f"http://127.0.0.1:{server.server_address[1]}")
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:

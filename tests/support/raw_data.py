@@ -29,14 +29,14 @@ COCO_KINDS = {
 """Number of a photograph -> the kind of file that lies under its name; 99 is missing."""
 
 
-def drawn(number: int, *, size: tuple[int, int] = (48, 36)) -> Image.Image:
+def draw_picture(number: int, *, size: tuple[int, int] = (48, 36)) -> Image.Image:
     """Return a picture of one color, which tells `number`, with a dark corner at the top left."""
     image = Image.new("RGB", size, COLORS[number % len(COLORS)])
     image.paste((60, 60, 60), (0, 0, size[0] // 4, size[1] // 4))
     return image
 
 
-def encoded(image: Image.Image, format: str = "JPEG", **options: Any) -> bytes:
+def encode_picture(image: Image.Image, format: str = "JPEG", **options: Any) -> bytes:
     """Return a picture as the bytes of a file."""
     file = io.BytesIO()
     image.save(file, format, **options)
@@ -47,19 +47,19 @@ def exif_rotated(number: int) -> bytes:
     """Return a JPEG that is stored on its side; upright it is 36 wide and 48 high."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    return encoded(drawn(number), exif=exif)
+    return encode_picture(draw_picture(number), exif=exif)
 
 
 def sixteen_bit_png() -> bytes:
     """Return a grey PNG with 16 bits per pixel, from black at the left to white at the right."""
     ramp = np.linspace(0, 65535, 48).astype(np.uint16)
-    return encoded(Image.fromarray(np.tile(ramp, (36, 1))), "PNG")
+    return encode_picture(Image.fromarray(np.tile(ramp, (36, 1))), "PNG")
 
 
 def palette_png(number: int) -> bytes:
     """Return a PNG with a palette, one of whose colors is transparent."""
-    image = drawn(number).quantize(4)
-    return encoded(image, "PNG", transparency=image.getpixel((0, 0)))
+    image = draw_picture(number).quantize(4)
+    return encode_picture(image, "PNG", transparency=image.getpixel((0, 0)))
 
 
 def png_of_declared_size(width: int, height: int) -> bytes:
@@ -72,11 +72,11 @@ def png_of_declared_size(width: int, height: int) -> bytes:
 
 
 IMAGES: Mapping[str, Callable[[int], bytes]] = {
-    "good": lambda number: encoded(drawn(number)),
-    "large": lambda number: encoded(drawn(number, size=(640, 480))),
-    "tiny": lambda number: encoded(Image.new("RGB", (1, 1), "white")),
-    "gif": lambda number: encoded(drawn(number), "GIF"),
-    "truncated": lambda number: encoded(drawn(number, size=(640, 480)))[:2000],
+    "good": lambda number: encode_picture(draw_picture(number)),
+    "large": lambda number: encode_picture(draw_picture(number, size=(640, 480))),
+    "tiny": lambda number: encode_picture(Image.new("RGB", (1, 1), "white")),
+    "gif": lambda number: encode_picture(draw_picture(number), "GIF"),
+    "truncated": lambda number: encode_picture(draw_picture(number, size=(640, 480)))[:2000],
     "png16": lambda number: sixteen_bit_png(),
     "palette": palette_png,
     "exif": exif_rotated,

@@ -61,13 +61,13 @@ def main(out: Path, command: Sequence[str]) -> int:
             sys.stdout.write("the build ended before two shards were being written at once\n")
             return build.returncode or 1
         cluster.remove_node(machines[0], allow_graceful=False)
-        sys.stdout.write(f"killed a machine; shards in work: {len(running(out))}\n")
+        sys.stdout.write(f"killed a machine; shards in work: {len(running_tasks(out))}\n")
         return build.wait()
     finally:
         cluster.shutdown()
 
 
-def running(out: Path) -> set[str]:
+def running_tasks(out: Path) -> set[str]:
     """Return the numbers of the shards that have been begun, apart from those that are done."""
     work = out / ".work"
     begun = {path.name for path in (work / "progress").glob("*")}
@@ -83,7 +83,7 @@ def shard_number(name: str) -> int:
 
 def two_running(out: Path) -> bool:
     """Tell whether some shards are done and both machines are writing one."""
-    return any((out / ".work/results").glob("*.json")) and len(running(out)) >= 2
+    return any((out / ".work/results").glob("*.json")) and len(running_tasks(out)) >= 2
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def new_bucket(endpoint: str) -> Bucket:
 
 
 @contextlib.contextmanager
-def serving_s3(
+def serve_s3(
     folder: Path, *, address: str = LOOPBACK, ports: Sequence[int] | None = None
 ) -> Iterator[str]:
     """Run a server that keeps its data in a folder; yields its endpoint. The end is a kill.

@@ -175,7 +175,7 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-def launched(
+def launch_run(
     run_file: Path, *settings: str, processes: int = 1, launcher: str | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run to the end; by default alone for one process and under `deepspeed` for more."""
@@ -185,8 +185,8 @@ def launched(
 
 
 def run_here(run_file: Path, *settings: str) -> None:
-    """Run as one process inside this one: a few seconds less than `launched`."""
-    prepared()
+    """Run as one process inside this one: a few seconds less than `launch_run`."""
+    prepare_deepspeed()
     from vchat.train.config.run import read_run
     from vchat.train.run.launch import run_training
 
@@ -203,7 +203,7 @@ def run_together(jobs: Sequence[tuple[Path, Sequence[str]]], *, processes: int) 
     assert done.returncode == 0, done.stderr[-5000:]
 
 
-def prepared() -> None:
+def prepare_deepspeed() -> None:
     """Set what must be set before DeepSpeed is imported into this process."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from vchat.train.engine.processes import prepare_environment

@@ -3,7 +3,7 @@
 from vchat.prep.convert.convert import ImageLimits, convert_source
 from vchat.prep.raw.image_files import ImageFiles
 from vchat.prep.sources.catalogue import SOURCES
-from vchat_testing.converting import converted, expect
+from vchat_testing.converting import expect, run_source
 from vchat_testing.raw_data import good_llava_row, write_coco, write_json
 
 
@@ -25,5 +25,5 @@ def test_records_are_reused_until_an_input_changes(tmp_path):
         )
     assert len(rows_read) == 1
     write_json(path, [good_llava_row(1), good_llava_row(2)])
-    _, tally = converted(SOURCES["llava_dial"], tmp_path, work=tmp_path / "w")
+    _, tally = run_source(SOURCES["llava_dial"], tmp_path, work=tmp_path / "w")
     expect(tally, records=1, rows={"missing_image": 1})

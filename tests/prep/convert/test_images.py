@@ -14,8 +14,8 @@ from vchat.shards.pixels.limits import PictureError
 from vchat.shards.pixels.resize import size_to_store
 from vchat_testing.raw_data import (
     IMAGES,
-    drawn,
-    encoded,
+    draw_picture,
+    encode_picture,
     exif_rotated,
     palette_png,
     sixteen_bit_png,
@@ -74,8 +74,8 @@ def test_sixteen_bits_are_scaled_to_eight():
 
 
 def test_a_gif_gives_its_first_frame():
-    frames = [drawn(0), drawn(2)]
-    gif = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    frames = [draw_picture(0), draw_picture(2)]
+    gif = encode_picture(frames[0], "GIF", save_all=True, append_images=frames[1:])
     stored = encode_for_shard(gif, PNG, key="a", name="a")
     assert pixels(stored.data)[20, 25].argmax() == 0
 
@@ -83,7 +83,7 @@ def test_a_gif_gives_its_first_frame():
 @pytest.mark.parametrize("format, extension", [("jpeg", "jpg"), ("webp", "webp"), ("png", "png")])
 def test_each_format_gives_what_its_extension_says(format, extension):
     stored = encode_for_shard(
-        encoded(drawn(1)), ImagePolicy(size=24, format=format), key="a", name="a"
+        encode_picture(draw_picture(1)), ImagePolicy(size=24, format=format), key="a", name="a"
     )
     assert stored.extension == extension
     assert sniff_format(stored.data[:16]) == format.upper()
@@ -92,7 +92,7 @@ def test_each_format_gives_what_its_extension_says(format, extension):
 
 def test_keep_stores_the_source_bytes_if_nothing_must_change():
     policy = ImagePolicy(size=36, format="keep")
-    plain, rotated = encoded(drawn(1)), exif_rotated(1)
+    plain, rotated = encode_picture(draw_picture(1)), exif_rotated(1)
     assert encode_for_shard(plain, policy, key="a", name="a").data == plain
     assert encode_for_shard(rotated, policy, key="a", name="a").data != rotated
     assert encode_for_shard(plain, ImagePolicy(size=24, format="keep"), key="a", name="a").size == (
@@ -103,7 +103,9 @@ def test_keep_stores_the_source_bytes_if_nothing_must_change():
 
 def test_cmyk_and_grey_become_rgb():
     for mode in ("CMYK", "L"):
-        stored = encode_for_shard(encoded(drawn(4).convert(mode)), PNG, key="a", name="a")
+        stored = encode_for_shard(
+            encode_picture(draw_picture(4).convert(mode)), PNG, key="a", name="a"
+        )
         assert pixels(stored.data).shape == (24, 32, 3)
 
 
@@ -129,7 +131,7 @@ def test_a_truncated_picture_shows_only_when_it_is_decoded():
 def test_damage_anywhere_is_a_rejection_and_nothing_else():
     rng = np.random.default_rng(0)
     sources = [IMAGES[kind](1) for kind in ("good", "gif", "png16", "palette", "exif")]
-    sources += [encoded(drawn(1), format) for format in ("WEBP", "BMP", "TIFF")]
+    sources += [encode_picture(draw_picture(1), format) for format in ("WEBP", "BMP", "TIFF")]
     for data in sources:
         for _ in range(40):
             damaged = bytearray(data)
@@ -153,13 +155,13 @@ def drawn_noisy(mode: str = "RGB") -> Image.Image:
 
 
 PLAIN = {
-    "baseline": encoded(drawn_noisy(), quality=90),
-    "progressive": encoded(drawn_noisy(), quality=80, progressive=True),
-    "unsubsampled": encoded(drawn_noisy(), quality=95, subsampling=0),
-    "grey": encoded(drawn_noisy("L")),
-    "cmyk": encoded(drawn_noisy("CMYK")),
-    "with bytes after its end": encoded(drawn_noisy()) + b"more",
-    "with bytes before a marker": encoded(drawn_noisy())[:-2] + b"\x00\x17\xff\xd9",
+    "baseline": encode_picture(drawn_noisy(), quality=90),
+    "progressive": encode_picture(drawn_noisy(), quality=80, progressive=True),
+    "unsubsampled": encode_picture(drawn_noisy(), quality=95, subsampling=0),
+    "grey": encode_picture(drawn_noisy("L")),
+    "cmyk": encode_picture(drawn_noisy("CMYK")),
+    "with bytes after its end": encode_picture(drawn_noisy()) + b"more",
+    "with bytes before a marker": encode_picture(drawn_noisy())[:-2] + b"\x00\x17\xff\xd9",
 }
 
 

@@ -10,7 +10,7 @@ from vchat.prep.convert.recipe import Recipe, SourceChoice
 from vchat.prep.pipeline.build import build_shards
 from vchat.shards.format.open_shards import open_shards
 from vchat.shards.format.sample import decode_sample, encode_sample
-from vchat_testing.raw_data import drawn, encoded, write_json
+from vchat_testing.raw_data import draw_picture, encode_picture, write_json
 from vchat_testing.toy import toy_tokenizer
 
 
@@ -22,7 +22,10 @@ def walk(tmp_path_factory):
     text = {"instruction": "Where?", "answer": "Ahead.", "image_ids": names, "rel_ins_ids": []}
     sn = folder / "data/MIMIC-IT/SN"
     write_json(sn / "SN_instructions.json", {"data": {"SN_INS_s_activity0_round0": text}})
-    pictures = [base64.b64encode(encoded(drawn(number), "PNG")).decode() for number in range(16)]
+    pictures = [
+        base64.b64encode(encode_picture(draw_picture(number), "PNG")).decode()
+        for number in range(16)
+    ]
     write_json(sn / "SN.json", dict(zip(names, pictures, strict=True)))
     toy_tokenizer(folder / "tokenizer")
     source = (SourceChoice(name="otter_mimicit_sn"),)

@@ -9,7 +9,7 @@ from vchat.prep.raw.archives import file_names, members_of, read_member
 from vchat.prep.raw.image_files import ImageFiles
 from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources.catalogue import SOURCES
-from vchat_testing.converting import converted, expect
+from vchat_testing.converting import expect, run_source
 from vchat_testing.raw_data import IMAGES, write_json, write_llava
 
 
@@ -37,7 +37,7 @@ def test_an_archive_stands_in_for_an_image_folder(tmp_path, suffix, prefix):
     kinds = {1: "good", 2: "tiny", 3: "exif"}
     pictures = {names[number]: IMAGES[kind](number) for number, kind in kinds.items()}
     pack(tmp_path / f"coco/train2017{suffix}", pictures)
-    records, tally = converted(SOURCES["llava"], tmp_path, work=tmp_path / "work")
+    records, tally = run_source(SOURCES["llava"], tmp_path, work=tmp_path / "work")
     expect(tally, records=3, rows={"missing_image": 1, "tiny_image": 2})
     (image,) = records[0].images
     assert (image.key, image.file) == ("coco:1", f"coco/train2017{suffix}")
@@ -50,7 +50,7 @@ def test_covers_are_found_in_a_deflated_zip_by_any_extension(tmp_path):
     write_json(tmp_path / "OCR_VQA/dataset.json", {"01": book, "02": book})
     covers = {"images/01.gif": IMAGES["gif"](1), "images/02.png": IMAGES["palette"](1)}
     pack(tmp_path / "OCR_VQA/images.zip", covers, method=zipfile.ZIP_DEFLATED)
-    records, tally = converted(SOURCES["ocr_vqa"], tmp_path, work=tmp_path / "work")
+    records, tally = run_source(SOURCES["ocr_vqa"], tmp_path, work=tmp_path / "work")
     expect(tally, records=2, rows={})
     assert ImageFiles([tmp_path]).read(records[1].images[0]) == covers["images/02.png"]
 

@@ -11,7 +11,7 @@ from vchat.prep.raw.image_files import ImageFiles
 from vchat.prep.raw.offset_index import load_value_spans
 from vchat.prep.sources.catalogue import SOURCES
 from vchat.prep.sources.mimicit import cgd
-from vchat_testing.converting import converted
+from vchat_testing.converting import run_source
 from vchat_testing.mimicit_data import entry, picture, sd, write_set
 
 SD = SOURCES["otter_mimicit_sd"]
@@ -59,9 +59,9 @@ def test_a_conversion_that_is_killed_after_the_pass_does_not_repeat_it(tmp_path,
             on_entry=killed,
         )
     assert not list((tmp_path / "work").glob("otter_mimicit_sd-*.json"))
-    records, _ = converted(SD, tmp_path / "data", work=tmp_path / "work")
+    records, _ = run_source(SD, tmp_path / "data", work=tmp_path / "work")
     assert passes == ["SD.json"]
-    assert records == converted(SD, tmp_path / "data", work=tmp_path / "other")[0]
+    assert records == run_source(SD, tmp_path / "data", work=tmp_path / "other")[0]
 
 
 def test_a_pass_that_is_killed_leaves_no_index(tmp_path, monkeypatch):

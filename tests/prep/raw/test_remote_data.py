@@ -27,8 +27,8 @@ from vchat.shards.format.record import ImageRef
 from vchat.shards.pixels.limits import MAX_BYTES
 from vchat.shards.storage.store import ShardError
 from vchat_testing.building import read_files
-from vchat_testing.converting import converted
-from vchat_testing.range_server import serving
+from vchat_testing.converting import run_source
+from vchat_testing.range_server import serve_folder
 from vchat_testing.raw_data import (
     IMAGES,
     good_llava_row,
@@ -110,7 +110,7 @@ def test_an_archive_in_a_bucket_or_behind_http_is_read_by_range(llava, s3: Bucke
     s3.put_folder(llava / "data", "raw")
     build_shards(recipe(f"{s3.url}/raw", llava / "tokenizer", llava / "bucket", "llava"))
     assert shards(llava / "bucket") == shards(llava / "folder")
-    with serving(llava / "data") as served:
+    with serve_folder(llava / "data") as served:
         done = build_shards(recipe(served.url, llava / "tokenizer", llava / "http", "llava"))
     assert shards(llava / "http") == shards(llava / "folder")
     rejected = done.report["sources"]["llava"]["converted"]["rejected_rows"]["counts"]
@@ -119,7 +119,7 @@ def test_an_archive_in_a_bucket_or_behind_http_is_read_by_range(llava, s3: Bucke
 
 def test_a_folder_behind_http_is_read_file_by_file(llava):
     build_shards(recipe(str(llava / "data"), llava / "tokenizer", llava / "folder", "llava"))
-    with serving(llava / "data") as served:
+    with serve_folder(llava / "data") as served:
         served.fault_of = lambda name, number: "503" if number == 0 else None
         build_shards(recipe(served.url, llava / "tokenizer", llava / "http", "llava"))
         served.fault_of = lambda name, number: None
@@ -149,7 +149,7 @@ def test_parquet_in_a_bucket_gives_the_records_of_the_folder(s3: Bucket, tmp_pat
     s3.put_folder(tmp_path / "data", "raw")
     source = SOURCES["otter_mimicit_sd"]
     found = [
-        converted(source, place, work=tmp_path / name)
+        run_source(source, place, work=tmp_path / name)
         for name, place in (("a", tmp_path / "data"), ("b", data_path(f"{s3.url}/raw")))
     ]
     assert found[0] == found[1]
@@ -269,6 +269,6 @@ def test_the_text_of_a_row_is_the_same_from_a_bucket(s3: Bucket, tmp_path):
     write_image(tmp_path / "data/coco/train2017/000000000001.jpg")
     s3.put_folder(tmp_path / "data", "raw")
     source = SOURCES["llava_dial"]
-    here = converted(source, tmp_path / "data", work=tmp_path / "a")
-    there = converted(source, data_path(f"{s3.url}/raw"), work=tmp_path / "b")
+    here = run_source(source, tmp_path / "data", work=tmp_path / "a")
+    there = run_source(source, data_path(f"{s3.url}/raw"), work=tmp_path / "b")
     assert here == there

@@ -16,7 +16,7 @@ from vchat.prep.sample_data.write_world import MARKER, World, write_world
 from vchat.prep.sources.catalogue import SOURCES
 from vchat.shards.text.template import Text
 from vchat.shards.text.tokenizer import TextTokenizer
-from vchat_testing.converting import converted
+from vchat_testing.converting import run_source
 from vchat_testing.recognition import recognise
 
 SMALL = World(images=240, seed=3)
@@ -41,7 +41,7 @@ def contents(folder):
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_every_source_reads_its_files_without_a_defect(name, data, tmp_path):
-    records, tally = converted(SOURCES[name], data, work=tmp_path)
+    records, tally = run_source(SOURCES[name], data, work=tmp_path)
     assert records
     assert set(tally["rejected_rows"]["counts"]) <= {"wrong_split"}
     assert not any(tally["rejected_pairs"].values())

@@ -3,7 +3,7 @@
 import pytest
 
 from vchat.prep.sources.catalogue import SOURCES
-from vchat_testing.converting import converted, expect, expected
+from vchat_testing.converting import expect, expected, run_source
 from vchat_testing.raw_data import write_coco, write_json
 
 
@@ -39,7 +39,7 @@ def test_aokvqa(tmp_path):
     write_coco(tmp_path, dict.fromkeys((1, 2, 5), "good"))
     path = tmp_path / "aokvqa/annotations/aokvqa_v1p0_train.json"
     write_json(path, [row for row, _ in AOKVQA_ROWS])
-    records, tally = converted(SOURCES["aokvqa"], tmp_path, work=tmp_path / "work")
+    records, tally = run_source(SOURCES["aokvqa"], tmp_path, work=tmp_path / "work")
     count, rows = expected(AOKVQA_ROWS)
     expect(tally, records=count, rows=rows)
     (round_,) = records[0].rounds
@@ -54,4 +54,4 @@ def test_the_test_file_of_aokvqa_is_refused(tmp_path):
     path = tmp_path / "aokvqa/annotations/aokvqa_v1p0_train.json"
     write_json(path, [{"split": "test", "image_id": 1, "question": "?"}])
     with pytest.raises(ValueError, match="is the test file of A-OKVQA, which has no answers"):
-        converted(SOURCES["aokvqa"], tmp_path, work=tmp_path / "work")
+        run_source(SOURCES["aokvqa"], tmp_path, work=tmp_path / "work")

@@ -1,7 +1,7 @@
 """COCO captions: entries read = records + rejected entries, for exactly the expected reasons."""
 
 from vchat.prep.sources.catalogue import SOURCES
-from vchat_testing.converting import converted, expect
+from vchat_testing.converting import expect, run_source
 from vchat_testing.raw_data import write_coco, write_image, write_json
 
 
@@ -29,7 +29,7 @@ def test_coco_caption(tmp_path):
         "no object",
     ]
     write_json(tmp_path / "coco_caption/dataset.json", {"images": images, "dataset": "coco"})
-    records, tally = converted(SOURCES["coco_caption"], tmp_path, work=tmp_path / "work")
+    records, tally = run_source(SOURCES["coco_caption"], tmp_path, work=tmp_path / "work")
     rejected = {
         "bad_id": 1,
         "bad_row": 1,

@@ -1,7 +1,7 @@
 """MiniGPT-4: entries read = records + rejected entries, for exactly the expected reasons."""
 
 from vchat.prep.sources.catalogue import SOURCES
-from vchat_testing.converting import converted, expect, expected
+from vchat_testing.converting import expect, expected, run_source
 from vchat_testing.raw_data import write_image, write_json
 
 
@@ -20,7 +20,7 @@ def test_minigpt4(tmp_path):
     ]
     path = tmp_path / "cc_sbu_align/filter_cap.json"
     write_json(path, {"annotations": [row for row, _ in rows]})
-    records, tally = converted(SOURCES["minigpt4"], tmp_path, work=tmp_path / "work")
+    records, tally = run_source(SOURCES["minigpt4"], tmp_path, work=tmp_path / "work")
     count, reasons = expected(rows)
     expect(tally, records=count, rows=reasons)
     assert records[0].images[0].key == "cc_sbu:17"

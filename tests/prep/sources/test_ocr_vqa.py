@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 from vchat.prep.raw.image_files import ImageFiles
 from vchat.prep.sources.catalogue import SOURCES
-from vchat_testing.converting import converted, examine, expect, expected
+from vchat_testing.converting import examine, expect, expected, run_source
 from vchat_testing.raw_data import IMAGES, write_image, write_json
 
 
@@ -42,7 +42,7 @@ def test_ocr_vqa(tmp_path):
     write_image(folder / "0000000007.jpg", "tiny")
     write_image(folder / "000000002X.gif", "gif")
     write_json(tmp_path / "OCR_VQA/dataset.json", {key: one for key, (one, _) in OCR_BOOKS.items()})
-    records, tally = converted(SOURCES["ocr_vqa"], tmp_path, work=tmp_path / "work")
+    records, tally = run_source(SOURCES["ocr_vqa"], tmp_path, work=tmp_path / "work")
     count, rows = expected(list(OCR_BOOKS.values()))
     expect(tally, records=count, rows=rows, pairs={"empty_text": 1})
     assert [record.record_id for record in records][:2] == ["0000000001", "000000002X"]
@@ -114,7 +114,7 @@ def write_books(folder: Path) -> None:
 
 def test_ocr_vqa_in_parquet_keeps_the_training_split_and_reads_covers_in_place(tmp_path):
     write_books(tmp_path / "OCR_VQA/data")
-    records, tally = converted(SOURCES["ocr_vqa"], tmp_path, work=tmp_path / "work")
+    records, tally = run_source(SOURCES["ocr_vqa"], tmp_path, work=tmp_path / "work")
     rejected = {
         "bad_id": 1,
         "bad_row": 2,

@@ -1,7 +1,7 @@
 """Sparkles: entries read = records + rejected entries, for exactly the expected reasons."""
 
 from vchat.prep.sources.catalogue import SOURCES
-from vchat_testing.converting import converted, expect, expected
+from vchat_testing.converting import expect, expected, run_source
 from vchat_testing.raw_data import write_image, write_json
 
 TAG = "<Img><ImageHere></Img>"
@@ -45,7 +45,7 @@ def test_sparkles_dialogue(tmp_path):
             write_image(folder / f"images/{name}.jpg")
         dialogues = [{"dialogue": row, "raw": [{"prompt": "secret"}]} for row, _ in rows]
         write_json(folder / f"annotations/SparklesDialogue{part}.json", dialogues)
-    records, tally = converted(SOURCES["sparkles_dialogue"], tmp_path, work=tmp_path / "work")
+    records, tally = run_source(SOURCES["sparkles_dialogue"], tmp_path, work=tmp_path / "work")
     count, reasons = expected(SPARKLES)
     expect(tally, records=count + 1, rows=reasons)
     first, second = records[0].rounds

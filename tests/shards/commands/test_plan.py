@@ -22,7 +22,7 @@ from vchat.shards.plan.arguments import PlanArguments, SourceShare
 from vchat.shards.plan.excluded_keys import read_keys
 from vchat.shards.plan.joined_sets import join_sets
 from vchat.shards.storage.store import LocalStore
-from vchat_testing.range_server import serving
+from vchat_testing.range_server import serve_folder
 from vchat_testing.toy import toy_shards
 
 
@@ -87,7 +87,7 @@ def test_the_planned_requests_and_bytes_are_those_made_over_a_network(
 ) -> None:
     monkeypatch.setattr(ranges, "REQUEST_BYTES", 3_000)
     monkeypatch.setattr(ranges, "LARGEST_RANGE", 9_000)
-    with serving(shard_set.folder) as served:
+    with serve_folder(shard_set.folder) as served:
         far = open_shards(served.url)
         arguments = replace(ARGUMENTS, mix=(SourceShare(source="toy", weight=2.5),))
         topology = {"rows_per_step": 6, "rows_per_micro_batch": 2, "world_size": 2}

@@ -21,7 +21,7 @@ from vchat.shards.plan.epoch import EpochPlan
 from vchat.shards.storage.cache import size_or_zero
 from vchat.shards.storage.cached_store import CachedStore
 from vchat.shards.storage.config import StorageConfig
-from vchat_testing.range_server import Served, serving
+from vchat_testing.range_server import FolderServer, serve_folder
 from vchat_testing.toy import toy_shards
 from vchat_testing.toy_loading import toy_arguments, toy_loader
 
@@ -34,8 +34,8 @@ def shard_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 
 
 @pytest.fixture
-def served(shard_set: ShardSet) -> Iterator[Served]:
-    with serving(shard_set.folder) as served:
+def served(shard_set: ShardSet) -> Iterator[FolderServer]:
+    with serve_folder(shard_set.folder) as served:
         yield served
 
 
@@ -48,7 +48,7 @@ def loader(shards: ShardSet, *, window: int = 2, **changes: object) -> Loader:
     return toy_loader(shards, arguments, rows_per_step=1, **changes)
 
 
-def remote(served: Served, tmp_path: Path, *, cache_bytes: int) -> ShardSet:
+def remote(served: FolderServer, tmp_path: Path, *, cache_bytes: int) -> ShardSet:
     storage = StorageConfig(cache=tmp_path / "cache", cache_bytes=cache_bytes, retry_for_s=1.0)
     return open_remote_shards(served.url, copies=tmp_path / "sets", storage=storage)
 
@@ -59,7 +59,7 @@ def epoch_keys(loader: Loader, *, epochs: int = 1) -> list[str]:
 
 
 def test_once_every_shard_is_in_the_cache_nothing_is_asked_for(
-    shard_set: ShardSet, served: Served, tmp_path: Path
+    shard_set: ShardSet, served: FolderServer, tmp_path: Path
 ) -> None:
     shards = remote(served, tmp_path, cache_bytes=1 << 30)
     wanted = sorted(shard_set.index("train")["key"].to_pylist())
@@ -80,7 +80,7 @@ def test_once_every_shard_is_in_the_cache_nothing_is_asked_for(
 
 
 def test_two_loaders_of_a_machine_share_what_one_has_fetched(
-    shard_set: ShardSet, served: Served, tmp_path: Path
+    shard_set: ShardSet, served: FolderServer, tmp_path: Path
 ) -> None:
     ranks = [
         loader(
@@ -103,7 +103,7 @@ def test_two_loaders_of_a_machine_share_what_one_has_fetched(
 
 
 def test_a_small_cache_stays_within_its_bound_over_the_epoch(
-    shard_set: ShardSet, served: Served, tmp_path: Path
+    shard_set: ShardSet, served: FolderServer, tmp_path: Path
 ) -> None:
     limit = 2 * max(shard_bytes(shard_set))
     shards = remote(served, tmp_path, cache_bytes=limit)
@@ -120,7 +120,7 @@ def test_a_small_cache_stays_within_its_bound_over_the_epoch(
 
 
 def test_a_wrong_byte_in_the_cache_is_read_anew_from_the_source(
-    shard_set: ShardSet, served: Served, tmp_path: Path
+    shard_set: ShardSet, served: FolderServer, tmp_path: Path
 ) -> None:
     shards = remote(served, tmp_path, cache_bytes=1 << 30)
     (tmp_path / "cache").mkdir(exist_ok=True)

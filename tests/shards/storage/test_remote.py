@@ -16,8 +16,8 @@ from vchat.shards.storage.config import StorageConfig
 from vchat.shards.storage.remote import RemoteStore
 from vchat.shards.storage.retries import retry_pauses
 from vchat.shards.storage.store import ShardError
-from vchat_testing.fault_proxy import proxying
-from vchat_testing.range_server import Served, serving
+from vchat_testing.fault_proxy import start_proxy
+from vchat_testing.range_server import FolderServer, serve_folder
 from vchat_testing.s3_server import Bucket
 from vchat_testing.toy import toy_shards
 from vchat_testing.toy_loading import first_epoch, keys_of, toy_loader
@@ -30,15 +30,15 @@ def shard_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 
 @pytest.fixture
 def served(shard_set: ShardSet):  # type: ignore[no-untyped-def]
-    with serving(shard_set.folder) as served:
+    with serve_folder(shard_set.folder) as served:
         yield served
 
 
-def store_at(served: Served) -> RemoteStore:
+def store_at(served: FolderServer) -> RemoteStore:
     return RemoteStore(served.url, storage=StorageConfig(timeout_s=5.0))
 
 
-def test_ranges_equal_the_file(shard_set: ShardSet, served: Served) -> None:
+def test_ranges_equal_the_file(shard_set: ShardSet, served: FolderServer) -> None:
     data = (shard_set.folder / "train-000000.tar").read_bytes()
     store = store_at(served)
     assert store.size("train-000000.tar") == len(data)
@@ -47,7 +47,7 @@ def test_ranges_equal_the_file(shard_set: ShardSet, served: Served) -> None:
 
 
 def test_a_set_behind_a_url_is_read_like_a_folder(
-    shard_set: ShardSet, served: Served, tmp_path: Path
+    shard_set: ShardSet, served: FolderServer, tmp_path: Path
 ) -> None:
     remote = open_remote_shards(served.url, copies=tmp_path)
     assert remote.index("train").equals(shard_set.index("train"))
@@ -58,14 +58,14 @@ def test_a_set_behind_a_url_is_read_like_a_folder(
     assert served.requests["/tokenizer/tokenizer.json"] == asked
 
 
-def test_what_is_not_there_is_asked_for_once(served: Served, tmp_path: Path) -> None:
+def test_what_is_not_there_is_asked_for_once(served: FolderServer, tmp_path: Path) -> None:
     with pytest.raises(ShardError, match=r"gone\.tar at byte 0"):
         store_at(served).read("gone.tar", 0, 10)
     with pytest.raises(ValueError, match=r"no manifest.json under http://127.0.0.1:\d+/nowhere"):
         open_shards(f"{served.url}/nowhere")
 
 
-def test_an_object_that_is_replaced_is_an_error(served: Served) -> None:
+def test_an_object_that_is_replaced_is_an_error(served: FolderServer) -> None:
     store = store_at(served)
     store.read("train-000000.tar", 0, 100)
     served.etag = '"2"'
@@ -79,23 +79,28 @@ def test_a_manifest_cannot_write_outside_the_copies(shard_set: ShardSet, tmp_pat
     hostile["sha256"] = manifest_digest(hostile)
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "manifest.json").write_text(json.dumps(hostile))
-    with serving(tmp_path / "set") as served, pytest.raises(ValueError, match="plain file name"):
+    with (
+        serve_folder(tmp_path / "set") as served,
+        pytest.raises(ValueError, match="plain file name"),
+    ):
         open_remote_shards(served.url, copies=tmp_path / "copies")
 
 
-def test_another_process_connects_anew(served: Served) -> None:
+def test_another_process_connects_anew(served: FolderServer) -> None:
     store = pickle.loads(pickle.dumps(store_at(served)))  # noqa: S301
     assert len(store.read("train-000000.tar", 0, 10)) == 10
 
 
-def test_use_after_a_fork_is_an_error(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_use_after_a_fork_is_an_error(
+    served: FolderServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = store_at(served)
     monkeypatch.setattr("os.getpid", lambda: -1)
     with pytest.raises(RuntimeError, match="use threads, or start processes with spawn"):
         store.read("train-000000.tar", 0, 10)
 
 
-def test_an_object_of_another_size_than_the_manifest_says_is_an_error(served: Served) -> None:
+def test_an_object_of_another_size_than_the_manifest_says_is_an_error(served: FolderServer) -> None:
     store = RemoteStore(served.url, sizes={"train-000000.tar": 1000})
     with pytest.raises(ShardError, match=r"has \d+ bytes, manifest\.json says 1000"):
         store.read("train-000000.tar", 0, 10)
@@ -114,7 +119,7 @@ def test_a_url_that_no_client_knows_is_an_error_that_names_it(url: str) -> None:
         open_shards(url)
 
 
-def test_a_cache_that_is_a_file_is_an_error(served: Served, tmp_path: Path) -> None:
+def test_a_cache_that_is_a_file_is_an_error(served: FolderServer, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"storage.cache = .*file is a file, wanted a folder"):
         open_shards(served.url, storage=StorageConfig(cache=tmp_path / "file"))
@@ -144,7 +149,7 @@ def test_a_large_file_is_put_whole_although_storage_fails_now_and_then(
 ) -> None:
     data = random.Random(0).randbytes(12_000_000)
     (tmp_path / "large").write_bytes(data)
-    with proxying(s3.endpoint) as proxy:
+    with start_proxy(s3.endpoint) as proxy:
         proxy.fault_of = lambda path, number: "503" if number % 3 == 1 else None
         store = RemoteStore(s3.url, storage=StorageConfig(endpoint=proxy.url))
         store.put("large", tmp_path / "large")
@@ -153,7 +158,7 @@ def test_a_large_file_is_put_whole_although_storage_fails_now_and_then(
 
 def test_put_names_the_object_that_storage_refuses(s3: Bucket, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"data")
-    with proxying(s3.endpoint) as proxy:
+    with start_proxy(s3.endpoint) as proxy:
         proxy.fault_of = lambda path, number: "denied"
         store = RemoteStore(s3.url, storage=StorageConfig(endpoint=proxy.url))
         with pytest.raises(ShardError, match=r"run/file at byte 0: s3://"):

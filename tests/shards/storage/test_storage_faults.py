@@ -14,7 +14,7 @@ from vchat.shards.loading.collate import Batch
 from vchat.shards.storage.config import StorageConfig
 from vchat.shards.storage.credentials import FileCredentials
 from vchat.shards.storage.store import ShardError, UnreachableError
-from vchat_testing.fault_proxy import FAULTS, Fault, Proxy, proxying
+from vchat_testing.fault_proxy import FAULTS, Fault, Proxy, start_proxy
 from vchat_testing.s3_server import ACCESS_KEY, SECRET_KEY, Bucket, new_bucket
 from vchat_testing.toy import toy_shards
 from vchat_testing.toy_loading import are_equal, first_epoch, toy_loader
@@ -45,7 +45,7 @@ def proxy(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """A proxy before the server, and the keys in the environment."""
     for name, value in bucket.environment.items():
         monkeypatch.setenv(name, value)
-    with proxying(bucket.endpoint) as proxy:
+    with start_proxy(bucket.endpoint) as proxy:
         yield proxy
 
 

@@ -21,8 +21,8 @@ from vchat.shards.loading.collate import Batch
 from vchat.shards.loading.loader import Loader
 from vchat.shards.storage.config import StorageConfig
 from vchat.shards.storage.store import ShardError
-from vchat_testing.fault_proxy import FAULTS, Fault, proxying
-from vchat_testing.s3_server import Bucket, free_ports, new_bucket, serving_s3
+from vchat_testing.fault_proxy import FAULTS, Fault, start_proxy
+from vchat_testing.s3_server import Bucket, free_ports, new_bucket, serve_s3
 from vchat_testing.toy import toy_shards
 from vchat_testing.toy_loading import toy_arguments, toy_loader
 
@@ -98,7 +98,7 @@ def test_an_epoch_outlives_a_server_that_is_killed_and_started_again(
     context = multiprocessing.get_context("spawn")
     begun = [context.Event() for _ in range(WORLD)]
     outs = [tmp_path / f"rank-{rank}.json" for rank in range(WORLD)]
-    with serving_s3(tmp_path / "s3", ports=ports) as endpoint:
+    with serve_s3(tmp_path / "s3", ports=ports) as endpoint:
         bucket = new_bucket(endpoint)
         for name, value in bucket.environment.items():
             monkeypatch.setenv(name, value)
@@ -118,7 +118,7 @@ def test_an_epoch_outlives_a_server_that_is_killed_and_started_again(
     time.sleep(3.0)
     assert all(process.is_alive() for process in ranks), "the epoch was over before the kill"
     assert not any(out.exists() for out in outs)
-    with serving_s3(tmp_path / "s3", ports=ports):
+    with serve_s3(tmp_path / "s3", ports=ports):
         for process in ranks:
             process.join(300)
             assert process.exitcode == 0
@@ -172,7 +172,7 @@ def test_at_any_rate_of_faults_samples_are_intact_or_there_is_a_typed_error(
             chosen = rng.choice(FAULTS) if fault == "any" else fault
             return chosen if rng.random() < share else None
 
-    with proxying(bucket.endpoint) as proxy:
+    with start_proxy(bucket.endpoint) as proxy:
         proxy.fault_of = drawn
         storage = StorageConfig(
             endpoint=proxy.url,

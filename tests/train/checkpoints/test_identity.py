@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vchat_testing.training_runs import prepared
+from vchat_testing.training_runs import prepare_deepspeed
 
 
 def checkpoint_of(shards: dict, settings: dict):
@@ -39,7 +39,7 @@ FACTS = {"index_digest": "a1", "tokenizer_fingerprint": "b2", "template": {"name
     ],
 )
 def test_what_differs_is_named_with_both_digests(name, other, message):
-    prepared()
+    prepare_deepspeed()
     from vchat.train.checkpoints.identity import RunIdentity, check_same_run
 
     ours = RunIdentity(settings={}, shards=FACTS | {name: other})
@@ -48,7 +48,7 @@ def test_what_differs_is_named_with_both_digests(name, other, message):
 
 
 def test_equal_facts_are_one_run():
-    prepared()
+    prepare_deepspeed()
     from vchat.train.checkpoints.identity import RunIdentity, check_same_run
 
     ours = RunIdentity(settings={"optimizer.lr": 1.0}, shards=FACTS)
@@ -58,7 +58,7 @@ def test_equal_facts_are_one_run():
 
 
 def test_another_stage_says_how_to_begin_from_the_weights():
-    prepared()
+    prepare_deepspeed()
     from vchat.train.checkpoints.identity import RunIdentity, check_same_run
 
     ours = RunIdentity(settings={"deepspeed.zero_stage": 3}, shards=FACTS)
@@ -77,7 +77,7 @@ def test_another_stage_says_how_to_begin_from_the_weights():
     ],
 )
 def test_the_differing_field_alone_is_told_however_deep_it_stands(old, new, told):
-    prepared()
+    prepare_deepspeed()
     from vchat.train.checkpoints.identity import first_difference
 
     assert first_difference(old, new) == told

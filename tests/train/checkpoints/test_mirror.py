@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from vchat.train.checkpoints.checkpoint import open_checkpoint
-from vchat_testing.training_runs import log_of, losses, prepared, run_here, toy_shards, write_run
+from vchat_testing.training_runs import (
+    log_of,
+    losses,
+    prepare_deepspeed,
+    run_here,
+    toy_shards,
+    write_run,
+)
 
 SETTINGS = ["run.steps=6", "run.save_every=2", "run.keep_last=2", "run.eval_every=0"]
 
@@ -70,7 +77,7 @@ def test_a_mirror_with_a_secret_in_its_url_is_refused(tmp_path):
 @pytest.fixture
 def half_frozen(s3, tmp_path, monkeypatch):
     """A finished run that trains a part of its weights: file, settings, and names as stored."""
-    prepared()
+    prepare_deepspeed()
     from vchat.train.checkpoints.mirror import Mirror
 
     put, stored = Mirror._put, []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vchat_testing.training_runs import losses, prepared, toy_shards
+from vchat_testing.training_runs import losses, prepare_deepspeed, toy_shards
 
 WIDTHS = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
 SMALL = {"num_hidden_layers": 2, "num_key_value_heads": 1, "vocab_size": 300}
@@ -87,7 +87,7 @@ def planned_steps(config) -> int:
 
 
 def test_the_forecast_of_a_model_that_is_gone_on_with_reads_no_weights(shards, tmp_path):
-    prepared()
+    prepare_deepspeed()
     from vchat.train.run.launch import run_training
 
     config = with_small_parts("visualchat-7b.toml", shards=shards, folder=tmp_path)
@@ -102,7 +102,7 @@ def test_the_forecast_of_a_model_that_is_gone_on_with_reads_no_weights(shards, t
 
 @pytest.mark.parametrize("run", shipped())
 def test_a_shipped_run_is_planned_and_takes_two_steps(run, shards, tmp_path):
-    prepared()
+    prepare_deepspeed()
     from vchat.train.checkpoints.checkpoint import open_checkpoint
     from vchat.train.run.launch import run_training
 

@@ -28,7 +28,7 @@ from vchat.train.commands.import_checkpoint import command as import_command
 from vchat.train.convert.import_checkpoint import import_model
 from vchat.train.convert.published_tokenizer import extend_tokenizer
 from vchat.train.engine.parts import freeze_other_parts
-from vchat_testing.published_port import PublishedChat, added_special_tokens
+from vchat_testing.published_port import PublishedChat, add_special_tokens
 from vchat_testing.toy_chat import toy_picture
 
 TOKENIZER = Path(__file__).parents[2] / "golden" / "tokenizer"
@@ -188,7 +188,7 @@ def published_chat(parts, trained):
             state=fused(trained),
             config=LlamaConfig.from_pretrained(parts[0]),
             vis_encoder=CLIPVisionModel.from_pretrained(parts[1]).eval(),
-            tokenizer=added_special_tokens(tokenizer),
+            tokenizer=add_special_tokens(tokenizer),
         )
 
     return make

@@ -7,20 +7,20 @@ import shutil
 
 import pytest
 
-from vchat_testing.training_runs import losses, prepared, run_here, toy_shards, write_run
+from vchat_testing.training_runs import losses, prepare_deepspeed, run_here, toy_shards, write_run
 
 SETTINGS = ["deepspeed.zero_stage=3", "run.steps=4", "run.save_every=2", "run.eval_every=0"]
 
 
 def can_compile() -> bool:
-    prepared()
+    prepare_deepspeed()
     from deepspeed.ops.op_builder import AsyncIOBuilder
 
     return AsyncIOBuilder().is_compatible(verbose=False)
 
 
 def test_a_machine_that_lacks_the_library_is_told_so(tmp_path, monkeypatch):
-    prepared()
+    prepare_deepspeed()
     from deepspeed.ops.op_builder import AsyncIOBuilder
 
     monkeypatch.setattr(AsyncIOBuilder, "is_compatible", lambda builder, verbose=False: False)

@@ -7,12 +7,12 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaFo
 from vchat.model.visual_chat import VisualChat
 from vchat.train.config.run import OptimizerConfig
 from vchat.train.engine.parts import freeze_other_parts, parameter_groups, part_parameters
-from vchat_testing.training_runs import prepared
+from vchat_testing.training_runs import prepare_deepspeed
 
 
 @pytest.fixture
 def model() -> VisualChat:
-    prepared()
+    prepare_deepspeed()
     sizes = {
         "hidden_size": 8,
         "intermediate_size": 16,

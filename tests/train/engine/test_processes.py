@@ -11,11 +11,17 @@ import psutil
 import pytest
 
 from vchat.train.engine.processes import StopRequest, explain_lost_ranks
-from vchat_testing.training_runs import command_line, environment, prepared, toy_shards, write_run
+from vchat_testing.training_runs import (
+    command_line,
+    environment,
+    prepare_deepspeed,
+    toy_shards,
+    write_run,
+)
 
 
 def test_a_rank_left_waiting_says_so_in_one_line():
-    prepared()
+    prepare_deepspeed()
     message = "[/gloo/pair.cc:561] Connection closed by peer [127.0.0.1]:1"
     with (
         pytest.raises(ConnectionError, match="rank 0 lost another rank"),
@@ -25,7 +31,7 @@ def test_a_rank_left_waiting_says_so_in_one_line():
 
 
 def test_other_failures_keep_their_traceback():
-    prepared()
+    prepare_deepspeed()
     with pytest.raises(RuntimeError, match="size mismatch"), explain_lost_ranks():
         raise RuntimeError("size mismatch")
 
@@ -99,7 +105,7 @@ def test_a_rank_whose_launcher_was_gone_before_it_could_look_ends_too(word, vari
 
 
 def test_a_folder_that_not_all_hosts_share_is_told_by_its_token(tmp_path):
-    prepared()
+    prepare_deepspeed()
     from vchat.train.run.launch import sees_token
 
     (tmp_path / ".token").write_text("mine")

@@ -15,7 +15,7 @@ from vchat_testing.training_runs import (
     environment,
     free_port,
     losses,
-    prepared,
+    prepare_deepspeed,
     run_here,
     run_together,
     toy_shards,
@@ -46,7 +46,7 @@ TOWER = {
 
 def saved_parts(folder: Path, *, decoder: dict[str, int]) -> list[str]:
     """Write a decoder and a tower as Hugging Face folders; returns the settings that name them."""
-    prepared()
+    prepare_deepspeed()
     import torch
     from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
@@ -171,7 +171,7 @@ def measure(run_file: Path, *jobs: list[str]) -> None:
 
     The ones before it load the libraries, which take memory too.
     """
-    prepared()
+    prepare_deepspeed()
     from vchat.train.checkpoints.background import Background
     from vchat.train.config.run import read_run
     from vchat.train.engine.processes import connect_processes

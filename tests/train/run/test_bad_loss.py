@@ -12,9 +12,9 @@ CULPRIT = "toy/train/7"
 @pytest.fixture
 def run_file(tmp_path, monkeypatch):
     """A run in which one sample makes the loss of its micro-batch NaN."""
-    from vchat_testing.training_runs import prepared
+    from vchat_testing.training_runs import prepare_deepspeed
 
-    prepared()
+    prepare_deepspeed()
     from vchat.train.run import bad_loss
 
     sound = bad_loss.batch_loss
@@ -49,9 +49,9 @@ def test_a_loss_above_the_limit_counts_as_bad(run_file):
 
 
 def test_a_spike_counts_as_bad_only_against_the_latest_steps():
-    from vchat_testing.training_runs import prepared
+    from vchat_testing.training_runs import prepare_deepspeed
 
-    prepared()
+    prepare_deepspeed()
     from vchat.train.config.run import OptimizerConfig
     from vchat.train.run.bad_loss import MIN_RECENT_STEPS, LossLimit
 
@@ -74,9 +74,9 @@ def test_a_resumed_run_knows_the_losses_before_it(run_file):
 
 
 def test_a_spike_stops_the_run_and_names_the_samples(tmp_path, monkeypatch):
-    from vchat_testing.training_runs import prepared
+    from vchat_testing.training_runs import prepare_deepspeed
 
-    prepared()
+    prepare_deepspeed()
     from vchat.train.run import bad_loss
 
     sound, calls = bad_loss.batch_loss, []

@@ -8,7 +8,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaFo
 
 from vchat.model.visual_chat import VisualChat
 from vchat.shards.loading.collate import IGNORED, Batch
-from vchat_testing.training_runs import prepared
+from vchat_testing.training_runs import prepare_deepspeed
 
 SIZES = {
     "hidden_size": 8,
@@ -48,7 +48,7 @@ def model() -> VisualChat:
 
 
 def test_gradients_of_all_parameters_arrive_in_one_order(model):
-    prepared()
+    prepare_deepspeed()
     from vchat.train.engine.engine import batch_loss
 
     class Engine(SimpleNamespace):

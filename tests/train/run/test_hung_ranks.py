@@ -9,7 +9,7 @@ from vchat_testing.training_runs import (
     BIN,
     environment,
     free_port,
-    prepared,
+    prepare_deepspeed,
     run_here,
     toy_shards,
     write_run,
@@ -31,7 +31,7 @@ def test_all_ranks_print_their_stacks_and_end_with_an_error(tmp_path):
 
 def hang(run_file: Path) -> None:
     """Train as one of two ranks; the second sleeps in its first step."""
-    prepared()
+    prepare_deepspeed()
     import os
 
     from vchat.train.run import loop

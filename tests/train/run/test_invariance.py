@@ -11,7 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vchat_testing.training_runs import BIN, environment, free_port, prepared, toy_shards, write_run
+from vchat_testing.training_runs import (
+    BIN,
+    environment,
+    free_port,
+    prepare_deepspeed,
+    toy_shards,
+    write_run,
+)
 
 ROWS = ["data.tokens_per_row=288", "batch.rows_per_step=8"]
 WIDE = ["data.tokens_per_row=576", "data.images_per_row=7", "batch.rows_per_step=8"]
@@ -54,7 +61,7 @@ def measured(run_file) -> dict[str, dict[str, torch.Tensor]]:
 @pytest.fixture(scope="module")
 def plain(run_file) -> dict[str, torch.Tensor]:
     """The same by one loop over one row at a time, without DeepSpeed."""
-    prepared()
+    prepare_deepspeed()
     from vchat.train.config.run import read_run
     from vchat.train.engine.starting_model import read_sizes
     from vchat.train.engine.weight_loading import WHOLE
@@ -93,7 +100,7 @@ def test_the_loss_and_every_gradient_of_a_step_are_the_same(measured, plain, way
 
 def measure(run_file: Path, jobs: dict[str, list[str]]) -> None:
     """Compute the step in each way with this many processes; rank 0 writes the gradients down."""
-    prepared()
+    prepare_deepspeed()
     import deepspeed
 
     from vchat.train.checkpoints.background import Background

@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from vchat_testing.training_runs import (
     losses,
-    prepared,
+    prepare_deepspeed,
     run_here,
     run_together,
     toy_shards,
@@ -63,7 +63,7 @@ def test_a_checkpoint_holds_only_what_is_trained_and_refers_to_the_rest(adapted_
 
 
 def test_chat_answers_with_a_checkpoint_of_adapters(adapted_out):
-    prepared()
+    prepare_deepspeed()
     from vchat.train.chat.chat_model import load_chat_model
     from vchat.train.chat.generation import Sampling
     from vchat.train.chat.session import ChatSession
@@ -78,7 +78,7 @@ def test_chat_answers_with_a_checkpoint_of_adapters(adapted_out):
 
 
 def test_an_export_has_the_adapters_merged_and_computes_the_same(adapted_out, tmp_path):
-    prepared()
+    prepare_deepspeed()
     import torch
 
     from vchat.train.checkpoints.checkpoint import open_checkpoint
@@ -95,7 +95,7 @@ def test_an_export_has_the_adapters_merged_and_computes_the_same(adapted_out, tm
 
 
 def test_a_checkpoint_without_its_frozen_weights_is_an_error_that_names_them(adapted_out, tmp_path):
-    prepared()
+    prepare_deepspeed()
     from vchat.train.checkpoints.checkpoint import open_checkpoint
 
     shutil.copytree(adapted_out / "step-000004", tmp_path / "step-000004")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vchat.shards.loading.collate import Batch
-from vchat_testing.training_runs import prepared, run_here, toy_shards, write_run
+from vchat_testing.training_runs import prepare_deepspeed, run_here, toy_shards, write_run
 
 
 def batch(*keys: list[str]) -> Batch:
@@ -58,7 +58,7 @@ def test_another_error_keeps_its_own_words():
 
 
 def test_a_run_that_meets_the_end_of_memory_names_its_samples(tmp_path, monkeypatch):
-    prepared()
+    prepare_deepspeed()
     from vchat.train.run import bad_loss
 
     def too_much(engine, batch):

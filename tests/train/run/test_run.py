@@ -26,7 +26,7 @@ from vchat.train.checkpoints.checkpoint import (
 from vchat_testing.training_runs import (
     command_line,
     environment,
-    launched,
+    launch_run,
     log_of,
     losses,
     run_here,
@@ -129,7 +129,7 @@ def test_a_run_killed_in_the_middle_ends_with_exactly_the_same_losses(
     assert saved.name != "step-000012"
     half_written(out / ".step-000010.part")
     half_written(out / "step-000010")
-    done = launched(run_file, "deepspeed.zero_stage=2", processes=2, launcher="torchrun")
+    done = launch_run(run_file, "deepspeed.zero_stage=2", processes=2, launcher="torchrun")
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"going on after step {int(saved.name[5:])}" in done.stderr
     assert losses(out) == losses(undisturbed(2))
@@ -234,7 +234,7 @@ def test_a_checkpoint_of_another_run_is_refused(undisturbed, shards, tmp_path, s
 def test_a_refused_checkpoint_is_one_line_and_exit_code_1(undisturbed, shards, tmp_path):
     run_file = write_run(tmp_path, shards=shards)
     shutil.copytree(undisturbed(0), tmp_path / "out")
-    done = launched(run_file, "optimizer.lr=1.0")
+    done = launch_run(run_file, "optimizer.lr=1.0")
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
 

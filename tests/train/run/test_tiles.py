@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vchat_testing.toy import toy_sample, toy_shards
-from vchat_testing.training_runs import losses, prepared, run_here, write_run
+from vchat_testing.training_runs import losses, prepare_deepspeed, run_here, write_run
 
 TILED = ["model.max_tiles=4", "model.image_size=16", "model.tower.patch_size=8"]
 SETTINGS = [*TILED, "data.tokens_per_row=400", "data.images_per_row=16", "run.eval_every=0"]
@@ -32,7 +32,7 @@ def test_a_run_goes_on_in_mid_epoch_with_the_same_losses(run):
 
 
 def test_chat_asks_with_the_ids_and_pixels_that_training_saw(run):
-    prepared()
+    prepare_deepspeed()
     from vchat.shards.loading.loader import Loader
     from vchat.train.chat.chat_model import load_chat_model
     from vchat.train.config.run import read_run
@@ -63,7 +63,7 @@ def test_chat_asks_with_the_ids_and_pixels_that_training_saw(run):
 
 @pytest.mark.parametrize("remembered", [0, 1 << 20])
 def test_a_dialogue_about_cut_images_answers_the_same_with_and_without_reuse(run, remembered):
-    prepared()
+    prepare_deepspeed()
     from dataclasses import replace
 
     from vchat.train.chat.chat_model import load_chat_model
@@ -86,7 +86,7 @@ def test_a_dialogue_about_cut_images_answers_the_same_with_and_without_reuse(run
 
 
 def test_a_larger_picture_is_first_made_as_small_as_the_shards_images(run):
-    prepared()
+    prepare_deepspeed()
     import io
 
     from PIL import Image
@@ -103,7 +103,7 @@ def test_a_larger_picture_is_first_made_as_small_as_the_shards_images(run):
 
 
 def test_an_export_says_how_images_are_cut(run, tmp_path):
-    prepared()
+    prepare_deepspeed()
     import json
 
     from transformers import CLIPImageProcessor
@@ -119,7 +119,7 @@ def test_an_export_says_how_images_are_cut(run, tmp_path):
 
 
 def test_tiles_of_a_model_that_reverses_its_images_are_refused(run, tmp_path):
-    prepared()
+    prepare_deepspeed()
     from vchat.train.chat.chat_model import load_chat_model
     from vchat.train.config.model import ModelConfig
     from vchat.train.engine.starting_model import build_model

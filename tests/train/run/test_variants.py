@@ -4,7 +4,14 @@ import shutil
 
 import pytest
 
-from vchat_testing.training_runs import log_of, losses, prepared, run_here, toy_shards, write_run
+from vchat_testing.training_runs import (
+    log_of,
+    losses,
+    prepare_deepspeed,
+    run_here,
+    toy_shards,
+    write_run,
+)
 
 VARIANTS = {
     "bf16": ["train.precision=bf16"],
@@ -43,7 +50,7 @@ def test_a_variant_trains_and_goes_on_with_exactly_the_same_losses(shards, tmp_p
 def test_frozen_weights_do_not_move(shards, tmp_path):
     run_file = write_run(tmp_path, shards=shards)
     run_here(run_file, *VARIANTS["published parts"], "run.steps=2", "run.save_every=1")
-    prepared()
+    prepare_deepspeed()
     from vchat.train.engine.starting_model import load_model
 
     before, after = (load_model(tmp_path / "out" / f"step-00000{step}") for step in (1, 2))

@@ -2,14 +2,14 @@
 
 import pytest
 
-from vchat_testing.training_runs import launched, write_run
+from vchat_testing.training_runs import launch_run, write_run
 
 
 @pytest.mark.parametrize("launcher", ["alone", "deepspeed"])
 def test_a_misspelt_key_is_wrong_use_under_every_launcher(tmp_path, launcher):
     run_file = write_run(tmp_path, shards=tmp_path)
     run_file.write_text(run_file.read_text().replace("rows_per_step", "row_per_step"))
-    done = launched(run_file, processes=1, launcher=launcher)
+    done = launch_run(run_file, processes=1, launcher=launcher)
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if "row_per_step" in line]
     assert len(lines) == 1
@@ -17,6 +17,6 @@ def test_a_misspelt_key_is_wrong_use_under_every_launcher(tmp_path, launcher):
 
 
 def test_shards_that_are_not_there_fail_in_one_line(tmp_path):
-    done = launched(write_run(tmp_path, shards=tmp_path / "none"))
+    done = launch_run(write_run(tmp_path, shards=tmp_path / "none"))
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: no folder")

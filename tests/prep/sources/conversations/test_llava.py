@@ -3,7 +3,7 @@
 import pytest
 
 from vchat.prep.sources.catalogue import SOURCES
-from vchat_testing.converting import converted, expect, expected
+from vchat_testing.converting import expect, expected, run_source
 from vchat_testing.raw_data import (
     COCO_KINDS,
     good_llava_row,
@@ -43,7 +43,7 @@ def test_llava(tmp_path):
     write_coco(tmp_path, COCO_KINDS)
     write_json(tmp_path / "llava/detail_23k.json", [row for row, _ in LLAVA_ROWS])
     write_json(tmp_path / "llava/complex_reasoning_77k.json", [good_llava_row(1)])
-    records, tally = converted(SOURCES["llava"], tmp_path, work=tmp_path / "work")
+    records, tally = run_source(SOURCES["llava"], tmp_path, work=tmp_path / "work")
     count, rows = expected(LLAVA_ROWS)
     expect(tally, records=count + 1, rows=rows)
     assert records[0].key == "llava/detail_23k/000000000001"
@@ -62,7 +62,7 @@ def test_llava_text_that_is_not_utf8_is_rejected_and_the_rest_kept(tmp_path):
     write_json(tmp_path / "llava/conversation_58k.json", rows)
     path = tmp_path / "llava/conversation_58k.json"
     path.write_bytes(path.read_bytes().replace(b"QQ", b"\xff\xfe"))
-    records, tally = converted(SOURCES["llava_dial"], tmp_path, work=tmp_path / "work")
+    records, tally = run_source(SOURCES["llava_dial"], tmp_path, work=tmp_path / "work")
     expect(tally, records=1, rows={"bad_text": 1})
     assert records[0].rounds[0].answer == "nul \0 in it"
     assert records[0].key == "llava_dial/conversation_58k/000000000002"
@@ -72,4 +72,4 @@ def test_the_file_of_another_data_set_is_an_error(tmp_path):
     write_coco(tmp_path, {1: "good"})
     write_json(tmp_path / "llava/conversation_58k.json", {"data": {}})
     with pytest.raises(ValueError, match=r"llava_dial: no rows in .*conversation_58k\.json"):
-        converted(SOURCES["llava_dial"], tmp_path, work=tmp_path / "work")
+        run_source(SOURCES["llava_dial"], tmp_path, work=tmp_path / "work")

@@ -10,7 +10,7 @@ from vchat.prep.convert.recipe import Recipe, SourceChoice
 from vchat.prep.convert.resolve import resolve_source
 from vchat.prep.raw.image_files import ImageFiles
 from vchat.prep.sources.catalogue import MIXTURES, find_source
-from vchat_testing.converting import converted, expect, expected
+from vchat_testing.converting import expect, expected, run_source
 from vchat_testing.raw_data import (
     IMAGES,
     good_llava_row,
@@ -64,7 +64,7 @@ def test_mix665k(tmp_path: Path) -> None:
     write_image(tmp_path / "ocr_vqa/images/0123456789.jpg", "gif")
     write_image(tmp_path / "textvqa/train_images/0054c91397f2fe05.jpg", "exif")
     write_json(tmp_path / "llava/llava_v1_5_mix665k.json", [one for one, _ in MIX_ROWS])
-    records, tally = converted(MIXTURES["llava_v1_5_mix665k"], tmp_path, work=tmp_path / "work")
+    records, tally = run_source(MIXTURES["llava_v1_5_mix665k"], tmp_path, work=tmp_path / "work")
     count, rows = expected(MIX_ROWS)
     expect(tally, records=count, rows=rows)
     by_id = {record.key.partition("/")[2]: record for record in records}
@@ -82,7 +82,7 @@ def test_150k_and_80k_name_coco_photographs(tmp_path: Path, name: str) -> None:
     again = llava_row(1, "<image>\nWhere?", "On the left.")
     rows = [good_llava_row(1), again, good_llava_row(2), good_llava_row(1), good_llava_row(3)]
     write_json(tmp_path / f"llava/{name}.json", rows)
-    records, tally = converted(find_source(name), tmp_path, work=tmp_path / "work")
+    records, tally = run_source(find_source(name), tmp_path, work=tmp_path / "work")
     expect(tally, records=3, rows={"duplicate": 1, "missing_image": 1})
     keys = [record.key for record in records]
     assert keys == [f"{name}/000000000001", f"{name}/000000000001~2", f"{name}/000000000002"]
@@ -120,7 +120,7 @@ def write_next(folder: Path, *, files: int = 2) -> None:
 def test_llava_next_brings_its_pictures_in_parquet(tmp_path: Path) -> None:
     write_next(tmp_path / "llava_next/data")
     source = find_source("llava_next")
-    records, tally = converted(source, tmp_path, work=tmp_path / "work")
+    records, tally = run_source(source, tmp_path, work=tmp_path / "work")
     rows = {"undecodable_image": 2, "tiny_image": 1, "placeholder_mismatch": 1}
     expect(tally, records=3, rows=dict(sorted(rows.items())))
     assert [record.key for record in records] == ["llava_next/1", "llava_next/1~2", "llava_next/5"]
@@ -135,7 +135,7 @@ def test_own_parquet_may_hold_its_pictures(tmp_path: Path) -> None:
     file = tmp_path / "mine/train-00000-of-00001.parquet"
     choice = SourceChoice(name="mine", file=str(file))
     chosen = resolve_source(choice, recipe=Recipe(data=str(tmp_path)))
-    records, tally = converted(chosen.source, file.parent, work=tmp_path / "work")
+    records, tally = run_source(chosen.source, file.parent, work=tmp_path / "work")
     assert tally["rows"] == len(NEXT_ROWS)
     assert len(records) == 3
     assert ImageFiles([file.parent]).read(records[1].images[0]) == IMAGES["palette"](2)

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vchat.prep.sources.conversations.own import own_source
-from vchat_testing.converting import converted, expect, expected
+from vchat_testing.converting import expect, expected, run_source
 from vchat_testing.raw_data import turns, write_coco, write_image, write_json
 
 
@@ -126,7 +126,7 @@ def test_own_data(tmp_path, packaging):
     write_coco(tmp_path / "data", {1: "good"})
     source = own_source("mine", path)
     roots = [path.parent, tmp_path / "data"]
-    records, tally = converted(source, path.parent, work=tmp_path / "work", roots=roots)
+    records, tally = run_source(source, path.parent, work=tmp_path / "work", roots=roots)
     count, rows = expected(OWN_ROWS)
     expect(tally, records=count, rows=rows)
     by_key = {record.key: record for record in records}
@@ -143,7 +143,7 @@ def test_own_parquet_of_the_same_shape(tmp_path):
     rows = [{"id": "a", "image": "one.jpg", "conversations": turns("<image>\nQ?", "A.")}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "mine.parquet")
     source = own_source("mine", tmp_path / "mine.parquet")
-    records, tally = converted(source, tmp_path, work=tmp_path / "work")
+    records, tally = run_source(source, tmp_path, work=tmp_path / "work")
     expect(tally, records=1, rows={})
     assert records[0].rounds[0].answer == "A."
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from vchat.prep.sources.catalogue import SOURCES
-from vchat_testing.converting import converted, expect
+from vchat_testing.converting import expect, run_source
 from vchat_testing.raw_data import COCO_KINDS, llava_row, write_coco, write_json
 
 
@@ -50,7 +50,7 @@ def test_cgd(tmp_path):
             "I16": pair("12345678901234", 14),
         },
     )
-    records, tally = converted(SOURCES["otter_mimicit_cgd"], tmp_path, work=tmp_path / "work")
+    records, tally = run_source(SOURCES["otter_mimicit_cgd"], tmp_path, work=tmp_path / "work")
     rejected = {
         "bad_id": 2,
         "bad_row": 2,
@@ -77,7 +77,7 @@ def test_a_repeated_instruction_id_is_a_duplicate(tmp_path):
     path = tmp_path / "MIMIC-IT/CGD/CGD_instructions.json"
     write_cgd(tmp_path, {})
     path.write_text(f'{{"data": {{"I1": {one}, "I1": {one}}}}}')
-    _, tally = converted(SOURCES["otter_mimicit_cgd"], tmp_path, work=tmp_path / "work")
+    _, tally = run_source(SOURCES["otter_mimicit_cgd"], tmp_path, work=tmp_path / "work")
     expect(tally, records=1, rows={"duplicate": 1})
 
 
@@ -96,7 +96,7 @@ def test_llava_otter_blend(tmp_path):
         "I6": pair(1, 2, answer=""),
     }
     write_cgd(tmp_path, entries)
-    records, tally = converted(SOURCES["llava_otter_blend"], tmp_path, work=tmp_path / "work")
+    records, tally = run_source(SOURCES["llava_otter_blend"], tmp_path, work=tmp_path / "work")
     rejected = {"empty_text": 1, "placeholder_mismatch": 1, "unmatched": 1}
     expect(tally, records=2, rows=rejected)
     both, one = records

@@ -10,7 +10,7 @@ import pytest
 from vchat.prep.raw.image_files import ImageFiles
 from vchat.prep.sources.catalogue import SOURCES
 from vchat.prep.sources.mimicit.embedded import read_embedding_entries
-from vchat_testing.converting import converted, examine, expect
+from vchat_testing.converting import examine, expect, run_source
 from vchat_testing.raw_data import IMAGES, write_coco
 
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -72,7 +72,7 @@ def test_entries_about_equal_pictures_are_one_dialogue(tmp_path):
         embedding_entry("I1", one, other),
     ]
     write_embedding(tmp_path, "SD", rows)
-    records, tally = converted(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")
+    records, tally = run_source(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")
     rejected = {
         "bad_row": 1,
         "duplicate": 1,
@@ -112,7 +112,7 @@ def test_embedded_pictures_of_cgd_are_coco_photographs_where_their_path_says_so(
     write_embedding(tmp_path, "CGD", rows)
     if has_photographs:
         write_coco(tmp_path, {14: "good", 1417: "good"})
-    records, tally = converted(SOURCES["otter_mimicit_cgd"], tmp_path, work=tmp_path / "work")
+    records, tally = run_source(SOURCES["otter_mimicit_cgd"], tmp_path, work=tmp_path / "work")
     expect(tally, records=2, rows={"missing_image": 1})
     assert tally["repairs"] == {"long_id": 1}
     assert [image.key for image in records[0].images] == ["coco:14", "coco:1417"]
@@ -142,7 +142,7 @@ def test_an_embedded_picture_whose_path_is_its_id_has_the_key_of_the_other_packa
     rows = [embedding_entry(entry_id, picture(number=1, path=path), picture("gif", 2))]
     write_embedding(tmp_path, name, rows, files=1)
     source = f"otter_mimicit_{name.lower()}"
-    records, tally = converted(SOURCES[source], tmp_path, work=tmp_path / "work")
+    records, tally = run_source(SOURCES[source], tmp_path, work=tmp_path / "work")
     expect(tally, records=1, rows={})
     assert records[0].images[0].key == key
     assert examine(source, tmp_path).status == "ready"
@@ -158,7 +158,7 @@ def test_embedding_files_are_ignored_where_pictures_and_instructions_have_their_
     pq.write_table(pa.table(instructions), folder / "instructions.parquet")
     pictures = {"id": ids, "image": [picture(number=1), picture(number=2)]}
     pq.write_table(pa.table(pictures), folder / "pictures.parquet")
-    records, tally = converted(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")
+    records, tally = run_source(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")
     expect(tally, records=1, rows={})
     assert records[0].rounds[0].answer == "Apart."
     assert records[0].images[0].file == "MIMIC-IT/SD/pictures.parquet"

@@ -6,7 +6,7 @@ import pytest
 
 from vchat.prep.raw.image_files import ImageFiles
 from vchat.prep.sources.catalogue import SOURCES
-from vchat_testing.converting import converted, expect
+from vchat_testing.converting import expect, run_source
 from vchat_testing.mimicit_data import entry, picture, sd, write_set
 from vchat_testing.raw_data import IMAGES, write_coco, write_json
 
@@ -36,7 +36,7 @@ def test_sd(tmp_path):
         "SD_INS_11": {"instruction": "?", "answer": "!"},
     }
     write_set(tmp_path, "SD", entries, images)
-    records, tally = converted(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")
+    records, tally = run_source(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")
     rejected = {
         "bad_id": 1,
         "bad_row": 1,
@@ -71,7 +71,7 @@ def test_sn_meets_ids_with_and_without_the_scan_and_keeps_the_order_of_rounds(tm
         "SN_INS_other": entry(frame("scene0001", 0)),
     }
     write_set(tmp_path, "SN", entries, images)
-    records, tally = converted(SOURCES["otter_mimicit_sn"], tmp_path, work=tmp_path / "work")
+    records, tally = run_source(SOURCES["otter_mimicit_sn"], tmp_path, work=tmp_path / "work")
     expect(tally, records=4, rows={"missing_image": 1})
     assert [round_.answer for round_ in records[0].rounds] == ["First.", "Second.", "Last."]
     assert tally["repairs"] == {"scan_inserted": 4, "scan_removed": 1}
@@ -87,7 +87,7 @@ def test_sn_keeps_an_even_choice_of_the_frames_of_a_long_walk(tmp_path, most, ke
     entries = {"SN_INS_scene0000_activity0_round0": entry(*names)}
     write_set(tmp_path, "SN", entries, images)
     source = SOURCES["otter_mimicit_sn"]
-    (record,), tally = converted(source, tmp_path, work=tmp_path / "work", max_images=most)
+    (record,), tally = run_source(source, tmp_path, work=tmp_path / "work", max_images=most)
     shown = [int(image.key[-6:]) // 100 for image in record.images]
     assert shown == kept
     subsampled = ("subsampled_from_16",) if most < 16 else ()
@@ -105,13 +105,13 @@ def test_cgd_takes_the_stretched_pictures_where_coco_is_missing(tmp_path):
     entries = {"I1": entry(*ids), "I2": entry(ids[0], "CGD_IMG_000000000099")}
     write_set(tmp_path, "CGD", entries, images)
     source = SOURCES["otter_mimicit_cgd"]
-    (record,), tally = converted(source, tmp_path, work=tmp_path / "work")
+    (record,), tally = run_source(source, tmp_path, work=tmp_path / "work")
     expect(tally, records=1, rows={"missing_image": 1})
     assert [image.key for image in record.images] == ["coco:14", "coco:1417"]
     assert ImageFiles([tmp_path]).read(record.images[0]) == IMAGES["gif"](0)
     assert record.marks == ("resampled_224",)
     write_coco(tmp_path, {14: "good", 1417: "good"})
-    (record,), _ = converted(source, tmp_path, work=tmp_path / "work2")
+    (record,), _ = run_source(source, tmp_path, work=tmp_path / "work2")
     assert record.images[0].file == "coco/train2017/000000000014.jpg"
     assert record.marks == ()
 
@@ -133,7 +133,7 @@ def test_tvc_meets_doubled_clip_names(tmp_path):
         "TVC_INS_7": entry("TVC_IMG_unlike"),
     }
     write_set(tmp_path, "TVC", entries, images)
-    records, tally = converted(SOURCES["otter_mimicit_tvc"], tmp_path, work=tmp_path / "work")
+    records, tally = run_source(SOURCES["otter_mimicit_tvc"], tmp_path, work=tmp_path / "work")
     expect(tally, records=4, rows={"missing_image": 3})
     assert tally["repairs"] == {"clip_doubled": 2, "show_missing": 1}
     assert [record.images[0].key for record in records][:2] == [
@@ -150,7 +150,7 @@ def test_vst(tmp_path):
         "VST_INS_3": entry(),
     }
     write_set(tmp_path, "VST", entries, images)
-    records, tally = converted(SOURCES["otter_mimicit_vst"], tmp_path, work=tmp_path / "work")
+    records, tally = run_source(SOURCES["otter_mimicit_vst"], tmp_path, work=tmp_path / "work")
     expect(tally, records=1, rows={"missing_image": 1, "placeholder_mismatch": 1})
     assert [image.key for image in records[0].images] == [f"flickr:{i}" for i in range(5)]
 
@@ -174,7 +174,7 @@ def test_sd_in_parquet(tmp_path, packaging):
     folder.mkdir(parents=True)
     pq.write_table(pa.table(frame), folder / "SD_Images-0.parquet", row_group_size=2)
     pq.write_table(pa.Table.from_pylist(rows), folder / "SD_Instructions.parquet")
-    records, tally = converted(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")
+    records, tally = run_source(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")
     expect(tally, records=1, rows={"missing_image": 1, "undecodable_image": 1})
     (record,) = records
     assert [round_.answer for round_ in record.rounds] == ["A1", "A2"]
@@ -189,14 +189,14 @@ def test_parquet_without_pictures_or_instructions_is_an_error(tmp_path):
     folder.mkdir(parents=True)
     pq.write_table(pa.table({"x": [1]}), folder / "a.parquet")
     with pytest.raises(ValueError, match="holds no instructions: want SD_instructions"):
-        converted(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")
+        run_source(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")
     rows = {"id": ["a"], "instruction": ["Q"], "answer": ["A"], "images": [["b", "c"]]}
     pq.write_table(pa.table(rows), folder / "b.parquet")
     with pytest.raises(ValueError, match="no Parquet beside it has a column image or base64"):
-        converted(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")
+        run_source(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")
     (folder / "c.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(ValueError, match=r"c\.parquet: damaged Parquet file"):
-        converted(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")
+        run_source(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")
 
 
 def test_a_train_file_says_what_belongs_together_where_the_entries_do_not(tmp_path):
@@ -207,6 +207,6 @@ def test_a_train_file_says_what_belongs_together_where_the_entries_do_not(tmp_pa
     write_set(tmp_path, "SD", entries, images)
     context = {"SD_INS_1": ["SD_INS_2", "SD_INS_4"], "SD_INS_9": [], "SD_INS_3": "none"}
     write_json(tmp_path / "MIMIC-IT/SD/SD_train.json", context)
-    records, tally = converted(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")
+    records, tally = run_source(SOURCES["otter_mimicit_sd"], tmp_path, work=tmp_path / "work")
     expect(tally, records=3, rows={})
     assert [len(record.rounds) for record in records] == [2, 1, 1]
