@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
+from vchat.model.cached_layout import DialogueCache
 from vchat.model.image_states import ImageStates
-from vchat.model.layout import DialogueCache
 from vchat.model.visual_chat import VisualChat
 
 SLOT = 1000

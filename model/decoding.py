@@ -9,21 +9,15 @@ B rows, S positions, D decoder width, T supervised positions.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from vchat.model.layout import (
-    DialogueCache,
-    FlatLayout,
-    Layout,
-    PrefillLayout,
-    cached_layout,
-    flat_layout,
-    positions_in_segments,
-    published_layout,
-)
+from vchat.model.attention import Layout
+from vchat.model.cached_layout import DialogueCache, cached_layout
+from vchat.model.flat_layout import FlatLayout, PrefillLayout, flat_layout
 
 IGNORED = -100
 """The label of a position that carries no loss."""
@@ -51,74 +45,136 @@ class Rows:
             return positions_in_segments(self.segments)
         return self.position_ids.expand_as(self.segments)
 
+    def newest_positions(self, segments: Tensor) -> Tensor:
+        """Return int64[B, S]: those given, else counted behind what is cached.
 
-def decode_all(decoder: PreTrainedModel, rows: Rows, *, published: bool) -> Tensor:
-    """Return the last hidden states of every position, float[B, S, D]; of padding, anything."""
-    if published:
-        layout = published_layout(rows.kinds, rows.segments, num_new=rows.kinds.shape[1])
-        return _run_decoder(decoder, rows.embeddings, rows.positions(), layout)
-    flat = flat_layout(rows.kinds, rows.segments)
-    hidden = _decode_flat(decoder, rows, flat)
-    everywhere = hidden.new_zeros(rows.kinds.numel(), hidden.shape[-1])
-    return everywhere.index_copy(0, flat.order, hidden).view(*rows.kinds.shape, -1)
+        Args:
+            segments: int64[B, K], of the cached positions and these.
+        """
+        if self.position_ids is not None:
+            return self.position_ids
+        counted = ((segments != 0).cumsum(dim=1) - 1).clamp(min=0)
+        return counted[:, -self.kinds.shape[1] :]
 
 
-def decode_predictors(
-    decoder: PreTrainedModel, rows: Rows, labels: Tensor, *, published: bool, skip_images: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what predicts the supervised tokens, float[T, D], these tokens, and their places.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictors:
+    """What predicts the supervised tokens of a batch, row by row."""
 
-    The tokens are int64[T], row by row; their places in `labels` int64[T, 2], row and column.
+    hidden: Tensor
+    """float[T, D], of the position before each token."""
 
-    A token is predicted from the position before it, which must be of the same dialogue.
+    targets: Tensor
+    """int64[T], the tokens."""
 
-    Args:
-        labels: int64[B, S], the id itself where it is supervised, -100 elsewhere.
-        skip_images: the last layer has been made to drop rows, see `last_layer.py`.
-    """
-    of_same = rows.segments[:, 1:] == rows.segments[:, :-1]
+    target_indices: Tensor
+    """int64[T, 2], the row and the column of each token's label."""
+
+
+class Decoding(Protocol):
+    """How a decoder runs over rows."""
+
+    def decode_all(self, rows: Rows) -> Tensor:
+        """Return the last hidden states of every position, float[B, S, D]; of padding, anything."""
+
+    def decode_predictors(self, rows: Rows, labels: Tensor) -> Predictors:
+        """Return what predicts the supervised tokens.
+
+        A token is predicted from the position before it, which must be of the same dialogue.
+
+        Args:
+            rows: the batch.
+            labels: int64[B, S], the id itself where it is supervised, -100 elsewhere.
+        """
+
+    def decode_newest(self, rows: Rows, cache: DialogueCache) -> Tensor:
+        """Extend the cache by rows, in place; return their last hidden states, float[B, S, D]."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlatDecoding:
+    """Runs rows as one flat row, or behind a cache: `mmca` and `causal`."""
+
+    decoder: PreTrainedModel
+
+    skips_images: bool
+    """Whether the last layer skips image positions that nothing reads, see `last_layer.py`."""
+
+    def decode_all(self, rows: Rows) -> Tensor:
+        """See `Decoding`."""
+        flat = flat_layout(rows.kinds, rows.segments)
+        hidden = _decode_flat(self.decoder, rows, flat)
+        everywhere = hidden.new_zeros(rows.kinds.numel(), hidden.shape[-1])
+        return everywhere.index_copy(0, flat.order, hidden).view(*rows.kinds.shape, -1)
+
+    def decode_predictors(self, rows: Rows, labels: Tensor) -> Predictors:
+        """See `Decoding`."""
+        row, column = find_predictors(labels, rows.segments)
+        flat = flat_layout(rows.kinds, rows.segments)
+        index = flat.index_of(row * labels.shape[1] + column, batch_size=labels.numel())
+        if self.skips_images:
+            flat, index = _skip_unread_images(flat, index)
+        hidden = _decode_flat(self.decoder, rows, flat).index_select(0, index)
+        return predictors(hidden, labels, row, column)
+
+    def decode_newest(
+        self,
+        rows: Rows,
+        cache: DialogueCache,
+        *,
+        positions: Tensor | None = None,
+        text_layout: FlatLayout | None = None,
+    ) -> Tensor:
+        """See `Decoding`.
+
+        Args:
+            rows: the new positions.
+            cache: what comes before them.
+            positions: int64[B, S], where they stand in their rows; None is behind all that is
+                cached.
+            text_layout: the layout of one row of text whose images are all that is cached.
+        """
+        is_first = cache.get_seq_length() == 0
+        kinds, segments, positions = cache.remember(rows.kinds, rows.segments, positions=positions)
+        num_new = rows.kinds.shape[1]
+        layout: Layout
+        if text_layout is not None:
+            layout = text_layout
+        elif is_first:
+            layout = PrefillLayout(flat=flat_layout(kinds, segments))
+        else:
+            layout = cached_layout(kinds, segments, num_new=num_new, positions=positions)
+        position_ids = rows.newest_positions(segments)
+        return run_decoder(self.decoder, rows.embeddings, position_ids, layout, cache)
+
+
+def find_predictors(labels: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rows and columns, int64[T] each, of the positions that predict a supervised token."""
+    of_same = segments[:, 1:] == segments[:, :-1]
     row, column = ((labels[:, 1:] != IGNORED) & of_same).nonzero(as_tuple=True)
-    targets, indices = labels[row, column + 1], torch.stack([row, column + 1], dim=1)
-    if published:
-        return decode_all(decoder, rows, published=True)[row, column], targets, indices
-    flat = flat_layout(rows.kinds, rows.segments)
-    index = flat.index_of(row * labels.shape[1] + column, batch_size=labels.numel())
-    if skip_images:
-        flat, index = _skip_unread_images(flat, index)
-    return _decode_flat(decoder, rows, flat).index_select(0, index), targets, indices
+    return row, column
 
 
-def decode_newest(
-    decoder: PreTrainedModel,
-    rows: Rows,
-    cache: DialogueCache,
-    *,
-    published: bool,
-    positions: Tensor | None = None,
-    text_layout: FlatLayout | None = None,
-) -> Tensor:
-    """Extend the cache by rows, in place, and return their last hidden states, float[B, S, D].
+def predictors(hidden: Tensor, labels: Tensor, row: Tensor, column: Tensor) -> Predictors:
+    """Return the hidden states, float[T, D], of positions with the tokens behind them."""
+    return Predictors(
+        hidden=hidden,
+        targets=labels[row, column + 1],
+        target_indices=torch.stack([row, column + 1], dim=1),
+    )
+
+
+def positions_in_segments(segments: Tensor) -> Tensor:
+    """Return int64[B, S]: the index of each position within its segment, 0 at padding.
 
     Args:
-        positions: int64[B, S], where they stand in their rows; None is behind all that is cached.
-        text_layout: the layout of one row of text whose images are all that is cached.
+        segments: int64[B, S], 0 is padding; each segment stands in one piece.
     """
-    num_new = rows.kinds.shape[1]
-    is_first = cache.get_seq_length() == 0
-    kinds, segments, positions = cache.remember(rows.kinds, rows.segments, positions=positions)
-    position_ids = rows.position_ids
-    if position_ids is None:
-        position_ids = ((segments != 0).cumsum(dim=1) - 1).clamp(min=0)[:, -num_new:]
-    layout: Layout
-    if published:
-        layout = published_layout(kinds, segments, num_new=num_new)
-    elif text_layout is not None:
-        layout = text_layout
-    elif is_first:
-        layout = PrefillLayout(flat=flat_layout(kinds, segments))
-    else:
-        layout = cached_layout(kinds, segments, num_new=num_new, positions=positions)
-    return _run_decoder(decoder, rows.embeddings, position_ids, layout, cache)
+    index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
+    first = torch.ones_like(segments, dtype=torch.bool)
+    first[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    start = torch.where(first, index, 0).cummax(dim=1).values
+    return (index - start).masked_fill(segments == 0, 0)
 
 
 def _skip_unread_images(flat: FlatLayout, index: Tensor) -> tuple[FlatLayout, Tensor]:
@@ -137,10 +193,10 @@ def _skip_unread_images(flat: FlatLayout, index: Tensor) -> tuple[FlatLayout, Te
 def _decode_flat(decoder: PreTrainedModel, rows: Rows, flat: FlatLayout) -> Tensor:
     """Return float[N, D], the hidden states of a flat row, or of those the last layer keeps."""
     embeddings = rows.embeddings.flatten(0, 1).index_select(0, flat.order)[None]
-    return _run_decoder(decoder, embeddings, rows.positions().flatten()[flat.order][None], flat)[0]
+    return run_decoder(decoder, embeddings, rows.positions().flatten()[flat.order][None], flat)[0]
 
 
-def _run_decoder(
+def run_decoder(
     decoder: PreTrainedModel,
     embeddings: Tensor,
     position_ids: Tensor,

@@ -20,8 +20,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from vchat.model.decoding import Rows, decode_newest
-from vchat.model.layout import IMAGE, TEXT, DialogueCache, flat_layout
+from vchat.model.attention import IMAGE, TEXT
+from vchat.model.cached_layout import DialogueCache
+from vchat.model.decoding import FlatDecoding, Rows
+from vchat.model.flat_layout import flat_layout
 
 PROBE_POSITION = 7
 """Where the probe stands a second time."""
@@ -107,7 +109,7 @@ def encode_image(decoder: PreTrainedModel, embeddings: Tensor, *, start: int = 0
     )
     cache = DialogueCache()
     with torch.no_grad():
-        decode_newest(decoder, rows, cache, published=False)
+        FlatDecoding(decoder, skips_images=False).decode_newest(rows, cache)
     return ImageStates(
         keys=tuple(layer.keys for layer in cache.layers),
         values=tuple(layer.values for layer in cache.layers),
@@ -154,7 +156,8 @@ def extend_with_images(
         segments=torch.ones_like(text),
         position_ids=text,
     )
-    return decode_newest(decoder, rows, cache, published=False, positions=text, text_layout=layout)
+    decoding = FlatDecoding(decoder, skips_images=False)
+    return decoding.decode_newest(rows, cache, positions=text, text_layout=layout)
 
 
 def _add_images(

@@ -12,13 +12,14 @@ Every rank calls the same modules equally often, images or not, which ZeRO-3 nee
 from __future__ import annotations
 
 import inspect
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vchat.model.layout import CollectingLayout, FlatLayout
+from vchat.model.attention import repeat_heads
+from vchat.model.flat_layout import FlatLayout
 
 
 def can_skip_images(decoder: nn.Module) -> bool:
@@ -63,6 +64,22 @@ def _keep_rows(
     kwargs = _rows(kwargs, kept)
     kwargs["layout"] = replace(layout, image_keys=keys[:, :, :num], image_values=values[:, :, :num])
     return (hidden.index_select(1, kept),), kwargs
+
+
+@dataclass(frozen=True, slots=True)
+class CollectingLayout:
+    """Asks the attention for the keys and values of its rows instead of an output."""
+
+    keys_and_values: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    """Filled by the attention: float[B, G, S, d] each."""
+
+    longest: int = 0
+    """Nothing attends."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
+        """Keep keys and values; return each position's own value."""
+        self.keys_and_values.append((key, value))
+        return repeat_heads(value, num_heads=query.shape[1]).transpose(1, 2)
 
 
 def _image_keys(layer: Any, hidden: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:

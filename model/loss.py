@@ -28,7 +28,7 @@ class SummedCrossEntropy(nn.Module):
     """
 
     def forward(
-        self, hidden: Tensor, head: nn.Linear, targets: Tensor, *, each: Tensor | None = None
+        self, hidden: Tensor, head: nn.Linear, targets: Tensor, *, losses: Tensor | None = None
     ) -> Tensor:
         """Return float32[]; 0 with a gradient graph if T is 0.
 
@@ -36,12 +36,12 @@ class SummedCrossEntropy(nn.Module):
             hidden: float[T, D], what the head reads.
             head: the output head, [V, D] with or without bias.
             targets: int64[T], the id each position must predict.
-            each: float32[T], filled with every position's own loss, without a gradient.
+            losses: float32[T], filled with every position's own loss, without a gradient.
         """
-        if each is None:
-            each = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        if losses is None:
+            losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         loss: Tensor = _SummedCrossEntropy.apply(
-            hidden, head.weight, head.bias, targets, each, torch.is_grad_enabled()
+            hidden, head.weight, head.bias, targets, losses, torch.is_grad_enabled()
         )
         return loss
 
@@ -56,7 +56,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         targets: Tensor,
-        each: Tensor,
+        losses: Tensor,
         with_gradient: bool,
     ) -> Tensor:
         wanted = [with_gradient and needed for needed in ctx.needs_input_grad[:3]]
@@ -69,8 +69,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
         for start in range(0, len(targets), rows):
             chunk = slice(start, start + rows)
             logits = functional.linear(hidden[chunk], weight, bias).float()
-            each[chunk] = functional.cross_entropy(logits, targets[chunk], reduction="none")
-            loss += each[chunk].sum()
+            losses[chunk] = functional.cross_entropy(logits, targets[chunk], reduction="none")
+            loss += losses[chunk].sum()
             if any(wanted):
                 _add_gradients(gradients, chunk, logits, hidden[chunk], weight, targets[chunk])
         ctx.save_for_backward(

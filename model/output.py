@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from vchat.model.layout import DialogueCache
+from vchat.model.cached_layout import DialogueCache
 
 
 @dataclass

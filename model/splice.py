@@ -6,7 +6,6 @@ the first missing or surplus position on every image would stand in the wrong pl
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
@@ -30,22 +29,3 @@ def splice(embeddings: Tensor, features: Tensor, slots: Tensor) -> Tensor:
     if num_slots == 0:
         return embeddings
     return embeddings.masked_scatter(slots[..., None], features.to(embeddings.dtype))
-
-
-def reverse_in_dialogues(features: Tensor, slots: Tensor, segments: Tensor) -> Tensor:
-    """Return features of images with the order of those of each dialogue turned around.
-
-    Args:
-        features: float[N, P, D], in the order of their slots.
-        slots: bool[B, S], N x P of them True.
-        segments: int64[B, S], which dialogue of its row a position belongs to.
-    """
-    rows = torch.arange(len(slots), device=slots.device)[:, None]
-    dialogues = (rows * (segments.max() + 1) + segments)[slots][:: features.shape[1]]
-    _, dialogue, counts = torch.unique_consecutive(
-        dialogues, return_inverse=True, return_counts=True
-    )
-    ends = counts.cumsum(0)
-    starts = ends - counts
-    places = torch.arange(len(features), device=features.device)
-    return features[starts[dialogue] + ends[dialogue] - 1 - places]

@@ -19,10 +19,12 @@ from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTr
 from transformers.generation import LogitsProcessorList, SuppressTokensLogitsProcessor
 
 from vchat.model.adapters import add_configured_adapters, merge_adapters, target_names
+from vchat.model.attention import kinds_of
 from vchat.model.blank_image import LabelledRows
+from vchat.model.cached_layout import DialogueCache
 from vchat.model.config import VisualChatConfig
 from vchat.model.decoders import fit_vocabulary, use_attention
-from vchat.model.decoding import Rows, decode_all, decode_newest, decode_predictors
+from vchat.model.decoding import Decoding, FlatDecoding, Rows
 from vchat.model.four_bit import use_four_bits
 from vchat.model.image_states import (
     ImageStates,
@@ -32,11 +34,12 @@ from vchat.model.image_states import (
     find_key_rotation,
 )
 from vchat.model.last_layer import can_skip_images, skip_images_in_last_layer
-from vchat.model.layout import DialogueCache, kinds_of
 from vchat.model.loss import SummedCrossEntropy
 from vchat.model.output import VisualChatOutput
 from vchat.model.partitioning import pause_partitioning
-from vchat.model.splice import reverse_in_dialogues, splice
+from vchat.model.published.decoding import PublishedDecoding
+from vchat.model.published.options import order_features
+from vchat.model.splice import splice
 from vchat.model.towers.hugging_face import (
     HuggingFaceTower,
     count_features,
@@ -210,51 +213,69 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             ValueError: the number of image slots and of image features differ.
         """
         segments = _segments(input_ids, segment_ids, attention_mask)
-        has_images = pixel_values is not None and len(pixel_values) > 0
-        if labels is not None and inputs_embeds is None and not has_images:
-            filled = LabelledRows(
+        cache = past_key_values
+        if labels is not None:
+            if use_cache or cache is not None:
+                raise ValueError("labels and a cache do not go together")
+            labelled = LabelledRows(
                 input_ids=input_ids, labels=labels, segment_ids=segments, position_ids=position_ids
-            ).with_blank_image(
-                image_token_id=self.config.image_token_id,
-                num_positions=self.config.positions_per_image,
             )
-            input_ids, labels = filled.input_ids, filled.labels
-            segments, position_ids = filled.segment_ids, filled.position_ids
-            side = self.tower.image_size
-            pixel_values = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=input_ids.device)
-        slots = input_ids == self.config.image_token_id
+            return self._compute_loss(labelled, pixel_values, inputs_embeds)
         if inputs_embeds is None:
+            generated = cache is not None and cache.get_seq_length() > 0
             inputs_embeds = self.embed(
-                input_ids,
-                pixel_values,
-                generated=past_key_values is not None and past_key_values.get_seq_length() > 0,
-                segments=segments,
+                input_ids, pixel_values, generated=generated, segments=segments
             )
-        rows = Rows(
-            embeddings=inputs_embeds,
+        rows = self._rows(input_ids, inputs_embeds, segments, position_ids)
+        if cache is None and not use_cache:
+            hidden = self._decoding.decode_all(rows)
+        else:
+            cache = DialogueCache() if cache is None else cache
+            hidden = self._decoding.decode_newest(rows, cache)
+        logits = self.get_output_embeddings()(hidden[:, -logits_to_keep:])
+        return VisualChatOutput(logits=logits, past_key_values=cache)
+
+    def _compute_loss(
+        self, batch: LabelledRows, pixel_values: Tensor | None, inputs_embeds: Tensor | None
+    ) -> VisualChatOutput:
+        """Return the loss of a batch with labels; arguments as for `forward`."""
+        slot_id = self.config.image_token_id
+        if inputs_embeds is None:
+            has_images = pixel_values is not None and len(pixel_values) > 0
+            if not has_images and not bool((batch.input_ids == slot_id).any()):
+                batch = batch.with_blank_image(
+                    image_token_id=slot_id, num_positions=self.config.positions_per_image
+                )
+                side, device = self.tower.image_size, batch.input_ids.device
+                pixel_values = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)
+            inputs_embeds = self.embed(batch.input_ids, pixel_values, segments=batch.segment_ids)
+        rows = self._rows(batch.input_ids, inputs_embeds, batch.segment_ids, batch.position_ids)
+        found = self._decoding.decode_predictors(rows, batch.labels)
+        losses = torch.empty(len(found.targets), dtype=torch.float32, device=rows.kinds.device)
+        loss = self.summed_cross_entropy(
+            found.hidden, self.get_output_embeddings(), found.targets, losses=losses
+        )
+        return VisualChatOutput(
+            loss=loss, target_losses=losses, target_indices=found.target_indices
+        )
+
+    def _rows(
+        self, input_ids: Tensor, embeddings: Tensor, segments: Tensor, position_ids: Tensor | None
+    ) -> Rows:
+        slots = input_ids == self.config.image_token_id
+        return Rows(
+            embeddings=embeddings,
             kinds=kinds_of(slots, segments, mixed=self.config.attention != "causal"),
             segments=segments,
             position_ids=position_ids,
         )
-        published = self.config.attention == "mmca_published"
-        if labels is not None:
-            if use_cache or past_key_values is not None:
-                raise ValueError("labels and a cache do not go together")
-            hidden, targets, indices = decode_predictors(
-                self.decoder, rows, labels, published=published, skip_images=self._skips_images
-            )
-            head = self.get_output_embeddings()
-            each = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
-            loss = self.summed_cross_entropy(hidden, head, targets, each=each)
-            return VisualChatOutput(loss=loss, target_losses=each, target_indices=indices)
-        cache = past_key_values
-        if cache is None and not use_cache:
-            hidden = decode_all(self.decoder, rows, published=published)
-        else:
-            cache = DialogueCache() if cache is None else cache
-            hidden = decode_newest(self.decoder, rows, cache, published=published)
-        logits = self.get_output_embeddings()(hidden[:, -logits_to_keep:])
-        return VisualChatOutput(logits=logits, past_key_values=cache)
+
+    @property
+    def _decoding(self) -> Decoding:
+        """How rows go through the decoder under this attention."""
+        if self.config.attention == "mmca_published":
+            return PublishedDecoding(self.decoder)
+        return FlatDecoding(self.decoder, skips_images=self._skips_images)
 
     def embed(
         self,
@@ -277,9 +298,8 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             none = embeddings.new_zeros(0, self.config.positions_per_image, 1)
             return splice(embeddings, none, slots)
         features = self._features(pixel_values)
-        if self.config.image_order == "reversed" and slots.sum() == features[..., 0].numel():
-            segments = torch.ones_like(input_ids) if segments is None else segments
-            features = reverse_in_dialogues(features, slots, segments)
+        segments = torch.ones_like(input_ids) if segments is None else segments
+        features = order_features(features, slots, segments, image_order=self.config.image_order)
         return splice(embeddings, features, slots)
 
     @property

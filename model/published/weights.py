@@ -14,12 +14,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from vchat.model.visual_chat import VisualChat
+if TYPE_CHECKING:
+    from vchat.model.visual_chat import VisualChat
+
 
 PARTS = {
     "vis_encoder.vision_model.": "tower.model.",

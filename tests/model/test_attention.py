@@ -9,19 +9,10 @@ from torch.nn import functional
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from vchat.model.attention import attend
-from vchat.model.decoding import Rows, decode_all
-from vchat.model.layout import (
-    IMAGE,
-    PAD,
-    TEXT,
-    FlatLayout,
-    cached_layout,
-    flat_layout,
-    positions_in_segments,
-    sequences_of_dialogues,
-    visible_keys,
-)
+from vchat.model.attention import IMAGE, PAD, TEXT, attend, visible_keys
+from vchat.model.cached_layout import cached_layout
+from vchat.model.decoding import FlatDecoding, Rows, positions_in_segments
+from vchat.model.flat_layout import FlatLayout, flat_layout, sequences_of_dialogues
 from vchat.model.varlen import attend_sequences
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -249,7 +240,7 @@ def hidden_of(model, ids, pixels):
         segments=torch.ones_like(ids),
         position_ids=None,
     )
-    return decode_all(model.decoder, rows, published=False)
+    return FlatDecoding(model.decoder, skips_images=False).decode_all(rows)
 
 
 @pytest.mark.parametrize("attention", ALL)
@@ -271,7 +262,7 @@ def test_token_by_token_equals_all_at_once(new_model, row, attention):
 def test_a_new_round_with_new_images_equals_all_at_once(
     new_model, row, attention, scores_per_block, monkeypatch
 ):
-    monkeypatch.setattr("vchat.model.attention.SCORES_PER_BLOCK", scores_per_block)
+    monkeypatch.setattr("vchat.model.cached_layout.SCORES_PER_BLOCK", scores_per_block)
     model = new_model(attention=attention)
     ids, pixels = row("tIttttItIttt")
     expected = model(ids, pixels).logits
@@ -372,8 +363,8 @@ def test_skipping_image_rows_in_the_last_layer_changes_neither_loss_nor_gradient
     results = []
     for drops in (False, True):
         model = new_model()
-        assert model._drops_rows
-        model._drops_rows = drops
+        assert model._skips_images
+        model._skips_images = drops
         loss = model(ids, pixels, labels=labels).loss
         results.append([loss, *torch.autograd.grad(loss, list(model.parameters()))])
     for whole, dropped in zip(*results, strict=True):

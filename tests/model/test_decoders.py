@@ -12,7 +12,7 @@ from transformers import (
     CLIPVisionModel,
 )
 
-from vchat.model.layout import IMAGE, TEXT, visible_keys
+from vchat.model.attention import IMAGE, TEXT, visible_keys
 from vchat.model.visual_chat import VisualChat
 
 SLOT, POSITIONS = 96, 5

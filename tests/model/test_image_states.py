@@ -14,7 +14,7 @@ def cut_after(ids, *, images):
 
 
 def states_of(model, pixels):
-    return [model.image_states(one[None], num_positions=POSITIONS) for one in pixels]
+    return [model.compute_image_states(one[None], num_positions=POSITIONS) for one in pixels]
 
 
 @pytest.mark.parametrize("drawing", ["tIttItt", "IItt", "It", "ttttIIItIt"])

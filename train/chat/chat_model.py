@@ -17,8 +17,8 @@ import transformers
 from safetensors import SafetensorError
 from torch import Tensor
 
+from vchat.model.cached_layout import DialogueCache
 from vchat.model.image_states import ImageStates
-from vchat.model.layout import DialogueCache
 from vchat.model.visual_chat import VisualChat
 from vchat.shards.loading.collate import repeat_slots
 from vchat.shards.text.template import Part, Template

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vchat.model.layout import DialogueCache
+from vchat.model.cached_layout import DialogueCache
 from vchat.shards.text.tokenizer import TextTokenizer
 from vchat.train.chat.chat_model import ChatModel, tower_inputs
 from vchat.train.chat.generation import Sampling, next_ids

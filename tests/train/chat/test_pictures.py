@@ -132,7 +132,7 @@ ODD = odd_pictures()
 @pytest.mark.parametrize("stored_side", [24, 300])
 def test_a_picture_has_the_pixels_it_would_have_in_a_shard(kind, stored_side):
     policy = ImagePolicy(size=stored_side, format="png")
-    stored = encode_for_shard(ODD[kind], policy, name=kind)
+    stored = encode_for_shard(ODD[kind], policy, key=kind, name=kind)
     expected = decode_image(stored.data, shorter_side=16, crop=16)
     shown = decode_picture(ODD[kind], side=16, stored_side=stored_side)
     assert np.array_equal(shown.numpy(), expected)
@@ -143,7 +143,7 @@ def test_a_picture_has_the_pixels_it_would_have_in_a_shard(kind, stored_side):
 def test_a_picture_has_the_tiles_it_would_have_in_a_shard(kind, stored_side):
     tiling = Tiling(max_tiles=6, side=16)
     policy = ImagePolicy(size=stored_side, format="png")
-    stored = encode_for_shard(ODD[kind], policy, name=kind)
+    stored = encode_for_shard(ODD[kind], policy, key=kind, name=kind)
     shown = decode_picture_tiles(ODD[kind], tiling=tiling, stored_side=stored_side)
     expected = np.zeros((len(shown), 16, 16, 3), np.uint8)
     decode_tiles_into(expected, stored.data, size=stored.size, tiling=tiling)
@@ -155,7 +155,7 @@ def test_a_picture_has_the_tiles_it_would_have_in_a_shard(kind, stored_side):
 def test_a_chat_refuses_what_a_build_rejects(size):
     data = encoded(Image.new("1", size))
     with pytest.raises(Rejected, match="huge_image"):
-        encode_for_shard(data, ImagePolicy(size=448), name="strip")
+        encode_for_shard(data, ImagePolicy(size=448), key="strip", name="strip")
     with pytest.raises(ValueError, match="pixels"):
         decode_picture(data, side=8, stored_side=448)
     with pytest.raises(ValueError, match="pixels"):

@@ -203,7 +203,9 @@ def test_wrong_requests_are_refused_with_a_reason(address, monkeypatch):
         "type": "image_url",
         "image_url": {"url": "data:image/png;base64,AAAA"},
     }
-    assert "image 1 of the dialogue: no readable" in refused(address, 400, {"messages": [message]})
+    assert "image 1 of the dialogue: picture of 3 bytes: not an image" in refused(
+        address, 400, {"messages": [message]}
+    )
     many = user("What?", *range(120))
     assert "positions" in refused(address, 400, {"messages": [many]})
     assert "wanted application/json" in refused(address, 415, b"{}", Content_Type="text/plain")
