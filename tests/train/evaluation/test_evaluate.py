@@ -270,7 +270,7 @@ def test_an_undecodable_image_names_question_and_file(
     flags = ["--checkpoint", checkpoint, "--questions", tmp_path / "eval.json"]
     err = fails(monkeypatch, capsys, *flags)
     assert "question 'q0'" in err
-    assert "a.jpg: no readable JPEG/PNG/WEBP image in 12 bytes" in err
+    assert "a.jpg: picture of 12 bytes: not an image of a known format" in err
 
 
 def test_a_question_beyond_the_positions_is_named(questions_file, tmp_path, monkeypatch, capsys):
