@@ -21,7 +21,7 @@ def command(shards: str, split: str | None, source: str | None, as_json: bool) -
     the wrong size; `verify` checks contents.
     """
     from vchat.shards.format.open_shards import open_shards
-    from vchat.shards.inspect.inspection import overview
+    from vchat.shards.inspect.overview import overview
     from vchat.shards.inspect.terminal import print_overview
 
     found = overview(open_shards(shards), split=split, source=source)

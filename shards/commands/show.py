@@ -18,7 +18,7 @@ def command(shards: str, number: int, split: str | None, source: str | None) -> 
     With --split or --source, NUMBER counts within those.
     """
     from vchat.shards.format.open_shards import open_shards
-    from vchat.shards.inspect.inspection import row_at, select_samples
+    from vchat.shards.inspect.overview import row_at, select_samples
     from vchat.shards.inspect.terminal import print_sample
 
     opened = open_shards(shards)

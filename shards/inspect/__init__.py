@@ -1,4 +1,5 @@
 """What a shard set holds, whether it is intact, and how the model reads it.
 
-Knows no training run.
+Offers `overview`, `select_samples`, `find_defects`, `token_spans`, and their text for a terminal.
+Knows no plan and no training run.
 """

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from vchat.shards.format.sample import Sample
 from vchat.shards.format.shard_set import ShardSet
-from vchat.shards.inspect.inspection import escape_controls, token_spans
+from vchat.shards.inspect.token_spans import escape_controls, token_spans
 
 PIPE_COLUMNS = 160
 """Width of tables where there is no terminal to ask."""
@@ -28,7 +28,7 @@ COLUMNS = {
 
 
 def print_overview(found: Mapping[str, Any]) -> None:
-    """Print what `inspection.overview` found: a summary, a table, and integrity."""
+    """Print what `overview` found: a summary, a table, and integrity."""
     out = _console()
     tokenizer, image = found["tokenizer"], found["image"]
     out.print(Text(f"{found['name']}", style="bold"))

@@ -21,7 +21,7 @@ from vchat.shards.format.index import index_row, statistics
 from vchat.shards.format.manifest import index_digest
 from vchat.shards.format.sample import Sample, decode_sample
 from vchat.shards.format.shard_set import ShardSet
-from vchat.shards.inspect.inspection import Defect, missing_files
+from vchat.shards.inspect.defects import Defect, missing_files
 from vchat.shards.pixels.limits import PictureError, check_stored_size
 from vchat.shards.storage.store import MissingError
 from vchat.shards.storage.store_file import open_store_file

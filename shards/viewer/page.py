@@ -21,14 +21,9 @@ from vchat.base.files import write_atomically
 from vchat.base.page import load_page
 from vchat.shards.format.sample import Sample, StoredImage
 from vchat.shards.format.shard_set import ShardSet
-from vchat.shards.inspect.inspection import (
-    TokenSpan,
-    escape_controls,
-    overview,
-    select_samples,
-    token_spans,
-)
+from vchat.shards.inspect.overview import overview, select_samples
 from vchat.shards.inspect.terminal import format_size
+from vchat.shards.inspect.token_spans import TokenSpan, escape_controls, token_spans
 
 MEDIA_TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
@@ -38,13 +33,13 @@ class ViewedDialogue:
     """One sample, prepared for the page."""
 
     sample: Sample
-    runs: list[TokenSpan]
+    spans: list[TokenSpan]
     """What the model reads, in order."""
 
     num_opening: int
-    """Pieces of the first run that spell the opening, the same in every dialogue: folded."""
+    """Pieces of the first span that spell the opening, the same in every dialogue: folded."""
 
-    place: str
+    location: str
     """Shard and stem."""
 
     num_text_tokens: int
@@ -123,9 +118,9 @@ def _read_dialogues(
         found = token_spans(sample, tokenizer)
         yield ViewedDialogue(
             sample=sample,
-            runs=found,
+            spans=found,
             num_opening=_num_opening(found[0].pieces, opening),
-            place=f"{shards.shard_name(row)} {row['stem']}",
+            location=f"{shards.shard_name(row)} {row['stem']}",
             num_text_tokens=row["text_tokens"],
             num_supervised=row["supervised_tokens"],
         )
