@@ -71,5 +71,5 @@ def _pieces(ids: Sequence[int], tokenizer: TextTokenizer) -> list[str]:
 
 
 def escape_controls(text: str) -> str:
-    """Return text in which pictures stand for control characters, so that none reaches a terminal."""
+    """Return text with pictures for its control characters, so that none reaches a terminal."""
     return text.translate(_PICTURES)

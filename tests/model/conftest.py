@@ -1,6 +1,4 @@
-"""Tiny models with fixed random weights, and the reference values measured on the published
-code.
-"""
+"""Tiny models with fixed random weights, and reference values measured on the published code."""
 
 import json
 from collections.abc import Callable
