@@ -162,8 +162,9 @@ def plain_loss(
 
 
 def dense_masks(is_image: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the text and image keys each query sees, both bool[1, 1, S, S]; an image sees
-    itself.
+    """Return the text and image keys each query sees, both bool[1, 1, S, S].
+
+    An image sees itself.
     """
     length = is_image.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=is_image.device).tril()

@@ -1,5 +1,7 @@
-"""Builds that are killed 20 times at random moments, or meet a full or read-only disk, end with the
-bytes of an undisturbed build: in a folder, and in a bucket of a real S3 server.
+"""A build that is killed ends with the bytes of an undisturbed build.
+
+Killed 20 times at random moments, or on a full or read-only disk; in a folder, and in a bucket of a
+real S3 server.
 
 Long: `make soak`.
 """

@@ -1,5 +1,7 @@
-"""A run on two hosts, one of which dies and comes back: two torchrun agents in network namespaces,
-shards in an S3 server on the switch between them, run.out in a folder that both see.
+"""A run on two hosts, one of which dies and comes back.
+
+Two torchrun agents in network namespaces, shards in an S3 server on the switch between them,
+run.out in a folder that both see.
 
 The run goes on alone on the host that is left, and on both when the other is back. It ends with the
 samples of an undisturbed run in every step, and its losses within rounding.
