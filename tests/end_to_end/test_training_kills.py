@@ -1,10 +1,8 @@
 """Thirty random kills of a training on S3 shards.
 
-SIGKILL to one rank, to all processes, to the launcher, and SIGTERM, under `torchrun` and `deepspeed` in turns. After each the same run is started
-again. It ends with the same samples in every step, and the same losses to the last digit, as one
-that nobody disturbed.
-
-Long: `make soak`.
+SIGKILL to one rank, to all processes, to the launcher, and SIGTERM, under `torchrun` and
+`deepspeed` in turns. After each the same run is started again. It ends with the same samples in
+every step, and the same losses to the last digit, as one that nobody disturbed. Long: `make soak`.
 """
 
 import contextlib

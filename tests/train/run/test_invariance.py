@@ -1,6 +1,7 @@
 """Loss and gradients of a step do not depend on who computes them.
 
-That is: world size, micro-batch, accumulation, ZeRO stage and packing. The yardstick is a plain sum without DeepSpeed.
+That is: world size, micro-batch, accumulation, ZeRO stage and packing. The yardstick is a plain sum
+without DeepSpeed.
 """
 
 import json
