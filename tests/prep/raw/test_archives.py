@@ -1,4 +1,4 @@
-"""Images are read inside a zip or a tar that stands in for their folder."""
+"""Images are read inside a zip or a tar that replaces their folder."""
 
 import tarfile
 import zipfile
@@ -31,7 +31,7 @@ def pack(path, contents, *, method=zipfile.ZIP_STORED):
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar"])
 @pytest.mark.parametrize("prefix", ["train2017/", ""])
-def test_an_archive_stands_in_for_an_image_folder(tmp_path, suffix, prefix):
+def test_an_archive_replaces_an_image_folder(tmp_path, suffix, prefix):
     write_llava(tmp_path, count=4, images=False)
     names = {number: f"{prefix}{number:012d}.jpg" for number in (1, 2, 3)}
     kinds = {1: "good", 2: "tiny", 3: "exif"}
@@ -84,7 +84,9 @@ def test_a_truncated_or_damaged_member_is_rejected(tmp_path, cut):
         read_member(path, "x.jpg")
 
 
-def test_a_member_that_unpacks_to_too_much_is_rejected_unread(tmp_path, monkeypatch):
+def test_a_member_that_decompresses_to_too_much_is_rejected_before_it_is_read(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr("vchat.prep.raw.archives.MAX_BYTES", 1000)
     path = tmp_path / "a.zip"
     pack(path, {"x.jpg": b"0" * 100_000}, method=zipfile.ZIP_DEFLATED)

@@ -41,7 +41,7 @@ def test_every_value_is_found_whatever_the_block_size(tmp_path, monkeypatch, blo
         ("", "not closed"),
     ],
 )
-def test_what_is_no_whole_object_of_texts_is_an_error(tmp_path, text, message):
+def test_a_file_other_than_a_complete_object_of_texts_is_an_error(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         list(value_spans(written(tmp_path, text)))
 
@@ -61,7 +61,7 @@ def test_any_other_character_is_rejected():
         decode_value(b"QU JD!", name="a")
 
 
-def test_a_name_is_looked_up_and_its_picture_read(tmp_path):
+def test_a_picture_is_found_by_its_name_and_read(tmp_path):
     texts = {"a": "QUJD", "b": "REVG", "c": "R0hJ"}
     path = written(tmp_path, json.dumps(texts))
     index = PictureIndex(tmp_path, [path], names=lambda name: (name, "any"))
@@ -72,7 +72,7 @@ def test_a_name_is_looked_up_and_its_picture_read(tmp_path):
     assert index.find("any", key="k", unique=True) is None
 
 
-def test_a_name_that_is_no_unicode_is_found_under_no_id(tmp_path):
+def test_a_name_that_is_not_unicode_equals_no_id(tmp_path):
     path = tmp_path / "X.json"
     path.write_bytes(b'{"a\xff": "QUJD", "b\\ud800": "QUJD", "c": "QUJD"}')
     names = [name for name, _ in value_spans(path)]
@@ -80,6 +80,6 @@ def test_a_name_that_is_no_unicode_is_found_under_no_id(tmp_path):
     assert PictureIndex(tmp_path, [path], names=lambda name: (name,)).find("c", key="k")
 
 
-def test_a_name_that_is_no_json_is_an_error_naming_the_byte(tmp_path):
+def test_a_name_that_is_not_json_is_an_error_naming_the_byte(tmp_path):
     with pytest.raises(ValueError, match=r"X\.json: not valid JSON at byte 14"):
         list(value_spans(written(tmp_path, r'{"a": "QUJD", "\x": "QUJD"}')))

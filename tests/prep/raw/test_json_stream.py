@@ -21,7 +21,7 @@ def test_arrays_and_objects_are_read_in_order(tmp_path):
     assert list(members(written(tmp_path, b'{"meta": 0, "data": {"x": 1}}'), "data")) == [("x", 1)]
 
 
-def test_a_byte_order_mark_is_passed_over(tmp_path):
+def test_a_byte_order_mark_is_skipped(tmp_path):
     path = written(tmp_path, b'\xef\xbb\xbf["a"]')
     assert first_character(path) == "["
     assert list(items(path)) == ["a"]

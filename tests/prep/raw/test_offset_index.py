@@ -1,4 +1,4 @@
-"""The pass over a base64 JSON is made once: what it found lies beside the work files."""
+"""A base64 JSON is scanned once: the result is stored beside the work files."""
 
 import json
 import os
@@ -18,8 +18,8 @@ SD = SOURCES["otter_mimicit_sd"]
 
 
 @pytest.fixture
-def passes(monkeypatch):
-    """The names of the files that were read through."""
+def scans(monkeypatch):
+    """The names of the files that were scanned."""
     made = []
 
     def counted(path):
@@ -38,7 +38,7 @@ def write_pairs(data, *, count=4):
     write_set(data, "SD", entries, images)
 
 
-def test_a_conversion_that_is_killed_after_the_pass_does_not_repeat_it(tmp_path, passes):
+def test_a_conversion_that_is_killed_after_the_scan_does_not_repeat_it(tmp_path, scans):
     write_pairs(tmp_path / "data")
     rows = 0
 
@@ -60,11 +60,11 @@ def test_a_conversion_that_is_killed_after_the_pass_does_not_repeat_it(tmp_path,
         )
     assert not list((tmp_path / "work").glob("otter_mimicit_sd-*.json"))
     records, _ = run_source(SD, tmp_path / "data", work=tmp_path / "work")
-    assert passes == ["SD.json"]
+    assert scans == ["SD.json"]
     assert records == run_source(SD, tmp_path / "data", work=tmp_path / "other")[0]
 
 
-def test_a_pass_that_is_killed_leaves_no_index(tmp_path, monkeypatch):
+def test_a_scan_that_is_killed_leaves_no_index(tmp_path, monkeypatch):
     path = tmp_path / "X.json"
     path.write_text(json.dumps({"a": "QUJD", "b": "REVG"}))
     monkeypatch.setattr(offset_index, "VALUES_PER_GROUP", 1)
@@ -96,21 +96,21 @@ def content(path):
 
 
 @pytest.mark.parametrize("change", [size, time, content], ids=lambda change: change.__name__)
-def test_a_changed_file_is_read_through_again(tmp_path, passes, change):
+def test_a_changed_file_is_scanned_again(tmp_path, scans, change):
     path = tmp_path / "X.json"
     path.write_text('{"a": "QUJD", "b": "REVG"}')
     found = [list(load_value_spans(path, tmp_path / "work")) for _ in range(2)]
     assert found[0] == found[1] == list(base64_json.value_spans(path))
-    assert passes == ["X.json"]
+    assert scans == ["X.json"]
     change(path)
     assert list(load_value_spans(path, tmp_path / "work")) == list(base64_json.value_spans(path))
-    assert passes == ["X.json"] * 2
+    assert scans == ["X.json"] * 2
 
 
-def test_cgd_keeps_its_pass_too(tmp_path, passes):
+def test_cgd_stores_its_scan_too(tmp_path, scans):
     images = {f"CGD_IMG_{number:012d}": picture(number=number) for number in (1, 2)}
     write_set(tmp_path / "data", "CGD", {"CGD_INS_1": entry(*images)}, images)
     for work in ("a", "a", "b"):
         rows = list(cgd.SOURCE.read(tmp_path / "data", index_folder=tmp_path / work))
         assert rows[0].convert().record.images[1].offset > 0
-    assert passes == ["CGD.json"] * 2
+    assert scans == ["CGD.json"] * 2

@@ -1,4 +1,4 @@
-"""Raw data in a bucket of a real S3 server or behind HTTP: what a folder gives, byte for byte."""
+"""Raw data in a bucket of a real S3 server or behind HTTP gives the bytes that a folder gives."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_a_file_of_ones_own_in_a_bucket_finds_its_pictures_beside_it(s3: Bucket,
     assert read_files(tmp_path / "there") == read_files(tmp_path / "here")
 
 
-def test_a_path_of_an_annotation_cannot_leave_its_place_in_the_bucket(s3: Bucket):
+def test_a_path_of_an_annotation_cannot_leave_its_folder_in_the_bucket(s3: Bucket):
     s3.put("secret.jpg", IMAGES["good"](1))
     s3.put("raw/coco/train2017/1.jpg", IMAGES["good"](1))
     images = ImageFiles([data_path(f"{s3.url}/raw")])
@@ -204,7 +204,7 @@ def test_an_odd_name_in_a_bucket_is_read(s3: Bucket):
         assert images.read(ImageRef(key="x", file=name)) == IMAGES["good"](number)
 
 
-def test_a_picture_above_the_limit_is_rejected_unread(s3: Bucket, monkeypatch):
+def test_a_picture_above_the_limit_is_rejected_before_it_is_read(s3: Bucket, monkeypatch):
     s3.put("raw/big.jpg", IMAGES["large"](1))
     monkeypatch.setattr("vchat.prep.raw.image_files.MAX_BYTES", 1000)
     images = ImageFiles([data_path(f"{s3.url}/raw")])
@@ -257,13 +257,13 @@ def test_globs_in_a_bucket_match_as_in_a_folder(s3: Bucket, tmp_path):
 @pytest.mark.parametrize(
     "text", ["ftp://host/x", "s3://key:secret@bucket/x", "https://h/x?sig=secret"]
 )
-def test_a_place_that_cannot_be_read_is_wrong_use(text):
+def test_a_url_that_cannot_be_read_is_wrong_use(text):
     with pytest.raises(WrongUse) as error:
         data_path(text)
     assert "secret" not in str(error.value)
 
 
-def test_the_text_of_a_row_is_the_same_from_a_bucket(s3: Bucket, tmp_path):
+def test_the_text_of_an_entry_is_the_same_from_a_bucket(s3: Bucket, tmp_path):
     rows = [llava_row(1, "<image>\nWhat\u2028is <b>it</b>? \U0001f600", "A\0B \u202e end.")]
     write_json(tmp_path / "data/llava/conversation_58k.json", rows)
     write_image(tmp_path / "data/coco/train2017/000000000001.jpg")

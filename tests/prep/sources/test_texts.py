@@ -32,7 +32,7 @@ IMAGE = ImageRef(key="k:1", file="1.jpg")
         ("<image>", "", 1),
     ],
 )
-def test_placeholders_go_without_gluing_words(text, wanted, count):
+def test_placeholders_are_removed_without_gluing_words(text, wanted, count):
     assert remove_placeholders(text) == (wanted, count)
 
 
@@ -47,7 +47,7 @@ def test_odd_text_is_unaltered(text):
     "value, reason",
     [(None, "bad_row"), (3, "bad_row"), ("\ud800", "bad_text"), (f"a{DAMAGED}", "bad_text")],
 )
-def test_what_is_no_text_is_rejected(value, reason):
+def test_a_value_that_is_not_text_is_rejected(value, reason):
     with pytest.raises(Rejected) as caught:
         clean_text(value, what="it")
     assert caught.value.reason == reason

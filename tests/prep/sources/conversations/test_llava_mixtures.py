@@ -1,4 +1,4 @@
-"""LLaVA's larger files: rows read = records + rows rejected by exactly the expected reasons."""
+"""LLaVA's larger files: entries read = records + rejected entries, by expected reasons."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""MIMIC-IT CGD, alone and joined with LLaVA: rows read = records + expected rejections."""
+"""MIMIC-IT CGD, alone and joined with LLaVA: entries read = records + expected rejections."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""MIMIC-IT's base64 sets: rows read = records + expected rejections; ids meet; rounds in order."""
+"""MIMIC-IT's base64 sets: entries read = records + expected rejections; ids of both files match."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -51,7 +51,7 @@ def test_sd(tmp_path):
     assert records[0].images[1].offset > 0
 
 
-def test_sn_meets_ids_with_and_without_the_scan_and_keeps_the_order_of_rounds(tmp_path):
+def test_sn_matches_ids_with_and_without_the_scan_and_keeps_the_order_of_rounds(tmp_path):
     def frame(scene, number, scan=""):
         return f"SN_IMG_{scene}{scan}_color_{number:06d}"
 
@@ -81,7 +81,7 @@ def test_sn_meets_ids_with_and_without_the_scan_and_keeps_the_order_of_rounds(tm
 @pytest.mark.parametrize(
     "most, kept", [(8, [0, 2, 4, 6, 8, 10, 12, 15]), (2, [0, 15]), (1, [0]), (16, list(range(16)))]
 )
-def test_sn_keeps_an_even_choice_of_the_frames_of_a_long_walk(tmp_path, most, kept):
+def test_sn_keeps_evenly_spaced_frames_of_a_long_walk(tmp_path, most, kept):
     names = [f"SN_IMG_scene0000_00_color_{100 * frame:06d}" for frame in range(16)]
     images = {name: picture(number=number) for number, name in enumerate(names)}
     entries = {"SN_INS_scene0000_activity0_round0": entry(*names)}
@@ -116,7 +116,7 @@ def test_cgd_takes_the_stretched_pictures_where_coco_is_missing(tmp_path):
     assert record.marks == ()
 
 
-def test_tvc_meets_doubled_clip_names(tmp_path):
+def test_tvc_matches_doubled_clip_names(tmp_path):
     clip = "s01e02_seg01_clip_00"
     images = {
         f"TVC_IMG_castle_{clip}_00001": picture(),

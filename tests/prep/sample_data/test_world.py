@@ -69,7 +69,7 @@ def test_a_pair_differs_in_one_thing(change):
             assert differing == [fields[change]]
 
 
-def test_which_of_a_pair_comes_first_says_nothing():
+def test_the_order_of_a_pair_does_not_tell_what_changed():
     larger_first = sum(
         len(pair.first.things) > len(pair.second.things)
         for pair in (draw_pair(Draws("order", i), change="number") for i in range(400))
@@ -101,7 +101,7 @@ def test_a_dialogue_asks_for_shape_or_color_of_a_thing_never_both():
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_a_question_says_nothing_about_its_answer(kind):
+def test_a_question_does_not_reveal_its_answer(kind):
     answers = defaultdict(Counter)
     for i in range(1500):
         wanted = kind.answers[i % len(kind.answers)]
