@@ -154,11 +154,12 @@ def train_one(out: Path, attention: str, *, steps: int, seed: int) -> None:
     from vchat.train.engine.processes import disconnect_processes, prepare_environment
 
     prepare_environment()
+    from vchat.train.checkpoints.background import Background
     from vchat.train.config.run import find_run_file, read_run
-    from vchat.train.engine.processes import StopRequest
-    from vchat.train.run.data import RankShare
-    from vchat.train.run.launch import connect_processes, prepare_run
+    from vchat.train.engine.processes import RankShare, StopRequest, connect_processes
     from vchat.train.run.loop import train
+    from vchat.train.run.prepare import prepare_run
+    from vchat.train.run.speed import build_speed_meter
 
     run = out / f"{attention}-{seed}"
     settings = {
@@ -175,15 +176,21 @@ def train_one(out: Path, attention: str, *, steps: int, seed: int) -> None:
         overrides=[f"{key}={value}" for key, value in settings.items()],
     )
     curve = Curve()
-    with StopRequest() as stop:
+    with StopRequest() as stop, Background() as background:
         rank, world_size = connect_processes()
-        run_state = prepare_run(config, RankShare(rank=rank, world_size=world_size))
+        share = RankShare(rank=rank, world_size=world_size)
+        run_state = prepare_run(config, share, background=background)
         train(
             run_state.engine,
             run_state.data,
-            config=config,
+            run=config.run,
+            optimizer=config.optimizer,
             log=curve,
+            limit=run_state.limit,
             stop=stop,
+            speed=build_speed_meter(
+                run_state.engine.module, run_state.data, gpu_tflops=None, world_size=world_size
+            ),
             save=run_state.save,
         )
     seconds = statistics.median(curve.step_s)

@@ -35,8 +35,9 @@ from vchat.model.visual_chat import VisualChat
 from vchat.shards.format.open_shards import open_shards
 from vchat.shards.loading.collate import IGNORED, Batch
 from vchat.train.config.run import RunConfig, find_run_file, read_run
+from vchat.train.engine.processes import RankShare
 from vchat.train.engine.starting_model import build_model, read_sizes
-from vchat.train.run.data import RankShare, RunData
+from vchat.train.run.data import RunData
 
 BIN = Path(sys.executable).parent
 FORMS = ("mmca packed", "mmca padded", "causal packed", "library padded")
@@ -104,7 +105,12 @@ def steps_of(config: RunConfig, *, num_steps: int) -> Iterator[list[Batch]]:
     shard_set = open_shards(config.data.shards)
     model = new_model(config)
     data = RunData(
-        [shard_set], config, sizes=read_sizes(model), share=RankShare(rank=0, world_size=1)
+        [shard_set],
+        config.data,
+        config.batch,
+        config.run,
+        sizes=read_sizes(model),
+        share=RankShare(rank=0, world_size=1),
     )
     for _ in range(num_steps):
         yield list(data.read_step())

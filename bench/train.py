@@ -45,11 +45,11 @@ from vchat.shards.text.tokenizer import TextTokenizer
 from vchat.train.checkpoints.background import Background
 from vchat.train.config.run import RunConfig, read_run
 from vchat.train.engine.engine import batch_loss
-from vchat.train.engine.processes import connect_processes, prepare_environment
+from vchat.train.engine.processes import RankShare, connect_processes, prepare_environment
 from vchat.train.logs.log import TrainingLog
-from vchat.train.run.data import RankShare
-from vchat.train.run.launch import prepare_run, run_training
+from vchat.train.run.launch import run_training
 from vchat.train.run.loop import loss_weight
+from vchat.train.run.prepare import prepare_run
 from vchat_testing.toy import WORDS, sample_of, toy_tokenizer
 
 SIDE, DIALOGUES, ROUNDS, UNTIMED_STEPS = 224, 400, 5, 2

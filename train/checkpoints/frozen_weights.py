@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from vchat.base.files import inherit_permissions, sha256_file
-from vchat.train.checkpoints.checkpoint import find_newest, write_json
+from vchat.train.checkpoints.step_folder import find_newest, write_json
 from vchat.train.engine.engine import gather_weights
 
 FROZEN_FOLDER = "frozen"

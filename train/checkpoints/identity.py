@@ -13,7 +13,7 @@ from typing import Any
 from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.plan.joined_sets import join_digests
 from vchat.train.checkpoints.checkpoint import Checkpoint
-from vchat.train.config.run import RunConfig, result_settings, settings_digest
+from vchat.train.config.run import settings_digest
 
 MAX_VALUE_CHARS = 100
 """Characters of a value that a refusal tells."""
@@ -24,25 +24,22 @@ class RunIdentity:
     """Facts of one run that never change while it lasts."""
 
     settings: dict[str, Any]
-    """`section.key` -> value of every setting that shapes the result."""
+    """Made by `result_settings`: `section.key` -> value of what shapes the result."""
 
     shards: dict[str, Any]
-    """What a checkpoint's `shards.json` says about the shard sets."""
+    """Made by `shard_facts`."""
 
 
-def collect_identity(config: RunConfig, shard_sets: Sequence[ShardSet]) -> RunIdentity:
-    """Collect the facts of a run from its configuration and its shard sets."""
+def shard_facts(shard_sets: Sequence[ShardSet]) -> dict[str, Any]:
+    """Collect what a checkpoint's `shards.json` says about the shard sets of its run."""
     manifests = [shard_set.manifest for shard_set in shard_sets]
-    return RunIdentity(
-        settings=result_settings(config),
-        shards={
-            "index_digest": join_digests([found["digests"]["index"] for found in manifests]),
-            "tokenizer_fingerprint": shard_sets[0].tokenizer().fingerprint,
-            "template": manifests[0]["template"],
-            "max_tokens": max(found["max_tokens"] for found in manifests),
-            "stored_image_size": manifests[0].get("image", {}).get("size"),
-        },
-    )
+    return {
+        "index_digest": join_digests([found["digests"]["index"] for found in manifests]),
+        "tokenizer_fingerprint": shard_sets[0].tokenizer().fingerprint,
+        "template": manifests[0]["template"],
+        "max_tokens": max(found["max_tokens"] for found in manifests),
+        "stored_image_size": manifests[0].get("image", {}).get("size"),
+    }
 
 
 def check_same_run(identity: RunIdentity, checkpoint: Checkpoint) -> None:

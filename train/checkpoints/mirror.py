@@ -23,7 +23,12 @@ from vchat.base.files import sha256_file, write_atomically
 from vchat.shards.storage.config import StorageConfig
 from vchat.shards.storage.remote import PARTS_IN_FLIGHT, RemoteStore
 from vchat.shards.storage.store import ShardError
-from vchat.train.checkpoints.checkpoint import find_newest, parse_step, rename_into_place, step_name
+from vchat.train.checkpoints.step_folder import (
+    find_newest,
+    parse_step,
+    rename_into_place,
+    step_name,
+)
 
 PARALLEL_TRANSFERS = 4
 LISTING = "files.json"

@@ -13,7 +13,7 @@ import torch
 from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 
 
-class Capture(TorchCheckpointEngine):  # type: ignore[misc]
+class StateCapture(TorchCheckpointEngine):  # type: ignore[misc]
     """Keeps copies of what DeepSpeed would write."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Capture(TorchCheckpointEngine):  # type: ignore[misc]
             torch.save(state, path)
 
 
-def capture_state(engine: deepspeed.DeepSpeedEngine, folder: Path, *, tag: str) -> Capture:
+def capture_state(engine: deepspeed.DeepSpeedEngine, folder: Path, *, tag: str) -> StateCapture:
     """Copy this rank's optimizer state and trained weights; all ranks call it.
 
     The folder must be there. Costs the memory of one copy of what this rank saves.
@@ -45,8 +45,8 @@ def capture_state(engine: deepspeed.DeepSpeedEngine, folder: Path, *, tag: str) 
 
 
 @contextmanager
-def _capture_saves(engine: deepspeed.DeepSpeedEngine) -> Iterator[Capture]:
-    writing, capture = engine.checkpoint_engine, Capture()
+def _capture_saves(engine: deepspeed.DeepSpeedEngine) -> Iterator[StateCapture]:
+    writing, capture = engine.checkpoint_engine, StateCapture()
     engine.checkpoint_engine = capture
     try:
         yield capture

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from vchat.train.commands.options import RUN_FILE, SETTINGS
-from vchat.train.config.run import find_run_file, read_run
+from vchat.train.config.run import RunConfig, find_run_file, read_run
 
 
 @click.command("where")
@@ -38,10 +40,85 @@ def where(
     from vchat.train.engine.processes import prepare_environment
 
     prepare_environment()
-    from vchat.train.where.lineage import print_sample, print_step, read_num_processes
+    from vchat.train.where.lineage import read_num_processes
 
     if key is not None:
         print_sample(config, key=key)
     elif step is not None:
         made_by = processes or read_num_processes(config.run.out, step=step) or 1
         print_step(config, step=step, num_processes=made_by, rank=rank, row=row)
+
+
+def print_step(
+    config: RunConfig,
+    *,
+    step: int,
+    num_processes: int,
+    rank: int | None = None,
+    row: int | None = None,
+) -> None:
+    """Print the samples of a step with the records they were made of on stdout.
+
+    A table in a terminal, else one line per record with tabs between its fields.
+
+    Raises:
+        ValueError: the run has no such step, or the step has no such rank or row.
+    """
+    from vchat.shards.plan.joined_sets import join_sets
+    from vchat.train.forecast.forecast import plan_run
+    from vchat.train.where.lineage import read_sample, select_step_samples
+
+    shard_sets, _, data = plan_run(config, num_processes=num_processes)
+    samples = select_step_samples(data, step=step, num_processes=num_processes, rank=rank, row=row)
+    sets = join_sets(shard_sets, split=config.data.split)
+    lines = [
+        (
+            str(sample.rank),
+            str(sample.micro_batch),
+            str(sample.row),
+            sample.key,
+            record.key,
+            record.record_id,
+            record.file,
+        )
+        for sample in samples
+        for record in read_sample(sets, sample.number).records
+    ]
+    _print_lines(("rank", "micro-batch", "row", "sample", "record", "id", "file"), lines)
+
+
+def print_sample(config: RunConfig, *, key: str) -> None:
+    """Print the steps that read a sample or a record, one per line on stdout.
+
+    Raises:
+        ValueError: neither a sample nor a record of the split has this key.
+    """
+    from vchat.shards.plan.joined_sets import join_sets
+    from vchat.train.forecast.forecast import plan_run
+    from vchat.train.where.lineage import find_samples, find_steps_of_sample
+
+    shard_sets, _, data = plan_run(config, num_processes=1)
+    sets = join_sets(shard_sets, split=config.data.split)
+    for number in find_samples(data, sets, key=key):
+        sample_key = data.loader.index.keys[number]
+        if sample_key != key:
+            sys.stderr.write(f"record {key} is in sample {sample_key}\n")
+        for step in find_steps_of_sample(data, number=number):
+            sys.stdout.write(f"{step}\n")
+
+
+def _print_lines(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    if not sys.stdout.isatty():
+        for line in (titles, *lines):
+            sys.stdout.write("\t".join(line) + "\n")
+        return
+    table = Table(box=box.SIMPLE)
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    for line in lines:
+        table.add_row(*line)
+    Console(file=sys.stdout).print(table)

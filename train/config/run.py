@@ -207,6 +207,11 @@ class DeepSpeedConfig:
     nvme_folder: Path | None = None
     """Folder on a fast local disk, the same path on every host; needed by `nvme`."""
 
+    @property
+    def uses_nvme(self) -> bool:
+        """Whether weights or optimizer state live on a disk."""
+        return "nvme" in (self.offload_optimizer, self.offload_parameters)
+
     def __post_init__(self) -> None:
         if self.offload_optimizer != "none" and self.zero_stage < 1:
             raise ValueError(f"offload_optimizer needs zero_stage 1 to 3, got {self.zero_stage}")
@@ -214,7 +219,7 @@ class DeepSpeedConfig:
             raise ValueError(f"offload_parameters needs zero_stage 3, got {self.zero_stage}")
         if self.offload_optimizer == "nvme" and self.zero_stage < 3:
             raise ValueError(f"offload_optimizer = nvme needs zero_stage 3, got {self.zero_stage}")
-        if "nvme" in (self.offload_optimizer, self.offload_parameters) and not self.nvme_folder:
+        if self.uses_nvme and not self.nvme_folder:
             raise ValueError("offloading to nvme needs deepspeed.nvme_folder")
 
 

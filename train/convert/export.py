@@ -25,7 +25,8 @@ import transformers
 
 from vchat.base.files import inherit_permissions
 from vchat.model.visual_chat import VisualChat
-from vchat.train.checkpoints.checkpoint import EXPORT_FACTS, Checkpoint, verify_files, write_json
+from vchat.train.checkpoints.checkpoint import EXPORT_FACTS, Checkpoint, verify_files
+from vchat.train.checkpoints.step_folder import write_json
 from vchat.train.engine.starting_model import load_model
 
 TORCH_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}

@@ -17,7 +17,15 @@ from vchat.model.towers.weight_files import read_weights
 from vchat.model.visual_chat import VisualChat
 from vchat.shards.text.published_template import PublishedTemplate
 from vchat.shards.text.tokenizer import TextTokenizer
-from vchat.train.checkpoints import checkpoint
+from vchat.train.checkpoints.checkpoint import FORMAT_VERSION
+from vchat.train.checkpoints.step_folder import (
+    create_part_folder,
+    file_facts,
+    file_names,
+    finish_checkpoint,
+    step_name,
+    write_json,
+)
 from vchat.train.engine.starting_model import channel_statistic, load_decoder, load_tower
 
 STEP = 0
@@ -61,7 +69,7 @@ def import_model(
 
 def save_imported(model: VisualChat, tokenizer: TextTokenizer, out: Path) -> Path:
     """Write the checkpoint of step 0 and return its folder."""
-    part = checkpoint.create_part_folder(out, step=STEP)
+    part = create_part_folder(out, step=STEP)
     model.save_pretrained(part / "model")
     tokenizer.save(part / "tokenizer")
     template = PublishedTemplate()
@@ -70,9 +78,9 @@ def save_imported(model: VisualChat, tokenizer: TextTokenizer, out: Path) -> Pat
         "tokenizer_fingerprint": tokenizer.fingerprint,
         "image_size": model.config.image_size,
     }
-    checkpoint.write_json(part / "shards.json", shards)
-    state = {"format_version": checkpoint.FORMAT_VERSION, "step": STEP}
-    checkpoint.write_json(part / "state.json", state)
-    facts = checkpoint.file_facts(part, checkpoint.file_names(part))
-    checkpoint.finish_checkpoint(out, step=STEP, facts=facts, keep_last=0)
-    return out / checkpoint.step_name(STEP)
+    write_json(part / "shards.json", shards)
+    state = {"format_version": FORMAT_VERSION, "step": STEP}
+    write_json(part / "state.json", state)
+    facts = file_facts(part, file_names(part))
+    finish_checkpoint(out, step=STEP, facts=facts, keep_last=0)
+    return out / step_name(STEP)

@@ -1,18 +1,16 @@
-"""The DeepSpeed engine of a run: made, fed one micro-batch, its whole weights collected."""
+"""The DeepSpeed engine of a run: start it, take a micro-batch's loss, collect its weights."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import deepspeed
 import torch
 
 from vchat.model.visual_chat import VisualChat
 from vchat.shards.loading.collate import Batch
-from vchat.train.config.run import RunConfig
-from vchat.train.engine.deepspeed_config import deepspeed_dictionary
+from vchat.train.config.run import OptimizerConfig, TrainConfig
 from vchat.train.engine.parts import freeze_other_parts, parameter_groups
-from vchat.train.engine.weight_loading import WeightLoading
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -30,50 +28,40 @@ class BatchLoss(NamedTuple):
     """int64[T, 2], row and column of each of them in the batch."""
 
 
-def choose_loading(config: RunConfig, *, world_size: int) -> WeightLoading:
-    """How a run loads its weights: in its own arithmetic, and in shares under ZeRO-3."""
-    in_shares = config.deepspeed.zero_stage == 3
-    return WeightLoading(
-        dtype=DTYPES[config.train.precision],
-        partition_settings=deepspeed_dictionary(config, world_size=world_size)
-        if in_shares
-        else None,
-    )
-
-
 def start_engine(
-    model: VisualChat, config: RunConfig, *, world_size: int, load_universal: bool = False
+    model: VisualChat,
+    train: TrainConfig,
+    optimizer: OptimizerConfig,
+    *,
+    deepspeed_settings: dict[str, Any],
 ) -> deepspeed.DeepSpeedEngine:
     """Hand model and optimizer to DeepSpeed; from here on it owns the weights.
 
     Parameters get the run's precision. Buffers (rotary frequencies) stay as they are.
 
     Args:
-        load_universal: whether it will load a universal checkpoint, see `universal.py`.
+        deepspeed_settings: made by `deepspeed_dictionary`.
     """
     model.train()  # a loaded model comes without dropout
-    freeze_other_parts(model, config.train.parts)
-    if config.train.gradient_checkpointing:
+    freeze_other_parts(model, train.parts)
+    if train.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     for parameter in model.parameters():  # and no buffer
         if parameter.is_floating_point():
-            parameter.data = parameter.data.to(DTYPES[config.train.precision])
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, config.optimizer),
+            parameter.data = parameter.data.to(DTYPES[train.precision])
+    adam = torch.optim.AdamW(
+        parameter_groups(model, optimizer),
         lr=0.0,  # the loop sets the rate of every step
-        betas=(config.optimizer.betas[0], config.optimizer.betas[1]),
-        eps=config.optimizer.eps,
+        betas=(optimizer.betas[0], optimizer.betas[1]),
+        eps=optimizer.eps,
     )
     engine, *_ = deepspeed.initialize(
-        model=model,
-        optimizer=optimizer,
-        config=deepspeed_dictionary(config, world_size=world_size, load_universal=load_universal),
-        dist_init_required=False,
+        model=model, optimizer=adam, config=deepspeed_settings, dist_init_required=False
     )
-    if config.deepspeed.zero_stage == 0:
+    if engine.zero_optimization_stage() == 0:
         # In bf16 and fp16 DeepSpeed has made a step with gradients of zero, to allocate the state.
         # At a rate of 0 that moves nothing, but Adam's bias correction counts it.
-        optimizer.state.clear()
+        adam.state.clear()
     return engine
 
 

@@ -7,18 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vchat.train.config.run import RunConfig
 
-
-def prepare_nvme(config: RunConfig) -> None:
-    """Make DeepSpeed ready to offload to NVMe, if the run wants that.
+def prepare_nvme() -> None:
+    """Make DeepSpeed ready to offload to NVMe.
 
     Raises:
         ValueError: what DeepSpeed needs for it is not here.
     """
-    sharding = config.deepspeed
-    if "nvme" not in (sharding.offload_optimizer, sharding.offload_parameters):
-        return
     from deepspeed.ops.op_builder import AsyncIOBuilder
     from deepspeed.runtime.swap_tensor.partitioned_optimizer_swapper import (
         PartitionedOptimizerSwapper,

@@ -13,8 +13,19 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankShare:
+    """Which part of every step this process reads."""
+
+    rank: int
+    world_size: int
+    ranks_per_node: int = 1
+    """Ranks on this machine, which share its cache of shards."""
 
 
 def prepare_environment() -> None:

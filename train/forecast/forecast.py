@@ -24,9 +24,10 @@ from vchat.train.config.run import RunConfig
 from vchat.train.costs.flops import flops_of, pairs_of_epoch
 from vchat.train.costs.memory import weight_counts
 from vchat.train.engine.parts import freeze_other_parts
+from vchat.train.engine.processes import RankShare
 from vchat.train.engine.starting_model import build_model, read_sizes
 from vchat.train.forecast.gpu_memory import GpuMemory, memory_facts
-from vchat.train.run.data import RankShare, RunData, open_run_shards
+from vchat.train.run.data import RunData, open_run_shards
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +104,7 @@ def plan_run(
     config: RunConfig, *, num_processes: int
 ) -> tuple[list[ShardSet], VisualChat, RunData]:
     """Open the shards, build the model on the meta device, and plan the data as rank 0 does."""
-    shard_sets = open_run_shards(config)
+    shard_sets = open_run_shards(config.data, storage=config.storage)
     tokenizer = shard_sets[0].tokenizer()
     with torch.device("meta"):
         model = build_model(
@@ -114,7 +115,9 @@ def plan_run(
         )
     freeze_other_parts(model, config.train.parts)
     share = RankShare(rank=0, world_size=num_processes)
-    return shard_sets, model, RunData(shard_sets, config, sizes=read_sizes(model), share=share)
+    sizes = read_sizes(model)
+    data = RunData(shard_sets, config.data, config.batch, config.run, sizes=sizes, share=share)
+    return shard_sets, model, data
 
 
 def _epoch_facts(summary: PlanSummary) -> dict[str, Any]:

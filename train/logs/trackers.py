@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vchat.base.cli import WrongUse
-from vchat.base.toml_config import to_table
-from vchat.train.config.run import RunConfig
 
 
 class Tracker(Protocol):
@@ -22,17 +20,28 @@ class Tracker(Protocol):
         """Write what is held back."""
 
 
-def open_trackers(config: RunConfig, *, first_step: int) -> list[Tracker]:
+def open_trackers(
+    out: Path,
+    *,
+    first_step: int,
+    tensorboard: bool,
+    wandb_project: str | None,
+    settings: Mapping[str, Any],
+) -> list[Tracker]:
     """Open what the run asks for; a resumed run goes on in the same curves after `first_step`.
+
+    Args:
+        out: the run's folder.
+        settings: of the run, by section and key, for Weights & Biases to show.
 
     Raises:
         WrongUse: the package is not installed.
     """
     trackers: list[Tracker] = []
-    if config.run.tensorboard:
-        trackers.append(TensorBoard(config.run.out / "tensorboard", first_step=first_step))
-    if config.run.wandb is not None:
-        trackers.append(WeightsAndBiases(config, project=config.run.wandb))
+    if tensorboard:
+        trackers.append(TensorBoard(out / "tensorboard", first_step=first_step))
+    if wandb_project is not None:
+        trackers.append(WeightsAndBiases(out, project=wandb_project, settings=settings))
     return trackers
 
 
@@ -62,20 +71,19 @@ class TensorBoard:
 class WeightsAndBiases:
     """A run in a project at Weights & Biases, named and resumed by the folder of ours."""
 
-    def __init__(self, config: RunConfig, *, project: str) -> None:
-        """Start, or go on with, the run; its settings are ours."""
+    def __init__(self, out: Path, *, project: str, settings: Mapping[str, Any]) -> None:
+        """Start the run, or resume the one that `out` names."""
         try:
             import wandb
         except ImportError as err:
             raise WrongUse(_not_installed("run.wandb", "wandb")) from err
-        out = config.run.out
         self._run: Any = wandb.init(
             project=project,
             name=out.name,
             id=_wandb_id(out),
             resume="allow",
             dir=str(out),
-            config=to_table(config),
+            config=dict(settings),
         )
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,18 +21,10 @@ from vchat.shards.plan.arguments import PlanArguments
 from vchat.shards.plan.excluded_keys import read_keys
 from vchat.shards.plan.joined_sets import check_same_language
 from vchat.shards.plan.saved_plans import default_plan_folder
+from vchat.shards.storage.config import StorageConfig
 from vchat.train.config.model import ModelSizes
-from vchat.train.config.run import RunConfig
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RankShare:
-    """Which part of every step this process reads."""
-
-    rank: int
-    world_size: int
-    ranks_per_node: int = 1
-    """Ranks on this machine, which share its cache of shards."""
+from vchat.train.config.run import BatchConfig, DataConfig, OutputConfig
+from vchat.train.engine.processes import RankShare
 
 
 class RunData:
@@ -41,18 +33,25 @@ class RunData:
     def __init__(
         self,
         shard_sets: Sequence[ShardSet],
-        config: RunConfig,
+        data: DataConfig,
+        batch: BatchConfig,
+        run: OutputConfig,
         *,
         sizes: ModelSizes,
         share: RankShare,
     ):
         """Plan the first epoch (all epochs, if the run is counted in epochs); read nothing yet."""
-        self._shard_sets, self._config, self._sizes, self._share = shard_sets, config, sizes, share
-        self.loader = self._make_loader(
-            plan_arguments(config, sizes),
-            rows_per_step=config.batch.rows_per_step,
+        self._shard_sets, self._data, self._image_size = shard_sets, data, sizes.image_size
+        self._share, self.split = share, data.split
+        self.rows_per_step, self.rows_per_micro_batch = (
+            batch.rows_per_step,
+            batch.rows_per_micro_batch,
         )
-        self.total_steps = count_steps(self.loader, config)
+        self._arguments = plan_arguments(data, seed=run.seed, sizes=sizes)
+        self.loader = self._make_loader(self._arguments, rows_per_step=self.rows_per_step)
+        self.total_steps = count_steps(
+            self.loader, rows_per_step=self.rows_per_step, steps=run.steps, epochs=run.epochs
+        )
         self.steps_done = 0
         self._batches: Iterator[Batch] | None = None
         self._costs_before = self.loader.metrics()
@@ -99,18 +98,18 @@ class RunData:
     def heldout_loader(self) -> Loader:
         """Return the loader of the eval split: each sample once, whatever the mix and the ranks."""
         arguments = replace(
-            plan_arguments(self._config, self._sizes),
-            split=self._config.data.eval_split,
+            self._arguments,
+            split=self._data.eval_split,
             mix=(),  # each sample once
             set_weights=(),
             tail="pad",
         )
-        rows = self._share.world_size * self._config.batch.rows_per_micro_batch
+        rows = self._share.world_size * self.rows_per_micro_batch
         return self._make_loader(arguments, rows_per_step=rows)
 
     def heldout_batches(self, loader: Loader) -> Iterator[Batch]:
         """Yield this rank's micro-batches of the first epoch of a held-out loader."""
-        rows = self._share.world_size * self._config.batch.rows_per_micro_batch
+        rows = self._share.world_size * self.rows_per_micro_batch
         num_steps = loader.plan(0).num_steps(rows)
         return itertools.islice(loader, num_steps * loader.micro_batches_per_step)
 
@@ -119,36 +118,35 @@ class RunData:
             self._shard_sets,
             arguments,
             rows_per_step=rows_per_step,
-            rows_per_micro_batch=self._config.batch.rows_per_micro_batch,
+            rows_per_micro_batch=self.rows_per_micro_batch,
             rank=self._share.rank,
             world_size=self._share.world_size,
             ranks_per_node=self._share.ranks_per_node,
-            on_fault=self._config.data.on_fault,
-            max_skipped=self._config.data.max_skipped,
-            image_size=self._sizes.image_size,
+            on_fault=self._data.on_fault,
+            max_skipped=self._data.max_skipped,
+            image_size=self._image_size,
             pin_memory=torch.cuda.is_available(),
             plan_folder=default_plan_folder(),
         )
 
 
-def open_run_shards(config: RunConfig) -> list[ShardSet]:
+def open_run_shards(data: DataConfig, *, storage: StorageConfig) -> list[ShardSet]:
     """Open the shard sets of a run.
 
     Raises:
         ValueError: one is not finished, or they differ in tokenizer or template.
     """
-    opened = [open_shards(shards.path, storage=config.storage) for shards in config.data.sets]
-    for other in opened[1:]:
-        check_same_language(opened[0], other)
-    return opened
+    first, *others = (open_shards(shards.path, storage=storage) for shards in data.sets)
+    for other in others:
+        check_same_language(first, other)
+    return [first, *others]
 
 
-def plan_arguments(config: RunConfig, sizes: ModelSizes) -> PlanArguments:
+def plan_arguments(data: DataConfig, *, seed: int, sizes: ModelSizes) -> PlanArguments:
     """What defines the plans of the training split; the loader goes on from epoch 0 by itself."""
-    data = config.data
     return PlanArguments(
         split=data.split,
-        seed=config.run.seed,
+        seed=seed,
         epoch=0,
         tokens_per_row=data.tokens_per_row,
         images_per_row=data.images_per_row,
@@ -165,11 +163,11 @@ def plan_arguments(config: RunConfig, sizes: ModelSizes) -> PlanArguments:
     )
 
 
-def count_steps(loader: Loader, config: RunConfig) -> int:
-    """Optimizer steps of the whole run."""
-    run = config.run
-    if run.steps is not None:
-        return run.steps
-    assert run.epochs is not None  # OutputConfig checks it
-    rows = config.batch.rows_per_step
-    return sum(loader.plan(epoch).num_steps(rows) for epoch in range(run.epochs))
+def count_steps(
+    loader: Loader, *, rows_per_step: int, steps: int | None, epochs: int | None
+) -> int:
+    """Return the optimizer steps of a run of so many steps, or of so many epochs."""
+    if steps is not None:
+        return steps
+    assert epochs is not None  # OutputConfig checks it
+    return sum(loader.plan(epoch).num_steps(rows_per_step) for epoch in range(epochs))

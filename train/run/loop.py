@@ -12,7 +12,7 @@ from collections.abc import Callable
 import deepspeed
 import torch.distributed as dist
 
-from vchat.train.config.run import RunConfig
+from vchat.train.config.run import OptimizerConfig, OutputConfig
 from vchat.train.engine.engine import set_learning_rate
 from vchat.train.engine.processes import StopRequest
 from vchat.train.logs.log import TrainingLog, progress_text
@@ -30,7 +30,8 @@ def train(
     engine: deepspeed.DeepSpeedEngine,
     data: RunData,
     *,
-    config: RunConfig,
+    run: OutputConfig,
+    optimizer: OptimizerConfig,
     log: TrainingLog,
     limit: LossLimit,
     stop: StopRequest,
@@ -46,11 +47,11 @@ def train(
     Returns:
         The last step made. It is saved.
     """
-    run, last = config.run, data.total_steps
+    last = data.total_steps
     with watchdog(run.hang_timeout_s, rank=dist.get_rank()) as wind_up:
         for step in range(data.steps_done + 1, last + 1):
             wind_up(step)
-            rate = learning_rate(step, total_steps=last, optimizer=config.optimizer)
+            rate = learning_rate(step, total_steps=last, optimizer=optimizer)
             set_learning_rate(engine, rate)
             tally = StepTally(data.sources)
             for batch in tally.time_waits(data.read_step()):

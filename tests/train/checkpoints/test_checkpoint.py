@@ -2,20 +2,21 @@
 
 import pytest
 
-from vchat.train.checkpoints import checkpoint
-from vchat.train.checkpoints.checkpoint import find_newest, open_checkpoint, write_json
+from vchat.train.checkpoints import checkpoint, step_folder
+from vchat.train.checkpoints.checkpoint import open_checkpoint
+from vchat.train.checkpoints.step_folder import find_newest, write_json
 
 
 def written(out, step, *, keep_last=0):
     """Write a checkpoint of three small files the way `save_checkpoint` does."""
-    part = checkpoint.create_part_folder(out, step=step)
+    part = step_folder.create_part_folder(out, step=step)
     write_json(part / "state.json", {"format_version": 1, "step": step})
     write_json(part / "shards.json", {"image_size": 32})
     (part / "model").mkdir()
     (part / "model" / "weights").write_bytes(b"w" * step)
-    facts = checkpoint.file_facts(part, checkpoint.file_names(part))
-    checkpoint.finish_checkpoint(out, step=step, facts=facts, keep_last=keep_last)
-    return out / checkpoint.step_name(step)
+    facts = step_folder.file_facts(part, step_folder.file_names(part))
+    step_folder.finish_checkpoint(out, step=step, facts=facts, keep_last=keep_last)
+    return out / step_folder.step_name(step)
 
 
 def test_a_step_folder_and_its_run_open_the_same_checkpoint(tmp_path):
@@ -28,7 +29,7 @@ def test_a_step_folder_and_its_run_open_the_same_checkpoint(tmp_path):
 
 def test_a_checkpoint_being_written_is_not_seen(tmp_path):
     folder = written(tmp_path, 5)
-    part = checkpoint.create_part_folder(tmp_path, step=10)
+    part = step_folder.create_part_folder(tmp_path, step=10)
     (part / "state.json").write_text("{}")
     assert find_newest(tmp_path) == folder
 
@@ -56,7 +57,7 @@ def test_a_changed_byte_is_found_and_named(tmp_path):
 def test_only_the_last_ones_are_kept(tmp_path):
     for step in (5, 10, 15):
         written(tmp_path, step, keep_last=2)
-    assert checkpoint.step_folders(tmp_path) == [10, 15]
+    assert step_folder.step_folders(tmp_path) == [10, 15]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "step-000010", "step-000015"]
 
 

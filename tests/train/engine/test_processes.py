@@ -48,13 +48,13 @@ def test_a_signal_is_remembered_inside_the_block_only(number):
 
 STARTING = """
 import os, signal, sys, time
-from vchat.train.engine.processes import StopRequest, end_with_launcher, keep_sigusr1_waiting
+from vchat.train.engine.processes import StopRequest, end_with_launcher, block_sigusr1
 end_with_launcher()
-keep_sigusr1_waiting()
+block_sigusr1()
 os.kill(os.getpid(), signal.SIGUSR1)
 time.sleep(0.2)
 with StopRequest() as stop:
-    sys.exit(0 if stop.requested else 3)
+    sys.exit(0 if stop.is_requested else 3)
 """
 
 
@@ -106,7 +106,7 @@ def test_a_rank_whose_launcher_was_gone_before_it_could_look_ends_too(word, vari
 
 def test_a_folder_that_not_all_hosts_share_is_told_by_its_token(tmp_path):
     prepare_deepspeed()
-    from vchat.train.run.launch import sees_token
+    from vchat.train.run.run_folder import sees_token
 
     (tmp_path / ".token").write_text("mine")
     assert sees_token(tmp_path, "mine", wait_s=0)

@@ -174,9 +174,8 @@ def measure(run_file: Path, *jobs: list[str]) -> None:
     prepare_deepspeed()
     from vchat.train.checkpoints.background import Background
     from vchat.train.config.run import read_run
-    from vchat.train.engine.processes import connect_processes
-    from vchat.train.run.data import RankShare
-    from vchat.train.run.launch import prepare_run
+    from vchat.train.engine.processes import RankShare, connect_processes
+    from vchat.train.run.prepare import prepare_run
 
     rank, world_size = connect_processes()
     for settings in jobs:

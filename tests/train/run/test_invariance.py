@@ -65,16 +65,20 @@ def plain(run_file) -> dict[str, torch.Tensor]:
     """The same by one loop over one row at a time, without DeepSpeed."""
     prepare_deepspeed()
     from vchat.train.config.run import read_run
+    from vchat.train.engine.processes import RankShare
     from vchat.train.engine.starting_model import read_sizes
     from vchat.train.engine.weight_loading import WHOLE
-    from vchat.train.run.data import RankShare, RunData, open_run_shards
-    from vchat.train.run.launch import load_or_build_model
+    from vchat.train.run.data import RunData, open_run_shards
+    from vchat.train.run.prepare import load_or_build_model
 
     config = read_run(run_file, overrides=ROWS)
-    sets = open_run_shards(config)
-    model = load_or_build_model(config, sets[0], checkpoint=None, loading=WHOLE)
+    sets = open_run_shards(config.data, storage=config.storage)
+    model = load_or_build_model(
+        config.model, sets[0].tokenizer(), seed=config.run.seed, checkpoint=None, loading=WHOLE
+    )
     share = RankShare(rank=0, world_size=1)
-    data = RunData(sets, config, sizes=read_sizes(model), share=share)
+    sizes = read_sizes(model)
+    data = RunData(sets, config.data, config.batch, config.run, sizes=sizes, share=share)
     total = torch.zeros(())
     for batch in data.read_step():
         output = model(
@@ -108,10 +112,9 @@ def measure(run_file: Path, jobs: dict[str, list[str]]) -> None:
     from vchat.train.checkpoints.background import Background
     from vchat.train.config.run import read_run
     from vchat.train.engine.engine import batch_loss
-    from vchat.train.engine.processes import connect_processes
-    from vchat.train.run.data import RankShare
-    from vchat.train.run.launch import prepare_run
+    from vchat.train.engine.processes import RankShare, connect_processes
     from vchat.train.run.loop import loss_weight
+    from vchat.train.run.prepare import prepare_run
 
     rank, world_size = connect_processes()
     for way, settings in jobs.items():

@@ -17,12 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from vchat.train.checkpoints.checkpoint import (
-    find_defect,
-    find_newest,
-    open_checkpoint,
-    verify_files,
-)
+from vchat.train.checkpoints.checkpoint import open_checkpoint, verify_files
+from vchat.train.checkpoints.step_folder import find_defect, find_newest
 from vchat_testing.training_runs import (
     command_line,
     environment,

@@ -8,11 +8,13 @@ import pytest
 
 from vchat.shards.format.manifest import manifest_digest
 from vchat.shards.pixels.grid import ImageGrid
+from vchat.shards.storage.config import StorageConfig
+from vchat.train.commands.where import print_step
 from vchat.train.config.model import ModelSizes
 from vchat.train.config.run import read_run
+from vchat.train.engine.processes import RankShare
 from vchat.train.forecast.forecast import Cluster, forecast_run
-from vchat.train.run.data import RankShare, RunData, open_run_shards
-from vchat.train.where.lineage import print_step
+from vchat.train.run.data import RunData, open_run_shards
 from vchat_testing.training_runs import toy_shards, write_run
 
 SIZES = ModelSizes(image_size=32, grid=ImageGrid(positions_per_input=5))
@@ -39,7 +41,12 @@ def config_of(folders, tmp_path, *, weight: float = 1.0, exclude: str = ""):
 
 def run_data(config) -> RunData:
     return RunData(
-        open_run_shards(config), config, sizes=SIZES, share=RankShare(rank=0, world_size=1)
+        open_run_shards(config.data, storage=config.storage),
+        config.data,
+        config.batch,
+        config.run,
+        sizes=SIZES,
+        share=RankShare(rank=0, world_size=1),
     )
 
 
@@ -101,4 +108,4 @@ def test_sets_of_two_templates_are_refused_by_name(folders, tmp_path):
     run_file = write_run(tmp_path, shards=folders / "first")
     both = f'data.shards=[{{path="{folders / "first"}"}}, {{path="{other}"}}]'
     with pytest.raises(ValueError, match="cannot be read together: their template digests"):
-        open_run_shards(read_run(run_file, overrides=[both]))
+        open_run_shards(read_run(run_file, overrides=[both]).data, storage=StorageConfig())

@@ -43,7 +43,12 @@ def test_chat_asks_with_the_ids_and_pixels_that_training_saw(run):
     chat_model, _ = load_chat_model(out, device="cpu")
     sizes = read_sizes(chat_model.model)
     config = read_run(run_file, overrides=SETTINGS)
-    loader = Loader(shards, plan_arguments(config, sizes), rows_per_step=1, image_size=16)
+    loader = Loader(
+        shards,
+        plan_arguments(config.data, seed=config.run.seed, sizes=sizes),
+        rows_per_step=1,
+        image_size=16,
+    )
     batch = next(iter(loader))
     trained = batch.token_ids[batch.segment_ids == 1].tolist()
 

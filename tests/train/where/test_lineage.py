@@ -10,19 +10,15 @@ from vchat.base.cli import run_command
 from vchat.shards.format.open_shards import open_shards
 from vchat.shards.format.publish import describe_shard, publish
 from vchat.shards.format.writer import write_shard
-from vchat.shards.loading.loader import Loader
 from vchat.shards.pixels.grid import ImageGrid
 from vchat.shards.text.tokenizer import TextTokenizer
 from vchat.train.commands.main import group
+from vchat.train.commands.where import print_sample, print_step
 from vchat.train.config.model import ModelSizes
 from vchat.train.config.run import read_run
-from vchat.train.run.data import plan_arguments
-from vchat.train.where.lineage import (
-    find_steps_of_sample,
-    list_step_samples,
-    print_sample,
-    print_step,
-)
+from vchat.train.engine.processes import RankShare
+from vchat.train.run.data import RunData
+from vchat.train.where.lineage import find_steps_of_sample, list_step_samples
 from vchat_testing.toy import toy_tokenizer
 from vchat_testing.training_runs import toy_shards, write_run
 
@@ -36,17 +32,14 @@ def opened(tmp_path_factory):
     return read_run(run_file), open_shards(folder / "shards")
 
 
-def loader_of(config, shard_set, *, rank: int) -> Loader:
-    arguments = plan_arguments(
-        config, ModelSizes(image_size=32, grid=ImageGrid(positions_per_input=5))
-    )
-    return Loader(
-        shard_set,
-        arguments,
-        rows_per_step=config.batch.rows_per_step,
-        rank=rank,
-        world_size=PROCESSES,
-        image_size=32,
+def run_data(config, shard_set, *, rank: int = 0) -> RunData:
+    return RunData(
+        [shard_set],
+        config.data,
+        config.batch,
+        config.run,
+        sizes=ModelSizes(image_size=32, grid=ImageGrid(positions_per_input=5)),
+        share=RankShare(rank=rank, world_size=PROCESSES),
     )
 
 
@@ -54,7 +47,7 @@ def delivered(config, shard_set, *, steps: int) -> dict[int, dict[int, list[str]
     """Step -> rank -> keys, as the loaders of all ranks really yield them."""
     keys: dict[int, dict[int, list[str]]] = {step: {} for step in range(1, steps + 1)}
     for rank in range(PROCESSES):
-        loader = loader_of(config, shard_set, rank=rank)
+        loader = run_data(config, shard_set, rank=rank).loader
         batches = iter(loader)
         for step in keys:
             batch_keys = [next(batches).keys for _ in range(loader.micro_batches_per_step)]
@@ -64,33 +57,33 @@ def delivered(config, shard_set, *, steps: int) -> dict[int, dict[int, list[str]
 
 def test_a_step_has_the_samples_that_the_ranks_read(opened):
     config, shard_set = opened
-    loader = loader_of(config, shard_set, rank=0)
+    data = run_data(config, shard_set)
     for step, of_rank in delivered(config, shard_set, steps=7).items():
-        places = list(list_step_samples(loader, config, step=step, num_processes=PROCESSES))
+        places = list(list_step_samples(data, step=step, num_processes=PROCESSES))
         for rank, keys in of_rank.items():
             assert [place.key for place in places if place.rank == rank] == keys
 
 
 def test_the_steps_of_a_sample_are_those_that_hold_it(opened):
     config, shard_set = opened
-    loader = loader_of(config, shard_set, rank=0)
+    data = run_data(config, shard_set)
     key = "toy/train/3"
     holding = [
         step
         for step in range(1, 13)
-        if any(p.key == key for p in list_step_samples(loader, config, step=step, num_processes=1))
+        if any(p.key == key for p in list_step_samples(data, step=step, num_processes=1))
     ]
-    keys = loader.index.keys
+    keys = data.loader.index.keys
     number = next(i for i in range(len(keys)) if keys[i] == key)
-    assert find_steps_of_sample(loader, config, number=number) == holding
+    assert find_steps_of_sample(data, number=number) == holding
     assert len(holding) >= 2
 
 
 def test_a_step_or_a_sample_that_does_not_exist_is_named(opened):
     config, shard_set = opened
-    loader = loader_of(config, shard_set, rank=0)
+    data = run_data(config, shard_set)
     with pytest.raises(ValueError, match="step 13: the run has steps 1 to 12"):
-        list(list_step_samples(loader, config, step=13, num_processes=1))
+        list(list_step_samples(data, step=13, num_processes=1))
     with pytest.raises(ValueError, match="toy/none: no sample or record of split train has this"):
         print_sample(config, key="toy/none")
     with pytest.raises(ValueError, match="step 1 has no sample of rank 7 on 2 processes"):
@@ -99,8 +92,8 @@ def test_a_step_or_a_sample_that_does_not_exist_is_named(opened):
 
 def test_a_row_of_a_rank_is_printed_with_records_and_files(opened, capsys):
     config, shard_set = opened
-    loader = loader_of(config, shard_set, rank=0)
-    places = list(list_step_samples(loader, config, step=2, num_processes=PROCESSES))
+    data = run_data(config, shard_set)
+    places = list(list_step_samples(data, step=2, num_processes=PROCESSES))
     asked = next(place for place in places if place.rank == 1)
     print_step(config, step=2, num_processes=PROCESSES, rank=1, row=asked.row)
     title, *lines = (line.split("\t") for line in capsys.readouterr().out.splitlines())
