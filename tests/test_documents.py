@@ -71,3 +71,14 @@ EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
 )
 def test_documents_and_examples_import_public_names_only(path):
     assert imported_modules(path.read_text(encoding="utf-8")) <= FACES
+
+
+def test_the_code_map_has_every_room_once():
+    rooms = sorted(
+        str(path.parent.relative_to(ROOT))
+        for package in ("base", "prep", "shards", "model", "train")
+        for path in [ROOT / package / "__init__.py", *(ROOT / package).glob("*/__init__.py")]
+    )
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| (?:\*\*)?\[[^]]+\]\(([^)]+)\)(?:\*\*)? \|", text, flags=re.M)
+    assert sorted(listed) == rooms

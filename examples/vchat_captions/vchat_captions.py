@@ -10,15 +10,14 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from vchat.prep.sources.source import Converted, Entry, Need, Source
-from vchat.prep.sources.texts import file_id, require_text
-from vchat.shards.format.record import ImageRef, Record, Round
+from vchat.prep import Converted, Entry, Need, Source, file_id, require_text
+from vchat.shards import ImageRef, Record, Round
 
 FILE = "captions/captions.csv"
 IMAGES = "captions/images/"
 
 
-def rows(data: Path) -> Iterator[Entry]:
+def read_entries(data: Path) -> Iterator[Entry]:
     """Yield every line, in file order."""
     with (data / FILE).open(encoding="utf-8", newline="") as file:
         for line in csv.DictReader(file):
@@ -50,5 +49,5 @@ SOURCE = Source(
         Need(paths=(IMAGES,), how="put the images there"),
     ),
     licence="your own",
-    read_entries=rows,
+    read_entries=read_entries,
 )

@@ -35,7 +35,7 @@ FUNCTIONS = '''\
 """What lmms-eval asks about a question of the local task."""
 
 from PIL import Image
-from vchat.train.evaluation.metrics import exact_match
+from vchat.train import exact_match
 
 
 def doc_to_visual(doc):

@@ -15,9 +15,7 @@ from lmms_eval.api.model import lmms
 from PIL import Image
 from tqdm import tqdm
 
-from vchat.train.chat.chat_model import load_chat_model
-from vchat.train.chat.generation import Sampling
-from vchat.train.chat.session import ChatSession
+from vchat.train import ChatSession, Sampling, load_chat_model
 
 DEFAULT_NEW_TOKENS = 128
 
