@@ -1,8 +1,8 @@
 """Preparation: raw data sets to a shard set.
 
-What `__all__` names is public: builds, and what a package that adds a source needs. Rooms, each on those before it: sample_data (draws a small world in
-the formats of all sources), raw, sources, convert, plan, tasks, report, pipeline, commands. Nothing
-here knows a model.
+What `__all__` names is public: builds, and what a package that adds a source needs. Rooms, each on
+those before it: sample_data (draws a small world in the formats of all sources), raw, sources,
+convert, plan, tasks, report, pipeline, commands. Nothing here knows a model.
 """
 
 from typing import TYPE_CHECKING
