@@ -1,4 +1,4 @@
-"""Write files so that a reader never sees half of one, and name contents by digest."""
+"""Write files that a reader never sees half written, and digests of contents."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 BUFFER_BYTES = 2**20
-"""Written at a time; a sample is several small pieces."""
+"""Size of a write; a sample is several small pieces."""
 
 PARTIAL_SUFFIX = ".part"
 
@@ -68,5 +68,5 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_of(file: IO[bytes]) -> str:
-    """Return the SHA-256 of what is left to read of an open file."""
+    """Return the SHA-256 of the rest of an open file."""
     return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]

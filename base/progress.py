@@ -1,6 +1,6 @@
-"""Show how far a long step is: a bar in a terminal, a plain line now and then elsewhere.
+"""Show the progress of a long step: a bar in a terminal, otherwise a line every 10 seconds.
 
-Progress goes to stderr, so that results on stdout stay clean.
+Progress goes to stderr, so stdout has results only.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ Advance = Callable[[int], None]
 
 @contextlib.contextmanager
 def show_progress(title: str, *, total: int | None = None, unit: str = "") -> Iterator[Advance]:
-    """Yield a function that is told how many more are done; if none are, no line is printed.
+    """Yield a function that takes how many more are done; prints no line if none are.
 
     Args:
+        title: What is being done.
         total: None if it is not known before the end.
-        unit: what is counted, plural.
+        unit: What is counted, in the plural.
     """
     if sys.stderr.isatty():
         with _show_bar(title, total=total, unit=unit) as advance:

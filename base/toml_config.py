@@ -1,7 +1,7 @@
-"""TOML tables into frozen dataclasses and back: nothing unknown, nothing missing, nothing guessed.
+"""TOML tables to frozen dataclasses and back, strictly.
 
 A table's keys are the dataclass's fields. An unknown key, a missing required key, or a value of
-another type is a `WrongKeyError` that names the file, the key as the user wrote it, and the nearest
+another type is a `WrongKeyError` that names the file, the key as the user wrote it, and a similar
 known one.
 """
 
@@ -23,15 +23,15 @@ T = TypeVar("T")
 
 
 class WrongKeyError(WrongUse):
-    """A configuration key that is unknown, missing, or holds a value of the wrong kind."""
+    """A configuration key that is unknown, missing, or has a value of the wrong type."""
 
 
 def read_toml(cls: type[T], path: Path, *, overrides: Sequence[str] = ()) -> T:
-    """Read one file into `cls`, with `section.key=value` overrides applied on top.
+    """Read a file as a `cls`, with `section.key=value` overrides applied.
 
     Raises:
-        WrongUse: if the file is absent; a WrongKeyError names file and key.
-        ValueError: if the file is not TOML.
+        WrongUse: The file is absent, or has a wrong key: then a WrongKeyError names both.
+        ValueError: The file is not TOML.
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -45,7 +45,7 @@ def read_toml(cls: type[T], path: Path, *, overrides: Sequence[str] = ()) -> T:
 
 
 def apply_override(table: dict[str, Any], override: str) -> None:
-    """Put `a.b=value` into the nested `table`; the value is TOML, or else taken as a string."""
+    """Set `a.b=value` in the nested `table`; a value that is not TOML is a string."""
     name, equals, text = override.partition("=")
     if not equals or not name.strip():
         raise WrongKeyError(f"--set {override}: write section.key=value")
@@ -64,8 +64,10 @@ def from_table(cls: type[T], table: Mapping[str, Any], *, where: str, section: s
     """Build the dataclass `cls` from one table.
 
     Args:
-        where: the file, for messages.
-        section: dotted name of this table, for messages; empty at the top.
+        cls: The dataclass.
+        table: Its values, nested.
+        where: The file, for messages.
+        section: Dotted name of this table, for messages; empty at the top.
     """
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
@@ -90,12 +92,12 @@ def from_table(cls: type[T], table: Mapping[str, Any], *, where: str, section: s
 
 
 def to_toml(config: object) -> str:
-    """Write a dataclass of dataclasses as TOML that `from_table` reads back as an equal value."""
+    """Return a dataclass of dataclasses as TOML, which `from_table` reads as an equal value."""
     return "\n".join(_lines(_plain(config), prefix="")) + "\n"
 
 
 def to_table(config: object) -> dict[str, Any]:
-    """A dataclass as nested dictionaries of JSON values; fields that are None are left out."""
+    """Return a dataclass as nested dictionaries of JSON values, without fields that are None."""
     table: dict[str, Any] = _plain(config)
     return table
 
@@ -110,7 +112,7 @@ def _is_required(field: dataclasses.Field[Any]) -> bool:
 
 
 def _convert(hint: Any, value: Any, *, where: str, dotted: str) -> Any:
-    """Return `value` as `hint` wants it; `hint` is one of the few types our configs use."""
+    """Return `value` as the type `hint`, one of the few that configs use."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         return _convert_first_fit(arguments, value, where=where, dotted=dotted)
@@ -183,7 +185,7 @@ def _is_table(value: Any) -> bool:
 
 
 def _literal(value: Any) -> str:
-    """One TOML value. JSON's strings, numbers, booleans and lists are TOML's as well."""
+    """Return a value as TOML; strings, numbers, booleans and lists are those of JSON."""
     if isinstance(value, dict):
         inside = ", ".join(f"{json.dumps(key)} = {_literal(item)}" for key, item in value.items())
         return "{" + inside + "}"

@@ -1,11 +1,10 @@
-"""Whole shards on a local disk, within a bound, shared by all processes of a machine.
+"""Whole shards on a local disk, within a size limit, shared by all processes of a machine.
 
 An entry is named by the SHA-256 of its content, so equal shards of any set are one entry and
-another build never meets old ones. It takes its name only when its digest is right: a reader sees a
-whole shard or none. A process that fills an entry holds a lock (flock) on the unfinished file
-itself, and one that makes room a lock on the folder. The kernel frees both when a process ends,
-however it ends: what is left is at most an unfinished file, which the next process fills anew or
-removes.
+another build never meets old ones. An entry gets its name only when its digest is right: a reader
+sees a whole shard or none. A process that fills an entry holds a lock on the partial file itself;
+a process that evicts entries holds a lock on the folder. The kernel frees both when the process
+ends, so at most a partial file is left, which the next process fills anew or removes.
 """
 
 from __future__ import annotations
@@ -25,20 +24,21 @@ _ENTRY_NAME = re.compile(r"[0-9a-f]{64}(\.part)?")
 
 
 class ShardCache:
-    """A folder of shards named by digest; safe to use from several threads and processes."""
+    """A folder of shards, named by digest; safe to use from several threads and processes."""
 
     def __init__(self, folder: Path, *, limit_bytes: int):
-        """Use a folder, made if absent; files in it that are not ours are left alone.
+        """Use a folder, made if absent; other files in it are left alone.
 
         Args:
-            limit_bytes: the most that finished and unfinished entries take together.
+            folder: On a local disk.
+            limit_bytes: The most that entries, whole and partial, take together.
         """
         self.folder = folder
         self.limit_bytes = limit_bytes
         folder.mkdir(parents=True, exist_ok=True)
 
     def look_up(self, digest: str) -> Path | None:
-        """Return the path of an entry and mark it as used now, or None if there is none."""
+        """Return the path of an entry and mark it as just used; None if there is none."""
         path = self.folder / digest
         try:
             os.utime(path)
@@ -47,40 +47,45 @@ class ShardCache:
         return path
 
     def contains(self, digest: str) -> bool:
-        """Whether there is such an entry; does not count as use."""
+        """Whether there is an entry; does not mark it as used."""
         return (self.folder / digest).exists()
 
     def remove(self, digest: str) -> None:
-        """Remove an entry that turned out wrong; who has it open reads on."""
+        """Remove an entry with wrong content; a process that has it open can read on."""
         (self.folder / digest).unlink(missing_ok=True)
 
     def fill(self, digest: str, *, size: int, parts: Iterable[bytes]) -> bool:
-        """Make an entry of the bytes of a shard; return whether it is there afterwards.
+        """Write a shard as an entry; return whether the entry is there afterwards.
 
-        It is not if another process is at it, or if it does not fit beside what others fill.
-        `parts` is consumed only if this process is the one to fill it.
+        It is not if another process is filling it, or if it does not fit beside the entries that
+        other processes are filling. `parts` is consumed only if this process fills the entry.
+
+        Args:
+            digest: SHA-256 of the shard.
+            size: Of the shard, in bytes.
+            parts: Its bytes, in order.
 
         Raises:
-            ValueError: the bytes are not those that the digest names; the entry stays absent.
-            OSError: the disk is full or fails; the entry stays absent.
+            ValueError: The bytes have another digest; the entry stays absent.
+            OSError: The disk is full or fails; the entry stays absent.
         """
         if self.contains(digest):
             return True
-        unfinished = self.folder / (digest + PARTIAL_SUFFIX)
-        with claim_file(unfinished) as file:
+        partial = self.folder / (digest + PARTIAL_SUFFIX)
+        with claim_file(partial) as file:
             if file is None:
                 return self.contains(digest)
             try:
-                if not self.contains(digest) and self._reserve(file, size, name=unfinished.name):
+                if not self.contains(digest) and self._reserve(file, size, name=partial.name):
                     write_and_check(file, parts, digest=digest)
-                    with lock_folder(self.folder):  # who makes room counts each entry once
-                        unfinished.rename(self.folder / digest)
+                    with lock_folder(self.folder):  # so that eviction counts each entry once
+                        partial.rename(self.folder / digest)
             finally:
-                unfinished.unlink(missing_ok=True)
+                partial.unlink(missing_ok=True)
         return self.contains(digest)
 
     def _reserve(self, file: IO[bytes], size: int, *, name: str) -> bool:
-        """Make room for `size` bytes and give the file that size; False if there is no room."""
+        """Evict entries until `size` bytes fit, and give the file that size; False if they don't."""
         with lock_folder(self.folder):
             others = [entry for entry in self._entries() if entry.name != name]
             used = sum(size_or_zero(entry) for entry in others)
@@ -94,12 +99,12 @@ class ShardCache:
             return True
 
     def _entries(self) -> list[Path]:
-        """Return all files of the cache, finished or not."""
+        """Return the files of all entries, whole and partial."""
         return [path for path in self.folder.iterdir() if _ENTRY_NAME.fullmatch(path.name)]
 
 
 def write_and_check(file: IO[bytes], parts: Iterable[bytes], *, digest: str) -> None:
-    """Write the parts one after the other; raise ValueError if they have another digest."""
+    """Write the parts in order; raise ValueError if they have another digest."""
     found = hashlib.sha256()
     for part in parts:
         found.update(part)
@@ -109,21 +114,21 @@ def write_and_check(file: IO[bytes], parts: Iterable[bytes], *, digest: str) -> 
 
 
 def eviction_order(entry: Path) -> tuple[bool, float]:
-    """Return what entries are removed in order of: unfinished ones first, then the least used."""
+    """Return a sort key: partial entries first, then those not used for longest."""
     with contextlib.suppress(FileNotFoundError):
         return not entry.name.endswith(PARTIAL_SUFFIX), entry.stat().st_mtime
     return False, 0.0
 
 
 def size_or_zero(entry: Path) -> int:
-    """Return the size of a file that another process may remove at any time."""
+    """Return the size of a file, 0 if another process has removed it."""
     with contextlib.suppress(FileNotFoundError):
         return entry.stat().st_size
     return 0
 
 
 def evict_entry(entry: Path) -> int:
-    """Remove an entry unless a process is filling it; return how many bytes that gave back."""
+    """Remove an entry unless a process is filling it; return how many bytes that freed."""
     size = size_or_zero(entry)
     if not entry.name.endswith(PARTIAL_SUFFIX):
         entry.unlink(missing_ok=True)

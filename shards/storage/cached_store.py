@@ -1,4 +1,4 @@
-"""A remote shard set behind a cache: whole shards from the local disk, the rest by range."""
+"""A remote shard set with a cache: cached shards are read from disk, others by range."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ class CachedStore:
     num_readers = RemoteStore.num_readers
 
     def __init__(self, remote: RemoteStore, cache: ShardCache, *, digests: Mapping[str, str]):
-        """Put `cache` before `remote`.
+        """Read through `cache` what lies in `remote`.
 
         Args:
-            digests: SHA-256 of each shard by name; `remote.sizes` has its size.
+            remote: The shards; its `sizes` are known.
+            cache: On a local disk.
+            digests: SHA-256 of each shard, by name.
         """
         self.remote, self.cache = remote, cache
         self._digests = dict(digests)
 
     @property
     def metrics(self) -> Metrics:
-        """Those of the remote store, which count the cache too."""
+        """The counts of the remote store, which include those of the cache."""
         return self.remote.metrics
 
     def size(self, name: str) -> int:
@@ -54,19 +56,23 @@ class CachedStore:
         return self.cache.contains(self._digests[name])
 
     def invalidate(self, name: str) -> None:
-        """Drop the copy of a shard."""
+        """Remove a shard from the cache."""
         self.cache.remove(self._digests[name])
 
     def touch(self, name: str) -> bool:
-        """Mark a shard in the cache as used now; return whether it is there."""
+        """Mark a shard in the cache as just used; return whether it is there."""
         return self.cache.look_up(self._digests[name]) is not None
 
     def fill_cache(self, name: str, *, pool: Executor) -> bool:
-        """Bring a whole shard into the cache; return whether it is there now.
+        """Copy a whole shard into the cache; return whether it is there now.
+
+        Args:
+            name: Of the shard.
+            pool: Reads parts of it.
 
         Raises:
-            ShardError: it cannot be read, or is not the shard that the manifest lists.
-            OSError: the disk of the cache is full or fails.
+            ShardError: It cannot be read, or is not the shard that the manifest lists.
+            OSError: The disk of the cache is full or fails.
         """
         size = self.remote.sizes[name]
         parts = self.remote.read_parts(name, size, pool=pool)

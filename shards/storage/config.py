@@ -1,7 +1,7 @@
-"""How shards in object storage are reached: endpoint, credentials file, cache, patience.
+"""Settings of object storage: endpoint, credentials file, cache, time limits.
 
-Secrets are never among these settings: keys come from the variables of each cloud's own tools
-(`AWS_*` and so on) or from a credentials file, so settings can be saved with every checkpoint.
+They contain no secret: keys come from the variables of each cloud's own tools (`AWS_*` and so on)
+or from a credentials file, so the settings can be saved with every checkpoint.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageConfig:
-    """How remote shard sets are read. Changes speed and patience, never what is delivered."""
+    """How remote shard sets are read. Changes speed and time limits, never what is delivered."""
 
     endpoint: str | None = None
-    """URL of a service that speaks the protocol of S3, Google or Azure, instead of their own."""
+    """URL of another service with the protocol of S3, Google or Azure."""
 
     credentials_file: Path | None = None
-    """Keys for S3 in the format of AWS's tools (`[default] aws_access_key_id = ...`), read anew
-    when the service refuses the ones in use; none means the `AWS_*` variables."""
+    """File with keys for S3 in the format of AWS's tools (`[default] aws_access_key_id = ...`),
+    read again when the service refuses the keys in use; without it the `AWS_*` variables count."""
 
     cache: Path | None = None
-    """Folder on a local disk for whole shards, shared by all processes of a machine; none reads
-    byte ranges over the network in every epoch."""
+    """Folder on a local disk for whole shards, shared by all processes of a machine; without it
+    byte ranges are read over the network in every epoch."""
 
     cache_bytes: int = 100_000_000_000
-    """The most that shards in the cache may take; those not used for longest give way."""
+    """Size limit of the cache; shards that were not used for longest are evicted."""
 
     timeout_s: float = 30.0
-    """A request that brings no byte for so long is given up and tried again."""
+    """A request without a byte for so long is cancelled and repeated."""
 
     retry_for_s: float = 120.0
-    """How long a request is tried again, with growing pauses, before its samples count as lost."""
+    """How long a request is repeated, after growing pauses, before it fails."""
 
     def __post_init__(self) -> None:
         if self.endpoint is not None:
@@ -45,7 +45,7 @@ class StorageConfig:
 
 
 def refuse_secrets(url: str) -> None:
-    """Raise ValueError if a URL has a place where secrets stand; the message does not show them."""
+    """Raise ValueError if a URL has a user, password or query; the message does not show them."""
     parts = urlsplit(url)
     if parts.username or parts.password or parts.query:
         shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"

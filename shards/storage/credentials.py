@@ -15,16 +15,16 @@ REFRESH_INTERVAL = timedelta(minutes=5)
 
 
 class FileCredentials:
-    """Reads the keys of section `[default]` whenever the client asks, at least every 5 minutes."""
+    """The keys of section `[default]`, read whenever the client asks and every 5 minutes."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def __call__(self) -> S3Credential:
-        """Return the keys as they stand in the file now.
+        """Return the keys that the file has now.
 
         Raises:
-            ValueError: there is no such file, or it has no keys; never shows what is in it.
+            ValueError: There is no such file, or it has no keys; never shows its content.
         """
         parser = configparser.ConfigParser(interpolation=None)
         try:

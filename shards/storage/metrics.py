@@ -1,7 +1,7 @@
-"""What reading costs: bytes, requests, cache hits, retries, decode time, waiting.
+"""What reading costs: bytes, requests, cache hits, retries, decode time, waiting time.
 
-Every place that reads counts into a `Metrics` of its own; `Loader.measured` adds them up, and
-training logs what has been added since its last line. Counts are of one process.
+Every reader counts into its own `Metrics`; the loader sums them, and training logs the increase
+since its last line. Counts are of one process.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Literal, get_args
 
 MetricName = Literal[
     "disk_bytes",  # read from local folders and from the cache
-    "network_bytes",  # read from object storage, whole shards for the cache among them
-    "requests",  # made to object storage, retries among them
-    "retries",  # requests made again after a fault
+    "network_bytes",  # read from object storage, including whole shards for the cache
+    "requests",  # to object storage, including retries
+    "retries",  # requests that were repeated after a fault
     "cache_hits",  # reads from whole shards on the local disk
     "cache_misses",  # reads over the network although there is a cache
     "decode_s",  # summed over threads
@@ -25,7 +25,7 @@ MetricName = Literal[
 
 
 class Metrics:
-    """Growing totals; safe to use from several threads. A copy sent to a process starts at 0."""
+    """Totals that grow; safe to use from several threads. A pickled copy starts at 0."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -46,7 +46,7 @@ class Metrics:
             self.count(name, time.perf_counter() - began)
 
     def totals(self) -> dict[MetricName, float]:
-        """Return all totals as they are now."""
+        """Return all current totals."""
         with self._lock:
             return dict(self._totals)
 
@@ -55,7 +55,7 @@ class Metrics:
 
 
 def sum_metrics(metrics_list: Iterable[Metrics]) -> dict[MetricName, float]:
-    """Return the sums of distinct `Metrics`; one that is given twice counts once."""
+    """Return the sums over `Metrics`; one that is listed twice counts once."""
     distinct = {id(metrics): metrics for metrics in metrics_list}.values()
     sums = Metrics().totals()
     for metrics in distinct:

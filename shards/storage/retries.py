@@ -1,4 +1,4 @@
-"""What a failed request to object storage means: ask again, when, with new credentials, or not."""
+"""What a failed request to object storage means: whether and when to repeat it, or to give up."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 10.0
 
 MAX_REFUSALS = 3
-"""Answers in a row that refuse the request; more attempts would not change them."""
+"""After so many refusals in a row, more attempts are of no use."""
 
 TRANSIENT_STATUS = ("408", "429")
-"""Answers to the client that ask it to come again: time-out, too many requests."""
+"""Status codes of the 400s that ask the client to repeat the request: time-out, too many."""
 
 
 class ShortBodyError(Exception):
-    """A body had fewer bytes than were asked for, and no other sign of it."""
+    """A body had fewer bytes than were requested, without any other error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,14 +27,14 @@ class FailureKind:
     """What a failed request means for the next one."""
 
     is_final: bool = False
-    """Asking again gives the same answer."""
+    """A repeated request would get the same answer."""
 
     is_refusal: bool = False
-    """The service does not accept who asks, or how; new credentials may help."""
+    """The service does not accept the request or its credentials; new ones may help."""
 
 
 def classify_failure(error: Exception) -> FailureKind:
-    """Return what to do after an error of the client."""
+    """Return what an error of the client means for the next request."""
     if isinstance(error, PreconditionError):
         return FailureKind(is_final=True)
     status = re.search(r"status code: (\d+)", str(error))
@@ -54,11 +54,11 @@ def retry_pauses(retry_for_s: float) -> Iterator[float]:
 
 
 METADATA_SERVICE = "169.254.169.254"
-"""The machine's own service for keys, which the client asks where nothing else gives them."""
+"""The machine's metadata service, which the client asks for keys if there are no others."""
 
 
 def first_line(error: Exception) -> str:
-    """Return what a client's error says, without its debugging appendix."""
+    """Return the message of a client's error, without its appendix for debugging."""
     if isinstance(error, PreconditionError):
         return "the object was replaced since it was first read"
     said = str(error).split("\n", 1)[0].strip()

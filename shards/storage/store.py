@@ -1,6 +1,7 @@
-"""Bytes by range from where a shard set lies: a local folder here, `remote_store.py` elsewhere.
+"""What readers need of the place where a shard set lies, and the store of a local folder.
 
-Readers know only what `Store` says; `manifest.open_shards` chooses.
+Object storage is read by `remote.py`, through a disk cache by `cached_store.py`; `open_shards`
+chooses between them.
 """
 
 from __future__ import annotations
@@ -15,28 +16,28 @@ from typing import Protocol
 from vchat.shards.storage.metrics import Metrics
 
 MAX_OPEN_FILES = 64
-"""Shards that a folder's store keeps open; a window of an epoch has fewer."""
+"""How many files a `LocalStore` keeps open; a window of an epoch has fewer shards."""
 
 
 class ShardError(ValueError):
-    """A shard cannot give what its index promises.
+    """The bytes of a shard are missing, or not those that its index promises.
 
     Attributes:
-        problem: What is wrong, without the place.
-        shard: Name of the file in the shard set; empty, and the place part of the problem, if the
-            error comes out of a worker process of torch's DataLoader, which keeps only its text.
-        offset: First byte asked for.
-        key: Key of the sample wanted, or empty.
-        source: Source of the sample wanted, or empty.
+        problem: What is wrong, without the location.
+        shard: Name of the file in the shard set. Empty if the error comes out of a worker process
+            of torch's DataLoader, which keeps only the text: then `problem` has the location.
+        offset: First byte that was requested.
+        key: Key of the sample that was read, or empty.
+        source: Source of the sample that was read, or empty.
     """
 
     def __init__(
         self, problem: str, *, shard: str = "", offset: int = 0, key: str = "", source: str = ""
     ):
         of_source = f" of source {source}" if source else ""
-        wanted_by = f" (sample {key}{of_source})" if key else ""
-        place = f"{shard} at byte {offset}{wanted_by}: " if shard else ""
-        super().__init__(f"{place}{problem}")
+        sample = f" (sample {key}{of_source})" if key else ""
+        location = f"{shard} at byte {offset}{sample}: " if shard else ""
+        super().__init__(f"{location}{problem}")
         self.problem = problem
         self.shard = shard
         self.offset = offset
@@ -44,43 +45,43 @@ class ShardError(ValueError):
         self.source = source
 
     def with_sample(self, *, key: str, source: str, offset: int) -> ShardError:
-        """Return the same error, naming the sample that was wanted and where it begins."""
+        """Return the same error for a sample that begins at `offset`."""
         return type(self)(self.problem, shard=self.shard, offset=offset, key=key, source=source)
 
 
 class UnreachableError(ShardError):
-    """Storage did not give the bytes, however often it was asked: asking again is no use."""
+    """Storage did not give the bytes after all retries; another attempt is of no use."""
 
 
 class MissingError(UnreachableError, FileNotFoundError):
-    """There is no file of that name."""
+    """There is no file of this name."""
 
 
 class Store(Protocol):
-    """Where the files of a shard set lie. Safe to use from several threads."""
+    """The files of a shard set, by name. Safe to use from several threads."""
 
     num_readers: int
-    """How many threads keep it busy."""
+    """How many threads should read at once."""
 
     @property
     def metrics(self) -> Metrics:
-        """What reading has cost."""
+        """The counts of what has been read."""
 
     def size(self, name: str) -> int:
         """Return the size of a file in bytes, or raise ShardError."""
 
     def read(self, name: str, start: int, end: int) -> bytes:
-        """Return bytes `start` to `end` (exclusive), all of them, or raise ShardError."""
+        """Return all bytes from `start` to `end` (exclusive), or raise ShardError."""
 
     def is_local(self, name: str) -> bool:
         """Whether a read costs no round trip over a network."""
 
     def invalidate(self, name: str) -> None:
-        """Hear that bytes of a file had a wrong checksum: a copy of it, if any, is dropped."""
+        """Drop the copy of a file, if there is one: its bytes had a wrong checksum."""
 
 
 class OpenFile:
-    """A file descriptor that is closed when nobody refers to it any more."""
+    """A file descriptor, closed with the last reference to it."""
 
     def __init__(self, path: str | Path):
         """Open a file for reading, or raise OSError."""
@@ -92,9 +93,9 @@ class OpenFile:
 
 
 class LocalStore:
-    """Files of one folder, read by byte range; safe to use from several threads.
+    """The files of one folder, read by byte range; safe to use from several threads.
 
-    Files stay open. One that is replaced is read on as it was, until a read of it fails.
+    Files stay open. If one is replaced, the old content is read until a read of it fails.
     """
 
     num_readers = 2
@@ -134,18 +135,18 @@ class LocalStore:
         return data
 
     def prefetch(self, name: str, start: int, end: int) -> None:
-        """Let the system bring a range into memory, without waiting; a fault shows in the read."""
+        """Ask the system to bring a range into memory; returns at once and raises no error."""
         if hasattr(os, "posix_fadvise"):  # macOS has none
             with contextlib.suppress(OSError):
                 file = self._open_file(f"{self.folder}/{name}")
                 os.posix_fadvise(file.descriptor, start, end - start, os.POSIX_FADV_WILLNEED)
 
     def is_local(self, name: str) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def invalidate(self, name: str) -> None:
-        """Open the files anew for the next read: this one may have been replaced."""
+        """Close all files, so that the next read opens them anew: one may have been replaced."""
         self._open_file.cache_clear()
 
 
@@ -160,8 +161,11 @@ def read_range(
     """Return bytes `start` to `end` (exclusive) of a local file.
 
     Args:
+        path: Of the file.
+        start: First byte.
+        end: Byte after the last.
         name: Of the shard, for errors.
-        open_file: Gives the open file; it may have been opened before.
+        open_file: Returns the file, which may be open already.
 
     Raises:
         ShardError: The file is missing, unreadable, or ends before `end`.

@@ -1,8 +1,8 @@
-"""A file of a store, open for reading: for what streams through it and for what seeks in it.
+"""A file of a store as an open Python file, for streaming and for seeking.
 
-Reading on from where the last read ended fetches whole parts, several ahead, so a stream is as fast
-as the connection and holds no request open while its reader is slow. Any other read fetches just
-the bytes asked for. Memory: `PARTS_AHEAD` parts, and two behind.
+A read that continues the last one fetches whole parts and prefetches the next ones, so a stream is
+as fast as the connection, and no request stays open while its reader is slow. Any other read
+fetches exactly the bytes it needs. Memory: `PREFETCHED_PARTS` parts and two behind them.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ def open_store_file(store: Store, name: str) -> IO[bytes]:
     """Open a file of a store for reading.
 
     Raises:
-        ShardError: there is none, or it cannot be reached.
+        ShardError: There is none, or it cannot be reached.
     """
     return cast(IO[bytes], io.BufferedReader(StoreFile(store, name, size=store.size(name))))
 
 
 class StoreFile(io.RawIOBase):
-    """The bytes of one file, by position; not safe to use from several threads."""
+    """The bytes of one file, by offset; not safe to use from several threads."""
 
     def __init__(self, store: Store, name: str, *, size: int, beginning: bytes = b""):
-        """Read the file `name`, of `size` bytes, whose first bytes may be known already."""
+        """Read the file `name` of `size` bytes, of which `beginning` is known already."""
         self.name = name
         self._store, self._size, self._beginning = store, size, beginning
         self._offset = self._last_end = 0
@@ -39,25 +39,25 @@ class StoreFile(io.RawIOBase):
         self._threads: ThreadPoolExecutor | None = None
 
     def readable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def tell(self) -> int:
-        """Return the position of the next byte."""
+        """Return the offset of the next byte."""
         return self._offset
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a position; costs nothing until something is read there."""
+        """Move to an offset; costs nothing until the next read."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._offset, io.SEEK_END: self._size}[whence]
         self._offset = max(0, base + offset)
         return self._offset
 
     def read(self, size: int | None = -1) -> bytes:
-        """Return `size` bytes, fewer only at the end of the file; negative is all that is left."""
+        """Return `size` bytes, fewer only at the end of the file; all the rest if negative."""
         left = self._size - self._offset
         wanted = left if size is None or size < 0 else min(size, left)
         pieces = []
@@ -67,31 +67,31 @@ class StoreFile(io.RawIOBase):
         return b"".join(pieces)
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer as far as it can be done at once; 0 only at the end of the file.
+        """Fill a buffer with what one read gives; returns 0 only at the end of the file.
 
         Raises:
-            ShardError: the file cannot be read, or was replaced.
+            ShardError: The file cannot be read, or was replaced.
         """
         data = self._read_next(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
     def _read_next(self, size: int) -> bytes:
-        """Return the next bytes, up to `size`, and stand behind them."""
+        """Return the next bytes, up to `size`, and move past them."""
         start = self._offset
         data = self._read_some(start, min(start + size, self._size))
         self._offset = self._last_end = start + len(data)
         return data
 
     def close(self) -> None:
-        """Give up what is being fetched."""
+        """Cancel what is being fetched."""
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
         self._parts.clear()
         super().close()
 
     def _read_some(self, start: int, end: int) -> bytes:
-        """Return bytes from `start` on, at least one and up to `end`; empty at the end."""
+        """Return at least one byte from `start` on, up to `end`; none at the end of the file."""
         if start >= end:
             return b""
         if start < len(self._beginning):
@@ -103,7 +103,7 @@ class StoreFile(io.RawIOBase):
         return self._store.read(self.name, start, end)
 
     def _read_part(self, number: int) -> bytes:
-        """Return one part, the next ones on their way."""
+        """Return one part and start to fetch the next ones."""
         if self._threads is None:
             self._threads = ThreadPoolExecutor(PREFETCHED_PARTS)
         for wanted in range(number, number + PREFETCHED_PARTS):

@@ -7,7 +7,7 @@ rendered with its own texts and compared with the frame around them, so a templa
 drops or reorders text is an error and never changes the training data. No model is known by name.
 
 Images stand in the user's message as text with slots, before the question, as in the template
-`visualchat`: `### Image 1:\\n<image>\\n` for each, then a blank line. An image part of the chat
+`visualchat`: `### Image 1:\n<image>\n` for each, then a blank line. An image part of the chat
 template is not used. A template that asks for the date gets none: a build has no clock.
 """
 

@@ -130,8 +130,8 @@ def test_a_dialogue_has_the_ids_that_transformers_gives_it(templates, shape):
     theirs = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer._tokenizer,
         chat_template=TEMPLATES[shape],
-        bos_token=template.source.variables.get("bos_token"),
-        eos_token=template.source.variables["eos_token"],
+        bos_token=template.spec.variables.get("bos_token"),
+        eos_token=template.spec.variables["eos_token"],
     )
     system = SYSTEM_TEXT.get(shape)
     messages = [] if system is None else [{"role": "system", "content": "Be brief."}]
