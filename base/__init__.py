@@ -1,1 +1,7 @@
-"""What every package stands on: files, command lines, TOML, progress. Knows nothing of vchat."""
+"""What every package stands on: files, locks, command lines, TOML, progress, small arithmetic.
+
+Offers `cli` (command groups, exit codes, `WrongUse`), `toml_config` (TOML to dataclasses), `files`
+(atomic writes, digests), `locks` (between processes), `processes` (worker pools), `nearest`
+(suggestions for mistyped names), `arrays`, `progress`, `faces` (public names of a package) and
+`version`. Knows nothing of the other packages.
+"""

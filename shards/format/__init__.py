@@ -1,6 +1,7 @@
-"""A shard set on disk: records, samples, index, manifest; written whole, opened with checks.
+"""A shard set on disk: records, samples, tar files, index, manifest.
 
-FORMAT.md beside this file describes every byte.
-
-Knows no plan and no loader.
+Offers `Record` and `Dialogue` (record), `Sample` with `encode_sample` and `decode_sample` (sample),
+`write_shard` (writer), `publish` (publish) and `open_shards` with the `ShardSet` that it returns.
+`FORMAT.md` beside this file describes every byte. A set is written whole or is not there, and every
+byte that is read is checked. Knows no plan and no loader.
 """

@@ -24,7 +24,7 @@ from vchat.shards.format.sample import Sample
 ROWS_PER_PART = 200_000
 
 BLOCK_BYTES = 512
-"""A tar file is a sequence of blocks of this many bytes; a header is one block."""
+"""Size of a tar block; a header is one block, data are padded to whole ones."""
 
 _SIZES = pa.list_(pa.int32())
 _MEMBER = pa.struct(
@@ -47,11 +47,11 @@ ROW_SCHEMA = pa.schema(
         ("members", pa.list_(_MEMBER)),
     ]
 )
-"""Index columns of one sample, before the set is published and shards have numbers."""
+"""The columns of an index row before publication, which adds the number of the shard."""
 
 
 def locate_members(members: Sequence[tuple[str, bytes]], *, start: int) -> list[dict[str, Any]]:
-    """Return name, offset, size and checksum of members whose first header is at byte `start`."""
+    """Return name, offset, size and checksum of members, the first header at byte `start`."""
     located = []
     for name, data in members:
         start += BLOCK_BYTES
@@ -68,7 +68,7 @@ def locate_members(members: Sequence[tuple[str, bytes]], *, start: int) -> list[
 
 
 def index_row(sample: Sample, *, stem: str, located: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the index row of one sample, a dictionary of `ROW_SCHEMA`."""
+    """Return the index row of a sample, a dictionary of `ROW_SCHEMA`."""
     images = sample.images
     return {
         "key": sample.key,
@@ -93,7 +93,7 @@ def pad_to_block(size: int) -> int:
 
 
 def write_index(folder: Path, index: pa.Table) -> Iterator[dict[str, Any]]:
-    """Write the index in parts of bounded size; yields each part's name, rows and digest."""
+    """Write the index as files of bounded size; yield name, number of rows and digest of each."""
     for number, start in enumerate(range(0, max(index.num_rows, 1), ROWS_PER_PART)):
         part = index.slice(start, ROWS_PER_PART)
         path = folder / f"part-{number:05d}.parquet"
@@ -145,14 +145,17 @@ COUNTS = {
     "supervised_tokens": "supervised_tokens",
     "bytes": "bytes",
 }
-"""Statistic -> the index column it sums; `bytes` is computed from the members."""
+"""Statistic -> the index column that it sums; `bytes` is computed from the members."""
 
 
 def statistics(index: pa.Table, *, by: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Return samples, records, rounds, images, tokens and bytes, per group of equal `by` columns.
+    """Return counts of samples, records, rounds, images, tokens and bytes per group of rows.
 
-    Groups are sorted; without `by` there is one. `text_tokens` excludes slots; `bytes` are those
-    of the members, without the tar's headers and padding.
+    `text_tokens` excludes slots; `bytes` are those of the members, without tar headers and padding.
+
+    Args:
+        index: Index rows.
+        by: Columns whose equal values make a group; groups are sorted. Without it there is one.
     """
     columns = {name: index[name].cast(pa.string()) for name in by}
     columns |= {name: index[name] for name in COUNTS.values() if name != "bytes"}
@@ -173,7 +176,7 @@ def statistics(index: pa.Table, *, by: Sequence[str] = ()) -> list[dict[str, Any
 
 
 def sample_bytes(index: pa.Table) -> NDArray[np.int64]:
-    """Return int64[N]: the bytes of each sample's members together."""
+    """Return int64[N]: the total bytes of each sample's members."""
     lists = index["members"].combine_chunks()
     sizes = lists.flatten().field("size").to_numpy().astype(np.int64)
     of_samples = offsets_from_counts(lists.value_lengths().to_numpy())

@@ -17,7 +17,7 @@ READABLE_VERSIONS = (1, 2)
 
 MANIFEST = "manifest.json"
 REQUIRED_KEYS = ("digests", "template", "tokenizer", "totals", "sources", "shards", "index")
-"""What a reader uses of a manifest; FORMAT.md lists the rest."""
+"""The fields that a reader uses; FORMAT.md lists the others."""
 
 
 def parse_manifest(data: bytes | str, path: Path | str) -> dict[str, Any]:
@@ -28,8 +28,8 @@ def parse_manifest(data: bytes | str, path: Path | str) -> dict[str, Any]:
         path: Path or URL of the file, for errors.
 
     Raises:
-        ValueError: It is no JSON, of a version we do not read, lacks a field that we use, or is
-            not as it was written.
+        ValueError: It is not JSON, has a version that is not read here, lacks a field, or has been
+            changed.
     """
     try:
         manifest = json.loads(data)
@@ -40,7 +40,7 @@ def parse_manifest(data: bytes | str, path: Path | str) -> dict[str, Any]:
 
 
 def _check_manifest(manifest: Any, path: Path | str) -> None:
-    """Raise ValueError unless a manifest is of a version we read, whole, and as it was written."""
+    """Raise ValueError unless a manifest has a known version, all fields and the right digest."""
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if version not in READABLE_VERSIONS:
         wanted = " or ".join(map(str, READABLE_VERSIONS))
@@ -54,11 +54,11 @@ def _check_manifest(manifest: Any, path: Path | str) -> None:
 
 
 def manifest_digest(manifest: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of everything in a manifest but the field that holds it."""
+    """Return the SHA-256 of a manifest without its own field `sha256`."""
     rest = {name: value for name, value in manifest.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def index_digest(parts: Sequence[Mapping[str, Any]]) -> str:
-    """Return the SHA-256 over the digests of the index's files, in order."""
+    """Return the SHA-256 over the digests of the files of an index, in order."""
     return hashlib.sha256("\n".join(part["sha256"] for part in parts).encode()).hexdigest()

@@ -1,8 +1,8 @@
-"""Open a shard set, in a local folder or in object storage.
+"""Open a shard set in a local folder or in object storage.
 
-Of a remote set the small files are copied here and the shards stay there. Its manifest is read anew
-each time; copies of index and tokenizer lie in a folder named by the manifest's digest, so another
-build under the same URL never meets old copies.
+The small files of a remote set are copied to the local disk; its shards are read where they lie.
+The manifest is read at every opening. Copies of index and tokenizer lie in a folder named by the
+manifest's digest, so another build under the same URL never meets old copies.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "fingerprint.json"
 
 
 def open_shards(folder: Path | str, *, storage: StorageConfig | None = None) -> ShardSet:
-    """Open a published shard set; reads `manifest.json` only, or the small files if it is remote.
+    """Open a published shard set; reads `manifest.json`, and all small files if it is remote.
 
     Args:
         folder: A local folder, or a URL (`s3://bucket/mix-v1`, `gs://`, `az://`, `https://`).
-        storage: How a remote set is reached and kept; by default without endpoint and cache.
+        storage: Settings for a remote set; by default no endpoint and no cache.
 
     Raises:
-        ValueError: There is no such folder, its build is not finished, or its manifest is of
-            another format version or malformed.
+        ValueError: There is no such folder, its build is not finished, or its manifest is malformed
+            or has an unknown format version.
     """
     if "://" in str(folder):
         return open_remote_shards(str(folder), storage=storage)
@@ -54,11 +54,12 @@ def open_remote_shards(
     """Open the shard set under a URL.
 
     Args:
+        url: `s3://`, `gs://`, `az://`, `http://` or `https://`.
         copies: Folder for copies of small files, by default in the cache, or `~/.cache/vchat/sets`.
-        storage: How it is reached, and whether whole shards are kept on the local disk.
+        storage: Endpoint, credentials, time limits, and the cache for whole shards.
 
     Raises:
-        ValueError: There is no manifest, it is malformed, or a small file is not the one it lists.
+        ValueError: There is no manifest, it is malformed, or a small file is not as it lists it.
     """
     storage = storage or StorageConfig()
     if storage.cache is not None and storage.cache.exists() and not storage.cache.is_dir():
@@ -83,7 +84,7 @@ def open_remote_shards(
 def _make_shard_store(
     remote: RemoteStore, manifest: dict[str, Any], *, storage: StorageConfig
 ) -> RemoteStore | CachedStore:
-    """Return what reads the shards of a manifest: over the network, or through the cache."""
+    """Return the store of a manifest's shards: over the network, or with the cache."""
     remote.sizes |= {shard["name"]: shard["bytes"] for shard in manifest["shards"]}
     if storage.cache is None:
         return remote
@@ -98,8 +99,8 @@ def _copy_small_file(
     """Copy a file into the folder unless it is there; a copy appears whole and checked.
 
     Raises:
-        ValueError: the file has another digest than the manifest says, or a name that leads
-            elsewhere.
+        ValueError: The file has another digest than `sha256`, or a name that leads out of the
+            folder.
     """
     path = folder / name
     if ".." in path.parts or not path.is_relative_to(folder):

@@ -1,4 +1,4 @@
-"""Publish a shard set: index, tokenizer and, last, the manifest, beside shards that are written."""
+"""Publish a shard set: write index, tokenizer and, last, the manifest beside finished shards."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from vchat.shards.text.tokenizer import TextTokenizer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedShard:
-    """A shard on disk that waits to be published."""
+    """A shard on disk that is not published yet."""
 
     name: str
-    """File name; the file lies in the set's folder."""
+    """File name in the set's folder."""
 
     split: str
     size_bytes: int
     sha256: str
     rows: pa.Table
-    """Its index rows, as `write_shard` returned them."""
+    """Its index rows, as returned by `write_shard`."""
 
 
 def describe_shard(path: Path, *, split: str, rows: pa.Table) -> FinishedShard:
-    """Describe a written shard; reads the file once for its digest."""
+    """Return the description of a shard on disk; reads the file once for its digest."""
     return FinishedShard(
         name=path.name,
         split=split,
@@ -49,14 +49,14 @@ def publish(
     shards: Sequence[FinishedShard],
     tokenizer: TextTokenizer,
 ) -> None:
-    """Write index, tokenizer and, last, the manifest: from then on the set is complete.
+    """Write index, tokenizer and, last, the manifest, which makes the set complete.
 
     Args:
-        folder: Holds the shards.
-        manifest_without_shards: What the build knows: recipe, digests of inputs and plan,
-            `template` (name and system text), image policy, licences, library versions.
+        folder: The folder of the shards.
+        manifest_without_shards: The manifest's fields from the build: recipe, digests of inputs and
+            plan, `template` (name and system text), image policy, licences, library versions.
         shards: In the order of their numbers in the index.
-        tokenizer: The one that made the token ids.
+        tokenizer: The tokenizer that made the token ids.
     """
     index = concatenate_rows(shards)
     tokenizer.save(folder / "tokenizer")

@@ -1,8 +1,8 @@
-"""What a training example is: rounds of question and answer about images.
+"""A training example before it is encoded: rounds of question and answer about images.
 
-A *record* is one example as a source has it; a *dialogue* is one or more records of one source
-(or of a blend) joined, and becomes one *sample* of a shard. Both are plain values; nothing here
-reads a file. Images are numbered through the whole dialogue in order of first mention.
+A *record* is one example as a source has it. A *dialogue* joins one or more records of one source
+(or of a blend) and becomes one *sample* of a shard. Both are plain values; nothing here reads a
+file. Images are numbered through the whole dialogue in order of first mention.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRef:
-    """Where the bytes of one image lie, and which photograph it is."""
+    """Where the bytes of an image lie, and which photograph it is."""
 
     key: str
-    """Canonical: equal keys mean the same photograph, whatever file name it goes by (`coco:42`)."""
+    """Canonical: equal keys mean the same photograph, under whatever file name (`coco:42`)."""
 
     file: str
-    """Relative to the data folder, with forward slashes: an image file, or the container of one."""
+    """Path relative to the data folder, with forward slashes: of the image, or its container."""
 
     member: str = ""
-    """Name of the entry in a `.zip` or `.tar`, or `row/column` of a Parquet cell."""
+    """Name inside a `.zip` or `.tar`, or `row/column` of a Parquet cell; empty for a plain file."""
 
     offset: int = -1
-    """First byte of a base64 value inside a JSON file; -1 if the image is not stored that way."""
+    """First byte of the image's base64 value inside a JSON file; -1 if it is not stored so."""
 
     size_bytes: int = -1
-    """Length of that base64 value."""
+    """Length of that base64 value; -1 if there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """One question, the images first shown with it, and its answer; texts have no outer blanks."""
+    """A question, the images first shown with it, and its answer; texts have no outer blanks."""
 
     images: tuple[ImageRef, ...]
     question: str
@@ -41,7 +41,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One example as its source has it: the unit that is counted, used once, or rejected."""
+    """One example as its source has it: the unit that is used exactly once or rejected."""
 
     key: str
     """Unique in a build: `source/id`."""
@@ -50,27 +50,27 @@ class Record:
     rounds: tuple[Round, ...]
     licence: str
     file: str
-    """The annotation file it came from, relative to the data folder."""
+    """Its annotation file, relative to the data folder."""
 
     record_id: str
     """Its id inside that file, as text."""
 
     marks: tuple[str, ...] = ()
-    """What was done to it on its way, for whoever filters samples: `resampled_224` (its pictures
-    were stretched to 224 x 224 upstream), `subsampled_from_16` (it had so many images)."""
+    """How it was altered, so that samples can be filtered by it: `resampled_224` (its pictures were
+    stretched to 224 x 224 upstream), `subsampled_from_16` (it had so many images)."""
 
     @property
     def images(self) -> tuple[ImageRef, ...]:
-        """Images in order of mention, repeats included."""
+        """The images in order of mention, with repeats."""
         return tuple(image for round_ in self.rounds for image in round_.images)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialogue:
-    """Records joined into one conversation, in order; it becomes one sample."""
+    """Records joined into one conversation, in order, which becomes one sample."""
 
     key: str
-    """Key of its first record; a part split off an over-long dialogue adds `#1`, `#2` ..."""
+    """Key of its first record; parts of an over-long dialogue add `#1`, `#2` ..."""
 
     source: str
     records: tuple[Record, ...]

@@ -1,7 +1,7 @@
-"""One sample <-> the members of its tar entry. FORMAT.md has the bytes.
+"""A sample and its encoding as members of a tar file; FORMAT.md describes the bytes.
 
 A sample is a dialogue that is ready for training: its rounds, its encoded images, its token ids
-and the mask of supervised ids. Nothing is pickled; arrays are npy without objects.
+and the mask of supervised ids. Nothing is pickled; arrays are npy files without objects.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ IMAGE_EXTENSIONS = ("jpg", "png", "webp")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredImage:
-    """One encoded image."""
+    """An encoded image."""
 
     key: str
     """Canonical: equal keys mean the same photograph."""
@@ -39,10 +39,10 @@ class StoredImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRound:
-    """One question and answer; texts exactly as they were tokenized."""
+    """A question and its answer, exactly as they were tokenized."""
 
     images: tuple[int, ...]
-    """Positions in `Sample.images` of the images first shown here."""
+    """Indices into `Sample.images` of the images first shown here."""
 
     question: str
     answer: str
@@ -50,16 +50,16 @@ class StoredRound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordOrigin:
-    """Where some of a sample's rounds come from."""
+    """The record that some of a sample's rounds come from."""
 
     key: str
     file: str
-    """Annotation file, relative to the data folder."""
+    """Its annotation file, relative to the data folder."""
 
     record_id: str
     licence: str
     first_round: int
-    """Position of the record's first round in the sample."""
+    """Index of the record's first round in the sample."""
 
     num_rounds: int
     marks: tuple[str, ...] = ()
@@ -68,11 +68,11 @@ class RecordOrigin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One dialogue as it is stored.
+    """A dialogue as it is stored.
 
     Raises:
-        ValueError: Rounds do not show every image once and in order, or ids and mask differ in
-            length. Names the sample.
+        ValueError: The rounds do not show every image once and in order, or ids and mask differ in
+            length; names the sample.
     """
 
     key: str
@@ -113,13 +113,13 @@ def encode_sample(sample: Sample) -> list[tuple[str, bytes]]:
 
 
 def member_names(sample: Sample) -> set[str]:
-    """Return the names that `members` gives the sample's members."""
+    """Return the names of the members that `encode_sample` gives."""
     images = {image_member_name(sample, i) for i in range(len(sample.images))}
     return images | {"json", "mask.npy", "tokens.npy"}
 
 
 def image_member_name(sample: Sample, index: int) -> str:
-    """Return the member name of one image, `0.jpg` for the first."""
+    """Return the member name of an image: `0.jpg` for the first."""
     extension = sample.images[index].extension
     if extension not in IMAGE_EXTENSIONS:
         raise ValueError(
@@ -130,7 +130,7 @@ def image_member_name(sample: Sample, index: int) -> str:
 
 
 def _origin_to_json(record: RecordOrigin) -> dict[str, Any]:
-    """Return a record's origin as JSON; `marks` is left out if there are none."""
+    """Return a record's origin as JSON, without `marks` if there are none."""
     described = {name: getattr(record, name) for name in RecordOrigin.__slots__}
     marks = described.pop("marks")
     return described | ({"marks": list(marks)} if marks else {})
@@ -144,8 +144,8 @@ def decode_sample(members: Mapping[str, bytes], *, name: str) -> Sample:
     """Rebuild a sample from its members.
 
     Args:
-        members: Bytes by member name, as `members` gives them.
-        name: What errors call the sample (shard and stem).
+        members: Bytes by member name, as `encode_sample` gives them.
+        name: Name of the sample in errors: shard and stem.
 
     Raises:
         ValueError: A member is missing, superfluous or malformed.
@@ -164,7 +164,7 @@ def decode_sample(members: Mapping[str, bytes], *, name: str) -> Sample:
 
 
 def _encode_json(sample: Sample) -> bytes:
-    """Return the `.json` member: everything about the sample but its arrays and pixels."""
+    """Return the `.json` member: all of the sample except its arrays and pixels."""
     images = [
         {
             "key": image.key,
@@ -230,7 +230,7 @@ def _encode_npy(array: NDArray[Any], dtype: str) -> bytes:
 
 @lru_cache(maxsize=8192)
 def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
-    """Return what stands before an array's bytes; a shard's samples have few different lengths."""
+    """Return the header of an npy file; cached, because samples have few different lengths."""
     file = io.BytesIO()
     described = {"descr": dtype, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, described)
@@ -238,7 +238,7 @@ def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
 
 
 def _decode_npy(data: bytes, dtype: type[np.generic], *, member: str) -> NDArray[Any]:
-    """Read an npy file; objects are refused."""
+    """Read an npy file; raise ValueError if it has objects or another type."""
     array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
     if array.dtype != dtype:
         raise ValueError(f"{member} holds {array.dtype}; wanted {np.dtype(dtype)}")

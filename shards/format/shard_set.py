@@ -24,7 +24,7 @@ from vchat.shards.text.tokenizer import TextTokenizer
 
 
 class ShardSet:
-    """A published shard set, open for reading; the index is read when it is first asked for."""
+    """A published shard set, open for reading; the index is read when it is first used."""
 
     def __init__(
         self,
@@ -34,7 +34,14 @@ class ShardSet:
         store: Store | None = None,
         url: str | None = None,
     ):
-        """Use `open_shards`; `store` has the shards if they lie under a URL, not in the folder."""
+        """Use `open_shards` instead.
+
+        Args:
+            folder: The folder of index and tokenizer, and of the shards if there is no `store`.
+            manifest: The content of its `manifest.json`.
+            store: The shards, if they do not lie in the folder.
+            url: Where the set lies, if not in the folder.
+        """
         self.folder = folder
         self.url = url
         self.manifest = manifest
@@ -42,15 +49,15 @@ class ShardSet:
 
     @property
     def name(self) -> str:
-        """The last part of its path or URL."""
+        """The last part of the set's path or URL."""
         return self.url.rstrip("/").rpartition("/")[2] if self.url else self.folder.resolve().name
 
     def index(self, split: str | None = None) -> pa.Table:
-        """Return the index rows of a split, or all, in shard-then-position order.
+        """Return the index rows of a split, or all, in order of shards and of samples in them.
 
         Raises:
-            ValueError: An index part is missing or has another number of rows, or there is no
-                such split; names those there are.
+            ValueError: An index file is missing, damaged, or has another number of rows; or there
+                is no such split: names the existing ones.
         """
         if split is None:
             return self._index
@@ -62,7 +69,7 @@ class ShardSet:
 
     @property
     def splits(self) -> list[str]:
-        """Names of the splits, in the order of their shards."""
+        """The names of the splits, in the order of their shards."""
         return list(dict.fromkeys(shard["split"] for shard in self.manifest["shards"]))
 
     @property
@@ -71,7 +78,7 @@ class ShardSet:
 
         Raises:
             ValueError: This version of the template renders other text (names both digests), or
-                the tokenizer, which may bring the template, is not the one recorded.
+                the tokenizer, which may have the template, is not the recorded one.
         """
         stated = self.manifest["template"]
         template = make_template(
@@ -85,10 +92,10 @@ class ShardSet:
         return template
 
     def tokenizer(self) -> TextTokenizer:
-        """Return the tokenizer that made the token ids, loaded when it is first asked for.
+        """Return the tokenizer that made the token ids; loads it at the first call.
 
         Raises:
-            ValueError: Its behaviour is not the one recorded; names both fingerprints.
+            ValueError: Its behaviour is not the recorded one; names both fingerprints.
         """
         return self._tokenizer
 
@@ -104,7 +111,7 @@ class ShardSet:
 
         Raises:
             ShardError: The shard is missing, truncated, or a member's checksum differs.
-            ValueError: The members are no sample.
+            ValueError: The members do not make a sample.
         """
         located = self._index_row(row) if isinstance(row, int) else row
         name = f"{self.shard_name(located)}, {located['stem']}"
@@ -132,7 +139,7 @@ class ShardSet:
         return {name: bytes(part) for name, part in parts.items()}
 
     def shard_name(self, row: Mapping[str, Any]) -> str:
-        """Return the file name of the shard that a row's sample lies in."""
+        """Return the file name of the shard with a row's sample."""
         return str(self.manifest["shards"][row["shard"]]["name"])
 
     @cached_property

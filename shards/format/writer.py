@@ -1,8 +1,8 @@
-"""Fill one shard: samples in, a tar file and its index rows out.
+"""Write one shard: samples in, a tar file and its index rows out.
 
-Tar headers have fixed times and owners, so equal samples give equal bytes, those that webdataset's
-`TarWriter` would write; importing that imports torch, 480 MB in every process of a build. The index
-says where every member's bytes lie, so a reader parses no tar header.
+Tar headers have fixed times and owners, so equal samples give equal bytes. They are those of
+webdataset's `TarWriter`, which is not used because it imports torch: 480 MB in every process of a
+build.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from vchat.shards.format.sample import Sample, encode_sample
 def write_shard(path: Path, samples: Iterable[Sample], *, first_number: int) -> pa.Table:
     """Write one shard whole and return its index rows (`ROW_SCHEMA`), in tar order.
 
-    `path` appears only when every sample is written. Memory: one sample.
+    `path` appears when every sample is written. Memory: one sample.
 
     Args:
         path: The tar file; replaced if it exists.
-        samples: In the order they are stored.
-        first_number: Number of the first sample within its split; stems count up from it.
+        samples: In the order in which they are stored.
+        first_number: Number of the first sample within its split; stems count on from it.
     """
     with write_atomically(path) as file:
         rows = _write_samples(file, samples, first_number)
@@ -37,7 +37,7 @@ def write_shard(path: Path, samples: Iterable[Sample], *, first_number: int) -> 
 def _write_samples(
     file: IO[bytes], samples: Iterable[Sample], first_number: int
 ) -> list[dict[str, Any]]:
-    """Write the tar into an open file; returns index rows as dictionaries."""
+    """Write the tar into an open file; return the index rows as dictionaries."""
     rows, start = [], 0
     for number, sample in enumerate(samples, start=first_number):
         stem = f"{number:09d}"
@@ -55,10 +55,10 @@ def _write_samples(
 
 
 def member_header(name: str, size: int) -> bytes:
-    """Return the block that stands before a member's bytes.
+    """Return the header block of a member.
 
-    It is that of `tarfile`, whose making costs a tenth of what decoding the image does, with
-    another name, size and sum.
+    It is that of `tarfile` with another name, size and checksum; making it by `tarfile` would cost
+    a tenth of the time to decode the image.
     """
     block = bytearray(_BLANK_HEADER)
     name_bytes, size_digits = name.encode("ascii"), b"%011o" % size
@@ -69,7 +69,7 @@ def member_header(name: str, size: int) -> bytes:
 
 
 def _blank_header() -> bytes:
-    """Return the header of a member without name, size and sum."""
+    """Return the header block of a member, without name, size and checksum."""
     info = tarfile.TarInfo("")
     info.mode, info.mtime = 0o444, 0
     info.uname = info.gname = "vchat"
@@ -81,4 +81,4 @@ def _blank_header() -> bytes:
 
 _BLANK_HEADER = _blank_header()
 _BLANK_SUM = sum(_BLANK_HEADER) + 8 * ord(" ")
-"""The field of the sum counts as blanks while the sum is made."""
+"""The checksum field counts as blanks in the checksum."""

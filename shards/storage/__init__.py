@@ -1,4 +1,7 @@
-"""Bytes by name, on disk or in object storage: ranges, retries, credentials, a disk cache.
+"""Bytes by name and range, from a local folder or object storage: retries, credentials, a disk cache.
 
-Knows nothing of samples or plans.
+Offers the protocol `Store` and its errors (store), `LocalStore`, `RemoteStore` (remote; reads and
+writes), `CachedStore` (whole shards on a local disk), `open_store_file` (a Python file), and
+`StorageConfig` (config). A failed request is classified in `retries` and repeated in `remote`, and
+nowhere else. Knows nothing of samples or plans.
 """

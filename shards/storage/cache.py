@@ -85,7 +85,7 @@ class ShardCache:
         return self.contains(digest)
 
     def _reserve(self, file: IO[bytes], size: int, *, name: str) -> bool:
-        """Evict entries until `size` bytes fit, and give the file that size; False if they don't."""
+        """Evict entries and give the file its `size`; return False if that does not fit."""
         with lock_folder(self.folder):
             others = [entry for entry in self._entries() if entry.name != name]
             used = sum(size_or_zero(entry) for entry in others)

@@ -12,7 +12,7 @@ from vchat.shards.storage.store import ShardError, read_range
 
 
 class CachedStore:
-    """Reads from the cache where it has the shard; only `keep` brings one in."""
+    """Reads a shard from the cache if it is there; only `fill_cache` adds one."""
 
     num_readers = RemoteStore.num_readers
 

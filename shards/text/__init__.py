@@ -1,4 +1,6 @@
-"""Text to token ids, with offsets: templates, tokenizers, and what carries loss.
+"""From the texts of a dialogue to token ids, and which of them carry loss.
 
-Knows no file format, no image, no store.
+Offers `make_template` (named_template) for rounds to parts and `TextTokenizer` (tokenizer) for parts
+to ids; shards, training and chat all use these two. `template` defines the parts, `encoder` the
+tokenization of running text. Knows no image, no file of a shard set and no store.
 """
