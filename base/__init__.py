@@ -2,6 +2,6 @@
 
 Offers `cli` (command groups, exit codes, `WrongUse`), `toml_config` (TOML to dataclasses), `files`
 (atomic writes, digests), `locks` (between processes), `processes` (worker pools), `nearest`
-(suggestions for mistyped names), `arrays`, `progress`, `faces` (public names of a package) and
-`version`. Knows nothing of the other packages.
+(suggestions for mistyped names), `arrays`, `progress`, `page` (the style of all
+HTML pages), `faces` (public names of a package) and `version`. Knows nothing of the other packages.
 """

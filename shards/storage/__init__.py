@@ -1,4 +1,4 @@
-"""Bytes by name and range, from a local folder or object storage: retries, credentials, a disk cache.
+"""Bytes by name and range, from a folder or object storage: retries, credentials, a disk cache.
 
 Offers the protocol `Store` and its errors (store), `LocalStore`, `RemoteStore` (remote; reads and
 writes), `CachedStore` (whole shards on a local disk), `open_store_file` (a Python file), and
