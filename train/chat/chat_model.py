@@ -1,7 +1,7 @@
-"""A trained model with the tokenizer and template it was trained with: what answers questions.
+"""A trained model with the tokenizer and template it was trained with.
 
-In: a checkpoint. Out: prompts as ids, pictures as pixels, and the model that both go into. Chat
-and evaluation share it, so that both prompt the model exactly as the shards did.
+In: a checkpoint. Out: prompts as ids, pictures as pixels, and the logits that follow. Chat and
+evaluation share it, so that both prompt the model exactly as the shards do.
 """
 
 from __future__ import annotations
@@ -31,42 +31,44 @@ from vchat.train.engine.starting_model import read_grid
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatModel:
-    """A model that can be asked."""
+    """A model that answers questions."""
 
     model: VisualChat
     tokenizer: TextTokenizer
     template: Template
     stored_side: int | None = None
-    """To which shorter side the shards' images were made smaller, if that is known: larger pictures
-    are made as small before anything else."""
+    """The shorter side that the shards' larger images were resized to, if known.
+
+    Larger pictures are resized to it first."""
 
     image_cache: ImageStateCache = field(default_factory=ImageStateCache)
-    """What the decoder computed for the images shown last, in whichever dialogue."""
+    """The decoder's states of the most recent images, of all dialogues."""
 
     @property
     def max_positions(self) -> int:
-        """Positions a dialogue may have, images and answers included."""
+        """The most positions of a dialogue, including images and answers."""
         return int(self.model.config.get_text_config().max_position_embeddings)
 
     @property
     def image_size(self) -> int:
-        """Side of the square the model sees, in pixels."""
+        """The side of the square that the model sees, in pixels."""
         return int(self.model.config.image_size)
 
     def with_system(self, text: str) -> ChatModel:
-        """Return the same model under another system text."""
+        """Return the same model with another system text."""
         return replace(self, template=self.template.with_system(text))
 
     @property
     def end_id(self) -> int:
-        """Id of the token that ends an answer."""
+        """The id of the token that ends an answer."""
         return self.tokenizer.special_id(self.template.end)
 
     def prompt_ids(self, parts: Sequence[Part], *, inputs: Sequence[int]) -> list[int]:
         """Encode parts as the shards do and repeat each slot for its image's positions.
 
         Args:
-            inputs: how many inputs of the tower each image is, 1 if images are not cut.
+            parts: From the template.
+            inputs: How many tower inputs each image takes: 1 if images are not cut into tiles.
         """
         encoded = self.tokenizer.encode(parts)
         positions = np.array(inputs, np.int64) * int(self.model.config.positions_per_image)
@@ -81,9 +83,9 @@ class ChatModel:
     def extend(
         self, cache: DialogueCache | None, ids: Sequence[int], images: Sequence[Tensor]
     ) -> tuple[Tensor, DialogueCache]:
-        """Feed one row of ids and the images of their slots, each as `picture` gives it.
+        """Feed one sequence of ids and the images of their slots, each from `decode_picture`.
 
-        An image that is in `images` of this model costs no pass through tower and decoder.
+        An image that is in `image_cache` costs no pass through tower and decoder.
 
         Returns:
             The logits that follow, float[1, V], and the cache: the given one, or a new one.
@@ -103,10 +105,13 @@ class ChatModel:
         return self.image_cache.states(self.model, image, num_positions=num)
 
     def decode_picture(self, data: bytes) -> Tensor:
-        """Decode an image file's bytes; ValueError if they are none.
+        """Decode the bytes of an image file.
 
         Returns:
-            uint8[3, H, W], or uint8[inputs, 3, H, W] if the model's images are cut.
+            uint8[3, H, W], or uint8[inputs, 3, H, W] if the model's images are cut into tiles.
+
+        Raises:
+            ValueError: The bytes are not an image.
         """
         tiling = read_grid(self.model).tiling
         if tiling is None:
@@ -114,10 +119,10 @@ class ChatModel:
         return decode_picture_tiles(data, tiling=tiling, stored_side=self.stored_side)
 
     def num_inputs(self, data: bytes) -> int:
-        """Return how many inputs of the tower `picture` makes of a file; reads its header only.
+        """Return how many tower inputs `decode_picture` makes of a file; reads its header only.
 
         Raises:
-            ValueError: the bytes are no image.
+            ValueError: The bytes are not an image.
         """
         tiling = read_grid(self.model).tiling
         if tiling is None:
@@ -126,29 +131,30 @@ class ChatModel:
 
 
 def tower_inputs(image: Tensor) -> Tensor:
-    """Return an image as inputs of the tower, uint8[inputs, 3, H, W]."""
+    """Return an image as tower inputs, uint8[inputs, 3, H, W]."""
     return image if image.ndim == 4 else image[None]
 
 
 def load_chat_model(
     path: Path, *, device: str | None = None, system: str | None = None
 ) -> tuple[ChatModel, Checkpoint]:
-    """Load a step folder, or the newest of a run's folder, for asking.
+    """Load a checkpoint to ask it questions; return the model, and the checkpoint it came from.
 
     Args:
-        device: by default a GPU if there is one.
-        system: another system text than the one the model was trained with.
+        path: A step folder, or a run's folder: then its newest checkpoint.
+        device: By default a GPU if there is one.
+        system: Another system text than the one the model was trained with.
 
     Raises:
-        ValueError: no complete checkpoint there, or not one of a VisualChat model; one line.
+        ValueError: There is no complete checkpoint of a VisualChat model; the message is one line.
     """
-    place = _device(device)
+    torch_device = _device(device)
     checkpoint = open_checkpoint(path)
     tokenizer = checkpoint.tokenizer
     model = _load_weights(checkpoint.model_folder)
     _check_ids(model, tokenizer, folder=checkpoint.folder)
     chat_model = ChatModel(
-        model=model.to(place).eval(),
+        model=model.to(torch_device).eval(),
         tokenizer=tokenizer,
         template=checkpoint.template,
         stored_side=checkpoint.shards.get("stored_image_size"),
@@ -157,7 +163,7 @@ def load_chat_model(
 
 
 def _device(name: str | None) -> torch.device:
-    """Return the device of that name, or the best there is; ValueError if it cannot be used."""
+    """Return the device of a name, or the best available; ValueError if it cannot be used."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -168,7 +174,7 @@ def _device(name: str | None) -> torch.device:
 
 
 def _load_weights(folder: Path) -> VisualChat:
-    """Load a saved VisualChat; every weight comes from the file."""
+    """Load a saved VisualChat; a weight that is not in the file is an error."""
     _check_kind(folder / "config.json")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -201,7 +207,7 @@ def _check_kind(config_file: Path) -> None:
 
 
 def _check_ids(model: VisualChat, tokenizer: TextTokenizer, *, folder: Path) -> None:
-    """Raise ValueError unless the model was made for this tokenizer's ids."""
+    """Check that the model was made for this tokenizer's ids; ValueError if not."""
     rows = model.get_output_embeddings().weight.shape[0]
     slot = model.config.image_token_id
     if slot != tokenizer.image_id or rows < tokenizer.num_ids:

@@ -1,6 +1,6 @@
-"""From the logits of the last position to the next token: what chat and evaluation share.
+"""Choose the next token from the logits of the last position, for chat and evaluation.
 
-B rows, V ids. Greedy by default. The slot id is never chosen: an answer cannot contain an image.
+B prompts, V ids. Greedy by default. The slot id is never chosen: an answer contains no image.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How an answer's tokens are chosen, and how many there may be."""
+    """How the tokens of an answer are chosen, and how many there may be."""
 
     max_new_tokens: int = 256
-    """Most tokens of one answer, its end token included. A longer answer is cut."""
+    """The most tokens of an answer, including its end token. A longer answer is cut."""
 
     temperature: float = 0.0
-    """0 takes the likeliest token; 1 samples from the model's distribution."""
+    """0 takes the most likely token; 1 samples from the model's distribution."""
 
     top_p: float = 1.0
-    """Sample from the fewest tokens whose probabilities reach this sum; unused at temperature 0."""
+    """Sample from the fewest tokens whose probabilities sum to this; unused at temperature 0."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -41,10 +41,15 @@ def next_ids(
     num_ids: int,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Choose one id per row, int64[B], from logits float[B, V].
+    """Choose one id per prompt, int64[B], from logits float[B, V].
 
-    Never `slot_id`, and never an id of `num_ids` or above (a table may be padded beyond the
-    tokenizer's ids). `generator` is used only if the temperature is above 0.
+    Args:
+        logits: Of the last position of each prompt.
+        sampling: Temperature and top-p.
+        slot_id: Never chosen.
+        num_ids: No id of this number or above is chosen: a table may be padded beyond the
+            tokenizer's ids.
+        generator: Used only if the temperature is above 0.
     """
     logits = logits[:, :num_ids].float()
     slot = torch.arange(logits.shape[1], device=logits.device) == slot_id
@@ -58,7 +63,7 @@ def next_ids(
 
 
 def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
-    """Zero all but the likeliest ids whose sum first reaches `top_p`; at least one stays."""
+    """Zero all but the most likely ids whose sum first reaches `top_p`, at least one."""
     ordered, order = probabilities.sort(dim=-1, descending=True)
     before = ordered.cumsum(dim=-1) - ordered
     kept = ordered.masked_fill(before >= top_p, 0.0)

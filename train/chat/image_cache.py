@@ -1,7 +1,7 @@
-"""What the decoder computed for images, kept for the dialogues that show them again.
+"""A cache of the decoder's states of images, for the dialogues that show an image again.
 
-In: pixels. Out: keys and values of their positions, computed once per image. The images used last
-are kept, up to a number of bytes; an image is known by the digest of its pixels.
+In: pixels. Out: keys and values of their positions, computed once per image. The cache holds the
+most recently used images, up to a number of bytes; its key is the digest of an image's pixels.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ DEFAULT_BYTES = 1 << 30
 
 
 class ImageStateCache:
-    """The images used last, for one model. Not for several threads at once."""
+    """The states of the most recently used images, for one model. Not thread-safe."""
 
     def __init__(self, *, max_bytes: int = DEFAULT_BYTES):
-        """`max_bytes` 0 keeps nothing."""
+        """`max_bytes` 0 stores nothing."""
         self.max_bytes = max_bytes
         self.size_bytes = 0
         self._states: OrderedDict[bytes, ImageStates] = OrderedDict()
@@ -31,7 +31,7 @@ class ImageStateCache:
         return len(self._states)
 
     def states(self, model: VisualChat, image: Tensor, *, num_positions: int) -> ImageStates:
-        """Return the states of an image, [..., 3, H, W]; computed if they are not known."""
+        """Return the states of an image, [..., 3, H, W]; compute them if they are not cached."""
         key = hashlib.sha256(image.cpu().contiguous().numpy().tobytes()).digest()
         found = self._states.pop(key, None)
         if found is None:
@@ -40,6 +40,6 @@ class ImageStateCache:
             self.size_bytes += found.size_bytes
         self._states[key] = found
         while self.size_bytes > self.max_bytes and self._states:
-            _, dropped = self._states.popitem(last=False)
-            self.size_bytes -= dropped.size_bytes
+            _, evicted = self._states.popitem(last=False)
+            self.size_bytes -= evicted.size_bytes
         return found

@@ -1,8 +1,8 @@
-"""OpenAI chat requests, checked: messages in, rounds with pictures' bytes out.
+"""Read and check chat requests of OpenAI's API.
 
-Input: the JSON body of `POST /v1/chat/completions`. Output: a `ChatRequest`. Everything a client
-sends is checked here, and an error names the field as the client wrote it. Images come as base64
-data URIs only: this program fetches nothing from a network for a client.
+In: the JSON body of `POST /v1/chat/completions`. Out: a `ChatRequest`. Everything that a client
+sends is checked here, and an error names the field as the client wrote it. Images are base64 data
+URIs only: the server fetches nothing from a network for a client.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from typing import Any
 from vchat.train.chat.generation import Sampling
 
 MAX_NEW_TOKENS = 4096
-"""Most a client may ask for, whatever the model's positions."""
+"""The most that a client may ask for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRound:
-    """One user message and the assistant message after it."""
+    """One message of the user, and the assistant's answer."""
 
     images: tuple[bytes, ...]
-    """Image files as sent, in the order sent."""
+    """Image files, in the order of the message."""
 
     question: str
     answer: str | None
-    """None for the last: the answer that is asked for."""
+    """None for the last round, whose answer is asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
-    """A dialogue whose last question wants an answer."""
+    """A dialogue whose last question is to be answered."""
 
     rounds: tuple[RequestRound, ...]
     system: str | None
-    """In place of the system text that the model was trained with, or None."""
+    """Replaces the system text that the model was trained with; None keeps that."""
 
     sampling: Sampling
     seed: int
@@ -45,13 +45,14 @@ class ChatRequest:
 
 
 def read_request(body: Any, *, default: Sampling) -> ChatRequest:
-    """Check a request's JSON. Fields that have no meaning here are ignored, as clients expect.
+    """Check a request's JSON. Unknown fields are ignored, as clients expect.
 
     Args:
-        default: what holds where the request says nothing.
+        body: The parsed JSON.
+        default: Sampling where the request says nothing.
 
     Raises:
-        ValueError: naming the field, what was found and what is wanted.
+        ValueError: A field is wrong; names the field, the value found and the value wanted.
     """
     if not isinstance(body, dict):
         raise ValueError(f"the body is {_json_type(body)}, wanted a JSON object")
@@ -75,7 +76,7 @@ def read_request(body: Any, *, default: Sampling) -> ChatRequest:
 
 
 def _parse_rounds(messages: Any) -> tuple[str | None, tuple[RequestRound, ...]]:
-    """Split messages into the system text and the rounds; the last round has no answer."""
+    """Split messages into system text and rounds; the last round has no answer."""
     if not isinstance(messages, list) or not messages:
         found = "empty" if messages == [] else _json_type(messages)
         raise ValueError(f"messages is {found}, wanted an array that ends with a user's")
@@ -112,21 +113,21 @@ def _check_roles(turns: Sequence[Any], *, first: int) -> None:
 
 
 def _parse_user_content(content: Any, *, where: str) -> tuple[str, tuple[bytes, ...]]:
-    """Return the text and the images of a user's message; the images are shown before the text."""
+    """Return the text and the images of a user's message; images are shown before the text."""
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
     if not isinstance(content, list):
         raise ValueError(f"{where} is {_json_type(content)}, wanted a string or an array of parts")
     texts, images = [], []
     for i, part in enumerate(content):
-        place = f"{where}[{i}]"
+        part_where = f"{where}[{i}]"
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text":
-            texts.append(_parse_text(part.get("text"), where=f"{place}.text"))
+            texts.append(_parse_text(part.get("text"), where=f"{part_where}.text"))
         elif kind == "image_url":
-            images.append(_parse_image(part.get("image_url"), where=f"{place}.image_url"))
+            images.append(_parse_image(part.get("image_url"), where=f"{part_where}.image_url"))
         else:
-            raise ValueError(f"{place}.type is {kind!r}, wanted 'text' or 'image_url'")
+            raise ValueError(f"{part_where}.type is {kind!r}, wanted 'text' or 'image_url'")
     question = "\n".join(texts).strip()
     if not question:
         raise ValueError(f"{where} has no text, wanted a question")
@@ -134,7 +135,7 @@ def _parse_user_content(content: Any, *, where: str) -> tuple[str, tuple[bytes, 
 
 
 def _parse_image(value: Any, *, where: str) -> bytes:
-    """Return the bytes of `data:image/...;base64,...`, given as it is or as `{"url": ...}`."""
+    """Return the bytes of `data:image/...;base64,...`, which may stand in `{"url": ...}`."""
     url = value.get("url") if isinstance(value, dict) else value
     if not isinstance(url, str):
         raise ValueError(f"{where}.url is {_json_type(url)}, wanted a string")
@@ -186,6 +187,6 @@ def _flag(body: dict[str, Any], name: str) -> bool:
 
 
 def _json_type(value: Any) -> str:
-    """How JSON calls the type of a value."""
+    """Return the JSON name of a value's type."""
     names = {dict: "an object", list: "an array", str: "a string", bool: "true or false"}
     return "missing" if value is None else names.get(type(value), "a number")

@@ -4,9 +4,9 @@
     GET  /v1/models             the one model
     POST /v1/chat/completions   messages in, an answer out, streamed if asked for
 
-One answer is generated at a time; further requests wait. A client that goes away stops its answer.
-Requests must be JSON and name a host we know, so that a web page of another origin cannot use a
-server on loopback.
+One answer is generated at a time; further requests wait. If a client disconnects, its answer
+stops. Requests must be JSON and name a known host, so that a web page of another origin cannot use
+a server on loopback.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PAGE_HEADERS = {
 
 
 class RefusedError(Exception):
-    """A request that gets an error response."""
+    """A request that is answered by an error."""
 
     def __init__(self, status: int, message: str):
         """`status` is the HTTP status code."""
@@ -57,7 +57,7 @@ class ChatServer:
     """The handlers of one model's server."""
 
     def __init__(self, service: ChatService, *, name: str, default: Sampling):
-        """`name` is what clients see as the model; `default` holds where they say nothing."""
+        """`name` is the model's name for clients; `default` applies where they say nothing."""
         self._service = service
         self._name = name
         self._default = default
@@ -66,7 +66,7 @@ class ChatServer:
         self._started = int(time.time())
 
     def app(self, *, hosts: Sequence[str]) -> Starlette:
-        """Return the ASGI application, which answers requests that name one of `hosts`."""
+        """Return the ASGI application; it answers only requests that name one of `hosts`."""
         return Starlette(
             routes=[
                 Route("/", self.page),
@@ -92,7 +92,11 @@ class ChatServer:
         return JSONResponse({"object": "list", "data": [model]})
 
     async def completions(self, request: Request) -> Response:
-        """Answer a dialogue; RefusedError if the request is wrong."""
+        """Answer a dialogue.
+
+        Raises:
+            RefusedError: The request is wrong.
+        """
         body = await _read_body(request)
         try:
             asked = read_request(_parse_json(body), default=self._default)
@@ -109,7 +113,7 @@ class ChatServer:
         return JSONResponse(answer.whole(text))
 
     async def _events(self, prepared: PreparedRequest, answer: _Answer) -> AsyncGenerator[str]:
-        """Yield server-sent events: a first one with the role, one per piece, a last one."""
+        """Yield server-sent events: one with the role, one per piece, one that ends the answer."""
         yield _event(answer.chunk({"role": "assistant", "content": ""}))
         async with aclosing(self._pieces(prepared, answer)) as pieces:
             async for piece in pieces:
@@ -119,7 +123,7 @@ class ChatServer:
         yield "data: [DONE]\n\n"
 
     async def _pieces(self, prepared: PreparedRequest, answer: _Answer) -> AsyncGenerator[str]:
-        """Wait for our turn, then generate in a worker thread; at the end `answer` is finished."""
+        """Generate in a worker thread, one request at a time; set `answer.result` at the end."""
 
         def generate() -> Generator[str]:
             answer.result = yield from generator
@@ -134,22 +138,22 @@ class ChatServer:
 
 
 class _Answer:
-    """One answer in OpenAI's JSON forms."""
+    """One answer, in the JSON forms of OpenAI's API."""
 
     def __init__(self, model: str):
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
         self._model = model
         self.result: AnswerResult | None = None
-        """Known once the answer is complete."""
+        """None until the answer is complete."""
 
     def chunk(self, delta: dict[str, str]) -> dict[str, Any]:
-        """One event of a stream; the last carries the reason why it is over, and the usage."""
+        """Return one event of a stream; the last has the finish reason and the usage."""
         choice = {"index": 0, "delta": delta, "finish_reason": self._reason()}
         return self._envelope("chat.completion.chunk", choice)
 
     def whole(self, text: str) -> dict[str, Any]:
-        """The answer in one piece."""
+        """Return the answer in one piece."""
         message = {"role": "assistant", "content": text}
         choice = {"index": 0, "message": message, "finish_reason": self._reason()}
         return self._envelope("chat.completion", choice)

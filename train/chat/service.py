@@ -1,8 +1,8 @@
-"""Answers requests that each bring their whole dialogue, and keeps the caches of the latest ones.
+"""Answer requests that contain their whole dialogue, and keep the caches of recent dialogues.
 
-In: a checked `ChatRequest`. Out: the pieces of its answer. A client sends all rounds every time;
-if they are those of a kept session, only the new round is fed, else all of them are. Which of the
-two happens changes the time only, up to rounding. One request at a time: the caller sees to it.
+In: a checked `ChatRequest`. Out: the pieces of its answer. A client sends all rounds every time. If
+they continue a kept session, only the new round is fed to the model, else all of them are: up to
+rounding that changes only the time. The caller must answer one request at a time.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from vchat.train.chat.messages import ChatRequest, RequestRound
 from vchat.train.chat.session import ChatRound, ChatSession, EndReason
 
 Key = tuple[object, ...]
-"""Names a dialogue: its system text, then for each round image digests, question and answer."""
+"""A dialogue: its system text, then for each round image digests, question and answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedRequest:
-    """A request that has been found answerable."""
+    """A request that can be answered."""
 
     request: ChatRequest
     session: ChatSession
-    """Holds the earlier rounds, not yet fed."""
+    """Has the earlier rounds, which are not fed yet."""
 
     images: list[Tensor]
     """Of the last round."""
@@ -39,30 +39,32 @@ class PreparedRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerResult:
-    """How an answer came out."""
+    """How an answer ended, and its size."""
 
     end_reason: EndReason
     prompt_tokens: int
-    """Positions before the answer, all earlier rounds and image positions included."""
+    """Positions before the answer, including earlier rounds and images."""
 
     completion_tokens: int
-    """Tokens of the answer, with its end token if the model generated one."""
+    """Tokens of the answer, including the end token if the model generated one."""
 
 
 class ChatService:
-    """A model, and the sessions of the dialogues that were continued last."""
+    """A model, and the sessions of the most recent dialogues."""
 
     def __init__(self, chat_model: ChatModel, *, num_sessions: int = 4):
-        """Each of the `num_sessions` that are kept holds a KV cache of its dialogue."""
+        """Each of the `num_sessions` kept sessions holds the KV cache of its dialogue."""
         self.chat_model = chat_model
         self._num_sessions = num_sessions
         self._sessions: OrderedDict[Key, ChatSession] = OrderedDict()
 
     def prepare(self, request: ChatRequest) -> PreparedRequest:
-        """Decode the images and see that the dialogue fits; runs no model, needs no turn.
+        """Decode the images and check that the dialogue fits; runs no model.
+
+        May run while another request is answered.
 
         Raises:
-            ValueError: an image is undecodable, or the positions do not suffice.
+            ValueError: An image is undecodable, or the model has too few positions.
         """
         chat_model = self.chat_model
         if request.system is not None:
@@ -76,7 +78,7 @@ class ChatService:
         return PreparedRequest(request=request, session=session, images=pixels[-1], history=history)
 
     def answer(self, prepared: PreparedRequest) -> Generator[str, None, AnswerResult]:
-        """Yield the pieces of the answer; return how it came out.
+        """Yield the pieces of the answer; return its result.
 
         Closing the generator stops the answer.
         """
@@ -93,7 +95,7 @@ class ChatService:
         return _result_of(session)
 
     def _session(self, prepared: PreparedRequest) -> ChatSession:
-        """Return the kept session of this dialogue if its next round fits, else the new one."""
+        """Return the kept session of this dialogue if the next round fits, else the new one."""
         kept = self._sessions.pop(prepared.history, None)
         if kept is None:
             return prepared.session
@@ -101,7 +103,7 @@ class ChatService:
         kept.reseed(prepared.request.seed)
         try:
             kept.ask(prepared.request.rounds[-1].question, images=prepared.images).close()
-        except ValueError:  # its answers as generated take more positions than as encoded
+        except ValueError:  # answers may take more positions as generated than as encoded
             return prepared.session
         return kept
 
@@ -112,7 +114,7 @@ class ChatService:
             self._sessions.popitem(last=False)
 
     def _pixels(self, rounds: Sequence[RequestRound]) -> list[list[Tensor]]:
-        """Decode the images of each round; an error counts them through the dialogue."""
+        """Decode the images of each round; an error numbers them from the dialogue's first."""
         pixels: list[list[Tensor]] = []
         number = 0
         for asked in rounds:
@@ -136,6 +138,6 @@ def _result_of(session: ChatSession) -> AnswerResult:
     )
 
 
-def _round_key(asked: RequestRound, happened: ChatRound | None = None) -> Key:
+def _round_key(asked: RequestRound, answered: ChatRound | None = None) -> Key:
     digests = tuple(hashlib.sha256(data).digest() for data in asked.images)
-    return digests, asked.question, asked.answer if happened is None else happened.answer
+    return digests, asked.question, asked.answer if answered is None else answered.answer

@@ -1,12 +1,12 @@
 """One dialogue with a model: rounds of images, question and answer, and the cache between them.
 
 In: questions and pixels. Out: answers, piece by piece. A new round costs only its own tokens: the
-cache holds all before it. The prompt is built by the template and tokenizer that built the shards,
-and what the model generated stays in the cache as generated.
+cache holds all earlier ones. The template and tokenizer of the shards build the prompt; generated
+tokens stay in the cache as generated.
 
-The ids fed so far are the truth and the cache follows from them: if a forward pass is interrupted,
-the cache is dropped, and the next one feeds everything again. So does every round of a model whose
-cache does not hold between rounds, as those of the published code.
+The list of ids fed so far is authoritative, and the cache can be computed from it: if a forward
+pass is interrupted, the cache is dropped, and the next pass feeds everything again. So does every
+round of a model whose cache is not valid between rounds, as those of the published code.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vchat.train.chat.generation import Sampling, next_ids
 
 
 class EndReason(enum.Enum):
-    """Why an answer is over."""
+    """Why an answer ended."""
 
     BY_MODEL = "complete"
     TOO_LONG = "cut at the most new tokens allowed"
@@ -35,7 +35,7 @@ class EndReason(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRound:
-    """One round that has happened."""
+    """One finished round."""
 
     num_images: int
     """Images first shown with this question."""
@@ -51,7 +51,7 @@ class ChatRound:
 
 
 class ChatSession:
-    """A dialogue that grows round by round. Not for several threads at once."""
+    """A dialogue that grows round by round. Not thread-safe."""
 
     def __init__(self, chat_model: ChatModel, *, sampling: Sampling, seed: int = 0):
         """`seed` is used only if `sampling.temperature` is above 0."""
@@ -59,9 +59,9 @@ class ChatSession:
         self.sampling = sampling
         self.rounds: list[ChatRound] = []
         self.ids: list[int] = []
-        """Every id fed to the model, slots repeated: the cache has one position for each."""
+        """All ids fed to the model, slots repeated: the cache has one position for each."""
         self.pending_ids: list[int] = []
-        """Ids that close the last round, and recalled rounds; fed in front of the next prompt."""
+        """Ids that are fed before the next prompt: the end of the last round, and added rounds."""
         self._pending_pixels: list[Tensor] = []
         self._pixels: list[Tensor] = []
         self._cache: DialogueCache | None = None
@@ -69,7 +69,7 @@ class ChatSession:
 
     @property
     def num_images(self) -> int:
-        """Images shown so far."""
+        """The number of images shown so far."""
         return len(self._pixels) + len(self._pending_pixels)
 
     def clear(self) -> None:
@@ -82,11 +82,11 @@ class ChatSession:
         self._cache = None
 
     def reseed(self, seed: int) -> None:
-        """Start the random numbers of sampling anew."""
+        """Restart the random numbers of sampling."""
         self._generator.manual_seed(seed)
 
     def add_round(self, question: str, answer: str, *, images: Sequence[Tensor] = ()) -> None:
-        """Add a round whose answer is known; it is fed together with the next question."""
+        """Add a round whose answer is known; it is fed with the next question."""
         prompt = self._prompt(question.strip(), None, images=images)
         whole = self._prompt(question.strip(), answer, images=images)
         self.pending_ids += whole
@@ -104,15 +104,16 @@ class ChatSession:
     def ask(self, question: str, *, images: Sequence[Tensor] = ()) -> Generator[str]:
         """Add a round; return the pieces of its answer as the model generates them.
 
-        Closing the generator stops the answer; what came so far stays as the round's answer. If
-        feeding the question is interrupted, there is no round and the dialogue is as before.
+        Closing the generator stops the answer; the pieces so far are then the round's answer. If
+        an exception interrupts feeding the question, the dialogue stays as it was.
 
         Args:
-            question: running text, stripped as the shards' texts are.
-            images: from `ChatModel.picture`, shown before the question.
+            question: Running text; it is stripped, as the shards' texts are.
+            images: From `ChatModel.decode_picture`, shown before the question.
 
         Raises:
-            ValueError: at once, if the model has too few positions left; nothing has changed.
+            ValueError: The model has too few positions left. Raised by the call itself, before
+                anything changes.
         """
         question = question.strip()
         prompt = self.pending_ids + self._prompt(question, None, images=images)
@@ -126,7 +127,7 @@ class ChatSession:
         return self._answer(question, prompt=prompt, images=list(images))
 
     def _prompt(self, question: str, answer: str | None, *, images: Sequence[Tensor]) -> list[int]:
-        """Return the ids from the end of the last round to the answer, or to its end if given."""
+        """Return the ids from the end of the last round up to the answer, or past a given one."""
         template = self.chat_model.template
         parts = template.between() if self.rounds else template.opening()
         parts += template.round(
@@ -195,10 +196,10 @@ class ChatSession:
 
 
 class TextStream:
-    """Turns ids into text as they come, never half a character."""
+    """Decodes ids into text one by one, never half a character."""
 
     def __init__(self, tokenizer: TextTokenizer):
-        """Begin an answer."""
+        """Start an empty text."""
         self.ids: list[int] = []
         self.text = ""
         """The text of all ids so far."""
@@ -206,10 +207,10 @@ class TextStream:
         self._num_shown = 0
 
     def add(self, one: int) -> str:
-        """Take an id; return the text that is certain by now, perhaps none.
+        """Add an id; return the text that has become certain, perhaps none.
 
-        A character of several bytes may be spread over several ids; until it is whole, its text
-        is the replacement character, which is held back.
+        A character of several bytes may take several ids. Until it is complete, its text is the
+        replacement character, which is not returned.
         """
         self.ids.append(one)
         self.text = self._tokenizer.decode(self.ids)
@@ -219,6 +220,6 @@ class TextStream:
         return piece
 
     def flush(self) -> str:
-        """Return what was held back, at the end of the answer."""
+        """Return the rest of the text, at the end of the answer."""
         piece, self._num_shown = self.text[self._num_shown :], len(self.text)
         return piece

@@ -1,14 +1,13 @@
 """The terminal chat: lines in, streamed text out.
 
-A line is a command (`/image PATH`, `/clear`, `/help`, `/quit`) or a question. Images wait until
-the next question, which shows them in the order given. What goes wrong with a line is said in one
-line on `err`, and the chat goes on. Nothing here knows tokens or tensors' contents.
+A line is a command (`/image PATH`, `/clear`, `/help`, `/quit`) or a question. The next question
+shows the images added before it, in their order. An error is printed as one line on `err`, and the
+chat goes on. This module does not look into tokens or tensors.
 """
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import glob
 import shlex
 import sys
@@ -19,6 +18,7 @@ from typing import TextIO
 
 from torch import Tensor
 
+from vchat.base.nearest import nearest
 from vchat.train.chat.session import ChatSession, EndReason
 
 HELP = """\
@@ -34,7 +34,7 @@ MAX_IMAGE_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """What one line asks for: a command and its argument, or a question (`command` empty)."""
+    """A parsed line: a command and its argument, or a question (`command` is empty)."""
 
     command: str
     text: str
@@ -44,24 +44,24 @@ def parse_line(line: str) -> Line:
     """Split a line into command and argument.
 
     Raises:
-        ValueError: if it opens with `/` and is no command; names the nearest.
+        ValueError: The line starts with `/` and is no command; suggests the nearest.
     """
     line = line.strip()
     if not line.startswith("/"):
         return Line(command="", text=line)
     command, _, text = line.partition(" ")
     if command not in COMMANDS:
-        near = difflib.get_close_matches(command, COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else "/help lists the commands"
+        similar = nearest(command, COMMANDS)
+        hint = f"did you mean {similar[0]}?" if similar else "/help lists the commands"
         raise ValueError(f"unknown command {command!r}: {hint}")
     return Line(command=command, text=text.strip())
 
 
 def image_path(text: str) -> Path:
-    """Return the file that the argument of `/image` names: as it is, quoted, or shell-escaped.
+    """Return the file that the argument of `/image` names: plain, quoted, or shell-escaped.
 
     Raises:
-        ValueError: if there is no such file.
+        ValueError: There is no such file.
     """
     if not text:
         raise ValueError("/image wants a path: /image PATH")
@@ -78,7 +78,7 @@ def image_path(text: str) -> Path:
 
 
 def completions(line: str) -> list[str]:
-    """Return what a line so far may become: commands, or files after `/image `; for the Tab key."""
+    """Return the completions of a line for the Tab key: commands, or files after `/image `."""
     if line.startswith("/image "):
         start = str(Path(line.removeprefix("/image ") + "x").expanduser())[:-1]
         found = sorted(glob.glob(glob.escape(start) + "*"))  # noqa: PTH207, no folder yet
@@ -89,16 +89,16 @@ def completions(line: str) -> list[str]:
 def printable(text: str) -> str:
     """Return text without control characters other than line breaks and tabs.
 
-    A model may repeat what an image or a page told it; escape codes must not reach a terminal.
+    A model may repeat text of an image or a page; escape codes must not reach a terminal.
     """
     return "".join(c for c in text if c in "\n\t" or (c >= " " and not "\x7f" <= c <= "\x9f"))
 
 
 class TerminalChat:
-    """One chat in a terminal: a session, and the images that wait for the next question."""
+    """A chat in a terminal: a session, and the pending images of the next question."""
 
     def __init__(self, session: ChatSession, *, out: TextIO, err: TextIO):
-        """Answers go to `out` as they come, notes and errors to `err`."""
+        """Answers are written to `out` piece by piece, notes and errors to `err`."""
         self.session = session
         self._pending_images: list[Tensor] = []
         self._out = out
@@ -106,12 +106,12 @@ class TerminalChat:
 
     @property
     def prompt(self) -> str:
-        """What stands before the user's next line."""
+        """The prompt of the user's next line."""
         number = len(self._pending_images)
         return f"[{number} image{'s' if number > 1 else ''}] you> " if number else "you> "
 
     def handle(self, line: str) -> bool:
-        """Do what one line asks; False if it asks to leave. Errors are printed, not raised."""
+        """Execute one line; return False if it is `/quit`. Errors are printed, not raised."""
         try:
             parsed = parse_line(line)
             if parsed.command == "/quit":
@@ -169,7 +169,7 @@ class TerminalChat:
 def read_typed_lines(
     prompt: Callable[[], str], *, read: Callable[[str], str], err: TextIO
 ) -> Iterator[str]:
-    """Yield lines that a person types until end of input; Ctrl-C gives up the line only."""
+    """Yield the lines that a person types until end of input; Ctrl-C discards one line."""
     while True:
         try:
             yield read(prompt())
@@ -183,7 +183,7 @@ def read_typed_lines(
 def read_piped_lines(
     lines: Iterable[str], prompt: Callable[[], str], *, out: TextIO
 ) -> Iterator[str]:
-    """Yield the lines of a pipe, each written to `out` as if typed: the output is a dialogue."""
+    """Yield the lines of a pipe; write each to `out`, so that the output is a dialogue."""
     for line in lines:
         line = line.rstrip("\r\n")
         if line.strip():
@@ -192,14 +192,14 @@ def read_piped_lines(
 
 
 def converse(conversation: TerminalChat, lines: Iterable[str]) -> None:
-    """Handle lines until they end or one asks to leave."""
+    """Handle lines until they end or one is `/quit`."""
     for line in lines:
         if not conversation.handle(line):
             return
 
 
 def talk(session: ChatSession, *, greeting: str) -> None:
-    """Chat on this process's standard streams: with a person, or with the lines of a pipe."""
+    """Chat on the standard streams of this process: with a person, or with a pipe."""
     conversation = TerminalChat(session, out=sys.stdout, err=sys.stderr)
     if sys.stdin.isatty():
         _enable_line_editing()
@@ -211,7 +211,7 @@ def talk(session: ChatSession, *, greeting: str) -> None:
 
 
 def _enable_line_editing() -> None:
-    """Give `input` line editing, history and completion, where this Python has them."""
+    """Give `input` line editing, history and completion, if this Python has readline."""
     try:
         import readline
     except ImportError:

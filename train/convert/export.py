@@ -1,12 +1,12 @@
-"""`vchat-train export`: a checkpoint as a plain Hugging Face folder.
+"""Export a checkpoint as a plain Hugging Face folder.
 
 In: a checkpoint of any ZeRO stage. Out, in one folder:
 
     config.json, model*.safetensors    `VisualChat.from_pretrained` reads them; LoRA is merged
     generation_config.json             its end token stops `generate`
     tokenizer.json, ...                `PreTrainedTokenizerFast.from_pretrained` reads them
-    preprocessor_config.json           size, mean and deviation of images, as CLIP processors say;
-                                       and `tiling`, of models whose images are cut
+    preprocessor_config.json           size, mean and deviation of images, as CLIP processors read
+                                       them; and `tiling`, if the model's images are cut into tiles
     visual_chat.json                   template, fingerprint, digests: what `vchat-chat` reads
     README.md                          how to load it
 
@@ -31,7 +31,7 @@ from vchat.train.engine.starting_model import load_model
 
 TORCH_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 FROM_CHECKPOINT = ("model/", "../frozen/", "tokenizer/", "shards.json")
-"""What of a checkpoint is read, and compared with its digest first."""
+"""The files of a checkpoint that are read, after a check of their digests."""
 
 README = """# A VisualChat model
 
@@ -39,32 +39,35 @@ Exported from step {step} of a `vchat-train` run.
 
 ```python
 from transformers import PreTrainedTokenizerFast
-from vchat.model.visual_chat import VisualChat
+from vchat.model import VisualChat
 
 model = VisualChat.from_pretrained("{name}")
 tokenizer = PreTrainedTokenizerFast.from_pretrained("{name}")
 ```
 
-`model.generate(input_ids, pixel_values)` wants {positions} times the id {slot} (`<image>`) where an
-image stands, and uint8 pixels [images, 3, {side}, {side}] in that order{tiles}.
+`model.generate(input_ids, pixel_values)` takes the id {slot} (`<image>`) {positions} times for each
+image, and uint8 pixels [images, 3, {side}, {side}] in the order of the ids{tiles}.
 `visual_chat.json` has the prompt template that the model was trained with;
 `vchat-chat --checkpoint {name}` applies it.
 """
 
-TILES = """. An image that is larger is several: a small
-view of the whole, then its tiles, by `tiling` of `preprocessor_config.json`: the shorter side is
-made `stored_side`, `num_inputs` of `vchat.shards.pixels.grid` says how many they are, and
+TILES = """. A larger image takes
+several inputs: a small view of the whole, then its tiles, by `tiling` of
+`preprocessor_config.json`. It is first resized to the shorter side `stored_side`;
+`ImageGrid.num_inputs` of `vchat.shards.pixels.grid` gives the number of inputs, and
 `decode_tiles_into` of `vchat.shards.pixels.decode` cuts them"""
 
 
 def export_checkpoint(checkpoint: Checkpoint, out: Path, *, precision: str | None) -> None:
-    """Write the folder `out`, which is absent until everything is in it.
+    """Write the folder `out`; it appears only when it is complete.
 
     Args:
-        precision: a key of `TORCH_NAMES`; None keeps that of the saved weights.
+        checkpoint: What is exported.
+        out: A folder that does not exist.
+        precision: A key of `TORCH_NAMES`; None keeps that of the saved weights.
 
     Raises:
-        ValueError: a file of the checkpoint changed since it was saved.
+        ValueError: A file of the checkpoint changed since it was saved.
     """
     verify_files(
         checkpoint, [name for name in checkpoint.files if name.startswith(FROM_CHECKPOINT)]
@@ -101,12 +104,14 @@ def export_checkpoint(checkpoint: Checkpoint, out: Path, *, precision: str | Non
 
 
 def preprocessor_config(model: VisualChat, *, stored_side: int | None) -> dict[str, object]:
-    """What Hugging Face's CLIP image processor must do to images of any size.
+    """Return the settings of Hugging Face's CLIP image processor for images of any size.
 
-    It cuts no tiles: of a model that wants them it makes the small view, and ignores `tiling`.
+    That processor cuts no tiles: for a model with tiles it makes the small view, and ignores
+    `tiling`.
 
     Args:
-        stored_side: to which shorter side the shards' images were made smaller, if they were.
+        model: The exported model.
+        stored_side: The shorter side that the shards' larger images were resized to, if any.
     """
     side, max_tiles = model.config.image_size, model.config.max_tiles
     tiling = {"tiling": {"max_tiles": max_tiles, "side": side, "stored_side": stored_side}}
@@ -127,7 +132,7 @@ def preprocessor_config(model: VisualChat, *, stored_side: int | None) -> dict[s
 
 
 def export_facts(checkpoint: Checkpoint) -> dict[str, object]:
-    """What chat and evaluation need beside model and tokenizer, and where the model came from."""
+    """Return what chat and evaluation need beside model and tokenizer, and the model's origin."""
     return {
         "format_version": checkpoint.state["format_version"],
         "step": checkpoint.step,
