@@ -1,4 +1,9 @@
-"""Executes an epoch plan: reads ahead, decodes, collates, and resumes exactly.
+"""Execute an epoch plan: read samples, check, decode and collate them, and resume exactly.
 
-Knows no model.
+Entry points: `Loader` (batches for training; `batch_iterator.py` is its chain of stages),
+`RawSamples` (undecoded samples for other trainers), `Batch`, `rank_work` (bytes, requests and
+images per rank, before anything is read).
+
+Knows plans, the format of shards and their storage. Must not know a model, or decide an order: what
+is random or global is in the plan.
 """

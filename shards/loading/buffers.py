@@ -1,7 +1,7 @@
-"""The memory of micro-batches: threads fill it row by row, and it is used again when it is free.
+"""Buffers of micro-batches: threads fill them row by row; free ones are used again.
 
-A batch is some megabytes. Memory that is new to the process costs more than filling it: the system
-clears every page first. So what held a batch that nobody refers to any more holds a later one.
+A batch has some megabytes. Memory that is new to the process costs more than filling it: the system
+clears every page first. So the memory of a batch without references serves a later batch.
 
 Dimensions: B rows, S positions per row, N images in the batch.
 """
@@ -24,18 +24,18 @@ from torch import Tensor
 from vchat.base.arrays import offsets_from_counts
 
 GROWTH = 1.25
-"""Batches differ in their number of images: memory is taken for one that is larger by this."""
+"""Factor by which a new block is larger than needed, as batches differ in their images."""
 
 
 class BlockPool:
-    """Blocks of memory, each lent to one tensor at a time. One thread takes, any may let go."""
+    """Blocks of memory, each lent to one tensor at a time. One thread takes, any may free."""
 
     def __init__(self, *, max_free: int):
-        """Start with none; keep at most `most` blocks that are not lent."""
+        """Start without blocks; keep at most `max_free` that are free."""
         self._free: deque[NDArray[np.uint8]] = deque(maxlen=max_free)
 
     def tensor(self, shape: tuple[int, ...], dtype: DTypeLike) -> Tensor:
-        """Return a tensor with old contents; its block is free when its last view is gone."""
+        """Return a tensor with undefined contents; its block is free when its last view is gone."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         block = self._block(size)
         lent: NDArray[Any] = block[:size].view(dtype).reshape(shape)
@@ -43,7 +43,7 @@ class BlockPool:
         return torch.from_numpy(lent)
 
     def _block(self, size: int) -> NDArray[np.uint8]:
-        """Return a free block, one that is too small is forgotten; or a new one."""
+        """Return a free block, or a new one; drops free blocks that are too small."""
         while self._free:
             block = self._free.pop()  # the one used last may still be in a cache
             if len(block) >= size:
@@ -53,13 +53,13 @@ class BlockPool:
 
 @dataclass(frozen=True, slots=True)
 class RowBuffer:
-    """The part of a micro-batch's memory that one row fills, as arrays."""
+    """The part of a micro-batch's buffer that one row fills, as arrays."""
 
     pixels: NDArray[np.uint8]
     """uint8[N, H, W, 3], the images of the row."""
 
     token_ids: NDArray[np.int64]
-    """int64[S], as the three others."""
+    """int64[S], like the three below."""
 
     labels: NDArray[np.int64]
     position_ids: NDArray[np.int64]
@@ -67,10 +67,10 @@ class RowBuffer:
 
 
 class BatchBuffer:
-    """The memory of one micro-batch: threads lay out its rows, each in its own part."""
+    """The memory of one micro-batch, divided among its rows: one thread fills each."""
 
     def __init__(self, pixels: Tensor, tokens: Tensor, *, images_per_row: Sequence[int]):
-        """Divide it among rows with so many images each; `BatchRooms` makes it."""
+        """Divide the memory among rows with these numbers of images; use `BufferPool.take`."""
         ends = offsets_from_counts(images_per_row).tolist()
         self._images = [slice(start, end) for start, end in itertools.pairwise(ends)]
         self.pixels = pixels
@@ -81,24 +81,24 @@ class BatchBuffer:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays."""
+        """Size of all arrays in bytes."""
         return self.pixels.nbytes + self.tokens.nbytes
 
     def row(self, number: int) -> RowBuffer:
-        """Return the part of one row."""
+        """Return the part of a row."""
         return RowBuffer(self.pixels.numpy()[self._images[number]], *self.tokens.numpy()[:, number])
 
 
 class BufferPool:
-    """Makes the rooms of one iteration over a loader."""
+    """Gives the buffers of one pass over a loader."""
 
     def __init__(self, *, tokens_per_row: int, side: int, pin_memory: bool, max_free: int):
-        """Make none yet.
+        """Allocate nothing yet.
 
         Args:
             side: of the square images, in pixels.
             pin_memory: page-locked, so that a GPU copies it without waiting; torch reuses it.
-            max_free: how many batches' memory is kept for later ones.
+            max_free: the most free buffers to keep for later batches.
         """
         self._tokens_per_row, self._side = tokens_per_row, side
         self._pin_memory = pin_memory
@@ -106,7 +106,7 @@ class BufferPool:
         self._tokens = BlockPool(max_free=max_free)
 
     def take(self, images_per_row: Sequence[int]) -> BatchBuffer:
-        """Return room for rows with so many images each, its contents undefined."""
+        """Return a buffer for rows with these numbers of images, its contents undefined."""
         pixels = (sum(images_per_row), self._side, self._side, 3)
         tokens = (4, len(images_per_row), self._tokens_per_row)
         if self._pin_memory:

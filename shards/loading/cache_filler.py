@@ -1,8 +1,8 @@
-"""A thread that brings whole shards into the cache, in the order in which an epoch needs them.
+"""A thread that downloads whole shards into the cache, in the order in which an epoch needs them.
 
-It starts no shard that `held_shards` does not name, so it runs ahead of the reader by no more bytes
-than the cache may have. Several processes of a machine run one each: what one is bringing in, the
-others leave to it. A shard that cannot be brought in is logged and read by range.
+It downloads only shards that `cache_schedule.py` names, so it works ahead of the reader by no more
+bytes than the cache may have. Each process of a machine has such a thread; a shard that one is
+downloading, the others skip. If a download fails, it is logged, and the shard is read by range.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from vchat.shards.storage.store import ShardError
 log = logging.getLogger(__name__)
 
 RECHECK_S = 1.0
-"""Other processes fill and drop entries too; so often the keeper looks what is there."""
+"""How often to re-check the cache: other processes fill and evict entries too."""
 
 
 class CacheFiller:
-    """Runs from its making until `stop`."""
+    """Runs from construction until `stop`."""
 
     def __init__(
         self,
@@ -41,7 +41,8 @@ class CacheFiller:
         """Start the thread.
 
         Args:
-            rows: bool[R], which rows of the plan this machine reads from `position` on.
+            rows: bool[R], which rows of the plan this machine reads.
+            next_row: the first of them.
         """
         self._plan, self._fetcher, self._rows = plan, fetcher, rows
         self._next_row = next_row
@@ -49,17 +50,17 @@ class CacheFiller:
         self._stopped = False
         self._tried: set[tuple[CachedStore, str]] = set()
         self._pool = ThreadPoolExecutor(PARTS_IN_FLIGHT, thread_name_prefix="vchat-shards")
-        self._thread = threading.Thread(target=self._run, name="vchat-keeper", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="vchat-cache-filler", daemon=True)
         self._thread.start()
 
     def advance(self, next_row: int) -> None:
-        """Hear that rows before a position are not needed any more."""
+        """Tell the filler that rows before `next_row` need no shards any more."""
         with self._changed:
             self._next_row = next_row
             self._changed.notify()
 
     def stop(self) -> None:
-        """End the thread; a shard that is half there is given up."""
+        """Stop the thread; abandons a download that is under way."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
@@ -83,37 +84,37 @@ class CacheFiller:
             sizes[number] = store.remote.sizes[name]
         budget = min(store.cache.limit_bytes for store, _ in stores.values())
         while not self._stopped:
-            position = self._next_row
-            held = shards_to_cache(use, sizes=sizes, next_row=position, budget=budget)
-            if not self._fill_one([stores[number] for number in held]):
+            next_row = self._next_row
+            shards = shards_to_cache(use, sizes=sizes, next_row=next_row, budget=budget)
+            if not self._fill_one([stores[number] for number in shards]):
                 with self._changed:
                     self._changed.wait_for(
-                        lambda seen=position: self._stopped or self._next_row != seen,  # type: ignore[misc]
+                        lambda seen=next_row: self._stopped or self._next_row != seen,  # type: ignore[misc]
                         timeout=RECHECK_S,
                     )
 
-    def _fill_one(self, held: list[tuple[CachedStore, str]]) -> bool:
-        """Bring the first shard that is not there; False if no one was for us to bring.
+    def _fill_one(self, shards: list[tuple[CachedStore, str]]) -> bool:
+        """Download the first shard that the cache lacks; return whether there was one to download.
 
-        Marks those that are there as used, so that others give way to the new one.
+        Marks the shards in the cache as used, so that it evicts others for the new one.
         """
-        missing = [(store, name) for store, name in held if not store.touch(name)]
+        missing = [(store, name) for store, name in shards if not store.touch(name)]
         for store, name in missing:
             if (store, name) not in self._tried and self._fill(store, name):
                 return True
         return False
 
     def _fill(self, store: CachedStore, name: str) -> bool:
-        """Return whether a shard is in the cache now; one that failed is not tried again."""
+        """Download a shard; return whether the cache has it now. Tries each shard once."""
         try:
             if not store.fill_cache(name, pool=self._pool):
-                return False  # another process is at it
+                return False  # another process is downloading it
         except (CancelledError, RuntimeError):
             if not self._stopped:
                 raise
             return False
         except (ShardError, OSError) as err:
-            log.warning("not kept on the local disk, will be read by range: %s", err)
+            log.warning("a shard is not cached and will be read by range: %s", err)
             self._tried.add((store, name))
             return False
         self._tried.add((store, name))

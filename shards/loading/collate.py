@@ -1,4 +1,4 @@
-"""Samples to a batch: slots repeated, labels, positions and segments of packed rows.
+"""Collate samples into packed rows: ids with repeated slots, labels, positions and segments.
 
 Dimensions: B rows, S positions per row (always the row budget), N images in the batch, T tokens of
 a sample.
@@ -33,10 +33,10 @@ class LoadedSample:
     """bool[T]."""
 
     images: tuple[memoryview, ...] = ()
-    """Encoded, in the order of their slots."""
+    """Encoded images in the order of their slots."""
 
     fault: ShardError | None = None
-    """Why it is blank, if it is."""
+    """Why the sample is blank; None if it is not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class Batch:
     be 0."""
 
     token_ids: Tensor
-    """int64[B, S]; a slot id stands at every position that an image takes."""
+    """int64[B, S]; an image has its slot id at each of its positions."""
 
     labels: Tensor
     """int64[B, S], the id itself where it is supervised, else -100. Not shifted."""
@@ -76,13 +76,13 @@ class Batch:
     """Micro-batches of the step on each rank."""
 
     supervised_of_step: int = 0
-    """Planned supervised tokens of the step over all ranks: what its loss is divided by."""
+    """Planned supervised tokens of the step over all ranks: the divisor of its loss."""
 
     @classmethod
     def from_buffer(
         cls, buffer: BatchBuffer, keys: list[list[str]], *, num_supervised: int
     ) -> Batch:
-        """Return what the rows of a room were filled with, without copying."""
+        """Return a batch of what is in a buffer, without copying."""
         token_ids, labels, position_ids, segment_ids = buffer.tokens
         return cls(
             pixels=buffer.pixels.permute(0, 3, 1, 2),
@@ -129,7 +129,7 @@ def repeat_slots(
     image_id: int,
     positions: NDArray[np.int64],
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """Return ids and mask in which the slot of image k stands `positions[k]` times.
+    """Return ids and mask with the slot of image k repeated `positions[k]` times.
 
     Raises:
         ValueError: another number of slots than of images.
@@ -151,9 +151,9 @@ def fill_row(
     image_id: int,
     pad_id: int,
 ) -> None:
-    """Fill a row with samples one after the other, and with padding after the last.
+    """Fill a row with samples one after the other, slots repeated, and pad it after the last.
 
-    Slots are repeated. Pad positions hold `pad_id`, no label and segment 0.
+    Pad positions get `pad_id`, no label and segment 0.
 
     Args:
         lengths: int[samples], of each sample with its slots repeated.

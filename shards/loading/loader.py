@@ -183,7 +183,7 @@ class Loader(IterableDataset[Batch]):
         self.cursor.finish_step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where finished steps end: arguments, plan's digest, epoch, position in rows."""
+        """Return where finished steps end: arguments, digest of the plan, epoch and row."""
         return self.cursor.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
-"""What is read before it is asked for: ranges of the next samples, whole shards of the next rows.
+"""Prefetch: ranges of the next samples, and whole shards of the next rows into the cache.
 
-Ranges are read by threads of their own, so that those that decode do not wait for the network. One
-more thread brings whole shards into the cache, in the order in which the plan needs them; until a
-shard is there, its samples are read by range.
+Own threads read ranges, so that those that decode do not wait for the network. One more thread
+fills the cache with whole shards, in the order in which the plan needs them; until a shard is
+there, its samples are read by range.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Ints = NDArray[np.int64]
 
 
 class Prefetcher:
-    """Reads for one iteration of a loader."""
+    """Prefetches for one pass over a loader."""
 
     def __init__(self, fetcher: SampleFetcher, *, rank: int, world_size: int, ranks_per_node: int):
         """Start no thread yet.
 
         Args:
-            rank, world_size, ranks_per_node: which rows this machine reads.
+            rank, world_size, ranks_per_node: these decide which rows this machine reads.
         """
         self._fetcher = fetcher
         stores = [store for store, _ in fetcher.shards]
@@ -42,7 +42,7 @@ class Prefetcher:
         self._plan: EpochPlan | None = None
 
     def advance(self, plan: EpochPlan, next_row: int) -> None:
-        """Hear that the rows from a position on are going to be read next."""
+        """Tell the prefetcher which row comes next; the cache filler works ahead of it."""
         if not self._has_cache:
             return
         if plan is not self._plan:
@@ -55,9 +55,9 @@ class Prefetcher:
         self._cache_filler.advance(next_row)
 
     def start_reads(self, numbers: NDArray[np.integer]) -> dict[int, PendingRange]:
-        """Start reading samples that lie far away; return their readings by sample number.
+        """Start reading the samples that are not local; return their ranges by sample number.
 
-        Local files are brought into memory by the system.
+        Asks the system to read local files ahead.
         """
         fetcher = self._fetcher
         if not self._is_remote:
@@ -67,18 +67,18 @@ class Prefetcher:
         ranges = merge_spans(
             fetcher.shard[distinct], fetcher.start[distinct], fetcher.end[distinct]
         )
-        readings = start_reads(ranges, shards=fetcher.shards, pool=self._range_threads)
-        return {int(distinct[place]): reading for place, reading in readings.items()}
+        pending = start_reads(ranges, shards=fetcher.shards, pool=self._range_threads)
+        return {int(distinct[index]): span for index, span in pending.items()}
 
     def close(self) -> None:
-        """End its threads."""
+        """Stop all threads."""
         if self._cache_filler is not None:
             self._cache_filler.stop()
         self._range_threads.shutdown(wait=True, cancel_futures=True)
 
     def _rows_of_machine(self, plan: EpochPlan, first_row: int) -> NDArray[np.bool_]:
-        """Return which rows from a position on are read by a rank of this machine."""
+        """Return bool[R]: which rows, from `first_row` on, a rank of this machine reads."""
         node, ranks_per_node, world_size = self._node
         rows = np.arange(plan.num_rows)
-        mine: NDArray[np.bool_] = rows % world_size // ranks_per_node == node
-        return mine & (rows >= first_row)
+        local: NDArray[np.bool_] = rows % world_size // ranks_per_node == node
+        return local & (rows >= first_row)

@@ -1,7 +1,7 @@
-"""Which byte ranges are asked for: one per sample, or one for neighbours with little between them.
+"""Which byte ranges to request: one per sample, or one for neighbours with a small gap.
 
-A request costs a round trip whatever it brings, so up to a point the bytes between two samples cost
-less than a second request.
+A request costs a round trip, however small it is. So up to a point, reading the gap between two
+samples costs less than a second request.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from vchat.shards.storage.store import Store
 Ints = NDArray[np.int64]
 
 UNREAD_MEMBER = "json"
-"""The member that describes a sample to people; training does without."""
+"""The member that describes a sample to people; training does not read it."""
 
 REQUEST_BYTES = 128 << 10
-"""What a request costs, in bytes that could be read instead: more between two samples is not."""
+"""Cost of a request, in bytes that could be read instead: the largest gap to read over."""
 
 LARGEST_RANGE = 8 << 20
-"""More is asked for in several requests, which run side by side."""
+"""Longer ranges are split into several requests, which run side by side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class PendingRange:
     data: Future[bytes]
 
     def wait_for_part(self, start: int, end: int) -> memoryview:
-        """Wait for the range and return a part of it; raises what the reading raised."""
+        """Wait for the range and return a part of it; raises the error of the read, if any."""
         return memoryview(self.data.result())[start - self.start : end - self.start]
 
 
@@ -49,35 +49,33 @@ class ByteRange:
     start: int
     end: int
     samples: Ints
-    """Places of the samples among those that were asked for, ascending."""
+    """Indices of these samples among all that `merge_spans` was given, ascending."""
 
 
 def merge_spans(shard: NDArray[np.integer], start: Ints, end: Ints) -> list[ByteRange]:
-    """Return ranges that cover the spans of samples, that of the first sample first.
+    """Return ranges that cover the spans of samples, in the order of their first samples.
 
     Args:
-        shard, start, end: of each sample that is wanted.
+        shard, start, end: the span of each sample to read.
     """
     order = np.lexsort((start, shard))
     starts = np.flatnonzero(range_starts(shard[order], start[order], end[order]))
     ranges = [
-        ByteRange(
-            int(shard[places[0]]), int(start[places[0]]), int(end[places].max()), np.sort(places)
-        )
-        for places in np.split(order, starts[1:])
-        if len(places)
+        ByteRange(int(shard[group[0]]), int(start[group[0]]), int(end[group].max()), np.sort(group))
+        for group in np.split(order, starts[1:])
+        if len(group)
     ]
-    return sorted(ranges, key=lambda found: int(found.samples[0]))
+    return sorted(ranges, key=lambda span: int(span.samples[0]))
 
 
 def range_starts(group: NDArray[np.integer], start: Ints, end: Ints) -> NDArray[np.bool_]:
-    """Return bool[N]: which spans begin a range of their own, others join the one before them.
+    """Return bool[N]: whether each span begins a new range; the others extend the one before.
 
-    Spans are joined if they are of one group, at most `REQUEST_BYTES` apart and at most
+    Spans share a range if they are of one group, at most `REQUEST_BYTES` apart and at most
     `LARGEST_RANGE` together.
 
     Args:
-        group, start, end: of spans that are sorted by group, then start.
+        group, start, end: of spans in the order of group, then start.
     """
     new = np.ones(len(group), np.bool_)
     new[1:] = (group[1:] != group[:-1]) | (start[1:] - end[:-1] > REQUEST_BYTES)
@@ -93,20 +91,21 @@ def range_starts(group: NDArray[np.integer], start: Ints, end: Ints) -> NDArray[
 def start_reads(
     ranges: Sequence[ByteRange], *, shards: Sequence[tuple[Store, str]], pool: Executor
 ) -> dict[int, PendingRange]:
-    """Start reading the ranges that lie far away; return what will hold each sample, by place."""
-    readings: dict[int, PendingRange] = {}
-    for found in ranges:
-        store, name = shards[found.shard]
+    """Start reading the ranges that are not local; return the range of each sample by index."""
+    pending: dict[int, PendingRange] = {}
+    for span in ranges:
+        store, name = shards[span.shard]
         if not store.is_local(name):
-            reading = PendingRange(
-                found.start, pool.submit(store.read, name, found.start, found.end)
-            )
-            readings |= dict.fromkeys(found.samples.tolist(), reading)
-    return readings
+            data = pool.submit(store.read, name, span.start, span.end)
+            pending |= dict.fromkeys(span.samples.tolist(), PendingRange(span.start, data))
+    return pending
 
 
 def sample_spans(table: pa.Table) -> tuple[Ints, Ints]:
-    """Return start and end in its shard of what is read of each sample, int64[N] both."""
+    """Return where in its shard the part of each sample that training reads starts and ends.
+
+    Both int64[N].
+    """
     counts = pc.list_value_length(table["members"]).to_numpy().astype(np.int64)
     if len(counts) == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)

@@ -1,4 +1,4 @@
-"""What each rank reads in an epoch, and how evenly the images of a moment are spread."""
+"""What each rank reads in an epoch, and how evenly ranks share the images."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class RankWork:
     """Work of each rank in one epoch, by rank."""
 
     bytes: list[int]
-    """Read from the shards: the samples, and over a network what lies between neighbours that
-    share a request."""
+    """Read from the shards: the samples, and over a network the gaps between neighbours that share
+    a request."""
 
     requests: list[int]
-    """Reads: of a local shard one for each sample; over a network one for each range of neighbours
-    in a micro-batch, as without a cache. Repetitions after a fault come on top."""
+    """Of a local shard one read for each sample; over a network one for each range of neighbours in
+    a micro-batch, as without a cache. Retries after a fault are extra."""
 
     images: list[int]
     image_imbalance: float
-    """Most images of a rank over the mean of all ranks, mean over moments: 1 is even.
+    """Maximum / mean of images over ranks, averaged over micro-batches: 1 is even.
 
-    A moment is when each rank works on its next micro-batch; all wait for the slowest.
+    All ranks wait for the slowest one before the next micro-batch.
     """
 
     def as_json(self) -> dict[str, Any]:
@@ -42,7 +42,7 @@ class RankWork:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleSpans:
-    """Where in its shard each of N samples lies that a plan may read."""
+    """Where in its shard each of N samples is that a plan may read."""
 
     start: Ints
     """int64[N], first byte."""
@@ -51,11 +51,11 @@ class SampleSpans:
     """int64[N], the byte after the last."""
 
     is_remote: NDArray[np.bool_]
-    """bool[N], whether its shard is read over a network."""
+    """bool[N], whether its shard comes over a network."""
 
     @classmethod
     def of(cls, sets: JoinedSets) -> SampleSpans:
-        """Return where what training reads of each sample lies."""
+        """Return the spans of what training reads of each sample."""
         start, end = sample_spans(sets.table)
         remote = [not store.is_local(name) for store, name in sets.shards]
         return cls(start=start, end=end, is_remote=np.array(remote, np.bool_)[sets.index.shard])
@@ -69,7 +69,7 @@ def rank_work(
     rows_per_micro_batch: int = 1,
     world_size: int = 1,
 ) -> RankWork:
-    """Add up an epoch by rank, the rows of an incomplete last step included unless dropped."""
+    """Count the work of an epoch by rank, with an incomplete last step unless it is dropped."""
     rows = np.arange(min(plan.num_steps(rows_per_step) * rows_per_step, plan.num_rows))
     rank = rows % world_size
     images = plan.images_per_row[rows]
@@ -77,21 +77,21 @@ def rank_work(
     moment = rows // rows_per_step * rows_per_step + in_step
     group = moment * world_size + rank
     drawn = np.repeat(rows, np.diff(plan.row_offsets[: len(rows) + 1]))
-    made = count_reads(plan.samples[: len(drawn)], group[drawn], plan=plan, spans=spans)
-    reader = made.micro_batch % world_size
+    reads = count_reads(plan.samples[: len(drawn)], group[drawn], plan=plan, spans=spans)
+    reader = reads.micro_batch % world_size
     return RankWork(
-        bytes=sum_by_rank(made.bytes, reader, world_size=world_size),
-        requests=sum_by_rank(made.requests, reader, world_size=world_size),
+        bytes=sum_by_rank(reads.bytes, reader, world_size=world_size),
+        requests=sum_by_rank(reads.requests, reader, world_size=world_size),
         images=sum_by_rank(images, rank, world_size=world_size),
         image_imbalance=imbalance(images, rank, moment=moment, world_size=world_size),
     )
 
 
 class Reads(NamedTuple):
-    """What readers ask the shards for: one sample, or a range of several."""
+    """What readers request from shards: one sample, or a range of several."""
 
     micro_batch: Ints
-    """int64[reads], as the two others."""
+    """int64[reads], like the two below."""
 
     bytes: Ints
     requests: Ints
@@ -101,28 +101,29 @@ class Reads(NamedTuple):
 def count_reads(
     samples: SampleNumbers, micro_batch: Ints, *, plan: EpochPlan, spans: SampleSpans
 ) -> Reads:
-    """Return the reads of an epoch, as `ReadAhead` and `SampleFetcher` make them.
+    """Return the reads of an epoch, as `Prefetcher` and `SampleFetcher` make them.
 
     Args:
-        micro_batch: of each of the samples, a number of its own for every rank.
+        micro_batch: of each sample; ranks have different numbers.
     """
-    far = spans.is_remote[samples]
-    near = samples[~far]
-    group, samples = micro_batch[far], samples[far]
+    is_remote = spans.is_remote[samples]
+    local_samples = samples[~is_remote]
+    group, samples = micro_batch[is_remote], samples[is_remote]
     order = np.lexsort((spans.start[samples], plan.index.shard[samples], group))
     group, samples = group[order], samples[order]
-    again = (np.diff(group) == 0) & (np.diff(samples) == 0)  # a sample twice is read once
-    once = np.append(True, ~again)[: len(group)]
-    group, samples = group[once], samples[once]
+    repeats = (np.diff(group) == 0) & (np.diff(samples) == 0)  # one read serves both
+    distinct = np.append(True, ~repeats)[: len(group)]
+    group, samples = group[distinct], samples[distinct]
     start, end = spans.start[samples], spans.end[samples]
-    place = group * (int(plan.index.shard.max(initial=0)) + 1) + plan.index.shard[samples]
-    first = np.flatnonzero(range_starts(place, start, end))
+    group_and_shard = group * (int(plan.index.shard.max(initial=0)) + 1) + plan.index.shard[samples]
+    first = np.flatnonzero(range_starts(group_and_shard, start, end))
     last = np.append(first[1:], len(start))[: len(first)] - 1
-    of_samples, of_ranges = spans.end[near] - spans.start[near], end[last] - start[first]
+    sample_bytes = spans.end[local_samples] - spans.start[local_samples]
+    range_bytes = end[last] - start[first]
     return Reads(
-        np.concatenate([micro_batch[~far], group[first]]),
-        np.concatenate([of_samples, of_ranges]),
-        np.concatenate([np.ones_like(of_samples), -(-of_ranges // LARGEST_RANGE)]),
+        np.concatenate([micro_batch[~is_remote], group[first]]),
+        np.concatenate([sample_bytes, range_bytes]),
+        np.concatenate([np.ones_like(sample_bytes), -(-range_bytes // LARGEST_RANGE)]),
     )
 
 
@@ -134,11 +135,11 @@ def sum_by_rank(values: Ints, rank: Ints, *, world_size: int) -> list[int]:
 
 
 def imbalance(images: Ints, rank: Ints, *, moment: Ints, world_size: int) -> float:
-    """Return the mean over moments of (most images of a rank / mean of all ranks)."""
+    """Return the mean over moments of (maximum / mean of the images of ranks)."""
     if len(images) == 0:
         return 1.0
     _, number = np.unique(moment, return_inverse=True)
     per_rank = np.zeros((int(number.max()) + 1, world_size), np.int64)
     np.add.at(per_rank, (number, rank), images)
-    shown = per_rank[per_rank.sum(axis=1) > 0]
-    return float((shown.max(axis=1) / shown.mean(axis=1)).mean()) if len(shown) else 1.0
+    working = per_rank[per_rank.sum(axis=1) > 0]
+    return float((working.max(axis=1) / working.mean(axis=1)).mean()) if len(working) else 1.0

@@ -1,8 +1,8 @@
-"""The samples of a plan as raw WebDataset dictionaries, for trainers with a pipeline of their own.
+"""The samples of a plan as raw WebDataset dictionaries, for trainers with their own pipeline.
 
 Out: `{"__key__": "000000042", "__url__": "train-000000.tar", "json": b"...", "tokens.npy": b"...",
 "mask.npy": b"...", "0.jpg": b"..."}`, every member checked, in the order of the plan, row after
-row. Nothing is decoded or packed; padding does not exist here, so ranks may differ by a row.
+row. Neither decoded nor packed; there is no padding, so ranks may differ by a row.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ RawSample = dict[str, Any]
 
 
 class RawSamples(IterableDataset[RawSample]):
-    """One rank's raw samples: each iteration ends with the epoch, the next one begins the next.
+    """One rank's raw samples: an iteration is an epoch, the next iteration is the next epoch.
 
-    In worker processes of torch's DataLoader each worker reads every n-th row of the rank; then
-    call `set_epoch` before each epoch, and keep the state with torchdata's `StatefulDataLoader`.
+    In torch's DataLoader each worker process reads every n-th row of the rank; then call
+    `set_epoch` before each epoch, and keep the state with torchdata's `StatefulDataLoader`.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class RawSamples(IterableDataset[RawSample]):
         world_size: int = 1,
         plan_folder: Path | None = None,
     ):
-        """Plan nothing yet; `tokens_per_row` bounds a sample's length, as in training."""
+        """Plan nothing yet; `tokens_per_row` limits the length of a sample, as in training."""
         if isinstance(shard_sets, ShardSet):
             shard_sets = [shard_sets]
         self._sets = join_sets(shard_sets, split=arguments.split)
@@ -52,10 +52,10 @@ class RawSamples(IterableDataset[RawSample]):
             plan_folder=plan_folder,
         )
         self._samples_done = 0
-        """Of those that this process reads of the epoch."""
+        """How many samples of the epoch this process has delivered."""
 
     def __iter__(self) -> Iterator[RawSample]:
-        """Yield the samples of the epoch that have not been delivered."""
+        """Yield the samples of the epoch that are not delivered yet."""
         cursor = self._cursor
         plan = cursor.plan(cursor.epoch)
         worker = get_worker_info()
@@ -69,7 +69,7 @@ class RawSamples(IterableDataset[RawSample]):
         cursor.epoch, self._samples_done = cursor.epoch + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the plan and how many samples of the epoch were delivered here."""
+        """Return the state of the plan and how many samples of the epoch this process delivered."""
         return self._cursor.state_dict() | {
             "samples_done": self._samples_done,
             "rank": self._cursor.rank,
@@ -80,7 +80,7 @@ class RawSamples(IterableDataset[RawSample]):
         """Go on after the last delivered sample.
 
         Raises:
-            ValueError: in mid-epoch, the plan or the rank is another one.
+            ValueError: in mid-epoch, if the plan, rank or world size differ.
         """
         cursor = self._cursor
         if state["samples_done"]:
@@ -95,7 +95,7 @@ class RawSamples(IterableDataset[RawSample]):
         self._samples_done = state["samples_done"]
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin an epoch: worker processes cannot tell the main process that one has ended."""
+        """Begin an epoch: worker processes cannot tell the main process that one is over."""
         self._cursor.epoch, self._samples_done = epoch, 0
 
     def _read(self, number: int) -> RawSample:

@@ -33,7 +33,7 @@ class LoadedRow:
     keys: list[str]
     num_supervised: int
     faults: list[ShardError]
-    """Why samples are blank, if any are."""
+    """Why samples are blank; empty if none is."""
 
     @classmethod
     def from_samples(cls, samples: Sequence[LoadedSample]) -> LoadedRow:
