@@ -1,5 +1,6 @@
 """A package of somebody else's adds a data set that builds like ours."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import vchat.prep as prep_face
+import vchat.shards as shards_face
 from vchat.prep.sources import catalogue, plugins
 from vchat.shards.format.open_shards import open_shards
 from vchat_testing.raw_data import write_image
@@ -84,3 +87,11 @@ def test_two_packages_may_not_add_one_name(monkeypatch):
     added(monkeypatch, ("mine", "one:SOURCE"), ("mine", "two:SOURCE"))
     with pytest.raises(ValueError, match="'mine' is added by both one:SOURCE and two:SOURCE"):
         catalogue.source_names()
+
+
+def test_the_example_imports_public_names_only():
+    tree = ast.parse((EXAMPLE / "vchat_captions.py").read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names = {(node.module, one.name) for node in imports for one in node.names}
+    public = {(face.__name__, name) for face in (prep_face, shards_face) for name in face.__all__}
+    assert {(module, name) for module, name in names if module.startswith("vchat")} <= public
