@@ -1,4 +1,4 @@
-"""The memory of micro-batches."""
+"""Buffers of micro-batches are used again, but never while anything refers to them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_memory_is_used_again_only_when_no_view_of_it_is_left() -> None:
     assert third.data_ptr() == place
 
 
-def test_a_block_that_is_too_small_gives_way_to_a_larger_one() -> None:
+def test_a_block_that_is_too_small_is_replaced() -> None:
     memory = BlockPool(max_free=1)
     del_me = memory.tensor((8,), np.uint8)
     del del_me
@@ -55,9 +55,9 @@ def test_a_pinned_batch_is_page_locked_from_the_start(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(torch, "empty", noting)
     for pinned in (False, True):
-        room = BufferPool(tokens_per_row=6, side=4, pin_memory=pinned, max_free=1).take([2])
-        batch = Batch.from_buffer(room, [["a"]], num_supervised=0)
+        buffer = BufferPool(tokens_per_row=6, side=4, pin_memory=pinned, max_free=1).take([2])
+        batch = Batch.from_buffer(buffer, [["a"]], num_supervised=0)
         assert asked == [True] * 2 * pinned
         asked.clear()
-        assert batch.pixels.data_ptr() == room.pixels.data_ptr()
-        assert batch.labels.data_ptr() == room.tokens[1].data_ptr()
+        assert batch.pixels.data_ptr() == buffer.pixels.data_ptr()
+        assert batch.labels.data_ptr() == buffer.tokens[1].data_ptr()

@@ -1,4 +1,4 @@
-"""Whole shards through the cache: the plan decides which, and nothing is fetched twice."""
+"""A loader reads whole shards from the cache, and downloads none of them twice."""
 
 from __future__ import annotations
 
@@ -8,16 +8,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from vchat.base.locks import lock_folder
 from vchat.shards.format.open_shards import open_remote_shards
 from vchat.shards.format.shard_set import ShardSet
-from vchat.shards.loading.cache_schedule import ShardUse, shard_use, shards_to_cache
 from vchat.shards.loading.loader import Loader
-from vchat.shards.loading.ranges import REQUEST_BYTES
-from vchat.shards.plan.epoch import EpochPlan
 from vchat.shards.storage.cache import size_or_zero
 from vchat.shards.storage.cached_store import CachedStore
 from vchat.shards.storage.config import StorageConfig
@@ -58,7 +54,7 @@ def epoch_keys(loader: Loader, *, epochs: int = 1) -> list[str]:
     return [key for batch in itertools.islice(loader, steps) for row in batch.keys for key in row]
 
 
-def test_once_every_shard_is_in_the_cache_nothing_is_asked_for(
+def test_once_the_cache_has_every_shard_nothing_is_requested(
     shard_set: ShardSet, served: FolderServer, tmp_path: Path
 ) -> None:
     shards = remote(served, tmp_path, cache_bytes=1 << 30)
@@ -79,7 +75,7 @@ def test_once_every_shard_is_in_the_cache_nothing_is_asked_for(
     assert used["requests"] == before["requests"]
 
 
-def test_two_loaders_of_a_machine_share_what_one_has_fetched(
+def test_two_loaders_of_a_machine_share_the_cache(
     shard_set: ShardSet, served: FolderServer, tmp_path: Path
 ) -> None:
     ranks = [
@@ -119,7 +115,7 @@ def test_a_small_cache_stays_within_its_bound_over_the_epoch(
     assert 0 < most <= limit
 
 
-def test_a_wrong_byte_in_the_cache_is_read_anew_from_the_source(
+def test_a_wrong_byte_in_the_cache_is_read_again_from_the_source(
     shard_set: ShardSet, served: FolderServer, tmp_path: Path
 ) -> None:
     shards = remote(served, tmp_path, cache_bytes=1 << 30)
@@ -130,38 +126,3 @@ def test_a_wrong_byte_in_the_cache_is_read_anew_from_the_source(
         (tmp_path / "cache" / shard["sha256"]).write_bytes(data)
     keys = epoch_keys(loader(shards))
     assert sorted(keys) == sorted(shard_set.index("train")["key"].to_pylist())
-
-
-def plan_of(shards: ShardSet) -> EpochPlan:
-    return loader(shards).plan(0)
-
-
-def test_shard_use_equals_counting_row_by_row(shard_set: ShardSet) -> None:
-    plan = plan_of(shard_set)
-    rows = np.arange(plan.num_rows) % 2 == 1
-    sizes = np.arange(1, len(plan.index) + 1)
-    num_shards = len(shard_set.manifest["shards"])
-    use = shard_use(plan, rows, sample_bytes=sizes, num_shards=num_shards)
-    for shard in range(num_shards):
-        draws = [
-            (row, number)
-            for row in range(1, plan.num_rows, 2)
-            for number in plan.row(row).tolist()
-            if plan.index.shard[number] == shard
-        ]
-        assert use.range_cost[shard] == sum(sizes[n] + REQUEST_BYTES for _, n in draws)
-        if draws:
-            assert (use.first[shard], use.last[shard]) == (draws[0][0], draws[-1][0])
-
-
-def test_held_shards_are_those_still_needed_in_order_of_need_within_the_budget() -> None:
-    use = ShardUse(
-        first=np.array([8, 0, 2, 4, 6]),
-        last=np.array([9, 1, 9, 9, 9]),
-        range_cost=np.array([100, 100, 100, 99, 150]),
-    )
-    sizes = np.full(5, 100)
-    assert shards_to_cache(use, sizes=sizes, next_row=2, budget=1000) == [2, 4, 0]
-    assert shards_to_cache(use, sizes=sizes, next_row=2, budget=299) == [2, 4]
-    assert shards_to_cache(use, sizes=sizes, next_row=0, budget=199) == [1]
-    assert shards_to_cache(use, sizes=np.zeros(5, np.int64), next_row=0, budget=1000) == []

@@ -44,22 +44,22 @@ def test_rows_hold_their_samples_one_after_the_other() -> None:
     first = sample("a", [5, IMAGE, 6], supervised=[0, 0, 1])
     second = sample("b", [7, 8], supervised=[0, 1])
     third = sample("c", [9, IMAGE], supervised=[0, 0])
-    room = BufferPool(tokens_per_row=7, side=2, pin_memory=False, max_free=1).take([1, 0, 1])
+    buffer = BufferPool(tokens_per_row=7, side=2, pin_memory=False, max_free=1).take([1, 0, 1])
     pixels = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
     for number, (samples, lengths, positions) in enumerate(
         [([first, second], [4, 2], [2]), ([], [], []), ([third], [2], [1])]
     ):
         fill_row(
             samples,
-            room.row(number),
+            buffer.row(number),
             lengths=np.array(lengths, np.int64),
             positions=np.array(positions, np.int64),
             image_id=IMAGE,
             pad_id=2,
         )
-    room.row(0).pixels[:] = pixels[:1]
-    room.row(2).pixels[:] = pixels[1:]
-    batch = Batch.from_buffer(room, [["a", "b"], [], ["c"]], num_supervised=2)
+    buffer.row(0).pixels[:] = pixels[:1]
+    buffer.row(2).pixels[:] = pixels[1:]
+    batch = Batch.from_buffer(buffer, [["a", "b"], [], ["c"]], num_supervised=2)
     assert batch.token_ids.tolist() == [
         [5, IMAGE, IMAGE, 6, 7, 8, 2],
         [2] * 7,

@@ -1,4 +1,4 @@
-"""The loader delivers the plan, to the token, and goes on exactly after any stop."""
+"""The loader delivers the plan, to the token, and resumes exactly after any stop."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_any_schedule_of_stops_and_topologies_gives_the_same_steps(
     assert found[: len(wanted)] == wanted
 
 
-def test_only_completed_steps_count(shard_set: ShardSet) -> None:
+def test_only_finished_steps_count(shard_set: ShardSet) -> None:
     rank = loader(shard_set)
     stream = iter(rank)
     for _ in range(rank.micro_batches_per_step + 1):
@@ -173,7 +173,7 @@ def test_only_completed_steps_count(shard_set: ShardSet) -> None:
         rank.finish_step()
 
 
-def test_another_number_of_rows_per_step_goes_on_at_the_same_row(shard_set: ShardSet) -> None:
+def test_another_number_of_rows_per_step_resumes_at_the_same_row(shard_set: ShardSet) -> None:
     before = loader(shard_set)
     next(steps_of([before]))
     after = loader(shard_set, rows_per_step=3)
@@ -210,7 +210,7 @@ def test_arguments_may_change_between_epochs(shard_set: ShardSet) -> None:
     assert next(iter(after)).epoch == 1
 
 
-def test_lanes_are_those_of_the_launch(shard_set: ShardSet) -> None:
+def test_lanes_stay_those_of_the_first_launch(shard_set: ShardSet) -> None:
     before = loader(shard_set)
     next(steps_of([before]))
     after = loader(shard_set, toy_arguments(lanes=4))
@@ -358,7 +358,7 @@ def test_a_read_that_fails_once_is_tried_again(
     assert len(keys_of(first_epoch(loader(shard_set)))) == 36
 
 
-def test_a_batch_that_is_kept_is_never_written_over(shard_set: ShardSet) -> None:
+def test_a_batch_in_use_is_never_overwritten(shard_set: ShardSet) -> None:
     """The memory of batches is used again, but only of those that nobody has any more."""
     fresh = iter(loader(shard_set))
     copies = [batch.pixels.clone() for batch in itertools.islice(fresh, 40)]

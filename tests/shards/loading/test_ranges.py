@@ -1,4 +1,4 @@
-"""Ranges cover what is wanted, once, and no more than a little beside it."""
+"""Ranges cover each sample once, and little more."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_range_is_bounded_and_has_no_large_gap(spans: list[tuple[int, int, int
         assert len(order) == 1 or found.end - found.start <= LARGEST_RANGE
 
 
-def test_neighbours_share_a_request_and_the_first_wanted_is_asked_for_first() -> None:
+def test_neighbours_share_a_request_and_the_first_sample_is_requested_first() -> None:
     shard = np.array([1, 0, 0, 1])
     start = np.array([0, 5_000_000, 1_000, 60_000])
     ranges = merge_spans(shard, start, start + 50_000)

@@ -1,4 +1,4 @@
-"""The plan of the next epoch is there when it is wanted, and is what a fresh start makes."""
+"""A thread makes the plan of the next epoch, the same plan that a fresh start makes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_next_plan_is_made_by_a_thread_in_the_second_half_of_an_epoch(
     assert [epoch for epoch, _ in made] == [0, 1]
 
 
-def test_an_error_in_the_next_plan_is_raised_where_it_is_wanted(
+def test_an_error_in_the_next_plan_is_raised_where_it_is_needed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def failing(index: PlanIndex, wanted: PlanArguments) -> EpochPlan:
@@ -71,7 +71,7 @@ def test_an_error_in_the_next_plan_is_raised_where_it_is_wanted(
         next(places)
 
 
-def test_a_plan_under_way_does_not_travel_with_the_cursor() -> None:
+def test_a_pending_plan_is_not_pickled_with_the_cursor() -> None:
     here = cursor()
     places = here.batches_from(epoch=0, first_row=here.plan(0).num_rows // 8 * 4)
     next(places), next(places)

@@ -164,7 +164,7 @@ def test_steps_cover_the_list_and_a_dropped_tail_is_listed(
 
 
 @given(plans())
-def test_position_i_draws_from_lane_i_until_a_lane_runs_dry(plan: EpochPlan) -> None:
+def test_row_i_comes_from_lane_i_until_a_lane_is_empty(plan: EpochPlan) -> None:
     lane_of_shard, window_of_shard = deal_shards(plan.index, plan.arguments)
     shards = [plan.index.shard[row] for row in rows(plan)]
     lanes = [set(lane_of_shard[shard].tolist()) for shard in shards]

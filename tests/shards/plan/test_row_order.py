@@ -1,4 +1,4 @@
-"""Rows that are read abreast cost alike, and the order is still a shuffle of all rows."""
+"""Successive rows cost about the same, and the order is still a shuffle of all rows."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def order_of(cost: Ints, *, lanes: int, balanced_rows: int) -> Ints:
 
 
 @pytest.mark.parametrize("lanes", [1, 4, 8])
-def test_rows_read_abreast_cost_alike(lanes: int) -> None:
+def test_successive_rows_cost_about_the_same(lanes: int) -> None:
     cost = np.random.default_rng(0).integers(0, 16, 4096)
 
     def spread(balanced_rows: int) -> float:
@@ -49,7 +49,7 @@ def test_rows_read_abreast_cost_alike(lanes: int) -> None:
 
 @pytest.mark.parametrize("balanced_rows", [1, 2, 8, 50])
 @pytest.mark.parametrize("count", [0, 1, 100, 513])
-def test_every_row_has_one_place(count: int, balanced_rows: int) -> None:
+def test_every_row_comes_once(count: int, balanced_rows: int) -> None:
     cost = np.random.default_rng(0).integers(0, 16, count)
     order = order_of(cost, lanes=4, balanced_rows=balanced_rows)
     assert sorted(order.tolist()) == list(range(count))

@@ -31,7 +31,7 @@ def assert_same_plan(found: EpochPlan, wanted: EpochPlan) -> None:
     assert found.num_tombstones == wanted.num_tombstones
 
 
-def test_a_kept_plan_equals_the_made_one_and_is_mapped(tmp_path: Path) -> None:
+def test_a_saved_plan_equals_a_new_one_and_is_mapped(tmp_path: Path) -> None:
     given = arguments(exclude=("toy/3",), tokens_per_row=27, on_too_long="exclude")
     wanted = plan_epoch(INDEX, given)
     assert len(wanted.excluded)
@@ -43,7 +43,7 @@ def test_a_kept_plan_equals_the_made_one_and_is_mapped(tmp_path: Path) -> None:
         assert not found.samples.flags.writeable
 
 
-def test_plans_of_other_arguments_lie_apart(tmp_path: Path) -> None:
+def test_plans_of_other_arguments_have_other_folders(tmp_path: Path) -> None:
     for epoch in (0, 1):
         given = arguments(epoch=epoch)
         assert_same_plan(load_or_make_plan(INDEX, given, folder=tmp_path), plan_epoch(INDEX, given))
@@ -85,7 +85,7 @@ def die_before_the_last_file(folder: Path) -> None:
     plan_store.write_plan(plan, folder / NAME)
 
 
-def test_a_killed_maker_leaves_nothing_that_is_taken_for_a_plan(tmp_path: Path) -> None:
+def test_a_killed_process_leaves_no_partial_plan(tmp_path: Path) -> None:
     process = multiprocessing.get_context("fork").Process(
         target=die_before_the_last_file, args=(tmp_path,)
     )
@@ -101,7 +101,7 @@ def test_a_killed_maker_leaves_nothing_that_is_taken_for_a_plan(tmp_path: Path) 
 
 @pytest.mark.parametrize("name", ["samples.npy", "row_offsets.npy", "plan.json"])
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
-def test_a_damaged_plan_is_made_anew(tmp_path: Path, name: str, damage: str) -> None:
+def test_a_damaged_plan_is_made_again(tmp_path: Path, name: str, damage: str) -> None:
     wanted = plan_epoch(INDEX, arguments())
     load_or_make_plan(INDEX, arguments(), folder=tmp_path)
     path = tmp_path / NAME / name
@@ -116,7 +116,7 @@ def test_a_damaged_plan_is_made_anew(tmp_path: Path, name: str, damage: str) -> 
     assert_same_plan(load_or_make_plan(INDEX, arguments(), folder=tmp_path), wanted)
 
 
-def test_only_the_plans_used_last_are_kept(tmp_path: Path) -> None:
+def test_only_the_most_recently_used_plans_stay(tmp_path: Path) -> None:
     first = load_or_make_plan(INDEX, arguments(epoch=0), folder=tmp_path)
     for clock, epoch in enumerate(range(1, plan_store.MAX_PLANS + 2)):
         load_or_make_plan(INDEX, arguments(epoch=epoch), folder=tmp_path)
@@ -127,7 +127,7 @@ def test_only_the_plans_used_last_are_kept(tmp_path: Path) -> None:
     assert_same_plan(first, plan_epoch(INDEX, arguments(epoch=0)))  # its files may be gone
 
 
-def test_a_cursor_keeps_plans_of_large_sets_only(
+def test_a_cursor_saves_plans_of_large_sets_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cursor() -> PlanCursor:

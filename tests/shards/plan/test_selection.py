@@ -81,7 +81,7 @@ def test_weight_one_is_the_same_as_no_mix() -> None:
     assert mixed.samples.tolist() == plain.samples.tolist()
 
 
-def test_both_halves_of_a_source_come_in_turn() -> None:
+def test_both_halves_of_a_source_take_turns() -> None:
     index = index_of([0] * 10)
     half = (SourceShare(source="llava", weight=0.5),)
     first, second, third = (set(plan(index, epoch=e, mix=half).samples.tolist()) for e in range(3))
@@ -90,7 +90,7 @@ def test_both_halves_of_a_source_come_in_turn() -> None:
     assert third == first
 
 
-def test_a_cap_limits_the_draws_of_an_epoch_and_walks_on() -> None:
+def test_a_cap_limits_the_draws_of_an_epoch_and_the_next_goes_on() -> None:
     index = index_of([0] * 10 + [1] * 3)
     capped = (SourceShare(source="llava", cap=4),)
     drawn = [plan(index, epoch=e, mix=capped).samples for e in range(3)]
@@ -98,7 +98,7 @@ def test_a_cap_limits_the_draws_of_an_epoch_and_walks_on() -> None:
     assert set(np.concatenate(drawn).tolist()) == set(range(13))
 
 
-def test_repeated_samples_do_not_lie_together() -> None:
+def test_draws_of_one_sample_are_not_neighbours() -> None:
     index = index_of([0] * 200)
     order = plan(index, mix=(SourceShare(source="llava", weight=2.0),)).samples
     assert int((order[1:] == order[:-1]).sum()) < 10
@@ -120,7 +120,7 @@ def test_excluded_keys_are_left_out_and_counted() -> None:
     assert len(plan(long, exclude=("toy/3",)).excluded) == 0
 
 
-def test_sets_are_weighted_and_equal_keys_do_not_lie_together() -> None:
+def test_sets_are_weighted_and_equal_keys_are_not_neighbours() -> None:
     index = index_of([0] * 400, sets=(0, 1))
     assert len(plan(index).samples) == 400
     positions = {}
@@ -141,7 +141,7 @@ def test_sets_are_weighted_and_equal_keys_do_not_lie_together() -> None:
         ({"set_weights": (-1.0,)}, "set_weights must be >= 0"),
     ],
 )
-def test_a_mix_of_what_is_not_there_is_an_error(changes: dict[str, object], message: str) -> None:
+def test_a_mix_of_unknown_names_is_an_error(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plan(index_of([0, 1, 2]), **changes)
 
