@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -30,7 +30,7 @@ def command(data: str, datasets: str | None, sample: int, max_images: int, as_js
     if as_json:
         import json
 
-        click.echo(json.dumps({one.name: _as_json(one) for one in findings}, indent=1))
+        click.echo(json.dumps({one.name: one.as_json() for one in findings}, indent=1))
     else:
         _print_table(findings)
         for one in findings:
@@ -96,33 +96,3 @@ def _print_details(one: Finding, *, is_named: bool) -> None:
         lines.append(f"image ids found by the rule {rule}: {count} of {one.trial.num_images} tried")
     for line in lines:
         click.echo(f"  {one.name}: {line}")
-
-
-def _as_json(one: Finding) -> dict[str, Any]:
-    trial = one.trial
-    return {
-        "status": one.status,
-        "problem": one.problem,
-        "needs": [
-            {
-                "paths": need.need.paths,
-                "found": need.paths,
-                "packaging": need.packaging,
-                "missing_parts": need.missing_parts,
-                "how": need.need.how,
-            }
-            for need in one.needs
-        ],
-        "rows": one.num_entries,
-        "pairs": one.num_pairs,
-        "count": one.comparison,
-        "expected_losses": one.estimate_losses(),
-        "sample": {
-            "rows": trial.num_entries,
-            "records": trial.num_records,
-            "images": trial.num_images,
-            "rejected": dict(trial.rejected),
-            "repairs": dict(trial.repairs),
-            "formats": dict(trial.formats),
-        },
-    }

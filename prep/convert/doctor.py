@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from vchat.prep.convert.convert import subsample_images
 from vchat.prep.convert.images import ImagePolicy, encode_for_shard
@@ -91,6 +91,36 @@ class Finding:
         """Return reason -> how many of all entries it will cost, projected from the sample."""
         scale = self.num_entries / max(1, self.trial.num_entries)
         return {reason: round(n * scale) for reason, n in sorted(self.trial.rejected.items())}
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `vchat-prep doctor --json` prints."""
+        trial = self.trial
+        return {
+            "status": self.status,
+            "problem": self.problem,
+            "needs": [
+                {
+                    "paths": need.need.paths,
+                    "found": need.paths,
+                    "packaging": need.packaging,
+                    "missing_parts": need.missing_parts,
+                    "how": need.need.how,
+                }
+                for need in self.needs
+            ],
+            "rows": self.num_entries,
+            "pairs": self.num_pairs,
+            "count": self.comparison,
+            "expected_losses": self.estimate_losses(),
+            "sample": {
+                "rows": trial.num_entries,
+                "records": trial.num_records,
+                "images": trial.num_images,
+                "rejected": dict(trial.rejected),
+                "repairs": dict(trial.repairs),
+                "formats": dict(trial.formats),
+            },
+        }
 
 
 def examine_source(

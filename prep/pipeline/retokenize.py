@@ -23,6 +23,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vchat.base.cli import WrongUse
 from vchat.base.files import write_atomically
 from vchat.base.processes import process_pool
 from vchat.base.progress import show_progress
@@ -88,7 +89,44 @@ class Retokenization:
     def __post_init__(self) -> None:
         for name in ("max_tokens", "positions_per_image"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: want at least 1")
+                raise WrongUse(f"{name} = {getattr(self, name)}: want at least 1")
+
+
+def complete_request(
+    shards: str,
+    *,
+    tokenizer: str,
+    out: str,
+    work: str | None,
+    template: str | None,
+    system: str | None,
+    max_tokens: int | None,
+    positions_per_image: int | None,
+) -> Retokenization:
+    """Return a request; the manifest of the set that is read replaces what is None.
+
+    Its system text counts for its own template only.
+
+    Raises:
+        WrongUse: A number is below 1.
+        ValueError, OSError: The set cannot be read.
+    """
+    manifest = open_shards(shards).manifest
+    own = manifest["template"]
+    if system is None and template in (None, own["name"]):
+        system = own["system"]
+    return Retokenization(
+        shards=shards,
+        tokenizer=tokenizer,
+        out=out,
+        work=work,
+        template=template or own["name"],
+        system=system,
+        max_tokens=manifest["max_tokens"] if max_tokens is None else max_tokens,
+        positions_per_image=(
+            manifest["positions_per_image"] if positions_per_image is None else positions_per_image
+        ),
+    )
 
 
 def retokenize(request: Retokenization, *, workers: int) -> dict[str, Any]:

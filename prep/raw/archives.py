@@ -51,7 +51,7 @@ def members_of(path: DataPath) -> Mapping[str, Member]:
     """Return the files of an archive by name.
 
     Raises:
-        ValueError: if the archive is damaged; the message names it.
+        ValueError: If the archive is damaged; the message names it.
     """
     with _INDEX_LOCK:
         return _members_of(path)

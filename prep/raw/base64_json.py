@@ -39,7 +39,7 @@ def value_spans(path: DataPath) -> Iterator[tuple[str, ByteSpan]]:
     """Yield `(name, span)` of every value of a flat JSON object of texts, in file order.
 
     Raises:
-        ValueError: if the file is anything else, or truncated; names the byte.
+        ValueError: If the file is anything else, or truncated; names the byte.
     """
     with path.open("rb", buffering=0) as file:
         quotes = _quotes(file)

@@ -48,7 +48,7 @@ def data_path(text: str, *, storage: StorageConfig | None = None) -> DataPath:
     """Return the local or remote path that a path or URL names.
 
     Raises:
-        WrongUse: if the URL has another scheme, or holds a secret.
+        WrongUse: If the URL has another scheme, or holds a secret.
     """
     if "://" not in text:
         return Path(text)
@@ -216,7 +216,7 @@ class RemotePath:
         """Yield the files of the folder.
 
         Raises:
-            ValueError: over HTTP, which cannot list a folder.
+            ValueError: Over HTTP, which cannot list a folder.
         """
         if not self._bucket.can_list:
             raise ValueError(f"{self}: HTTP cannot list a folder: put a .zip or .tar in its place")
@@ -241,7 +241,7 @@ class RemotePath:
         """Open for reading.
 
         Raises:
-            FileNotFoundError: there is no such object.
+            FileNotFoundError: There is no such object.
         """
         assert mode == "rb", mode
         store = self._bucket.store
@@ -255,7 +255,7 @@ class RemotePath:
         Up to `PART_BYTES` take one request.
 
         Raises:
-            FileNotFoundError: there is no such object.
+            FileNotFoundError: There is no such object.
         """
         store, end = self._bucket.store, start + size
         data, total = store.read_range_and_size(self._name, start, min(end, start + PART_BYTES))

@@ -55,7 +55,7 @@ def items(path: DataPath, prefix: str = "item") -> Iterator[Any]:
     """Yield the elements of a JSON array: the whole file by default, else the array at `prefix`.
 
     Raises:
-        ValueError: if the file is not valid, complete JSON; names the file and the byte.
+        ValueError: If the file is not valid, complete JSON; names the file and the byte.
     """
     with _parsing(path) as file:
         yield from ijson.items(file, prefix, use_float=True)
@@ -65,7 +65,7 @@ def members(path: DataPath, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield `(name, value)` of each member of a JSON object, repeated names included.
 
     Raises:
-        ValueError: if the file is not valid, complete JSON; names the file and the byte.
+        ValueError: If the file is not valid, complete JSON; names the file and the byte.
     """
     with _parsing(path) as file:
         yield from ijson.kvitems(file, prefix, use_float=True)
@@ -90,7 +90,7 @@ def lines(path: DataPath) -> Iterator[tuple[int, Any]]:
     """Yield `(line number from 1, value)` of a JSONL file; blank lines are skipped.
 
     Raises:
-        ValueError: if a line is not JSON or longer than `MAX_LINE_BYTES`; names the file and byte.
+        ValueError: If a line is not JSON or longer than `MAX_LINE_BYTES`; names the file and byte.
     """
     offset = 0
     with path.open("rb") as file:

@@ -33,7 +33,7 @@ def load_value_spans(path: DataPath, folder: Path) -> Iterator[tuple[str, ByteSp
     """Yield what `value_spans` yields, from the index in `folder`, which is written if missing.
 
     Raises:
-        ValueError: as `value_spans`.
+        ValueError: As `value_spans`.
     """
     index = folder / f"offsets-{_digest(path)}.parquet"
     if not index.exists():

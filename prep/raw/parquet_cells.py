@@ -45,7 +45,7 @@ def column_names(path: DataPath) -> list[str]:
     """Return the names of the columns of a Parquet file.
 
     Raises:
-        ValueError: if the file is damaged or truncated; names it.
+        ValueError: If the file is damaged or truncated; names it.
     """
     try:
         return list(pq.read_schema(for_arrow(path)).names)
@@ -70,7 +70,7 @@ def picture_ids(path: DataPath) -> Iterator[str]:
     """Yield the id of every row, in file order.
 
     Raises:
-        ValueError: if no column holds ids.
+        ValueError: If no column holds ids.
     """
     names = column_names(path)
     column = next((name for name in ID_COLUMNS if name in names), None)

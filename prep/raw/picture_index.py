@@ -39,9 +39,9 @@ class PictureIndex:
         """Scan every file once.
 
         Args:
-            files: containers below the folder `data`.
-            names: returns the names by which `find` knows the picture of an id.
-            index_folder: stores the scan of a JSON file for the next process; None to store none.
+            files: Containers below the folder `data`.
+            names: Returns the names by which `find` knows the picture of an id.
+            index_folder: Stores the scan of a JSON file for the next process; None to store none.
         """
         hashes, spans = array("Q"), array("q")
         self._files: list[tuple[str, str]] = []
@@ -63,9 +63,9 @@ class PictureIndex:
         """Return a reference to the picture of that name, or None if there is none.
 
         Args:
-            name: one of the names that `names` returned for it.
-            key: the canonical key of the reference.
-            unique: return None for a name of several pictures, instead of the first of them.
+            name: One of the names that `names` returned for it.
+            key: The canonical key of the reference.
+            unique: Return None for a name of several pictures, instead of the first of them.
         """
         wanted = np.uint64(xxhash.xxh3_64_intdigest(name.encode()))
         left = int(np.searchsorted(self._hashes, wanted))

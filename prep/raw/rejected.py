@@ -149,7 +149,7 @@ class ConversionCounts:
         """Check the conservation law: every entry and every pair is used or rejected.
 
         Raises:
-            ValueError: if one is not; names the source and both sides of the sum.
+            ValueError: If one is not; names the source and both sides of the sum.
         """
         rows = self.records + self.rejected.counts.total()
         if rows != self.rows:

@@ -36,7 +36,7 @@ def dots(word: str) -> NDArray[np.bool_]:
     """Return the printed word as bool[7, 6 n - 1] for n letters, True where there is ink.
 
     Raises:
-        ValueError: naming a letter that has no glyph.
+        ValueError: Naming a letter that has no glyph.
     """
     page = np.zeros((HEIGHT, len(word) * (WIDTH + GAP) - GAP), dtype=bool)
     for number, letter in enumerate(word):

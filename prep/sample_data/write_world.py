@@ -58,7 +58,7 @@ def write_world(root: Path, world: World) -> bool:
     """Write everything; return False if the folder holds this world already.
 
     Raises:
-        ValueError: if the folder holds something else, or `images` is too small.
+        ValueError: If the folder holds something else, or `images` is too small.
     """
     if world.images < MIN_IMAGES:
         raise ValueError(f"--images {world.images} is too few, wanted at least {MIN_IMAGES}")
@@ -89,7 +89,7 @@ def is_complete(root: Path, world: World) -> bool:
     """Tell whether the folder holds this world completely.
 
     Raises:
-        ValueError: if it holds another world (the message names both), or other files, which may
+        ValueError: If it holds another world (the message names both), or other files, which may
             be a real data set.
     """
     if not (root / MARKER).is_file():

@@ -26,7 +26,7 @@ def read_entries(data: DataPath) -> Iterator[Entry]:
     """Yield every question, in file order.
 
     Raises:
-        ValueError: if this is the test file, which has no answers.
+        ValueError: If this is the test file, which has no answers.
     """
     for number, entry in enumerate(items(data / FILE)):
         if isinstance(entry, Mapping) and entry.get("split") == "test":

@@ -49,8 +49,8 @@ def find_source(name: str) -> Source:
     """Return the data set of that name.
 
     Raises:
-        WrongUse: if there is none; suggests the nearest name.
-        ValueError: if a plugin adds a name that this package has, or cannot be loaded.
+        WrongUse: If there is none; suggests the nearest name.
+        ValueError: If a plugin adds a name that this package has, or cannot be loaded.
     """
     added = plugin_sources()
     ours = {**SOURCES, **MIXTURES}

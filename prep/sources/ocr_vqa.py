@@ -129,7 +129,7 @@ def to_record(
     """Turn one book into one record.
 
     Args:
-        cover_of: returns a reference to the cover of a book, or raises `Rejected`.
+        cover_of: Returns a reference to the cover of a book, or raises `Rejected`.
 
     Raises:
         Rejected: `bad_row`, `missing_image`, `bad_text`, or `empty_text` if no pair is left.

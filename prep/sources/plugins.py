@@ -19,7 +19,7 @@ def plugin_sources() -> Mapping[str, EntryPoint]:
     """Return the entry points of all installed packages by name, in alphabetical order.
 
     Raises:
-        ValueError: if two packages add one name.
+        ValueError: If two packages add one name.
     """
     found: dict[str, EntryPoint] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
@@ -36,7 +36,7 @@ def load_source(point: EntryPoint) -> Source:
     """Import the package of an entry point and return its source.
 
     Raises:
-        ValueError: if that fails, or gives no `Source` of the entry point's name.
+        ValueError: If that fails, or gives no `Source` of the entry point's name.
     """
     where = f"entry point {point.name} = {point.value}"
     try:

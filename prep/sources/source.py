@@ -111,7 +111,7 @@ class Source:
         """Return the source that uses the entries of these splits.
 
         Raises:
-            WrongUse: if the data set has no splits, or not one of these.
+            WrongUse: If the data set has no splits, or not one of these.
         """
         wrong = [split for split in splits if split not in self.all_splits]
         if self.of_splits is None or wrong or not splits:
@@ -132,7 +132,7 @@ def check_needs(source: Source, data: DataPath) -> None:
     """Check, before any work, that every file and folder that the source reads exists.
 
     Raises:
-        ValueError: if one is missing; says what to download and where to put it.
+        ValueError: If one is missing; says what to download and where to put it.
     """
     for need in source.needs:
         if not existing_paths(need, data):

@@ -51,7 +51,7 @@ def require_text(value: Any, *, what: str) -> str:
     """Return the text without white space at its ends; it must not be empty.
 
     Raises:
-        Rejected: as `clean_text`, and `empty_text`.
+        Rejected: As `clean_text`, and `empty_text`.
     """
     text = clean_text(value, what=what)
     if not text:

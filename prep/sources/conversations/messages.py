@@ -28,9 +28,9 @@ def rounds_of_messages(
     """Return the rounds of one dialogue.
 
     Args:
-        messages: the list as the file holds it.
-        images: the images that the entry names, for texts with `<image>`.
-        make_image: turns the value of an image part into a reference.
+        messages: The list as the file holds it.
+        images: The images that the entry names, for texts with `<image>`.
+        make_image: Turns the value of an image part into a reference.
 
     Raises:
         Rejected: `bad_row`, `bad_role_order` (also for a system or tool message),

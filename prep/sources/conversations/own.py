@@ -31,7 +31,7 @@ def own_source(name: str, file: DataPath) -> Source:
     """Return the source that reads `file` under the name the user gave it.
 
     Raises:
-        ValueError: if the name cannot be part of a record's key.
+        ValueError: If the name cannot be part of a record's key.
     """
     if not NAME.fullmatch(name):
         raise ValueError(f"data set name {name!r}: want lower-case letters, digits and _")

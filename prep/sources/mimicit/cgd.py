@@ -66,7 +66,7 @@ def to_record(group: Sequence[Instruction], *, index: PictureIndex | None = None
     """Turn one group into one record; a pair with an empty text is left out.
 
     Args:
-        group: related instructions about one pair of images.
+        group: Related instructions about one pair of images.
         index: MIMIC-IT's own pictures, if they replace the photographs; empty if all are embedded.
 
     Raises:

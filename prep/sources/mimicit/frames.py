@@ -124,7 +124,7 @@ def find_picture_files(data: DataPath, name: str) -> list[DataPath]:
     """Return the files with the pictures of a set: `SD.json`, and Parquet with such a column.
 
     Raises:
-        ValueError: if there is no such file.
+        ValueError: If there is no such file.
     """
     folder = data / "MIMIC-IT" / name
     json_file = folder / f"{name}.json"

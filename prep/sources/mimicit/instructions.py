@@ -82,7 +82,7 @@ def read_instructions(data: DataPath, name: str) -> Iterator[Instruction]:
     with embedded pictures only if there are no others.
 
     Raises:
-        ValueError: if there are no instructions, or a file is damaged.
+        ValueError: If there are no instructions, or a file is damaged.
     """
     folder = data / "MIMIC-IT" / name
     json_file = folder / f"{name}_instructions.json"
@@ -143,10 +143,10 @@ def _instruction(key: str, value: Mapping[str, Any], *, context: Any, file: str)
     """Make an instruction of an entry of either packaging; their field names differ.
 
     Args:
-        key: the id of the instruction.
-        value: the fields of the entry.
-        context: related ids of another file, used where the entry gives none.
-        file: the annotation file, below the data folder.
+        key: The id of the instruction.
+        value: The fields of the entry.
+        context: Related ids of another file, used where the entry gives none.
+        file: The annotation file, below the data folder.
     """
     images = value.get("image_ids", value.get("images"))
     related = next((value[name] for name in _RELATED if value.get(name)), context)
