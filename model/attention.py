@@ -71,7 +71,7 @@ def attend(
     scaling: float,
     layout: Layout | None = None,
     dropout: float = 0.0,
-    **wishes: object,
+    **options: object,
 ) -> tuple[Tensor, None]:
     """The attention function that a decoder layer calls.
 
@@ -79,33 +79,33 @@ def attend(
         query: float[B, H, S, d], after rotary embedding.
         key, value: float[B, G, K, d]; K = S unless there is a cache.
         layout: who sees what; required.
-        wishes: whatever else the layer passes on.
+        options: whatever else the layer passes on.
 
     Returns:
         float[B, S, H, d], and None for the weights, which never exist.
 
     Raises:
-        ValueError: the layer wants something that MMCA does not define.
+        ValueError: the layer asks for something that MMCA does not define.
     """
     if layout is None:
         raise ValueError("this attention needs a layout: call VisualChat, not its decoder")
     if dropout > 0.0:
         raise ValueError(f"attention dropout must be 0, the decoder's configuration has {dropout}")
-    _refuse_undefined(wishes, layout, asked_by=type(module).__name__)
+    _refuse_undefined(options, layout, asked_by=type(module).__name__)
     return layout.attend(query, key, value, scale=scaling), None
 
 
-def _refuse_undefined(wishes: dict[str, object], layout: Layout, *, asked_by: str) -> None:
-    """Stop where a layer wants what MMCA has no meaning for.
+def _refuse_undefined(options: dict[str, object], layout: Layout, *, asked_by: str) -> None:
+    """Refuse what a layer asks for and MMCA does not define.
 
     Raises:
         ValueError: soft-capped scores, sinks, a position bias, or a sliding window that is shorter
             than a dialogue.
     """
     for name in ("softcap", "s_aux", "position_bias"):
-        if wishes.get(name) is not None:
+        if options.get(name) is not None:
             raise ValueError(f"{asked_by} wants {name}, which MMCA does not define")
-    window = wishes.get("sliding_window")
+    window = options.get("sliding_window")
     if isinstance(window, int) and layout.longest > window:
         raise ValueError(
             f"a dialogue of {layout.longest} positions is longer than the decoder's sliding window "

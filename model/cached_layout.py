@@ -19,17 +19,17 @@ from transformers import DynamicCache
 from vchat.model.attention import IMAGE, TEXT, repeat_heads, visible_keys
 
 MANY_QUERIES = 8
-"""From so many on, taking text keys and image keys apart costs less than masking each half."""
+"""From this many queries on, separating text keys from image keys costs less than masking."""
 
 SCORES_PER_BLOCK = 2**24
 """How many scores exist at one time while decoding many tokens with a cache."""
 
 
 class DialogueCache(DynamicCache):  # type: ignore[misc]
-    """A KV cache that also knows, for each key, its kind, its dialogue and its place in its row.
+    """A KV cache that also knows, for each key, its kind, its dialogue and its position in its row.
 
     The decoder's own cache holds keys and values only; which softmax a key belongs to cannot be
-    told from them. Keys of images that were known before stand in front of the text around them.
+    told from them. Keys of images that were computed before stand in front of the text around them.
     """
 
     def __init__(self) -> None:
@@ -46,11 +46,11 @@ class DialogueCache(DynamicCache):  # type: ignore[misc]
 
         Args:
             positions: where they stand in their rows, from the row start; None is
-                one after the other, behind all that are known.
+                one after the other, behind all that are cached.
         """
         if positions is None:
-            known = 0 if self.kinds is None else self.kinds.shape[1]
-            positions = torch.arange(kinds.shape[1], device=kinds.device).expand_as(kinds) + known
+            cached = 0 if self.kinds is None else self.kinds.shape[1]
+            positions = torch.arange(kinds.shape[1], device=kinds.device).expand_as(kinds) + cached
         if self.kinds is not None and self.segments is not None and self.positions is not None:
             kinds = torch.cat([self.kinds, kinds], dim=1)
             segments = torch.cat([self.segments, segments], dim=1)
@@ -70,8 +70,8 @@ class DialogueCache(DynamicCache):  # type: ignore[misc]
         super().crop(tokens_to_remove)
         if tokens_to_remove < 0:
             for name in ("kinds", "segments", "positions"):
-                known = getattr(self, name)
-                setattr(self, name, None if known is None else known[:, :tokens_to_remove])
+                cached = getattr(self, name)
+                setattr(self, name, None if cached is None else cached[:, :tokens_to_remove])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +141,7 @@ def cached_layout(
 
     Args:
         kinds: int64[B, K] of all keys, the new ones last.
-        segments: int64[B, K], likewise.
+        segments: int64[B, K], of the same keys.
         positions: int64[B, K], where each key stands in its row; None is in the order of the keys.
     """
     first = kinds.shape[1] - num_new
@@ -198,5 +198,5 @@ def place_attended(
     if not blocks:
         return output
     new = torch.cat(list(blocks), dim=1)
-    kept = torch.where(attends[..., None, None], new, output[:, queries])
-    return output.index_copy(1, queries, kept)
+    merged = torch.where(attends[..., None, None], new, output[:, queries])
+    return output.index_copy(1, queries, merged)

@@ -63,14 +63,14 @@ class VisualChatConfig(PreTrainedConfig):  # type: ignore[misc]
 
     prompt_table: bool = False
     """Whether prompts are read by an embedding table of their own, and the decoder's reads only
-    what the model generates. So it is in models that the published code trained."""
+    what the model generates. The published code trains such models."""
 
     four_bit_decoder: bool = False
     """Whether the decoder's linear layers but its head hold 4-bit weights, see `four_bit.py`."""
 
     adapters: dict[str, Any] | None = None
     """Adapters on linear layers: what `adapters.add_adapters` takes, but for `decoder_targets` and
-    `tower_targets` in place of `targets`; None leaves that part without. See `VisualChat.adapt`."""
+    `tower_targets` in place of `targets`; None leaves that part without. See `adapters.adapt`."""
 
     def __post_init__(self, **kwargs: object) -> None:
         """Fill in the parts' configurations and check the names.
@@ -100,7 +100,7 @@ class VisualChatConfig(PreTrainedConfig):  # type: ignore[misc]
 
     @property
     def keeps_rounds(self) -> bool:
-        """Whether the cache of a dialogue holds when a round is added to it.
+        """Whether the cache of a dialogue stays valid when a round is added to it.
 
         Not in models of the published code: a new image changes what stands before it, and answers
         are read by another table once they are part of a prompt.

@@ -1,6 +1,6 @@
 """Running the decoder over rows of embeddings, without its head.
 
-Three ways, by what is wanted: the hidden states of all positions, those that predict a supervised
+There are three ways: the hidden states of all positions, those that predict a supervised
 token, or those of positions that extend a cache.
 
 B rows, S positions, D decoder width, T supervised positions.
@@ -178,10 +178,10 @@ def positions_in_segments(segments: Tensor) -> Tensor:
 
 
 def _skip_unread_images(flat: FlatLayout, index: Tensor) -> tuple[FlatLayout, Tensor]:
-    """Return the layout that keeps image rows only if read, and where the read rows then stand.
+    """Return the layout that keeps only image positions that are read, and the index of those read.
 
     Args:
-        index: int64[T], the rows that are read.
+        index: int64[T], the positions that are read.
     """
     is_image = index < flat.num_image
     kept = index[is_image]

@@ -51,13 +51,13 @@ class FlatLayout:
     """The same for a kernel that takes all dialogues at once; on CUDA, if there are several."""
 
     kept_images: Tensor | None = None
-    """int64[n]: image rows the last layer keeps beside the text rows; None is all rows."""
+    """int64[n]: image positions that the last layer keeps beside all text; None is all."""
 
     image_keys: Tensor | None = None
-    """float[1, G, num_image, d], in a last layer that lacks image rows; else they are its own."""
+    """float[1, G, num_image, d], if the last layer skips image positions; else its own."""
 
     image_values: Tensor | None = None
-    """float[1, G, num_image, d], likewise."""
+    """float[1, G, num_image, d], as `image_keys`."""
 
     @property
     def longest(self) -> int:
@@ -73,7 +73,7 @@ class FlatLayout:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
         """Attend in a flat row: float[1, H, N, d] and float[1, G, N, d] to float[1, N, H, d].
 
-        Queries may lack rows at their front: images that are cached need none.
+        Queries may lack positions at the front: images that are cached need none.
 
         There is one causal attention over the text of each dialogue, and for each of its text
         spans one attention without a mask onto the image keys before it. All operands are slices;
@@ -135,7 +135,7 @@ def flat_layout(kinds: Tensor, segments: Tensor) -> FlatLayout:
         kinds: int64[B, S], PAD, TEXT or IMAGE.
         segments: int64[B, S], which dialogue of its row a position belongs to.
 
-    A batch of padding alone keeps its first position as text, because a decoder needs a row.
+    A batch of padding alone keeps its first position as text, because a decoder needs one position.
     """
     rows = torch.arange(len(kinds), device=kinds.device)[:, None]
     keep = (kinds != PAD).flatten().nonzero()[:, 0]
@@ -147,13 +147,13 @@ def flat_layout(kinds: Tensor, segments: Tensor) -> FlatLayout:
     keep, dialogue = keep[by_dialogue], dialogue[by_dialogue]
     is_text = kinds.flatten()[keep] != IMAGE
     order = torch.cat([keep[~is_text], keep[is_text]])
-    stretches = _count_dialogues(dialogue, is_text)
-    at_once = kinds.is_cuda and len(stretches) > 1
+    dialogues = _count_dialogues(dialogue, is_text)
+    at_once = kinds.is_cuda and len(dialogues) > 1
     return FlatLayout(
         order=order,
         num_image=int((~is_text).sum()),
-        dialogues=stretches,
-        sequences=sequences_of_dialogues(stretches, device=kinds.device) if at_once else None,
+        dialogues=dialogues,
+        sequences=sequences_of_dialogues(dialogues, device=kinds.device) if at_once else None,
     )
 
 
@@ -179,12 +179,12 @@ def _count_dialogues(dialogue: Tensor, is_text: Tensor) -> tuple[FlatDialogue, .
     pieces, lengths = torch.unique_consecutive(
         (dialogue * base + images_so_far)[is_text], return_counts=True
     )
-    runs: list[list[tuple[int, int]]] = [[] for _ in range(num)]
+    spans: list[list[tuple[int, int]]] = [[] for _ in range(num)]
     for piece, length in zip(pieces.tolist(), lengths.tolist(), strict=True):
-        runs[piece // base].append((length, piece % base))
+        spans[piece // base].append((length, piece % base))
     return tuple(
         FlatDialogue(num_text=t, num_image=i, text_spans=tuple(r))
-        for t, i, r in zip(num_text.tolist(), num_image.tolist(), runs, strict=True)
+        for t, i, r in zip(num_text.tolist(), num_image.tolist(), spans, strict=True)
     )
 
 
@@ -211,17 +211,17 @@ def _attend_one_by_one(
     *,
     scale: float,
 ) -> Iterator[Tensor]:
-    """Yield the output of all text, run by run, as float[1, run, H, d]."""
+    """Yield the output of all text, span by span, as float[1, span, H, d]."""
     texts = [dialogue.num_text for dialogue in dialogues]
     images = [dialogue.num_image for dialogue in dialogues]
-    for stretch, asking, of_text, of_image in zip(
+    for dialogue, asking, of_text, of_image in zip(
         dialogues,
         torch.split(query, texts, dim=2),
         zip(*(torch.split(x, texts, dim=2) for x in text), strict=True),
         zip(*(torch.split(x, images, dim=2) for x in image), strict=True),
         strict=True,
     ):
-        for output in _attend_dialogue(stretch, asking, of_text, of_image, scale=scale):
+        for output in _attend_dialogue(dialogue, asking, of_text, of_image, scale=scale):
             yield output.transpose(1, 2)
 
 
@@ -233,7 +233,7 @@ def _attend_dialogue(
     *,
     scale: float,
 ) -> Iterator[Tensor]:
-    """Yield the output of one dialogue's text, run by run, as float[1, H, run, d]."""
+    """Yield the output of one dialogue's text, span by span, as float[1, H, span, d]."""
     if dialogue.num_text == 0:
         return
     grouped = query.shape[1] != text[0].shape[1]
@@ -241,13 +241,13 @@ def _attend_dialogue(
     onto_text = functional.scaled_dot_product_attention(
         query, *text, is_causal=True, scale=scale, enable_gqa=grouped
     )
-    runs = zip(
+    spans = zip(
         dialogue.text_spans,
         torch.split(query, lengths, 2),
         torch.split(onto_text, lengths, 2),
         strict=True,
     )
-    for (_, seen), queries, output in runs:
+    for (_, seen), queries, output in spans:
         if seen == 0:
             yield output
             continue

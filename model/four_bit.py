@@ -17,14 +17,14 @@ from torch.nn import functional
 from vchat.model.partitioning import gather_weights
 
 BLOCK = 64
-"""So many neighbouring weights share a scale."""
+"""Neighbouring weights that share a scale."""
 
 
 class FourBitLinear(nn.Linear):
     """A linear layer that reads its weight from 4-bit codes; only its bias could be trained."""
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool) -> None:
-        """Make room for codes and scales; `quantise` or a checkpoint fills it."""
+        """Allocate codes and scales; `quantise` or a checkpoint fills them."""
         nn.Module.__init__(self)
         self.in_features, self.out_features = in_features, out_features
         size = in_features * out_features
@@ -37,7 +37,7 @@ class FourBitLinear(nn.Linear):
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        """float32[out, in], made anew at each reading."""
+        """float32[out, in], computed at each access."""
         from bitsandbytes import functional as four_bit
 
         codes: Any = self.codes
@@ -55,7 +55,7 @@ class FourBitLinear(nn.Linear):
         return weight
 
     def quantise(self, weight: Tensor) -> None:
-        """Take over float[out, in]."""
+        """Replace the weight by float[out, in], rounded to codes."""
         from bitsandbytes import functional as four_bit
 
         codes, state = four_bit.quantize_4bit(

@@ -1,11 +1,11 @@
 """Keys and values of an image, computed once and used in every dialogue that shows it.
 
 Under MMCA an image position attends to nothing, so what the decoder computes for it depends on the
-image alone. Only the rotary embedding of its keys says where it stands: keys are kept as at the
-positions from 0 on, and turned by the difference when an image enters a cache. Then only text goes
+image alone. Only the rotary embedding of its keys says where it stands: keys are stored as at the
+positions from 0 on, and rotated by the difference when an image enters a cache. Then only text goes
 through the decoder.
 
-Whether a decoder's keys can be turned is not told from its name but tried, on two positions.
+Whether a decoder's keys can be rotated is found out by trying, on two positions.
 
 G key heads, P positions of an image, d head width, S positions, D decoder width.
 """
@@ -26,10 +26,10 @@ from vchat.model.decoding import FlatDecoding, Rows
 from vchat.model.flat_layout import flat_layout
 
 PROBE_POSITION = 7
-"""Where the probe stands a second time."""
+"""Position at which the probe is computed a second time."""
 
 TOLERANCE = 0.02
-"""Largest difference of a turned key, relative to the largest key; bfloat16 rounds to 0.004."""
+"""Largest difference of a rotated key, relative to the largest key; bfloat16 rounds to 0.004."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +49,13 @@ class ImageStates:
 
     @property
     def size_bytes(self) -> int:
-        """Memory it holds."""
+        """Bytes of memory that it takes."""
         return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyRotation:
-    """How the keys of a decoder are turned from one position to another."""
+    """How the keys of a decoder are rotated from one position to another."""
 
     rotary: Any
     """The decoder's rotary embedding: gives cosines and sines of positions."""
@@ -77,7 +77,7 @@ class KeyRotation:
 
 
 def find_key_rotation(decoder: PreTrainedModel) -> KeyRotation | None:
-    """Return how the decoder's keys are turned, or None if it does not work that way."""
+    """Return how the decoder's keys are rotated, or None if they cannot be."""
     rotary = getattr(decoder.get_decoder(), "rotary_emb", None)
     if rotary is None or getattr(rotary, "rope_type", "default") in ("dynamic", "longrope"):
         return None  # their frequencies change with the length of the dialogue
@@ -88,13 +88,13 @@ def find_key_rotation(decoder: PreTrainedModel) -> KeyRotation | None:
     depends = tuple(
         not _are_close(here, there) for here, there in zip(near.keys, far.keys, strict=True)
     )
-    turning = KeyRotation(rotary=rotary, depends_on_position=depends)
+    rotation = KeyRotation(rotary=rotary, depends_on_position=depends)
     try:
-        turned = turning.rotate(near, by=PROBE_POSITION)
+        rotated = rotation.rotate(near, by=PROBE_POSITION)
     except (TypeError, RuntimeError):  # several rotary embeddings in one, or another width
         return None
-    works = all(_are_close(here, there) for here, there in zip(turned, far.keys, strict=True))
-    return turning if works else None
+    works = all(_are_close(here, there) for here, there in zip(rotated, far.keys, strict=True))
+    return rotation if works else None
 
 
 def encode_image(decoder: PreTrainedModel, embeddings: Tensor, *, start: int = 0) -> ImageStates:
@@ -124,7 +124,7 @@ def extend_with_images(
     cache: DialogueCache,
     images: Sequence[ImageStates],
 ) -> Tensor:
-    """Extend a cache by one row whose images are known; return the hidden states of its text.
+    """Extend a cache by one row whose images are computed; return the hidden states of its text.
 
     Args:
         embeddings: float[1, S, D], of a row without padding; those at its slots are not read.
@@ -147,9 +147,9 @@ def extend_with_images(
     ones = torch.ones_like(slots, dtype=torch.int64)
     is_first = cache.get_seq_length() == 0
     layout = flat_layout(torch.where(slots, IMAGE, TEXT), ones) if is_first else None
-    places = torch.arange(len(is_image), device=is_image.device) + cache.get_seq_length()
-    _add_images(cache, rotation, images, positions=places[is_image])
-    text = places[None, ~is_image]
+    new_positions = torch.arange(len(is_image), device=is_image.device) + cache.get_seq_length()
+    _add_images(cache, rotation, images, positions=new_positions[is_image])
+    text = new_positions[None, ~is_image]
     rows = Rows(
         embeddings=embeddings[:, ~is_image],
         kinds=torch.full_like(text, TEXT),
@@ -163,13 +163,13 @@ def extend_with_images(
 def _add_images(
     cache: DialogueCache, rotation: KeyRotation, images: Sequence[ImageStates], *, positions: Tensor
 ) -> None:
-    """Put images into the cache of one row, at places int64[n] for all their positions."""
+    """Put images into the cache of one row, at positions int64[n]."""
     if not images:
         return
     starts = torch.tensor([0, *(one.num_positions for one in images[:-1])]).cumsum(0)
     keys = [
-        rotation.rotate(one, by=int(place))
-        for one, place in zip(images, positions[starts.to(positions.device)].tolist(), strict=True)
+        rotation.rotate(one, by=int(start))
+        for one, start in zip(images, positions[starts.to(positions.device)].tolist(), strict=True)
     ]
     for layer in range(len(images[0].keys)):
         cache.update(
@@ -185,8 +185,8 @@ def _rotate(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the leading part of float[1, G, P, d] by angles whose cos and sin are [1, 1, 1, r]."""
     wide, rest = keys[..., : cos.shape[-1]].float(), keys[..., cos.shape[-1] :]
     first, second = wide.chunk(2, dim=-1)
-    turned = wide * cos + torch.cat([-second, first], dim=-1) * sin
-    return torch.cat([turned.to(keys.dtype), rest], dim=-1)
+    rotated = wide * cos + torch.cat([-second, first], dim=-1) * sin
+    return torch.cat([rotated.to(keys.dtype), rest], dim=-1)
 
 
 def _are_close(one: Tensor, other: Tensor) -> bool:

@@ -1,10 +1,10 @@
-"""The decoder's last layer, for the rows that something reads.
+"""The decoder's last layer, without the image positions that nothing reads.
 
-In training only the rows that predict a supervised token are read behind the last layer, and these
-are text rows. Image rows matter there through their keys and values alone, so the last layer
-computes those for them and spends nothing on their MLP. No layer's code is replaced: a hook in
-front of the last layer first runs its attention on the image rows, to collect keys and values, and
-then hands the layer the remaining rows.
+In training only positions that predict a supervised token are read behind the last layer, and most
+of these are text. Image positions matter there through their keys and values alone, so the last
+layer computes those for them and spends nothing on their MLP. No layer's code is replaced: a hook
+in front of the last layer first runs its attention on the image positions, to collect keys and
+values, and then hands the layer the remaining positions.
 
 Every rank calls the same modules equally often, images or not, which ZeRO-3 needs.
 """
@@ -23,7 +23,7 @@ from vchat.model.flat_layout import FlatLayout
 
 
 def can_skip_images(decoder: nn.Module) -> bool:
-    """Tell whether the last layer is of a make this file understands.
+    """Tell whether the last layer is of a kind that this file understands.
 
     It takes rotary embeddings as an argument, and feeds its attention either `input_layernorm` of
     its input (Llama and most others) or the input itself (OLMo 2).
@@ -44,31 +44,31 @@ def can_skip_images(decoder: nn.Module) -> bool:
 
 
 def skip_images_in_last_layer(decoder: nn.Module) -> None:
-    """Make the last layer skip image rows whenever its layout names the rows to keep."""
+    """Make the last layer skip image positions whenever its layout names those to keep."""
     layers: Any = decoder.layers
-    layers[-1].register_forward_pre_hook(_keep_rows, with_kwargs=True)
+    layers[-1].register_forward_pre_hook(_keep_positions, with_kwargs=True)
 
 
-def _keep_rows(
+def _keep_positions(
     layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Tensor, ...], dict[str, Any]] | None:
-    """Swap the layer's input, float[1, N, D], for its kept rows; image keys go into the layout."""
+    """Swap the layer's input, float[1, N, D], for what is kept; image keys go into the layout."""
     layout = kwargs.get("layout")
     if not isinstance(layout, FlatLayout) or layout.kept_images is None:
         return None
     hidden, kwargs = (args[0], kwargs) if args else (kwargs.pop("hidden_states"), kwargs)
     num = layout.num_image
-    some = slice(max(num, 1))  # never none: the library's attention cannot shape zero rows
-    keys, values = _image_keys(layer, hidden[:, some], _rows(kwargs, some))
+    some = slice(max(num, 1))  # never none: the library's attention cannot shape zero positions
+    keys, values = _image_keys(layer, hidden[:, some], _select_positions(kwargs, some))
     kept = torch.cat([layout.kept_images, torch.arange(num, hidden.shape[1], device=hidden.device)])
-    kwargs = _rows(kwargs, kept)
+    kwargs = _select_positions(kwargs, kept)
     kwargs["layout"] = replace(layout, image_keys=keys[:, :, :num], image_values=values[:, :, :num])
     return (hidden.index_select(1, kept),), kwargs
 
 
 @dataclass(frozen=True, slots=True)
 class CollectingLayout:
-    """Asks the attention for the keys and values of its rows instead of an output."""
+    """Asks the attention for the keys and values of its positions instead of an output."""
 
     keys_and_values: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     """Filled by the attention: float[B, G, S, d] each."""
@@ -83,7 +83,7 @@ class CollectingLayout:
 
 
 def _image_keys(layer: Any, hidden: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Return keys and values of the image rows, each float[1, G, n, d]; keys are rotated."""
+    """Return keys and values of the image positions, each float[1, G, n, d]; keys are rotated."""
     collecting = CollectingLayout()
     norm = getattr(layer, "input_layernorm", None)
     layer.self_attn(
@@ -92,11 +92,11 @@ def _image_keys(layer: Any, hidden: Tensor, kwargs: dict[str, Any]) -> tuple[Ten
     return collecting.keys_and_values[0]
 
 
-def _rows(kwargs: dict[str, Any], rows: Tensor | slice) -> dict[str, Any]:
-    """Return a layer's keyword arguments for some of the rows."""
+def _select_positions(kwargs: dict[str, Any], chosen: Tensor | slice) -> dict[str, Any]:
+    """Return a layer's keyword arguments for the chosen positions."""
     cos, sin = kwargs["position_embeddings"]
     return {
         **kwargs,
-        "position_embeddings": (cos[:, rows], sin[:, rows]),
-        "position_ids": kwargs["position_ids"][:, rows],
+        "position_embeddings": (cos[:, chosen], sin[:, chosen]),
+        "position_ids": kwargs["position_ids"][:, chosen],
     }

@@ -1,11 +1,11 @@
 """Many short dialogues in a flat row as two calls of flash attention, on CUDA.
 
-Slices cost one call per dialogue and per run of text, which short dialogues make many. Kernels for
-sequences of various lengths take all of them at once, if each has its keys in one piece: so the
-image keys that a run of text sees are gathered. Used where torch has such a kernel: on CUDA in 16
-bits. The index arithmetic is tested on a CPU with a stand-in for the kernel.
+Attention over slices costs one call per dialogue and per text span, which are many where dialogues
+are short. A kernel for sequences of various lengths takes all of them at once if the keys of each
+are contiguous, so the image keys that a text span sees are gathered. torch has such a kernel on
+CUDA in 16 bits. The index arithmetic is tested on a CPU with a stand-in for the kernel.
 
-T text positions of a flat row, R runs of text that see images, M gathered image keys, D dialogues,
+T text positions of a flat row, R text spans that see images, M gathered image keys, D dialogues,
 H query heads, G key heads, d head width.
 """
 
@@ -42,13 +42,13 @@ class Sequences:
     """Of the D dialogues' text."""
 
     span_rows: Tensor
-    """int64[n]: the text positions that see images, run by run."""
+    """int64[n]: the text positions that see images, span by span."""
 
     spans: Bounds
-    """Of the R runs among these."""
+    """Of the R spans among these."""
 
     image_keys: Tensor
-    """int64[M]: for each run the image positions it sees, one run after the other."""
+    """int64[M]: for each span the image positions it sees, one span after the other."""
 
     images: Bounds
     """Of the R sets of image keys."""
@@ -60,15 +60,15 @@ def sequences_of(
     """Return the sequences of a flat row.
 
     Args:
-        dialogues: for each its text positions, its image positions, and its runs of text as (text
+        dialogues: for each its text positions, its image positions, and its text spans as (text
             positions, image positions before).
     """
     rows: list[Tensor] = []
     keys: list[Tensor] = []
     text = image = 0
-    for num_text, num_image, runs in dialogues:
+    for num_text, num_image, spans in dialogues:
         start = text
-        for length, seen in runs:
+        for length, seen in spans:
             if seen:
                 rows.append(torch.arange(start, start + length))
                 keys.append(torch.arange(image, image + seen))
@@ -116,7 +116,7 @@ def attend_sequences(
     """
     kernel = _torch_kernel() if kernel is None else kernel
     grouped = query.shape[1] != text[0].shape[1]
-    texts, runs, images = sequences.texts, sequences.spans, sequences.images
+    texts, spans, images = sequences.texts, sequences.spans, sequences.images
     output: Tensor = kernel(
         query,
         *text,
@@ -133,9 +133,9 @@ def attend_sequences(
     onto_images = kernel(
         query.index_select(0, sequences.span_rows),
         *(one.index_select(0, sequences.image_keys) for one in image),
-        runs.ends,
+        spans.ends,
         images.ends,
-        runs.longest,
+        spans.longest,
         images.longest,
         scale=scale,
         enable_gqa=grouped,

@@ -160,7 +160,7 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         return cls(config, tower=tower, decoder=decoder)
 
     def add_prompt_table(self) -> None:
-        """Read prompts by a table of their own from now on; it begins as the decoder's."""
+        """Give prompts a table of their own, which starts as a copy of the decoder's."""
         self.config.prompt_table = True
         self.prompt_embeddings = copy.deepcopy(self.decoder.get_input_embeddings())
 
@@ -205,7 +205,7 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             past_key_values: a cache that this model made; it is extended in place.
             use_cache: return a cache.
             inputs_embeds: float[B, S, D] in place of embedding ids and pixels.
-            logits_to_keep: the last so many positions only; 0 is all. The logits of padding mean
+            logits_to_keep: how many of the last positions get logits; 0 is all. Those of padding mean
                 nothing.
             return_dict: what generation passes; the result is always a `VisualChatOutput`.
 
@@ -304,7 +304,7 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
 
     @property
     def reuses_images(self) -> bool:
-        """Whether what `image_states` gives for an image may stand for it in any dialogue."""
+        """Whether the states of an image, once computed, are valid in any dialogue."""
         return self._key_rotation is not None
 
     @cached_property
@@ -333,8 +333,8 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         """Extend a cache by ids int64[B, T] and the pixels of their slots, without gradients.
 
         Args:
-            images: what `image_states` gave for the images of one row, in place of their pixels;
-                only if `reuses_images`. The last id must be text.
+            images: the states of the images of one row, by `compute_image_states`, in place of their
+                pixels; only if `reuses_images`. The last id must be text.
 
         Returns:
             The logits of the last position, float[B, V], and the cache, which is the given one.
@@ -350,7 +350,7 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     def _extend_with_images(
         self, cache: DialogueCache | None, input_ids: Tensor, images: Sequence[ImageStates]
     ) -> tuple[Tensor, DialogueCache]:
-        """Extend the cache of one row whose images are known, see `extend`."""
+        """Extend the cache of one row whose images are computed, see `extend`."""
         assert self._key_rotation is not None
         slots = input_ids == self.config.image_token_id
         cache = DialogueCache() if cache is None else cache

@@ -23,7 +23,7 @@ def order_features(
 
 
 def reverse_in_dialogues(features: Tensor, slots: Tensor, segments: Tensor) -> Tensor:
-    """Return features of images with the order of those of each dialogue turned around.
+    """Return features of images with the order of each dialogue's images reversed.
 
     Args:
         features: float[N, P, D], in the order of their slots.
@@ -37,5 +37,5 @@ def reverse_in_dialogues(features: Tensor, slots: Tensor, segments: Tensor) -> T
     )
     ends = counts.cumsum(0)
     starts = ends - counts
-    places = torch.arange(len(features), device=features.device)
-    return features[starts[dialogue] + ends[dialogue] - 1 - places]
+    index = torch.arange(len(features), device=features.device)
+    return features[starts[dialogue] + ends[dialogue] - 1 - index]

@@ -1,4 +1,6 @@
-"""Weights saved by the published DeepSpeed-VisualChat code as those of our model, every key known.
+"""Weights saved by the published DeepSpeed-VisualChat code as those of our model.
+
+Every key is accounted for.
 
 Its `pytorch_model.bin` is the state of one module: `vis_encoder`, `lang_decoder`, `lang_embed`,
 `projection`. Where it trained with LoRA, keys `...lora_left_weight` and `...lora_right_weight`
@@ -36,7 +38,7 @@ NOT_READ = re.compile(
     r"vis_encoder\.vision_model\.(embeddings\.position_ids$|post_layernorm\.)"
     r"|lang_decoder\.model\.layers\.\d+\.self_attn\.rotary_emb\."
 )
-"""Constants that every library version makes anew, and a norm whose output nothing reads."""
+"""Constants that every library version recomputes, and a norm whose output nothing reads."""
 
 LEFT, RIGHT = ".lora_left_weight", ".lora_right_weight"
 

@@ -40,7 +40,7 @@ class Tower(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TowerTraits:
-    """What is known of a tower from its configuration."""
+    """What a configuration says about a tower."""
 
     image_size: int
     """Side in pixels of the square it was made for."""
@@ -52,7 +52,7 @@ class TowerTraits:
     """Per channel, of pixel values between 0 and 1, unless stated otherwise."""
 
     std: tuple[float, ...]
-    """Likewise."""
+    """As `mean`."""
 
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -71,10 +71,10 @@ def register_towers() -> None:
 
 
 def read_traits(config: PreTrainedConfig) -> TowerTraits:
-    """Return what is known of towers with such a configuration.
+    """Return what a configuration says about its tower.
 
     Raises:
-        ValueError: a tower of another make.
+        ValueError: a tower of another kind.
     """
     if config.model_type not in HUGGING_FACE_TOWERS + OUR_TOWERS:
         raise ValueError(

@@ -30,7 +30,7 @@ FOLDER_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 class OpenClipVisionConfig(PreTrainedConfig):  # type: ignore[misc]
-    """Give `name`; all else follows from it, and is kept so that a saved tower looks nothing up."""
+    """Give `name`; all else follows, and is saved so that a loaded tower looks nothing up."""
 
     model_type = "open_clip"
 

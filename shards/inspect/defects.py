@@ -27,8 +27,8 @@ class Defect:
 
     def __str__(self) -> str:
         """Return one line: where, what, found, wanted."""
-        place = f"{self.file}, sample {self.sample}" if self.sample else self.file
-        return f"{place}: {self.what}: found {self.found}, wanted {self.wanted}"
+        location = f"{self.file}, sample {self.sample}" if self.sample else self.file
+        return f"{location}: {self.what}: found {self.found}, wanted {self.wanted}"
 
 
 def missing_files(shards: ShardSet) -> Iterator[Defect]:

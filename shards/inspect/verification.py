@@ -101,8 +101,10 @@ def _shard_defects(
         except tarfile.TarError as error:
             yield Defect(file=name, what="tar", found=str(error), wanted="a whole tar file")
     for row in rows.values():
-        place = f"{row['stem']} ({row['key']})"
-        yield Defect(file=name, sample=place, what="tar entries", found="none", wanted="a sample")
+        location = f"{row['stem']} ({row['key']})"
+        yield Defect(
+            file=name, sample=location, what="tar entries", found="none", wanted="a sample"
+        )
 
 
 def _stored_samples(file: IO[bytes]) -> Iterator[tuple[str, list[tuple[IndexRow, bytes]]]]:
@@ -136,57 +138,57 @@ def _sample_defects(
     if row is None:
         yield Defect(file=shard, sample=stem, what="index row", found="none", wanted="one")
         return
-    place = {"file": shard, "sample": f"{stem} ({row['key']})"}
+    location = {"file": shard, "sample": f"{stem} ({row['key']})"}
     found = {located["name"]: located for located, _ in stored}
     wanted = {located["name"]: located for located in row["members"]}
     for member in sorted(found.keys() | wanted.keys()):
         what = f"member {member}"
-        yield from _compare(found.get(member), wanted.get(member), **place, what=what)
+        yield from _compare(found.get(member), wanted.get(member), **location, what=what)
     try:
         sample = decode_sample({m["name"]: data for m, data in stored}, name="sample")
     except ValueError as error:
-        yield Defect(**place, what="members", found=str(error), wanted="a sample")
+        yield Defect(**location, what="members", found=str(error), wanted="a sample")
         return
     actual = index_row(sample, stem=stem, located=[])
     for column in actual.keys() - {"members"}:
-        yield from _compare(actual[column], row[column], **place, what=f"index column {column}")
-    yield from _image_defects(sample, place)
-    yield from _token_defects(sample, place, tokenizer, end_id=end_id)
+        yield from _compare(actual[column], row[column], **location, what=f"index column {column}")
+    yield from _image_defects(sample, location)
+    yield from _token_defects(sample, location, tokenizer, end_id=end_id)
 
 
-def _image_defects(sample: Sample, place: dict[str, str]) -> Iterator[Defect]:
+def _image_defects(sample: Sample, location: dict[str, str]) -> Iterator[Defect]:
     """Compare stated image sizes with those in the images' headers; decodes no pixels."""
     for number, image in enumerate(sample.images):
         what = f"size of image {number}"
         try:
             with Image.open(io.BytesIO(image.data)) as opened:
-                yield from _compare(opened.size, image.size, **place, what=what)
+                yield from _compare(opened.size, image.size, **location, what=what)
                 check_stored_size(opened.size, name="image")
         except PictureError as error:
-            yield Defect(**place, what=what, found=str(error), wanted="what a reader decodes")
+            yield Defect(**location, what=what, found=str(error), wanted="what a reader decodes")
         except (OSError, Image.DecompressionBombError) as error:
-            yield Defect(**place, what=what, found=str(error), wanted=str(image.size))
+            yield Defect(**location, what=what, found=str(error), wanted=str(image.size))
 
 
 def _token_defects(
-    sample: Sample, place: dict[str, str], tokenizer: TextTokenizer, *, end_id: int
+    sample: Sample, location: dict[str, str], tokenizer: TextTokenizer, *, end_id: int
 ) -> Iterator[Defect]:
     """Compare ids with the vocabulary, slots with images, supervised ids with answers."""
     slots = int((sample.ids == tokenizer.image_id).sum())
-    yield from _compare(slots, len(sample.images), **place, what="number of <image> ids")
+    yield from _compare(slots, len(sample.images), **location, what="number of <image> ids")
     in_range = bool(((sample.ids >= 0) & (sample.ids < tokenizer.num_ids)).all())
     if not in_range:
         found = f"{sample.ids.min()} to {sample.ids.max()}"
-        yield Defect(**place, what="ids", found=found, wanted=f"0 to {tokenizer.num_ids - 1}")
+        yield Defect(**location, what="ids", found=found, wanted=f"0 to {tokenizer.num_ids - 1}")
         return
     answers = _supervised_texts(sample, tokenizer, end_id=end_id)
-    yield from _compare(len(answers), len(sample.rounds), **place, what="supervised answers")
+    yield from _compare(len(answers), len(sample.rounds), **location, what="supervised answers")
     for number, (text, stored) in enumerate(zip(answers, sample.rounds, strict=False)):
         end = tokenizer.decode([end_id])
         wanted = stored.answer + end
         if text != wanted and text != tokenizer.round_trip(stored.answer) + end:
             what = f"supervised text of round {number}"
-            yield from _compare(text, wanted, **place, what=what)
+            yield from _compare(text, wanted, **location, what=what)
 
 
 def _supervised_texts(sample: Sample, tokenizer: TextTokenizer, *, end_id: int) -> list[str]:

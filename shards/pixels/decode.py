@@ -31,7 +31,7 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 
 
 class Scratch(threading.local):
-    """Memory of each thread for one image at a time, before it is cropped; never cleared anew."""
+    """Memory of each thread for one image at a time, before it is cropped; never cleared."""
 
     def __init__(self) -> None:
         self._memory = np.empty(0, np.uint8)

@@ -91,7 +91,7 @@ def scale_into(sizes: NDArray[np.int64], *, box: NDArray[np.int64]) -> NDArray[n
 
 
 def possible_grids(max_tiles: int) -> list[tuple[int, int]]:
-    """Return all (columns, rows) of at most so many tiles, fewest tiles first, then columns."""
+    """Return all (columns, rows) of at most `max_tiles`, fewest tiles first, then columns."""
     grids = [
         (columns, rows)
         for columns in range(1, max_tiles + 1)

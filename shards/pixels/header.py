@@ -33,7 +33,7 @@ DAMAGE = (*_BROKEN, *_BROKEN_TOO)
 
 _HEAD_BYTES = 64 * 2**10
 _SHORT_HEAD_BYTES = 2 * 2**10
-"""A JPEG without thumbnail and colour profile states its size within so many bytes."""
+"""A JPEG without thumbnail and colour profile states its size within its first bytes, this many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
