@@ -196,17 +196,18 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             pixel_values: [N, 3, H, W], uint8, or floats that are already normalised; images in the
                 order of their slots, row by row. With labels and no image, a row with a blank
                 image and no loss is added, see `blank_image.py`.
-            position_ids: int64[B, S]; counted per segment if not given. segment_ids: int64[B, S], 0
-            for padding, else the dialogue of the row, each in one piece. attention_mask: [B, S] or
-            [B, K], 0 for padding: one dialogue per row. Not with
+            position_ids: int64[B, S]; counted per segment if not given.
+            segment_ids: int64[B, S], 0 for padding, else the dialogue of the row, each in one
+                piece.
+            attention_mask: [B, S] or [B, K], 0 for padding: one dialogue per row. Not with
                 `segment_ids`.
             labels: int64[B, S], the id itself where it is supervised, -100 elsewhere; position t is
                 predicted from t - 1.
             past_key_values: a cache that this model made; it is extended in place.
             use_cache: return a cache.
             inputs_embeds: float[B, S, D] in place of embedding ids and pixels.
-            logits_to_keep: how many of the last positions get logits; 0 is all. Those of padding mean
-                nothing.
+            logits_to_keep: how many of the last positions get logits; 0 is all. Those of
+                padding mean nothing.
             return_dict: what generation passes; the result is always a `VisualChatOutput`.
 
         Raises:
@@ -333,8 +334,8 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         """Extend a cache by ids int64[B, T] and the pixels of their slots, without gradients.
 
         Args:
-            images: the states of the images of one row, by `compute_image_states`, in place of their
-                pixels; only if `reuses_images`. The last id must be text.
+            images: the states of the images of one row, by `compute_image_states`, in place of
+                their pixels; only if `reuses_images`. The last id must be text.
 
         Returns:
             The logits of the last position, float[B, V], and the cache, which is the given one.
