@@ -89,18 +89,22 @@ def export_checkpoint(checkpoint: Checkpoint, out: Path, *, precision: str | Non
         aside / "preprocessor_config.json", preprocessor_config(model, stored_side=stored_side)
     )
     write_json(aside / EXPORT_FACTS, export_facts(checkpoint))
-    text = README.format(
-        step=checkpoint.step,
-        name=out.name,
-        positions=model.config.positions_per_image,
-        slot=tokenizer.image_id,
-        side=model.config.image_size,
-        tiles=TILES if model.config.max_tiles else "",
-    )
-    (aside / "README.md").write_text(text, encoding="utf-8")
+    readme = _readme(checkpoint, model, name=out.name)
+    (aside / "README.md").write_text(readme, encoding="utf-8")
     for file in aside.iterdir():
         inherit_permissions(file)
     aside.rename(out)
+
+
+def _readme(checkpoint: Checkpoint, model: VisualChat, *, name: str) -> str:
+    return README.format(
+        step=checkpoint.step,
+        name=name,
+        positions=model.config.positions_per_image,
+        slot=checkpoint.tokenizer.image_id,
+        side=model.config.image_size,
+        tiles=TILES if model.config.max_tiles else "",
+    )
 
 
 def preprocessor_config(model: VisualChat, *, stored_side: int | None) -> dict[str, object]:

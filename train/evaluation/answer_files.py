@@ -46,20 +46,7 @@ def write_question_answers(
         "scores": {name: [_score_facts(one) for one in some] for name, some in scores.items()},
         "answers": {name: [_answer_facts(one) for one in some] for name, some in answered.items()},
     }
-    entries = (
-        (
-            variant,
-            one.question.id,
-            one.question.kind,
-            len(one.question.images),
-            one.question.question,
-            one.question.answer,
-            one.answer,
-            one.is_right,
-        )
-        for variant, some in answered.items()
-        for one in some
-    )
+    entries = (_csv_entry(variant, one) for variant, some in answered.items() for one in some)
     variant, first = next(iter(answered.items()))
     page = evaluation_page(
         [
@@ -132,6 +119,21 @@ def _answer_facts(one: AnsweredQuestion) -> dict[str, Any]:
         "ended": one.ended,
         "right": one.is_right,
     }
+
+
+def _csv_entry(variant: str, one: AnsweredQuestion) -> Sequence[object]:
+    """Return the values of `QUESTION_COLUMNS`."""
+    question = one.question
+    return (
+        variant,
+        question.id,
+        question.kind,
+        len(question.images),
+        question.question,
+        question.answer,
+        one.answer,
+        one.is_right,
+    )
 
 
 def _round_facts(one: AnsweredRound) -> dict[str, Any]:

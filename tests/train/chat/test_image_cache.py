@@ -47,16 +47,16 @@ def test_answers_about_known_images_are_those_about_new_ones(tmp_path, chat_mode
     assert len(forgetful.image_cache) == 0
 
 
-def test_the_memory_keeps_the_images_used_last_within_its_bytes(chat_model, monkeypatch):
+def test_the_cache_holds_the_most_recent_images_within_its_bytes(chat_model, monkeypatch):
     model = chat_model.model
     one_image = model.compute_image_states(toy_picture(0)[None], num_positions=POSITIONS).size_bytes
-    memory = ImageStateCache(max_bytes=2 * one_image)
+    cache = ImageStateCache(max_bytes=2 * one_image)
     counts = count_images(monkeypatch, chat_model)
     for number in (0, 1, 0, 2, 0, 1):
-        memory.states(model, toy_picture(number), num_positions=POSITIONS)
-        assert memory.size_bytes <= 2 * one_image
+        cache.states(model, toy_picture(number), num_positions=POSITIONS)
+        assert cache.size_bytes <= 2 * one_image
     assert len(counts) == 4  # 0, 1, 2, and 1 again: it was used longest ago when 2 came
-    assert len(memory) == 2
+    assert len(cache) == 2
 
 
 def test_under_causal_attention_images_go_with_their_dialogue(tmp_path, monkeypatch):

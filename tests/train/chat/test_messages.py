@@ -39,7 +39,7 @@ def test_messages_become_rounds_with_their_images_and_answers():
     assert (second.images, second.question, second.answer) == ((), "Which?", None)
 
 
-def test_what_the_request_does_not_say_is_the_default():
+def test_a_missing_field_takes_the_default():
     request = read({"role": "user", "content": "What?"}, model="any", logprobs=False, stop=None)
     assert request.sampling == DEFAULT
     assert (request.system, request.seed, request.stream) == (None, 0, False)

@@ -250,7 +250,7 @@ def test_requests_at_once_get_the_answers_they_would_get_alone(address):
     assert [found[q] for q in questions] == alone
 
 
-def test_a_client_that_goes_away_stops_its_answer(service, chat_model, address, monkeypatch):
+def test_a_client_that_disconnects_stops_its_answer(service, chat_model, address, monkeypatch):
     extend = type(chat_model.model).extend
     monkeypatch.setattr(
         type(chat_model.model),

@@ -134,7 +134,7 @@ def test_an_answer_cut_by_its_limit_is_still_closed_by_an_end_token(chat_model):
     assert session.ids[length + 1] == chat_model.tokenizer.end_id
 
 
-def test_stopping_keeps_what_came_and_the_chat_goes_on(chat_model):
+def test_stopping_keeps_the_partial_answer_and_the_chat_goes_on(chat_model):
     session = session_of(chat_model, max_new_tokens=50)
     whole = session_of(chat_model, max_new_tokens=50)
     list(whole.ask("What?"))
@@ -170,7 +170,7 @@ def test_an_interrupted_question_leaves_the_dialogue_as_it_was(chat_model, monke
     assert session.ids == undisturbed.ids
 
 
-def test_recalled_rounds_are_fed_with_the_next_question_as_in_training(chat_model, monkeypatch):
+def test_added_rounds_are_fed_with_the_next_question_as_in_training(chat_model, monkeypatch):
     pictures = [toy_picture(i) for i in range(3)]
     recalled = session_of(chat_model, max_new_tokens=100)
     for one, images in zip(ROUNDS[:2], (pictures[:2], []), strict=True):
@@ -185,7 +185,7 @@ def test_recalled_rounds_are_fed_with_the_next_question_as_in_training(chat_mode
     assert recalled.num_images == 3
 
 
-def test_a_recalled_dialogue_goes_on_as_if_it_had_been_held(chat_model):
+def test_a_dialogue_of_added_rounds_continues_as_if_the_model_had_answered_them(chat_model):
     held = session_of(chat_model, max_new_tokens=30)
     answer = "".join(held.ask("What?", images=[toy_picture(0)]))
     recalled = session_of(chat_model, max_new_tokens=30)

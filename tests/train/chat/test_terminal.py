@@ -109,7 +109,7 @@ def test_escape_codes_never_reach_the_terminal():
     assert printable("red\x1b[2J\x07\x9b1m\tblue\n\u00e9\r") == "red[2J1m\tblue\n\u00e9"
 
 
-def test_images_wait_for_the_next_question_and_are_numbered_on(chat_model, picture_file):
+def test_images_are_pending_until_the_next_question_and_numbered_through(chat_model, picture_file):
     conversation = conversation_of(chat_model)
     assert conversation.prompt == "you> "
     conversation.handle(f"/image {picture_file}")
@@ -166,7 +166,7 @@ def test_clear_forgets_and_quit_leaves(chat_model, picture_file):
     assert not conversation.handle("/quit")
 
 
-def test_a_cut_answer_is_said_to_be_cut(chat_model):
+def test_a_cut_answer_is_marked_as_cut(chat_model):
     conversation = conversation_of(chat_model, max_new_tokens=1)
     conversation.handle("What?")
     assert "(cut at the most new tokens allowed)" in said(conversation)[1]

@@ -75,7 +75,7 @@ def test_every_weight_is_the_checkpoints_and_chat_answers_alike(exported):
     assert answers[0] == answers[1]
 
 
-def test_precision_is_as_asked(exported):
+def test_the_precision_is_the_requested_one(exported):
     export_checkpoint(open_checkpoint(exported / "plain"), exported / "half", precision="bf16")
     assert load_chat_model(exported / "half", device="cpu")[0].model.dtype == torch.bfloat16
 

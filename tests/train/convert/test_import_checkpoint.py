@@ -300,7 +300,9 @@ def test_a_model_with_the_qwen_vl_tower_is_imported_with_its_tower(parts, traine
     assert model.config.positions_per_image == 9
 
 
-def test_weights_that_lora_was_not_added_to_are_an_error_unless_told(parts, trained, tmp_path):
+def test_weights_that_lora_was_not_added_to_are_an_error_unless_lora_says_so(
+    parts, trained, tmp_path
+):
     others = {k: torch.randn_like(v) if "_proj.weight" in k else v for k, v in trained.items()}
     with pytest.raises(ValueError, match="neither those of the given parts"):
         import_state(others, parts, tmp_path)
@@ -308,7 +310,7 @@ def test_weights_that_lora_was_not_added_to_are_an_error_unless_told(parts, trai
     assert account.lora == "fused"
 
 
-def test_lora_saved_in_half_precision_is_told_apart(parts, trained, tmp_path):
+def test_lora_saved_in_half_precision_is_recognized(parts, trained, tmp_path):
     for way, lora in ((fused, "fused"), (dict, "apart")):
         state = {key: value.half() for key, value in way(trained).items()}
         model, account = import_state(state, parts, tmp_path)

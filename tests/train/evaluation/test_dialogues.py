@@ -72,7 +72,7 @@ def test_a_wrong_dialogue_is_named(folder, dialogues, message):
         read_dialogues(written(folder, dialogues))
 
 
-def test_a_round_is_answered_with_the_rounds_before_it_in_view(folder):
+def test_a_round_is_answered_after_the_rounds_before_it(folder):
     chat_model = toy_chat_model(folder)
     dialogues = read_dialogues(written(folder, PUBLISHED))
     answered = answer_dialogues(chat_model, dialogues, max_new_tokens=3, metrics=())

@@ -1,9 +1,9 @@
+"""`vchat-train eval`: its files, its table, its errors."""
+
 import csv
 import json
 
 import pytest
-import torch
-from PIL import Image
 
 from vchat.base.cli import run_command
 from vchat.model.adapters import adapt
@@ -14,52 +14,10 @@ from vchat.train.chat.chat_model import load_chat_model
 from vchat.train.chat.generation import Sampling
 from vchat.train.chat.session import ChatSession
 from vchat.train.commands.main import group
-from vchat.train.evaluation.answering import Batching, answer_questions, equal_length_batches
+from vchat.train.evaluation.answering import Batching, answer_questions
 from vchat.train.evaluation.metrics import normalise_answer
 from vchat.train.evaluation.questions import read_questions
 from vchat_testing.toy_chat import list_files, save_toy_checkpoint, toy_chat_model
-
-TEXTS = ("What color?", "How many circles are there?", "What is this?", "Left or right?")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def chat_model(tmp_path_factory):
-    return toy_chat_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def questions_file(tmp_path_factory):
-    """Twenty questions of two kinds with 0 to 2 images each."""
-    folder = tmp_path_factory.mktemp("eval")
-    entries = []
-    for i in range(20):
-        names = [f"images/{i}-{k}.png" for k in range(i % 3)]
-        for k, name in enumerate(names):
-            (folder / "images").mkdir(exist_ok=True)
-            Image.effect_noise((24, 20), 10 + 9 * i + 50 * k).convert("RGB").save(folder / name)
-        entries.append(
-            {
-                "id": f"q{i}",
-                "kind": "color" if i % 2 else "count",
-                "images": names,
-                "question": TEXTS[i % 4],
-                "answer": "red" if i % 4 < 2 else "two",
-                "chance": 0.5,
-            }
-        )
-    path = folder / "eval.json"
-    path.write_text(json.dumps(entries))
-    return path
-
-
-@pytest.fixture(scope="module")
-def checkpoint(chat_model, tmp_path_factory):
-    return save_toy_checkpoint(chat_model, tmp_path_factory.mktemp("run"))
 
 
 def run_eval(monkeypatch, capsys, *flags):
@@ -69,87 +27,6 @@ def run_eval(monkeypatch, capsys, *flags):
         run_command(group)
     captured = capsys.readouterr()
     return end.value.code, captured.out, captured.err
-
-
-def test_batched_answers_equal_asking_one_by_one_in_a_chat(chat_model, questions_file):
-    questions = read_questions(questions_file)
-    batched = answer_questions(chat_model, questions, max_new_tokens=10, batching=Batching(rows=8))
-    assert [one.question for one in batched] == questions
-    for question, one in zip(questions, batched, strict=True):
-        session = ChatSession(chat_model, sampling=Sampling(max_new_tokens=10))
-        images = [chat_model.decode_picture(path.read_bytes()) for path in question.images]
-        assert "".join(session.ask(question.question, images=images)) == one.answer
-    assert len({one.answer for one in batched}) > 5
-
-
-def test_batching_never_changes_an_answer(chat_model, questions_file):
-    questions = read_questions(questions_file)
-    one_by_one, few, many = (
-        answer_questions(chat_model, questions, max_new_tokens=10, batching=batching)
-        for batching in (Batching(rows=1), Batching(rows=3), Batching(rows=100, positions=1 << 20))
-    )
-    assert one_by_one == few == many
-
-
-def test_an_answer_ends_at_its_end_token_while_others_of_the_batch_go_on(
-    chat_model, questions_file, monkeypatch
-):
-    questions = [q for q in read_questions(questions_file) if len(q.images) == 1][:2] * 2
-    end, letter = chat_model.tokenizer.end_id, 70
-    steps = iter([[letter, letter], [end, letter], [letter, letter], [letter, end]] * 2)
-    monkeypatch.setattr(
-        "vchat.train.evaluation.answering.next_ids", lambda *_, **__: torch.tensor(next(steps))
-    )
-    same = [questions[0], questions[0]]
-    short, long = answer_questions(chat_model, same, max_new_tokens=9, batching=Batching())
-    assert long.answer == short.answer * 3
-    assert short.ended
-    assert long.ended
-
-
-def test_a_checkpoint_in_a_chat_template_answers_up_to_the_end_token_of_the_template(
-    questions_file, tmp_path, monkeypatch
-):
-    made = toy_chat_model(tmp_path, shape="llama_3")
-    loaded, _ = load_chat_model(save_toy_checkpoint(made, tmp_path / "out"), system="Be brief.")
-    assert (loaded.template.name, loaded.template.system) == ("chat", "Be brief.")
-    ends = [loaded.tokenizer.decode([one]) for one in (loaded.end_id, loaded.tokenizer.end_id)]
-    assert ends == ["<|eot_id|>", "<|end_of_text|>"]
-    steps = iter([[70], [loaded.tokenizer.end_id], [70], [loaded.end_id]])
-    monkeypatch.setattr(
-        "vchat.train.evaluation.answering.next_ids", lambda *_, **__: torch.tensor(next(steps))
-    )
-    question = read_questions(questions_file)[0]
-    (answer,) = answer_questions(loaded, [question], max_new_tokens=9, batching=Batching())
-    letter = loaded.tokenizer.decode([70])
-    assert answer.answer == f"{letter}<|end_of_text|>{letter}"
-    assert answer.ended
-
-
-def test_a_cut_answer_is_reported_as_not_ended(chat_model, questions_file):
-    questions = read_questions(questions_file)[:3]
-    cut = answer_questions(chat_model, questions, max_new_tokens=1, batching=Batching())
-    assert not any(one.ended for one in cut)
-
-
-def test_blank_images_hide_the_images(chat_model, questions_file):
-    questions = [q for q in read_questions(questions_file) if len(q.images) == 2]
-    same_text = [q for q in questions if q.question == questions[0].question]
-    assert len(same_text) > 1
-    hidden = answer_questions(
-        chat_model, same_text, max_new_tokens=10, batching=Batching(), blank=True
-    )
-    assert len({one.answer for one in hidden}) == 1
-
-
-def test_batches_hold_every_index_once_with_equal_lengths_within_the_limits():
-    lengths = [5, 9, 5, 5, 9, 7, 5, 50]
-    batches = list(equal_length_batches(lengths, batching=Batching(rows=3, positions=20)))
-    assert sorted(i for batch in batches for i in batch) == list(range(8))
-    for batch in batches:
-        assert len({lengths[i] for i in batch}) == 1
-        assert len(batch) == 1 or len(batch) * lengths[batch[0]] <= 20
-    assert max(map(len, batches)) == 3
 
 
 def test_the_command_writes_every_answer_and_prints_the_table(

@@ -21,12 +21,12 @@ def answered(kind, num_images, *, right, chance=0.5):
 
 
 @pytest.mark.parametrize("text", ["red", " red\n", "RED", "red.", "Red. ", "red ."])
-def test_blanks_case_and_one_final_full_stop_are_forgiven(text):
+def test_blanks_case_and_one_final_full_stop_are_ignored(text):
     assert normalise_answer(text) == "red"
 
 
 @pytest.mark.parametrize("text", ["re d", "red..", "red!", "a red", ".red", ""])
-def test_nothing_else_is_forgiven(text):
+def test_nothing_else_is_ignored(text):
     assert normalise_answer(text) != "red"
 
 
@@ -50,7 +50,7 @@ def test_the_interval_is_the_published_wilson_interval(num_right, num_trials, lo
 
 
 @pytest.mark.parametrize("num_right, num_trials", [(0, 1), (1, 1), (0, 500), (500, 500), (7, 9)])
-def test_the_interval_lies_in_0_to_1_and_holds_the_share(num_right, num_trials):
+def test_the_interval_lies_in_0_to_1_and_contains_the_share(num_right, num_trials):
     low, high = wilson_interval(num_right, num_trials=num_trials)
     assert 0 <= low <= num_right / num_trials <= high <= 1
     assert low < high
@@ -83,7 +83,7 @@ def test_scores_are_per_kind_then_per_number_of_images_then_all():
     assert [s.is_total for s in result] == [False, False, False, True, True, True]
 
 
-def test_three_runs_fit_into_80_columns():
+def test_three_variants_fit_into_80_columns():
     as_is = score_answers([answered("numbered_image", 1, right=i < 47) for i in range(48)])
     blank = score_answers([answered("numbered_image", 1, right=i < 12) for i in range(48)])
     out = io.StringIO()
@@ -94,7 +94,7 @@ def test_three_runs_fit_into_80_columns():
     assert line.count("25.0 (15-39)") == 2
 
 
-def test_the_table_shows_runs_side_by_side():
+def test_the_table_shows_variants_side_by_side():
     as_is = score_answers([answered("color", 1, right=True)] * 4)
     blank = score_answers([answered("color", 1, right=False)] * 4)
     out = io.StringIO()
