@@ -3,10 +3,10 @@
 `BatchReader.read` composes the chain; its stages follow in the order in which they work:
 
     next_batches       which rows this process reads next, from the plan
-    start_batches      take a buffer, send remote reads on their way, let threads decode
+    start_batches      take a buffer, start remote reads, let threads read and decode
     keep_ahead         hold a bounded number of started micro-batches
     wait_for_rows      until the buffer of the first one is full
-    collate_batches    tensors, with their place in the plan
+    collate_batches    tensors, with their step and number in the plan
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def keep_ahead(
 
 @dataclass(frozen=True, slots=True)
 class LoadedBatch:
-    """A micro-batch whose rows lie in its buffer."""
+    """A micro-batch whose rows are in its buffer."""
 
     planned: PlannedBatch
     buffer: BatchBuffer
@@ -184,7 +184,7 @@ def wait_for_rows(batches: Iterable[PendingBatch], *, metrics: Metrics) -> Itera
 def collate_batches(
     loaded_batches: Iterable[LoadedBatch], *, faults: FaultPolicy
 ) -> Iterator[tuple[PlannedBatch, Batch]]:
-    """Yield each micro-batch as tensors, with its place in the plan.
+    """Yield each micro-batch as tensors, with its epoch, step and number.
 
     Raises:
         ShardError: a sample is unreadable, under `on_fault = "raise"`.

@@ -60,7 +60,7 @@ class CacheFiller:
             self._changed.notify()
 
     def stop(self) -> None:
-        """Stop the thread; abandons a download that is under way."""
+        """Stop the thread; abandons a pending download."""
         with self._changed:
             self._stopped = True
             self._changed.notify()

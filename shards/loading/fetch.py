@@ -1,6 +1,6 @@
 """Read what training needs of one sample: token ids, supervision mask and image bytes, checked.
 
-The members of a sample lie one after the other in the tar, and the index says where: one byte range
+The members of a sample are next to each other in the tar, and the index says where: one byte range
 per sample, or one for several where `ranges.py` merges them. No tar header is parsed.
 """
 

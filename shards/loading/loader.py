@@ -1,7 +1,7 @@
 """Execute an epoch plan: read, check, decode and collate its rows; resume exactly.
 
 Iterating a `Loader` yields the micro-batches of one rank, step after step and epoch after epoch,
-from the position in its state on. Any loop can use it:
+from the first unfinished step in its state on. Any loop can use it:
 
     loader = Loader(open_shards(folder), arguments, rows_per_step=64, rows_per_micro_batch=4,
                     rank=rank, world_size=world_size, image_size=224)
@@ -81,7 +81,7 @@ class Loader(IterableDataset[Batch]):
             threads: how many check, decode and lay out rows; other threads read remote ranges.
             prefetch_rows: the most rows that are being read or wait to be collated.
             prefetch_bytes: the most bytes, read and decoded, they may have together; one
-                micro-batch always may. Whole shards on the way into a cache do not count.
+                micro-batch always may. Whole shards for the cache do not count.
             pin_memory: deliver batches in page-locked memory, for `Batch.to` a GPU without waiting.
             on_fault: `skip` delivers an unreadable sample without labels and with black images.
             max_skipped: the most such samples in an epoch, then it is an error.
@@ -187,7 +187,7 @@ class Loader(IterableDataset[Batch]):
         return self.cursor.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to the position of a state; iterate anew afterwards.
+        """Go to the step of a state; takes effect with a new iteration.
 
         Raises:
             ValueError: an argument differs in mid-epoch, or the same arguments give other rows.

@@ -76,8 +76,10 @@ def rank_work(
     in_step = rows % rows_per_step // world_size // rows_per_micro_batch
     moment = rows // rows_per_step * rows_per_step + in_step
     group = moment * world_size + rank
-    drawn = np.repeat(rows, np.diff(plan.row_offsets[: len(rows) + 1]))
-    reads = count_reads(plan.samples[: len(drawn)], group[drawn], plan=plan, spans=spans)
+    row_of_draw = np.repeat(rows, np.diff(plan.row_offsets[: len(rows) + 1]))
+    reads = count_reads(
+        plan.samples[: len(row_of_draw)], group[row_of_draw], plan=plan, spans=spans
+    )
     reader = reads.micro_batch % world_size
     return RankWork(
         bytes=sum_by_rank(reads.bytes, reader, world_size=world_size),

@@ -1,4 +1,4 @@
-"""Where a reader stands in the epochs of a plan: the plans, what one rank reads next, and a state.
+"""How far a reader is in the epochs of a run: the plans, what one rank reads next, and a state.
 
 A state is the arguments of the plans, the digest of the current one, its epoch, and a position in
 rows of finished steps. It holds no rank, world size or micro-batch, so any of them may change.
@@ -32,7 +32,7 @@ MIN_SAMPLES_TO_STORE = 200_000
 
 @dataclass(frozen=True, slots=True)
 class PlannedBatch:
-    """One micro-batch of the plan: where it stands, and which rows this rank reads for it."""
+    """One micro-batch of the plan: its step, and which rows this rank reads for it."""
 
     plan: EpochPlan
     step: int
@@ -229,7 +229,7 @@ class PlanCursor:
             try:
                 pending.set_result(self._make_plan(epoch, arguments))
             except Exception as err:
-                pending.set_exception(err)  # raised where the plan is asked for
+                pending.set_exception(err)  # `plan` raises it
 
         threading.Thread(target=make, name="vchat-planning", daemon=True).start()
 

@@ -58,9 +58,8 @@ def mix64(values: Hashes) -> Hashes:
 
     The finaliser of SplitMix64, after adding its increment, so that 0 does not stay 0.
     """
-    mixed = (
-        values + _GOLDEN
-    )  # updated in place: beside it, only one array of shifted values is as long
+    # Updated in place: beside it, only one array of shifted values is as long.
+    mixed = values + _GOLDEN
     mixed ^= mixed >> np.uint64(30)
     mixed *= np.uint64(0xBF58476D1CE4E5B9)
     mixed ^= mixed >> np.uint64(27)
@@ -95,8 +94,8 @@ def fold_words(words: Hashes, offsets: NDArray[np.int64]) -> Hashes:
     for start in range(0, int(lengths.max(initial=0)), 8):
         longer = np.flatnonzero(lengths > start)
         unused_bits = (8 * np.clip(8 - (lengths[longer] - start), 0, 7)).astype(np.uint64)
-        kept = np.uint64(0xFFFFFFFFFFFFFFFF) >> unused_bits
-        hashes[longer] = mix64(hashes[longer] ^ (words[offsets[longer] + start] & kept))
+        mask = np.uint64(0xFFFFFFFFFFFFFFFF) >> unused_bits
+        hashes[longer] = mix64(hashes[longer] ^ (words[offsets[longer] + start] & mask))
     return hashes
 
 

@@ -41,7 +41,7 @@ class PlanSummary:
     """Share of positions in use, zero-weight rows not counted: what packing achieves."""
 
     displacement: float
-    """Mean distance of a sample from its place in storage / samples; a uniform shuffle has 1/3."""
+    """Mean distance of a sample from its rank in storage / samples; a uniform shuffle has 1/3."""
 
     shards_per_step: float
     """Mean number of different shards that the samples of a step come from."""
@@ -93,7 +93,7 @@ def ratio(part: int, whole: int) -> float:
 
 
 def displacement(samples: SampleNumbers) -> float:
-    """Return the mean distance of samples from their place in storage, as a share of all."""
+    """Return the mean distance of samples from their ranks in storage, as a share of all."""
     stored = np.empty(len(samples), np.int64)
     stored[np.argsort(samples, kind="stable")] = np.arange(len(samples))
     moved = int(np.abs(stored - np.arange(len(samples))).sum())

@@ -78,7 +78,7 @@ class RunData:
             for what, now in self._costs_before.items()
             if what != "waiting_s"
         }
-        skipped = self.loader.num_skipped[self.loader.cursor.epoch]
+        skipped = self.loader.num_skipped[self.loader.epoch]
         return since | ({"skipped_samples": skipped} if skipped else {})
 
     def state(self) -> dict[str, Any]:

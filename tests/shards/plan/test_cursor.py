@@ -43,13 +43,13 @@ def test_the_next_plan_is_made_by_a_thread_in_the_second_half_of_an_epoch(
 
     monkeypatch.setattr(plan_cursor, "plan_epoch", noting)
     here = cursor()
-    places = here.batches_from(epoch=0, first_row=0)
+    batches = here.batches_from(epoch=0, first_row=0)
     half = here.plan(0).num_rows // 2
-    first_half = list(itertools.takewhile(lambda place: place.step_rows.stop <= half, places))
+    first_half = list(itertools.takewhile(lambda batch: batch.step_rows.stop <= half, batches))
     assert first_half
     assert is_there.wait(10), "nobody has asked for epoch 1"
     assert dict(made)[1] != threading.current_thread().name
-    first_of_next = next(place for place in places if place.epoch == 1)
+    first_of_next = next(batch for batch in batches if batch.epoch == 1)
     assert first_of_next.plan.digest == plan_epoch(here.index, arguments(epoch=1)).digest
     assert [epoch for epoch, _ in made] == [0, 1]
 
@@ -64,25 +64,25 @@ def test_an_error_in_the_next_plan_is_raised_where_it_is_needed(
 
     monkeypatch.setattr(plan_cursor, "plan_epoch", failing)
     here = cursor()
-    places = here.batches_from(epoch=0, first_row=0)
-    until_the_end = itertools.islice(places, here.plan(0).num_steps(4) * 2)
-    assert [place.step_rows.stop for place in until_the_end][-1] == here.plan(0).num_rows
+    batches = here.batches_from(epoch=0, first_row=0)
+    until_the_end = itertools.islice(batches, here.plan(0).num_steps(4) * 2)
+    assert [batch.step_rows.stop for batch in until_the_end][-1] == here.plan(0).num_rows
     with pytest.raises(ValueError, match="no such plan"):
-        next(places)
+        next(batches)
 
 
 def test_a_pending_plan_is_not_pickled_with_the_cursor() -> None:
     here = cursor()
-    places = here.batches_from(epoch=0, first_row=here.plan(0).num_rows // 8 * 4)
-    next(places), next(places)
+    batches = here.batches_from(epoch=0, first_row=here.plan(0).num_rows // 8 * 4)
+    next(batches), next(batches)
     there = pickle.loads(pickle.dumps(here))  # noqa: S301
     assert there.plan(1).digest == here.plan(1).digest
 
 
 def test_changed_arguments_make_another_next_plan() -> None:
     here = cursor()
-    places = here.batches_from(epoch=0, first_row=here.plan(0).num_rows // 8 * 4)
-    next(places), next(places)
+    batches = here.batches_from(epoch=0, first_row=here.plan(0).num_rows // 8 * 4)
+    next(batches), next(batches)
     other = cursor()
     other.arguments = replace(other.arguments, lanes=1)
     other.epoch, other.next_row = 0, 4

@@ -128,10 +128,10 @@ def test_any_topology_reads_the_same_steps_with_equally_many_rows(
             for rank in range(world_size)
         ]
         assert len({len(micro_batches) for micro_batches in given_out}) == 1
-        places = [row for rank in given_out for micro in rank for row in micro]
+        dealt = [row for rank in given_out for micro in rank for row in micro]
         assert {len(micro) for rank in given_out for micro in rank} == {rows_per_micro_batch}
-        assert sorted(row for row in places if row is not None) == list(wanted)
-        zero_weight += places.count(None)
+        assert sorted(row for row in dealt if row is not None) == list(wanted)
+        zero_weight += dealt.count(None)
     summary = summarize_plan(
         plan,
         rows_per_step=rows_per_step,

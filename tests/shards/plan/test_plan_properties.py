@@ -52,8 +52,8 @@ class PartOfSet(ShardSet):
             whole.folder, manifest=whole.manifest | {"digests": digests}, store=whole.store
         )
         table = whole.index("train").take(numbers)
-        place = table.schema.get_field_index("source")
-        self._part = table.set_column(place, "source", pa.array(sources, pa.string()))
+        column = table.schema.get_field_index("source")
+        self._part = table.set_column(column, "source", pa.array(sources, pa.string()))
 
     def index(self, split: str | None = None) -> pa.Table:
         return self._part
@@ -122,7 +122,7 @@ def has_a_step(blend: Blend, *, rows_per_step: int) -> bool:
 
 
 def delivered(loader: Loader, *, workers: int) -> Iterator[Any]:
-    """Yield the places that worker processes of a DataLoader would read, in its order."""
+    """Yield the micro-batches that worker processes of a DataLoader would read, in its order."""
     patched = pytest.MonkeyPatch()
     shares = []
     for worker in range(workers):
@@ -159,10 +159,12 @@ def test_any_schedule_gives_the_same_global_batches(stored: ShardSet, data: st.D
         for _ in range(data.draw(st.integers(1, 4), label="steps until the stop")):
             numbers: list[int] = []
             for rank, stream in zip(ranks, streams, strict=True):
-                places = list(itertools.islice(stream, rank.micro_batches_per_step))
-                assert [place.ends_step for place in places] == [False] * (len(places) - 1) + [True]
-                rows = [row for place in places for row in place.rows if row is not None]
-                numbers += itertools.chain(*(places[0].plan.row(row).tolist() for row in rows))
+                batches = list(itertools.islice(stream, rank.micro_batches_per_step))
+                assert [batch.ends_step for batch in batches] == [False] * (len(batches) - 1) + [
+                    True
+                ]
+                rows = [row for batch in batches for row in batch.rows if row is not None]
+                numbers += itertools.chain(*(batches[0].plan.row(row).tolist() for row in rows))
                 rank.finish_step()
             found.append(sorted(numbers))
         state = json.loads(json.dumps(ranks[-1].state_dict()))

@@ -147,15 +147,15 @@ def test_a_cursor_saves_plans_of_large_sets_only(
     monkeypatch.setattr(plan_cursor, "MIN_SAMPLES_TO_STORE", 1)
     assert_same_plan(cursor().plan(0), wanted)
     assert len(list(tmp_path.iterdir())) == 1
-    here, kept = cursor(), cursor()
-    for place, again in itertools.islice(
+    here, saved = cursor(), cursor()
+    for batch, again in itertools.islice(
         zip(
             here.batches_from(epoch=0, first_row=0),
-            kept.batches_from(epoch=0, first_row=0),
+            saved.batches_from(epoch=0, first_row=0),
             strict=True,
         ),
         9,
     ):
-        assert place.rows == again.rows
+        assert batch.rows == again.rows
     shutil.rmtree(tmp_path)
     assert cursor().plan(0).digest == wanted.digest

@@ -124,8 +124,8 @@ def test_sets_are_weighted_and_equal_keys_are_not_neighbours() -> None:
     index = index_of([0] * 400, sets=(0, 1))
     assert len(plan(index).samples) == 400
     positions = {}
-    for place, number in enumerate(plan(index).samples.tolist()):
-        positions.setdefault(index.keys[number], []).append(place)
+    for index_in_epoch, number in enumerate(plan(index).samples.tolist()):
+        positions.setdefault(index.keys[number], []).append(index_in_epoch)
     assert sum(abs(a - b) == 1 for a, b in positions.values()) < 10
     weighted = plan(index, set_weights=(1.0, 0.25)).samples
     counts = Counter((weighted % 2).tolist())
