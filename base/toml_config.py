@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import tomllib
 import types
 import typing
@@ -20,6 +21,8 @@ from vchat.base.cli import WrongUse
 from vchat.base.nearest import did_you_mean
 
 T = TypeVar("T")
+
+BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class WrongKeyError(WrongUse):
@@ -173,15 +176,19 @@ def _plain(value: Any) -> Any:
 
 
 def _lines(table: dict[str, Any], *, prefix: str) -> list[str]:
-    lines = [f"{key} = {_literal(item)}" for key, item in table.items() if not _is_table(item)]
+    """Return the lines of a table: its values first, then its tables under dotted headers."""
+    values = {key: item for key, item in table.items() if not isinstance(item, dict)}
+    lines = [f"{_key(key)} = {_literal(item)}" for key, item in values.items()]
     for key, item in table.items():
-        if _is_table(item):
-            lines += ["", f"[{prefix}{key}]", *_lines(item, prefix=f"{prefix}{key}.")]
+        if isinstance(item, dict):
+            dotted = f"{prefix}{_key(key)}"
+            lines += ["", f"[{dotted}]", *_lines(item, prefix=f"{dotted}.")]
     return lines
 
 
-def _is_table(value: Any) -> bool:
-    return isinstance(value, dict)
+def _key(name: str) -> str:
+    """Return a key as TOML; quoted if it has other characters than a bare one may have."""
+    return name if BARE_KEY.fullmatch(name) else json.dumps(name)
 
 
 def _literal(value: Any) -> str:

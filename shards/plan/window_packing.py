@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vchat.base.arrays import offsets_from_counts
 from vchat.shards.plan.arguments import PlanArguments
 from vchat.shards.plan.ordering import Hashes, make_sort_keys, mix64
 from vchat.shards.plan.packing import pack
@@ -61,7 +62,7 @@ def pack_windows(
     selection, starts = sort_by_shard(selection, index)
     inputs = index.image_inputs(arguments.grid)
     samples = np.empty(len(selection.samples), np.int32)
-    sizes, hashes, costs = [np.zeros(1, np.int64)], [np.zeros(0, np.uint64)], []
+    sizes, hashes, costs = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)], []
     lanes, windows = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
     end = 0
     for shards in shards_by_window(lane, window):
@@ -85,7 +86,7 @@ def pack_windows(
         lanes.append(np.full(len(sizes[-1]), lane[shards[0]], np.int32))
         windows.append(np.full(len(sizes[-1]), window[shards[0]], np.int32))
     return PackedRows(
-        row_offsets=np.cumsum(np.concatenate(sizes)),
+        row_offsets=offsets_from_counts(np.concatenate(sizes)),
         samples=samples,
         lane=np.concatenate(lanes),
         window=np.concatenate(windows),

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import random
 from pathlib import Path
 
 import pytest
 
-from vchat.shards.format.manifest import manifest_digest
-from vchat.shards.format.open_shards import open_remote_shards, open_shards
+from vchat.shards.format.open_shards import open_shards
 from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.storage.config import StorageConfig
 from vchat.shards.storage.remote import RemoteStore
@@ -20,7 +18,6 @@ from vchat_testing.fault_proxy import start_proxy
 from vchat_testing.range_server import FolderServer, serve_folder
 from vchat_testing.s3_server import Bucket
 from vchat_testing.toy import toy_shards
-from vchat_testing.toy_loading import first_epoch, keys_of, toy_loader
 
 
 @pytest.fixture(scope="module")
@@ -46,18 +43,6 @@ def test_ranges_equal_the_file(shard_set: ShardSet, served: FolderServer) -> Non
         assert store.read("train-000000.tar", start, end) == data[start:end]
 
 
-def test_a_set_behind_a_url_is_read_like_a_folder(
-    shard_set: ShardSet, served: FolderServer, tmp_path: Path
-) -> None:
-    remote = open_remote_shards(served.url, copies=tmp_path)
-    assert remote.index("train").equals(shard_set.index("train"))
-    assert remote.tokenizer().fingerprint == shard_set.tokenizer().fingerprint
-    assert keys_of(first_epoch(toy_loader(remote))) == keys_of(first_epoch(toy_loader(shard_set)))
-    asked = served.requests["/tokenizer/tokenizer.json"]
-    open_remote_shards(served.url, copies=tmp_path)
-    assert served.requests["/tokenizer/tokenizer.json"] == asked
-
-
 def test_what_is_not_there_is_asked_for_once(served: FolderServer, tmp_path: Path) -> None:
     with pytest.raises(ShardError, match=r"gone\.tar at byte 0"):
         store_at(served).read("gone.tar", 0, 10)
@@ -71,19 +56,6 @@ def test_an_object_that_is_replaced_is_an_error(served: FolderServer) -> None:
     served.etag = '"2"'
     with pytest.raises(ShardError, match=r"train-000000\.tar at byte 100: .*object was replaced"):
         store.read("train-000000.tar", 100, 200)
-
-
-def test_a_manifest_cannot_write_outside_the_copies(shard_set: ShardSet, tmp_path: Path) -> None:
-    hostile = json.loads((shard_set.folder / "manifest.json").read_text())
-    hostile["index"][0]["name"] = "../../../evil"
-    hostile["sha256"] = manifest_digest(hostile)
-    (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "manifest.json").write_text(json.dumps(hostile))
-    with (
-        serve_folder(tmp_path / "set") as served,
-        pytest.raises(ValueError, match="plain file name"),
-    ):
-        open_remote_shards(served.url, copies=tmp_path / "copies")
 
 
 def test_another_process_connects_anew(served: FolderServer) -> None:
@@ -117,12 +89,6 @@ def test_pauses_double_up_to_ten_seconds_and_add_up_to_what_was_allowed() -> Non
 def test_a_url_that_no_client_knows_is_an_error_that_names_it(url: str) -> None:
     with pytest.raises(ValueError, match=rf"{url}: .*; wanted s3://, gs://, az://"):
         open_shards(url)
-
-
-def test_a_cache_that_is_a_file_is_an_error(served: FolderServer, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"storage.cache = .*file is a file, wanted a folder"):
-        open_shards(served.url, storage=StorageConfig(cache=tmp_path / "file"))
 
 
 @pytest.mark.parametrize(
