@@ -57,6 +57,7 @@ from prep_peers import CODECS, QUALITY, samples
 from vchat.base.processes import process_pool
 from vchat.prep.convert.images import ImagePolicy, encode_for_shard
 from vchat.prep.convert.recipe import Recipe, SourceChoice
+from vchat.prep.tasks.local_engine import PRELOAD
 from vchat_testing.toy import toy_tokenizer
 
 SCRIPT = Path(__file__).with_name("prep_peers.py")
@@ -139,9 +140,8 @@ def check_same_libraries(folder: Path) -> None:
     """Check that the loop makes the bytes that a build stores."""
     data = (folder / "data/coco/train2017/000000000000.jpg").read_bytes()
     assert simplejpeg.decode_jpeg_header(data)[:2] == (480, 640)
-    assert encode_for_shard(data, ImagePolicy(quality=QUALITY), key="", name="").data == CODECS[
-        "fast"
-    ](data)
+    stored = encode_for_shard(data, ImagePolicy(quality=QUALITY), key="", name="")
+    assert stored.data == CODECS["fast"](data)
 
 
 def bare_loop(folder: Path, codec: str, *, first: int = 0, step: int = 1) -> None:
@@ -158,7 +158,7 @@ def loop_with_tokens(folder: Path) -> None:
 
 def two_loops(folder: Path) -> None:
     """Share the bare loop between two workers as a build has them."""
-    with process_pool(2) as pool:
+    with process_pool(2, preload=PRELOAD) as pool:
         for half in [pool.submit(bare_loop, folder, "fast", first=n, step=2) for n in (0, 1)]:
             half.result()
 

@@ -1,4 +1,6 @@
-"""Sources to staged records: the recipe, the conversion, its accounting, the doctor.
+"""Turn the sources that a recipe names into staged records, with every entry accounted for.
 
-Knows no plan and no shard.
+Offers `recipe.Recipe`, `resolve.resolve_sources`, `convert_all.convert_all`, `staged` (the files of
+records), `images` (how shards store an image) and `doctor.examine_source`. Must not know how
+records are blended, and writes no shard.
 """

@@ -255,7 +255,7 @@ def retokenize_shard(request: Retokenization, shard: PlannedShard) -> int:
     """Write one new shard and its result file; return the number of samples read."""
     output, counts = request.output, RecordCounts()
     samples = _make_samples(_open_set(request), shard, counts=counts)
-    write_task_shard(shard, samples, counts=counts, work=output.work, output=output)
+    write_task_shard(shard, samples, counts=counts, output=output)
     return shard.end
 
 

@@ -12,7 +12,7 @@ from vchat.prep.tasks.task import run_task
 PROGRESS_FOLDER = "progress"
 """Folder in the work folder with one counter per running task (`processes.open_counter`)."""
 
-_PRELOAD = (
+PRELOAD = (
     "vchat.prep.tasks.task",
     "vchat.prep.convert.convert_all",
     "vchat.shards.pixels.decode",
@@ -22,7 +22,7 @@ _PRELOAD = (
 
 def start_workers_early() -> None:
     """Load the workers' modules in the background while this process still plans."""
-    start_fork_server(_PRELOAD)
+    start_fork_server(PRELOAD)
 
 
 def run_tasks(
@@ -47,7 +47,7 @@ def run_tasks(
         workers=workers,
         counts=work / PROGRESS_FOLDER,
         on_progress=on_dialogues,
-        preload=_PRELOAD,
+        preload=PRELOAD,
     )
 
 

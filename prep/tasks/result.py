@@ -29,7 +29,6 @@ def write_task_shard(
     samples: Iterable[Sample],
     *,
     counts: RecordCounts,
-    work: Path,
     output: Output,
 ) -> None:
     """Write a task's shard, bring it to its place, and store what `read_result` reads.
@@ -45,7 +44,7 @@ def write_task_shard(
         output.put(path.name, sha256=finished.sha256)
     else:
         path.unlink()
-    _write_result(work, shard, rows=rows, finished=finished, counts=counts)
+    _write_result(output.work, shard, rows=rows, finished=finished, counts=counts)
 
 
 def _write_result(
@@ -69,13 +68,13 @@ def _write_result(
 
 
 def read_result(
-    work: Path, shard: PlannedShard, *, output: Output
+    shard: PlannedShard, *, output: Output
 ) -> tuple[RecordCounts, FinishedShard | None] | None:
     """Return what a finished task left, or None if it is not done.
 
     The shard is None if none of its records could be used.
     """
-    file = work / RESULTS_FOLDER / f"{shard.name}.json"
+    file = output.work / RESULTS_FOLDER / f"{shard.name}.json"
     if not file.exists():
         return None
     found = json.loads(file.read_text(encoding="utf-8"))
@@ -96,11 +95,7 @@ def find_missing(
     shards: Sequence[PlannedShard], numbers: Iterable[int], *, output: Output
 ) -> list[int]:
     """Return those of the given shard numbers whose task is not done."""
-    return [
-        number
-        for number in numbers
-        if read_result(output.work, shards[number], output=output) is None
-    ]
+    return [number for number in numbers if read_result(shards[number], output=output) is None]
 
 
 def read_results(
@@ -113,7 +108,7 @@ def read_results(
     """
     counts, finished, missing = [], [], []
     for shard in shards:
-        found = read_result(output.work, shard, output=output)
+        found = read_result(shard, output=output)
         if found is None:
             missing.append(f"{shard.name}.tar")
             continue

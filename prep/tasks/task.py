@@ -72,11 +72,11 @@ def run_task(work: Path, number: int, *, on_dialogue: Callable[[], None]) -> Non
     """
     opened = _open_job(work, (work / JOB_FILE).stat().st_mtime_ns)
     shard, output = opened.plan.shards[number], opened.job.output
-    if read_result(work, shard, output=output) is not None:
+    if read_result(shard, output=output) is not None:
         return
     counts = RecordCounts()
     samples = _make_samples(opened, shard, counts=counts, on_dialogue=on_dialogue)
-    write_task_shard(shard, samples, counts=counts, work=work, output=output)
+    write_task_shard(shard, samples, counts=counts, output=output)
 
 
 @lru_cache(maxsize=1)
