@@ -134,7 +134,7 @@ class CachedLayout:
         return output.transpose(1, 2)
 
 
-def cached_layout(
+def make_cached_layout(
     kinds: Tensor, segments: Tensor, *, num_new: int, positions: Tensor | None = None
 ) -> CachedLayout:
     """Return the layout of the newest `num_new` positions.

@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from vchat.model.attention import Layout
-from vchat.model.cached_layout import DialogueCache, cached_layout
-from vchat.model.flat_layout import FlatLayout, PrefillLayout, flat_layout
+from vchat.model.cached_layout import DialogueCache, make_cached_layout
+from vchat.model.flat_layout import FlatLayout, PrefillLayout, make_flat_layout
 
 IGNORED = -100
 """The label of a position that carries no loss."""
@@ -102,7 +102,7 @@ class FlatDecoding:
 
     def decode_all(self, rows: Rows) -> Tensor:
         """See `Decoding`."""
-        flat = flat_layout(rows.kinds, rows.segments)
+        flat = make_flat_layout(rows.kinds, rows.segments)
         hidden = _decode_flat(self.decoder, rows, flat)
         everywhere = hidden.new_zeros(rows.kinds.numel(), hidden.shape[-1])
         return everywhere.index_copy(0, flat.order, hidden).view(*rows.kinds.shape, -1)
@@ -110,7 +110,7 @@ class FlatDecoding:
     def decode_predictors(self, rows: Rows, labels: Tensor) -> Predictors:
         """See `Decoding`."""
         row, column = find_predictors(labels, rows.segments)
-        flat = flat_layout(rows.kinds, rows.segments)
+        flat = make_flat_layout(rows.kinds, rows.segments)
         index = flat.index_of(row * labels.shape[1] + column, batch_size=labels.numel())
         if self.skips_images:
             flat, index = _skip_unread_images(flat, index)
@@ -141,9 +141,9 @@ class FlatDecoding:
         if text_layout is not None:
             layout = text_layout
         elif is_first:
-            layout = PrefillLayout(flat=flat_layout(kinds, segments))
+            layout = PrefillLayout(flat=make_flat_layout(kinds, segments))
         else:
-            layout = cached_layout(kinds, segments, num_new=num_new, positions=positions)
+            layout = make_cached_layout(kinds, segments, num_new=num_new, positions=positions)
         position_ids = rows.newest_positions(segments)
         return run_decoder(self.decoder, rows.embeddings, position_ids, layout, cache)
 

@@ -128,7 +128,7 @@ class PrefillLayout:
         )
 
 
-def flat_layout(kinds: Tensor, segments: Tensor) -> FlatLayout:
+def make_flat_layout(kinds: Tensor, segments: Tensor) -> FlatLayout:
     """Return the flat layout of a batch.
 
     Args:

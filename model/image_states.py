@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from vchat.model.attention import IMAGE, TEXT
 from vchat.model.cached_layout import DialogueCache
 from vchat.model.decoding import FlatDecoding, Rows
-from vchat.model.flat_layout import flat_layout
+from vchat.model.flat_layout import make_flat_layout
 
 PROBE_POSITION = 7
 """Position at which the probe is computed a second time."""
@@ -146,7 +146,7 @@ def extend_with_images(
         )
     ones = torch.ones_like(slots, dtype=torch.int64)
     is_first = cache.get_seq_length() == 0
-    layout = flat_layout(torch.where(slots, IMAGE, TEXT), ones) if is_first else None
+    layout = make_flat_layout(torch.where(slots, IMAGE, TEXT), ones) if is_first else None
     new_positions = torch.arange(len(is_image), device=is_image.device) + cache.get_seq_length()
     _add_images(cache, rotation, images, positions=new_positions[is_image])
     text = new_positions[None, ~is_image]

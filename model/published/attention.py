@@ -69,12 +69,12 @@ class PublishedLayout:
         return attended.view(num_rows, num_heads, num_queries, width).transpose(1, 2)
 
 
-def published_layout(kinds: Tensor, segments: Tensor, *, num_new: int) -> PublishedLayout:
+def make_published_layout(kinds: Tensor, segments: Tensor, *, num_new: int) -> PublishedLayout:
     """Return the layout of the published code, which differs from the paper and looks ahead.
 
     Image positions attend to the text before them, beside their own value. Where a softmax has no
     key at all, both of its masks cancel out, and the query gets the mean over the earlier keys of
-    the other kind and the later keys of this kind. Arguments as for `cached_layout`.
+    the other kind and the later keys of this kind. Arguments as for `make_cached_layout`.
     """
     num_keys = kinds.shape[1]
     keys = torch.arange(num_keys, device=kinds.device)

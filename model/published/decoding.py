@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from vchat.model.cached_layout import DialogueCache
 from vchat.model.decoding import Predictors, Rows, find_predictors, predictors, run_decoder
-from vchat.model.published.attention import published_layout
+from vchat.model.published.attention import make_published_layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class PublishedDecoding:
 
     def decode_all(self, rows: Rows) -> Tensor:
         """See `Decoding`."""
-        layout = published_layout(rows.kinds, rows.segments, num_new=rows.kinds.shape[1])
+        layout = make_published_layout(rows.kinds, rows.segments, num_new=rows.kinds.shape[1])
         return run_decoder(self.decoder, rows.embeddings, rows.positions(), layout)
 
     def decode_predictors(self, rows: Rows, labels: Tensor) -> Predictors:
@@ -31,6 +31,6 @@ class PublishedDecoding:
     def decode_newest(self, rows: Rows, cache: DialogueCache) -> Tensor:
         """See `Decoding`."""
         kinds, segments, _ = cache.remember(rows.kinds, rows.segments)
-        layout = published_layout(kinds, segments, num_new=rows.kinds.shape[1])
+        layout = make_published_layout(kinds, segments, num_new=rows.kinds.shape[1])
         position_ids = rows.newest_positions(segments)
         return run_decoder(self.decoder, rows.embeddings, position_ids, layout, cache)

@@ -24,7 +24,7 @@ REASONS: Mapping[str, str] = {
     "duplicate": "a record of the same id or content came before",
     "empty_text": "a question or an answer is empty",
     "held_out_image": "a training record shows a photograph that is held out for evaluation",
-    "huge_image": "an image's header declares more bytes or pixels than we decode",
+    "huge_image": "an image has more bytes or pixels than we decode, or than a shard may hold",
     "missing_image": "an image is not where the annotation says",
     "placeholder_mismatch": "the places for images in the text do not match the images",
     "tiny_image": "a side of an image is shorter than 2 pixels",

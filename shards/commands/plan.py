@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from vchat.shards.format.shard_set import ShardSet
     from vchat.shards.pixels.grid import Tiling
     from vchat.shards.plan.arguments import PlanArguments, SourceShare
-    from vchat.shards.plan.joined_sets import JoinedSets
 
 POSITIVE = click.IntRange(min=1)
 
@@ -52,11 +51,18 @@ def plan(shards: tuple[str, ...], as_json: bool, **options: Any) -> None:
     but the index of the shards.
     """
     from vchat.shards.format.open_shards import open_shards
+    from vchat.shards.loading.rank_work import describe_plan
     from vchat.shards.plan.joined_sets import join_sets
 
     opened = [open_shards(folder) for folder in shards]
     sets = join_sets(opened, split=options["split"])
-    found = describe_plan(sets, read_plan_arguments(opened, options), options)
+    found = describe_plan(
+        sets,
+        read_plan_arguments(opened, options),
+        rows_per_step=options["rows_per_step"],
+        rows_per_micro_batch=options["rows_per_micro_batch"],
+        world_size=options["ranks"],
+    )
     if as_json:
         click.echo(json.dumps(found, indent=1))
     else:
@@ -113,29 +119,6 @@ def read_source_share(text: str) -> SourceShare:
         raise click.UsageError(
             f"--mix {text!r}: wanted SOURCE=WEIGHT or SOURCE=WEIGHT,CAP"
         ) from err
-
-
-def describe_plan(
-    sets: JoinedSets, arguments: PlanArguments, options: dict[str, Any]
-) -> dict[str, Any]:
-    """Plan, and return what the plan holds and what each rank reads, as JSON values."""
-    from vchat.shards.loading.rank_work import SampleSpans, rank_work
-    from vchat.shards.plan.epoch import plan_epoch
-    from vchat.shards.plan.summary import summarize_plan
-
-    made = plan_epoch(sets.index, arguments)
-    topology = {
-        "rows_per_step": options["rows_per_step"],
-        "rows_per_micro_batch": options["rows_per_micro_batch"],
-        "world_size": options["ranks"],
-    }
-    work = rank_work(made, spans=SampleSpans.of(sets), **topology)
-    return {
-        **summarize_plan(made, **topology).as_json(),
-        "excluded_keys": [made.index.keys[int(number)] for number in made.excluded],
-        "dropped_keys": made.list_dropped_keys(options["rows_per_step"]),
-        "per_rank": work.as_json(),
-    }
 
 
 def print_table(found: dict[str, Any]) -> None:

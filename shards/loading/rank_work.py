@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vchat.shards.loading.ranges import LARGEST_RANGE, range_starts, sample_spans
-from vchat.shards.plan.epoch import EpochPlan
+from vchat.shards.plan.arguments import PlanArguments
+from vchat.shards.plan.epoch import EpochPlan, plan_epoch
 from vchat.shards.plan.joined_sets import JoinedSets
+from vchat.shards.plan.summary import summarize_plan
 from vchat.shards.plan.window_packing import SampleNumbers
 
 Ints = NDArray[np.int64]
@@ -145,3 +147,27 @@ def imbalance(images: Ints, rank: Ints, *, moment: Ints, world_size: int) -> flo
     np.add.at(per_rank, (number, rank), images)
     working = per_rank[per_rank.sum(axis=1) > 0]
     return float((working.max(axis=1) / working.mean(axis=1)).mean()) if len(working) else 1.0
+
+
+def describe_plan(
+    sets: JoinedSets,
+    arguments: PlanArguments,
+    *,
+    rows_per_step: int,
+    rows_per_micro_batch: int,
+    world_size: int,
+) -> dict[str, Any]:
+    """Plan an epoch; return what it holds and what each rank reads, as JSON values."""
+    plan = plan_epoch(sets.index, arguments)
+    topology = {
+        "rows_per_step": rows_per_step,
+        "rows_per_micro_batch": rows_per_micro_batch,
+        "world_size": world_size,
+    }
+    work = rank_work(plan, spans=SampleSpans.of(sets), **topology)
+    return {
+        **summarize_plan(plan, **topology).as_json(),
+        "excluded_keys": [plan.index.keys[int(number)] for number in plan.excluded],
+        "dropped_keys": plan.list_dropped_keys(rows_per_step),
+        "per_rank": work.as_json(),
+    }

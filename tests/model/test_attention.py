@@ -10,9 +10,9 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from vchat.model.attention import IMAGE, PAD, TEXT, attend, visible_keys
-from vchat.model.cached_layout import cached_layout
+from vchat.model.cached_layout import make_cached_layout
 from vchat.model.decoding import FlatDecoding, Rows, positions_in_segments
-from vchat.model.flat_layout import FlatLayout, flat_layout, sequences_of_dialogues
+from vchat.model.flat_layout import FlatLayout, make_flat_layout, sequences_of_dialogues
 from vchat.model.varlen import attend_sequences
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -66,7 +66,7 @@ def one_row(layout: FlatLayout, tensor):
 @pytest.mark.parametrize("key_heads", [4, 2, 1])
 def test_flat_rows_equal_the_textbook(key_heads):
     query, key, value, kinds, segments = random_batch(key_heads=key_heads)
-    layout = flat_layout(kinds, segments)
+    layout = make_flat_layout(kinds, segments)
     flat = (one_row(layout, x) for x in (query, key, value))
     output, _ = attend(torch.nn.Identity(), *flat, None, scaling=0.3, layout=layout)
     expected = one_row(layout, textbook(query, key, value, kinds, segments, 0.3))
@@ -94,7 +94,7 @@ def one_after_the_other(
 @pytest.mark.parametrize("key_heads", [4, 2])
 def test_many_sequences_at_once_equal_the_textbook(key_heads):
     query, key, value, kinds, segments = random_batch(key_heads=key_heads)
-    layout = flat_layout(kinds, segments)
+    layout = make_flat_layout(kinds, segments)
     sequences = sequences_of_dialogues(layout.dialogues, device=kinds.device)
     q, k, v = (one_row(layout, x)[0].transpose(0, 1) for x in (query, key, value))
     n = layout.num_image
@@ -107,7 +107,7 @@ def test_many_sequences_at_once_equal_the_textbook(key_heads):
 
 def test_many_sequences_without_an_image_are_one_call():
     kinds = torch.tensor([[TEXT] * 5, [TEXT, TEXT, PAD, PAD, PAD]])
-    layout = flat_layout(kinds, (kinds != PAD).long())
+    layout = make_flat_layout(kinds, (kinds != PAD).long())
     sequences = sequences_of_dialogues(layout.dialogues, device=kinds.device)
     calls = []
 
@@ -131,7 +131,7 @@ def test_torchs_kernel_takes_what_we_give_it():
 @pytest.mark.parametrize("num_new", [1, 2, 6, 10])
 def test_newest_positions_equal_the_textbook(num_new):
     query, key, value, kinds, segments = random_batch()
-    layout = cached_layout(kinds, segments, num_new=num_new)
+    layout = make_cached_layout(kinds, segments, num_new=num_new)
     output, _ = attend(
         torch.nn.Identity(), query[:, :, -num_new:], key, value, None, scaling=0.3, layout=layout
     )
@@ -327,7 +327,7 @@ def test_gradient_checkpointing_changes_no_gradient(new_model, row, attention):
 
 def test_a_row_longer_than_the_sliding_window_is_an_error():
     query, key, value, kinds, segments = random_batch()
-    layout = flat_layout(kinds, segments)
+    layout = make_flat_layout(kinds, segments)
     with pytest.raises(ValueError, match=r"6 positions is longer than .* sliding window of 5"):
         attend(
             torch.nn.Identity(),
@@ -342,7 +342,7 @@ def test_a_row_longer_than_the_sliding_window_is_an_error():
 @pytest.mark.parametrize("name", ["softcap", "s_aux", "position_bias"])
 def test_what_mmca_does_not_define_is_an_error(name):
     query, key, value, kinds, segments = random_batch()
-    layout = cached_layout(kinds, segments, num_new=10)
+    layout = make_cached_layout(kinds, segments, num_new=10)
     with pytest.raises(ValueError, match=name):
         attend(
             torch.nn.Identity(), query, key, value, None, scaling=1.0, layout=layout, **{name: 1.0}
