@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vchat.base.imports import pause_collection
 from vchat.train.commands.options import AS_JSON, CHECKPOINT
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def heldout(checkpoint: Path, shards: str | None, split: str | None, as_json: bo
     from vchat.train.engine.processes import disconnect_processes, prepare_environment
 
     prepare_environment()
-    from vchat.train.run.heldout_checkpoint import measure_checkpoint
+    with pause_collection():
+        from vchat.train.run.heldout_checkpoint import measure_checkpoint
 
     found = measure_checkpoint(checkpoint, shards=shards, split=split)
     if found is not None and as_json:

@@ -1,4 +1,4 @@
-"""The processes of a run: environment before torch is imported, start, agreement, stopping.
+"""The processes of a run: their environment before torch is imported, connection, and signals.
 
 `deepspeed` and `torchrun` set RANK, WORLD_SIZE and so on; without them the run is one process.
 """
@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+
+from vchat.base.imports import pause_collection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +46,8 @@ def prepare_environment() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // local)))
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-    import torch
+    with pause_collection():
+        import torch
 
     if not torch.accelerator.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -64,7 +67,7 @@ def end_with_launcher() -> None:
     )
 
     def watch() -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are for the run
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # for the main thread
         while launchers and all(_parent_of(child) == parent for parent, child in launchers.items()):
             time.sleep(1.0)
         sys.stderr.write("the launcher is gone; this process ends\n")
@@ -74,10 +77,10 @@ def end_with_launcher() -> None:
 
 
 def find_launchers(process: int, *, by_deepspeed: bool, by_torchrun: bool) -> dict[int, int]:
-    """The launcher's processes -> their child each; empty if one of them is gone.
+    """Return the launcher's processes, each with its child; empty if one of them is gone.
 
-    A process without a parent belongs to process 1. So does, in a container, what the launcher
-    itself may be; then its name tells.
+    Orphans become children of process 1. In a container the launcher itself may be process 1: its
+    command line tells.
     """
     parent = _parent_of(process)
     launchers = {parent: process}
@@ -119,9 +122,10 @@ def connect_processes() -> tuple[int, int]:
     """Connect the processes of this run, once. Returns `(rank, world size)`."""
     import logging
 
-    import deepspeed
-    import transformers
-    from deepspeed.utils.logging import logger
+    with pause_collection():
+        import deepspeed
+        import transformers
+        from deepspeed.utils.logging import logger
 
     logger.setLevel(logging.WARNING)
     transformers.utils.logging.disable_progress_bar()  # of the library: our bar is enough
@@ -133,13 +137,13 @@ def connect_processes() -> tuple[int, int]:
 
 
 def count_local_ranks() -> int:
-    """How many processes of the run are on this machine, as torchrun or DeepSpeed say; else 1."""
-    said = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or "1"
-    return int(said)
+    """Return how many processes of the run are on this machine, as its launcher says; else 1."""
+    number = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or "1"
+    return int(number)
 
 
 def disconnect_processes() -> None:
-    """Disconnect; without it the last process to leave warns about the others."""
+    """Disconnect this process; without it the last one to end warns about the others."""
     import torch.distributed as dist
 
     dist.destroy_process_group()
@@ -166,7 +170,7 @@ def explain_lost_ranks() -> Iterator[None]:
 def block_sigusr1() -> None:
     """Let a SIGUSR1 during start-up wait for a `StopRequest` to remember it.
 
-    Slurm sends it once, and it would end the process, or be lost where the launcher ignores it.
+    Slurm sends it once; it would end the process, or be lost where the launcher ignores it.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
 

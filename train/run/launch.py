@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from vchat.base.files import write_atomically
+from vchat.base.imports import pause_collection
 from vchat.base.toml_config import to_table
 from vchat.train.checkpoints.background import Background
 from vchat.train.config.run import RunConfig
@@ -41,13 +42,14 @@ def run_training(config: RunConfig) -> None:
 def _prepare_and_train(
     config: RunConfig, share: RankShare, *, stop: StopRequest, background: Background
 ) -> None:
-    import torch.distributed as dist
+    with pause_collection():
+        import torch.distributed as dist
 
-    from vchat.train.logs.log import TrainingLog
-    from vchat.train.logs.trackers import open_trackers
-    from vchat.train.run.loop import train
-    from vchat.train.run.prepare import prepare_run
-    from vchat.train.run.speed import build_speed_meter
+        from vchat.train.logs.log import TrainingLog
+        from vchat.train.logs.trackers import open_trackers
+        from vchat.train.run.loop import train
+        from vchat.train.run.prepare import prepare_run
+        from vchat.train.run.speed import build_speed_meter
 
     out, rank = config.run.out, share.rank
     run = prepare_run(config, share, background=background)
