@@ -1,4 +1,5 @@
-"""Checkpoints trained by the published code: their names, options and weights.
+"""What checkpoints trained by the published code need: their attention, options and weights.
 
-The rest of the model never asks whether it is `published`.
+Offers `PublishedDecoding`, `order_features` and `load_published`. `VisualChat` chooses by its
+configuration; the rest of the model never asks whether a checkpoint is a published one.
 """

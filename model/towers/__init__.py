@@ -1,4 +1,5 @@
 """Vision towers and projections: pixels to vectors that a decoder reads.
 
-Knows no decoder.
+Offers `HuggingFaceTower`, which runs every tower, `read_traits`, and `build_projection`. Knows no
+decoder.
 """

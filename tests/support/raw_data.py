@@ -131,3 +131,22 @@ def write_llava(data: Path, *, count: int = 12, images: bool = True) -> None:
     write_json(data / "llava/complex_reasoning_77k.json", rows[: count // 2])
     if images:
         write_coco(data, dict.fromkeys(range(1, count + 1), "good"))
+
+
+def draw_noise(mode: str = "RGB") -> Image.Image:
+    """Return a picture that every step of a JPEG coder changes."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8))
+    return coarse.resize((320, 240)).convert(mode)
+
+
+PLAIN_JPEGS = {
+    "baseline": encode_picture(draw_noise(), quality=90),
+    "progressive": encode_picture(draw_noise(), quality=80, progressive=True),
+    "unsubsampled": encode_picture(draw_noise(), quality=95, subsampling=0),
+    "grey": encode_picture(draw_noise("L")),
+    "cmyk": encode_picture(draw_noise("CMYK")),
+    "with bytes after its end": encode_picture(draw_noise()) + b"more",
+    "with bytes before a marker": encode_picture(draw_noise())[:-2] + b"\x00\x17\xff\xd9",
+}
+"""JPEGs of 320 x 240 pixels, by what is special about them."""
