@@ -1,10 +1,30 @@
-"""Fixtures that tests of several folders share."""
+"""Fixtures that tests of several folders share, and how tests are spread over processes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
+
+pytest_plugins = ["vchat_testing.leftovers"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group tests: one process runs a group, one after the other.
+
+    A file is a group, so that its fixtures are made once. `launches` are the files that start
+    several ranks, of which one set at a time is enough for any machine; they come first, since they
+    take the longest.
+    """
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.parent.name}/{item.path.stem}"))
+    items.sort(key=lambda item: not _is_launch(item))
+
+
+def _is_launch(item: pytest.Item) -> bool:
+    marker = item.get_closest_marker("xdist_group")
+    return marker is not None and marker.args == ("launches",)
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from vchat.prep.tasks.output import CLAIM
 from vchat.shards.format.open_shards import open_shards
 from vchat_testing.killing import build_command, kill_until_done, sample_data
 from vchat_testing.s3_server import Bucket
-from vchat_testing.training_runs import environment
+from vchat_testing.warm import environment
 
 pytestmark = pytest.mark.soak
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from vchat_testing.killing import build_command, kill_until_done, sample_data
-from vchat_testing.training_runs import command_line, environment, losses
+from vchat_testing.training_runs import command_line, losses
+from vchat_testing.warm import environment
 
 pytestmark = pytest.mark.soak
 

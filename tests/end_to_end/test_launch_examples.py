@@ -21,14 +21,13 @@ from vchat.train.checkpoints.checkpoint import open_checkpoint
 from vchat_testing.slurm_cluster import is_installed, squeue, two_nodes
 from vchat_testing.training_runs import (
     BIN,
-    environment,
-    free_port,
     log_of,
     losses,
     run_here,
     toy_shards,
     write_run,
 )
+from vchat_testing.warm import environment, free_port
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 STEPS = 60

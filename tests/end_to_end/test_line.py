@@ -21,7 +21,10 @@ from vchat.shards.format.open_shards import open_shards
 from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.text.template import TextRound
 from vchat_testing.recognition import recognise
-from vchat_testing.training_runs import BIN, environment, launch_run, losses
+from vchat_testing.training_runs import BIN, launch_run, losses
+from vchat_testing.warm import environment
+
+pytestmark = pytest.mark.xdist_group("launches")
 
 DATASETS = "llava,llava_dial,ocr_vqa,otter_mimicit_cgd"
 

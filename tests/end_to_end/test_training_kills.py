@@ -18,7 +18,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from vchat_testing.training_runs import command_line, environment, log_of, toy_shards, write_run
+from vchat_testing.training_runs import command_line, log_of, toy_shards, write_run
+from vchat_testing.warm import environment
 
 pytestmark = pytest.mark.soak
 

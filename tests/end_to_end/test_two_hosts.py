@@ -23,13 +23,13 @@ from vchat_testing.hosts import SWITCH, Host, in_own_network, make_switch
 from vchat_testing.s3_server import new_bucket, serve_s3
 from vchat_testing.training_runs import (
     BIN,
-    environment,
     log_of,
     losses,
     run_here,
     toy_shards,
     write_run,
 )
+from vchat_testing.warm import environment
 
 pytestmark = pytest.mark.soak
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from vchat.prep.convert.convert import ImageLimits, convert_source
 from vchat.prep.convert.doctor import Finding, examine_source
@@ -15,8 +17,13 @@ from vchat.shards.format.record import Record
 
 
 def run_source(
-    source: Source, data: Path, *, work: Path, roots=(), max_images: int | None = None
-) -> tuple[list[Record], dict]:
+    source: Source,
+    data: Path,
+    *,
+    work: Path,
+    roots: Sequence[Path] = (),
+    max_images: int | None = None,
+) -> tuple[list[Record], dict[str, Any]]:
     """Convert a source and return its records and its tally."""
     check_needs(source, data)
     folders = [path for need in source.needs for path in need.paths if path.endswith("/")]
@@ -35,7 +42,13 @@ def run_source(
         return records.records(range(len(records))), staged.tally
 
 
-def expect(tally: dict, *, records: int, rows: dict[str, int], pairs: dict[str, int] | None = None):
+def expect(
+    tally: dict[str, Any],
+    *,
+    records: int,
+    rows: dict[str, int],
+    pairs: dict[str, int] | None = None,
+) -> None:
     """Check a tally against the expected reasons, and that nothing is missing."""
     assert tally["rejected_rows"]["counts"] == rows
     assert {reason: n for reason, n in tally["rejected_pairs"].items() if n} == (pairs or {})
@@ -45,8 +58,8 @@ def expect(tally: dict, *, records: int, rows: dict[str, int], pairs: dict[str, 
     assert tally["pairs"] == tally["record_pairs"] + lost
 
 
-def expected(rows):
-    """Return (records, reason -> count) of a list of (row, reason or None)."""
+def expected(rows: Sequence[tuple[Any, str | None]]) -> tuple[int, dict[str, int]]:
+    """Return (records, reason -> count) of a list of (entry, reason or None)."""
     reasons = [reason for _, reason in rows if reason is not None]
     return len(rows) - len(reasons), {
         reason: reasons.count(reason) for reason in sorted(set(reasons))

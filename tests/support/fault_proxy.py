@@ -171,10 +171,13 @@ class Server(http.server.ThreadingHTTPServer):
 @contextlib.contextmanager
 def start_proxy(upstream: str) -> Iterator[Proxy]:
     """Run a proxy before a server on a free loopback port."""
-    handler = type("ProxyHandler", (Handler,), {})
-    server = Server(("127.0.0.1", 0), handler)
+
+    class ProxyHandler(Handler):
+        """Of this proxy alone."""
+
+    server = Server(("127.0.0.1", 0), ProxyHandler)
     proxy = Proxy(url=f"http://127.0.0.1:{server.server_address[1]}", upstream=upstream)
-    handler.proxy = proxy
+    ProxyHandler.proxy = proxy
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:

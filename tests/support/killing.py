@@ -11,14 +11,24 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vchat_testing.training_runs import BIN, environment
+from vchat_testing.training_runs import BIN
+from vchat_testing.warm import environment
 
 DATASETS = "llava,llava_dial,ocr_vqa,otter_mimicit_cgd,otter_mimicit_sd,sparkles_dialogue"
 
 
 def sample_data(folder: Path) -> Path:
     """Draw a small world into a folder."""
-    command = [BIN / "vchat-prep", "sample-data", "--out", folder, "--images", "600", "--seed", "9"]
+    command = [
+        str(BIN / "vchat-prep"),
+        "sample-data",
+        "--out",
+        str(folder),
+        "--images",
+        "600",
+        "--seed",
+        "9",
+    ]
     subprocess.run(command, check=True, env=environment())
     return folder
 

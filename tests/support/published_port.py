@@ -126,8 +126,10 @@ class PublishedChat:
         q, k = (t * angles.cos() + self.rotate_half(t) * angles.sin() for t in (q, k))
         k, v = (t.repeat_interleave(heads // groups, dim=0) for t in (k, v))
         scores = q @ k.transpose(1, 2) / q.shape[-1] ** 0.5
-        weights = sum((scores + mask).softmax(-1) for mask in masks)
-        return (weights @ v).transpose(0, 1).flatten(1)
+        text, image = masks
+        weights = (scores + text).softmax(-1) + (scores + image).softmax(-1)
+        mixed: Tensor = (weights @ v).transpose(0, 1).flatten(1)
+        return mixed
 
     def two_masks(self, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return what is added to the scores before each softmax, float[S, S]: image and text."""
@@ -142,7 +144,8 @@ class PublishedChat:
         return added[0], added[1]
 
     def norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return x * (x.square().mean(-1, keepdim=True) + self.config.rms_norm_eps).rsqrt() * weight
+        scale: Tensor = (x.square().mean(-1, keepdim=True) + self.config.rms_norm_eps).rsqrt()
+        return x * scale * weight
 
     @staticmethod
     def rotate_half(x: Tensor) -> Tensor:

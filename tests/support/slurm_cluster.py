@@ -95,7 +95,9 @@ def squeue(variables: dict[str, str], fields: str) -> str:
     ).stdout.strip()
 
 
-def _daemon(command: list[str], variables: dict[str, str], *, said: Path) -> subprocess.Popen:
+def _daemon(
+    command: list[str], variables: dict[str, str], *, said: Path
+) -> subprocess.Popen[bytes]:
     with said.open("ab") as log:
         return subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", *command],

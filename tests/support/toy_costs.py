@@ -56,7 +56,8 @@ def with_training(
 ) -> RunConfig:
     """Return a run with another precision, other trained parts, and with checkpointing or not."""
     train: Any = {"precision": precision, "gradient_checkpointing": checkpointing}
-    return replace(config, train=replace(config.train, **train, parts=parts or config.train.parts))
+    train |= {"parts": parts or config.train.parts}
+    return replace(config, train=replace(config.train, **train))
 
 
 def with_tower(config: RunConfig, tower: dict[str, Any] | None) -> RunConfig:

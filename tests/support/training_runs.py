@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from vchat.shards.format.writer import write_shard
 from vchat.shards.text.template import TextRound, VisualChatTemplate
 from vchat.shards.text.tokenizer import TextTokenizer
 from vchat_testing.toy import toy_tokenizer
+from vchat_testing.warm import environment, free_port, run_ranks
 
 BIN = Path(sys.executable).parent
 
@@ -150,13 +150,6 @@ def write_run(folder: Path, *, shards: Path) -> Path:
     return path
 
 
-def environment() -> dict[str, str]:
-    """One thread per process, and no launcher's variables."""
-    set_by_launchers = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
-    kept = {name: value for name, value in os.environ.items() if name not in set_by_launchers}
-    return kept | {"OMP_NUM_THREADS": "1"}
-
-
 def command_line(run_file: Path, *settings: str, processes: int, launcher: str) -> list[str]:
     flags = [flag for setting in settings for flag in ("--set", setting)]
     if launcher == "alone":
@@ -167,12 +160,6 @@ def command_line(run_file: Path, *settings: str, processes: int, launcher: str) 
     start = ["deepspeed", "--num_accelerators", str(processes), "--master_port", free_port()]
     module = ["--module", "vchat.train", "run", str(run_file), *flags]
     return [str(BIN / start[0]), *start[1:], *module]
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def launch_run(
@@ -194,13 +181,21 @@ def run_here(run_file: Path, *settings: str) -> None:
 
 
 def run_together(jobs: Sequence[tuple[Path, Sequence[str]]], *, processes: int) -> None:
-    """Make several runs one after the other in the same processes: imports cost more than steps."""
-    listing = jobs[0][0].parent / "jobs.json"
-    listing.write_text(json.dumps([[str(run_file), *settings] for run_file, settings in jobs]))
-    start = ["--nproc-per-node", str(processes), "--master-port", free_port()]
-    command = [str(BIN / "torchrun"), *start, __file__, str(listing)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=900)
-    assert done.returncode == 0, done.stderr[-5000:]
+    """Make several runs one after the other in the same ranks."""
+    listing = [[str(run_file), *settings] for run_file, settings in jobs]
+    check_ranks(run_ranks(f"{__name__}:run_all", listing, processes=processes))
+
+
+def run_all(jobs: Sequence[Sequence[str]]) -> None:
+    """Make runs one after the other in this process."""
+    for run_file, *settings in jobs:
+        run_here(Path(run_file), *settings)
+
+
+def check_ranks(ranks: Sequence[subprocess.CompletedProcess[str]]) -> None:
+    """Fail with what the first rank said that failed."""
+    for rank, done in enumerate(ranks):
+        assert done.returncode == 0, f"rank {rank}: {done.stderr[-3000:]}"
 
 
 def prepare_deepspeed() -> None:
@@ -217,8 +212,3 @@ def log_of(out: Path) -> list[dict[str, float]]:
 
 def losses(out: Path) -> list[float]:
     return [line["loss"] for line in log_of(out)]
-
-
-if __name__ == "__main__":
-    for run_file, *settings in json.loads(Path(sys.argv[1]).read_text()):
-        run_here(Path(run_file), *settings)

@@ -12,7 +12,8 @@ from vchat.train.chat.session import ChatSession
 from vchat.train.checkpoints.checkpoint import open_checkpoint
 from vchat.train.convert.export import export_checkpoint
 from vchat.train.evaluation.answering import decode_greedily
-from vchat_testing.training_runs import BIN, environment, run_here, toy_shards, write_run
+from vchat_testing.training_runs import run_here, toy_shards, write_run
+from vchat_testing.warm import environment, run_command
 
 FRESH = """
 import sys
@@ -38,14 +39,11 @@ def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     run_file = write_run(folder, shards=toy_shards(folder / "shards"))
     run_here(run_file, "run.steps=2", "deepspeed.zero_stage=3")
-    done = vchat_train("export", "--checkpoint", folder / "out", "--out", folder / "plain")
+    done = run_command(
+        "vchat-train", "export", "--checkpoint", folder / "out", "--out", folder / "plain"
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
-
-
-def vchat_train(*arguments):
-    command = [str(BIN / "vchat-train"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment())
 
 
 def test_a_fresh_process_without_the_trainer_loads_it_and_generates_the_same(exported):
@@ -81,10 +79,12 @@ def test_the_precision_is_the_requested_one(exported):
 
 
 def test_bad_input_is_one_clear_line(exported, tmp_path):
-    again = vchat_train("export", "--checkpoint", exported / "out", "--out", exported / "plain")
+    again = run_command(
+        "vchat-train", "export", "--checkpoint", exported / "out", "--out", exported / "plain"
+    )
     assert again.returncode == 2
     assert again.stderr.strip().endswith("plain: exists already, want a new folder")
-    none = vchat_train("export", "--checkpoint", tmp_path, "--out", tmp_path / "new")
+    none = run_command("vchat-train", "export", "--checkpoint", tmp_path, "--out", tmp_path / "new")
     assert none.returncode == 1
     assert "neither a complete checkpoint nor a run that has one" in none.stderr
     weights = open_checkpoint(exported / "out").model_folder / "model.safetensors"

@@ -13,11 +13,13 @@ import pytest
 from vchat.train.engine.processes import StopRequest, explain_lost_ranks
 from vchat_testing.training_runs import (
     command_line,
-    environment,
     prepare_deepspeed,
     toy_shards,
     write_run,
 )
+from vchat_testing.warm import environment
+
+pytestmark = pytest.mark.xdist_group("launches")
 
 
 def test_a_rank_left_waiting_says_so_in_one_line():

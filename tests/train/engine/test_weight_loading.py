@@ -12,8 +12,6 @@ import pytest
 
 from vchat_testing.training_runs import (
     BIN,
-    environment,
-    free_port,
     losses,
     prepare_deepspeed,
     run_here,
@@ -21,6 +19,9 @@ from vchat_testing.training_runs import (
     toy_shards,
     write_run,
 )
+from vchat_testing.warm import environment, free_port
+
+pytestmark = pytest.mark.xdist_group("launches")
 
 DECODER = {
     "hidden_size": 32,

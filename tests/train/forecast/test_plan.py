@@ -1,17 +1,16 @@
 """`vchat-train plan` says what a run will do and need, without starting it."""
 
 import json
-import subprocess
 
 import pytest
 
 from vchat.train.commands.plan import describe_verdict
-from vchat_testing.training_runs import BIN, environment, toy_shards, write_run
+from vchat_testing.training_runs import toy_shards, write_run
+from vchat_testing.warm import run_command
 
 
 def plan(run_file, *flags):
-    command = [str(BIN / "vchat-train"), "plan", str(run_file), *flags]
-    return subprocess.run(command, capture_output=True, text=True, env=environment())
+    return run_command("vchat-train", "plan", run_file, *flags)
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,13 @@
 """Held-out loss of a checkpoint: each sample once, the same on any number of processes."""
 
 import json
-import subprocess
 
 import pytest
 
-from vchat_testing.training_runs import (
-    BIN,
-    environment,
-    free_port,
-    log_of,
-    run_here,
-    toy_shards,
-    write_run,
-)
+from vchat_testing.training_runs import check_ranks, log_of, run_here, toy_shards, write_run
+from vchat_testing.warm import run_command, run_ranks
+
+pytestmark = pytest.mark.xdist_group("launches")
 
 
 @pytest.fixture(scope="module")
@@ -25,17 +19,17 @@ def trained(tmp_path_factory):
 
 
 def heldout(folder, *flags, processes=1):
-    launch = ["torchrun", "--nproc-per-node", str(processes), "--master-port", free_port()]
-    start = ["vchat-train"] if processes == 1 else [*launch, "-m", "vchat.train"]
-    command = [str(BIN / start[0]), *start[1:], "heldout", "--checkpoint", str(folder), *flags]
-    return subprocess.run(command, capture_output=True, text=True, env=environment())
+    command = ["vchat-train", "heldout", "--checkpoint", folder, *flags]
+    if processes == 1:
+        return [run_command(*command)]
+    return run_ranks("vchat.train.commands.main:main", processes=processes, program=command)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_loss_is_that_of_the_run_and_every_sample_counts_once(trained, processes):
-    done = heldout(trained / "out", "--json", processes=processes)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout)
+    ranks = heldout(trained / "out", "--json", processes=processes)
+    check_ranks(ranks)
+    found = json.loads("".join(done.stdout for done in ranks))
     logged = log_of(trained / "out")[-1]
     assert found["samples"] == 7
     assert found["loss"] == pytest.approx(logged["eval_loss"], rel=1e-6)
@@ -43,6 +37,6 @@ def test_the_loss_is_that_of_the_run_and_every_sample_counts_once(trained, proce
 
 
 def test_shards_that_are_not_there_are_one_clear_line(trained, tmp_path):
-    done = heldout(trained / "out", "--shards", str(tmp_path / "none"))
+    (done,) = heldout(trained / "out", "--shards", tmp_path / "none")
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: no folder")

@@ -4,23 +4,16 @@ That is: world size, micro-batch, accumulation, ZeRO stage and packing. The yard
 without DeepSpeed.
 """
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vchat_testing.training_runs import (
-    BIN,
-    environment,
-    free_port,
-    prepare_deepspeed,
-    toy_shards,
-    write_run,
-)
+from vchat_testing.training_runs import check_ranks, prepare_deepspeed, toy_shards, write_run
+from vchat_testing.warm import run_ranks
+
+pytestmark = pytest.mark.xdist_group("launches")
 
 ROWS = ["data.tokens_per_row=288", "batch.rows_per_step=8"]
 WIDE = ["data.tokens_per_row=576", "data.images_per_row=7", "batch.rows_per_step=8"]
@@ -50,13 +43,7 @@ def measured(run_file) -> dict[str, dict[str, torch.Tensor]]:
     """Way of computing it -> the gradients of the step by parameter, and its loss."""
     for num_processes in (1, 2, 4):
         jobs = {way: settings for way, (num, settings) in WAYS.items() if num == num_processes}
-        start = ["--nproc-per-node", str(num_processes), "--master-port", free_port()]
-        command = [BIN / "torchrun", *start, __file__, run_file, json.dumps(jobs)]
-        surroundings = environment() | {"PYTHONPATH": str(Path(__file__).parents[3] / "src")}
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=surroundings, timeout=500
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        check_ranks(run_ranks(f"{__file__}:measure", run_file, jobs, processes=num_processes))
     return {way: load_file(run_file.with_name(f"{way}.safetensors")) for way in WAYS}
 
 
@@ -104,7 +91,7 @@ def test_the_loss_and_every_gradient_of_a_step_are_the_same(measured, plain, way
         assert (found[name] - gradient).abs().max() < 1e-5 * max(1.0, largest), name
 
 
-def measure(run_file: Path, jobs: dict[str, list[str]]) -> None:
+def measure(run_file: str, jobs: dict[str, list[str]]) -> None:
     """Compute the step in each way with this many processes; rank 0 writes the gradients down."""
     prepare_deepspeed()
     import deepspeed
@@ -118,7 +105,7 @@ def measure(run_file: Path, jobs: dict[str, list[str]]) -> None:
 
     rank, world_size = connect_processes()
     for way, settings in jobs.items():
-        config = read_run(run_file, overrides=settings)
+        config = read_run(Path(run_file), overrides=settings)
         share = RankShare(rank=rank, world_size=world_size)
         run = prepare_run(config, share, background=Background())
         total = torch.zeros(())
@@ -138,9 +125,5 @@ def measure(run_file: Path, jobs: dict[str, list[str]]) -> None:
                 else gradient.detach().clone()
             )
         if rank == 0:
-            save_file(gradients, run_file.with_name(f"{way}.safetensors"))
+            save_file(gradients, Path(run_file).with_name(f"{way}.safetensors"))
         torch.distributed.barrier()
-
-
-if __name__ == "__main__":
-    measure(Path(sys.argv[1]), json.loads(sys.argv[2]))

@@ -16,6 +16,8 @@ from vchat_testing.training_runs import (
     write_run,
 )
 
+pytestmark = pytest.mark.xdist_group("launches")
+
 LORA = [
     "model.lora.rank=2",
     'train.parts=["embeddings", "projection"]',

@@ -11,6 +11,8 @@ import pytest
 from vchat.train.checkpoints.checkpoint import open_checkpoint
 from vchat_testing.training_runs import losses, run_together, toy_shards, write_run
 
+pytestmark = pytest.mark.xdist_group("launches")
+
 TRAINED = {
     "full": ['train.parts=["embeddings", "head", "decoder", "projection", "tower"]'],
     "embeddings and projection": ['train.parts=["embeddings", "projection"]'],

@@ -21,7 +21,6 @@ from vchat.train.checkpoints.checkpoint import open_checkpoint, verify_files
 from vchat.train.checkpoints.step_folder import find_defect, find_newest
 from vchat_testing.training_runs import (
     command_line,
-    environment,
     launch_run,
     log_of,
     losses,
@@ -30,6 +29,9 @@ from vchat_testing.training_runs import (
     toy_shards,
     write_run,
 )
+from vchat_testing.warm import environment, run_command
+
+pytestmark = pytest.mark.xdist_group("launches")
 
 STEPS = 12
 
@@ -230,7 +232,7 @@ def test_a_checkpoint_of_another_run_is_refused(undisturbed, shards, tmp_path, s
 def test_a_refused_checkpoint_is_one_line_and_exit_code_1(undisturbed, shards, tmp_path):
     run_file = write_run(tmp_path, shards=shards)
     shutil.copytree(undisturbed(0), tmp_path / "out")
-    done = launch_run(run_file, "optimizer.lr=1.0")
+    done = run_command("vchat-train", "run", run_file, "--set", "optimizer.lr=1.0")
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
 

@@ -4,6 +4,8 @@ import pytest
 
 from vchat_testing.training_runs import launch_run, write_run
 
+pytestmark = pytest.mark.xdist_group("launches")
+
 
 @pytest.mark.parametrize("launcher", ["alone", "deepspeed"])
 def test_a_misspelt_key_is_wrong_use_under_every_launcher(tmp_path, launcher):
