@@ -40,7 +40,8 @@ def test_a_stopped_run_leaves_no_process(tmp_path: Path, number: signal.Signals)
     folder.mkdir()
     file = tmp_path / "test_hanging.py"
     file.write_text(TESTS.replace("{folder}", str(folder)))
-    options = ["-p", "vchat_testing.leftovers", "--numprocesses=2", "--basetemp", str(tmp_path / "temp")]
+    options = ["-p", "vchat_testing.leftovers", "--numprocesses=2"]
+    options += ["--basetemp", str(tmp_path / "temp")]
     run = subprocess.Popen(
         [sys.executable, "-m", "pytest", *options, file],
         stdout=subprocess.DEVNULL,
