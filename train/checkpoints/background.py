@@ -1,4 +1,4 @@
-"""Work beside training, one piece at a time: files are written while the next steps run."""
+"""A thread that writes files while the next steps run, one job at a time."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from types import TracebackType
 
 
 class Background:
-    """One thread of this process. Use as a context manager; at its end, nothing runs any more.
+    """One thread of this process. Use as a context manager: the end of the block waits for it.
 
-    If the block ends with an error, what runs is told to give up.
+    If the block ends with an error, the running job is asked to cancel.
     """
 
     def __init__(self) -> None:
@@ -34,13 +34,13 @@ class Background:
         if error is None:
             self.wait()
 
-    def start(self, work: Callable[[threading.Event], None]) -> None:
-        """Begin a piece of work, after the one before; it is given an event that says: give up."""
+    def start(self, job: Callable[[threading.Event], None]) -> None:
+        """Start a job when the one before is done; it gets an event that asks it to cancel."""
         self.wait()
-        self._running = self._thread.submit(work, self._cancel)
+        self._running = self._thread.submit(job, self._cancel)
 
     def wait(self) -> None:
-        """Wait until nothing runs; raises what the work raised."""
+        """Wait until no job runs; raises what the job raised."""
         running, self._running = self._running, None
         if running is not None:
             running.result()

@@ -1,4 +1,4 @@
-"""A checkpoint folder: complete or absent. Opening one needs neither torch nor DeepSpeed.
+"""A checkpoint folder: complete or absent. Opening one imports neither torch nor DeepSpeed.
 
     OUT/step-000100/model/           VisualChat.save_pretrained; of the frozen weights, a reference
                     tokenizer/       as used
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 EXPORT_FACTS = "visual_chat.json"
-"""What an exported model has in place of `state.json` and `shards.json`, see `export.py`."""
+"""File of an exported model that replaces `state.json` and `shards.json`, see `export.py`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ class Checkpoint:
 
     @property
     def model_folder(self) -> Path:
-        """What `VisualChat.from_pretrained` reads."""
+        """Folder that `VisualChat.from_pretrained` reads."""
         return self.folder if self.is_exported else self.folder / "model"
 
     @property
@@ -65,27 +65,27 @@ class Checkpoint:
 
     @property
     def image_size(self) -> int:
-        """Side in pixels of the square the tower takes."""
+        """Side in pixels of the square that the tower reads."""
         return int(self.shards["image_size"])
 
     @property
     def tokenizer(self) -> TextTokenizer:
-        """The tokenizer the model was trained with; raises ValueError if it changed since."""
+        """The tokenizer that the model was trained with; raises ValueError if its files changed."""
         from vchat.shards.text.tokenizer import TextTokenizer
 
-        place = self.folder if self.is_exported else self.folder / "tokenizer"
-        tokenizer = TextTokenizer.load(place)
+        folder = self.folder if self.is_exported else self.folder / "tokenizer"
+        tokenizer = TextTokenizer.load(folder)
         wanted = self.shards["tokenizer_fingerprint"]
         if tokenizer.fingerprint != wanted:
             raise ValueError(
-                f"{place}: fingerprint {tokenizer.fingerprint}, "
+                f"{folder}: fingerprint {tokenizer.fingerprint}, "
                 f"but the model was trained with {wanted}"
             )
         return tokenizer
 
     @property
     def template(self) -> Template:
-        """The template that wrote the dialogues the model was trained on."""
+        """The template of the dialogues that the model was trained on."""
         from vchat.shards.text.named_template import make_template
 
         template = self.shards["template"]
@@ -95,7 +95,7 @@ class Checkpoint:
 def open_checkpoint(path: Path) -> Checkpoint:
     """Open a step folder, the newest complete one of a run's OUT folder, or an exported model.
 
-    Only presence and sizes of the files are checked; `verify` reads them.
+    Only existence and sizes of the files are checked; `verify_files` reads them.
 
     Raises:
         ValueError: if there is none, or a file of it is missing or has another size.

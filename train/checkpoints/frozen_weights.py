@@ -1,4 +1,4 @@
-"""The frozen weights of a run: written once, named by their digest, referred to by checkpoints.
+"""The frozen weights of a run: written once, named by their digest, referenced by checkpoints.
 
     OUT/frozen/<sha256>.safetensors                 weights that are not trained, and buffers
     OUT/step-000100/model/trained.safetensors       the trained ones
@@ -31,8 +31,8 @@ INDEX_FILE = "model.safetensors.index.json"
 def store_frozen_weights(engine: deepspeed.DeepSpeedEngine, out: Path) -> Path | None:
     """Return the file in `out/frozen` with all weights that are not trained; all ranks call it.
 
-    It is written if no checkpoint in `out` refers to one yet: a run's frozen weights never change.
-    None if all parameters are trained.
+    The file is written if no checkpoint in `out` refers to one yet: a run's frozen weights never
+    change. None if all parameters are trained.
     """
     if all(parameter.requires_grad for parameter in engine.module.parameters()):
         return None
@@ -54,10 +54,10 @@ def save_trained(
     engine.module.save_pretrained(folder, state_dict=weights, max_shard_size="1000TB")
     (folder / "model.safetensors").rename(folder / TRAINED_FILE)
     with safe_open(folder / TRAINED_FILE, "pt") as file:
-        places = dict.fromkeys(file.keys(), TRAINED_FILE)
+        files = dict.fromkeys(file.keys(), TRAINED_FILE)
     with safe_open(frozen, "pt") as file:
-        places |= dict.fromkeys(file.keys(), f"../../{FROZEN_FOLDER}/{frozen.name}")
-    write_json(folder / INDEX_FILE, {"metadata": {}, "weight_map": places})
+        files |= dict.fromkeys(file.keys(), f"../../{FROZEN_FOLDER}/{frozen.name}")
+    write_json(folder / INDEX_FILE, {"metadata": {}, "weight_map": files})
 
 
 def describe_frozen_file(frozen: Path) -> dict[str, dict[str, Any]]:
@@ -67,17 +67,17 @@ def describe_frozen_file(frozen: Path) -> dict[str, dict[str, Any]]:
 
 
 def _find_reference(out: Path) -> str | None:
-    """The name of the file that the newest checkpoint refers to."""
+    """Return the name of the file that the newest checkpoint refers to, None if there is none."""
     newest = find_newest(out)
     if newest is None or not (newest / "model" / INDEX_FILE).is_file():
         return None
     index = json.loads((newest / "model" / INDEX_FILE).read_text(encoding="utf-8"))
-    names = {Path(place).name for place in index["weight_map"].values()} - {TRAINED_FILE}
+    names = {Path(file).name for file in index["weight_map"].values()} - {TRAINED_FILE}
     return names.pop() if names else None
 
 
 def _write_frozen(weights: dict[str, Any], folder: Path) -> str:
-    """Write weights beside their name, then rename; return the name."""
+    """Write weights to a file named by its digest, atomically; return the name."""
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / ".part"
     save_file({name: value.contiguous() for name, value in weights.items()}, part, {"format": "pt"})

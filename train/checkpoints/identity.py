@@ -1,7 +1,7 @@
-"""What makes two runs the same run: their data, tokenizer and the settings that shape the result.
+"""The identity of a run: its data, its tokenizer and the settings that shape the result.
 
-A checkpoint keeps these; a run that would continue it compares, and refuses with one line that
-names what differs, both values and both digests.
+Every checkpoint holds it. A run that would continue from a checkpoint of another identity ends with
+one line that names what differs, both values and both digests.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vchat.train.checkpoints.checkpoint import Checkpoint
 from vchat.train.config.run import settings_digest
 
 MAX_VALUE_CHARS = 100
-"""Characters of a value that a refusal tells."""
+"""Longer values are cut in messages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +71,10 @@ def _check_settings(old: Mapping[str, Any], new: Mapping[str, Any], *, folder: s
 
 
 def first_difference(old: Any, new: Any, *, name: str = "") -> tuple[str, str, str] | None:
-    """Name the first field in which two values differ, however deep in tables, and tell both.
+    """Return the first field in which two values differ, at any depth of tables, and both values.
 
     Args:
-        name: of the values themselves, what the field's begins with.
+        name: of the two values; the name of the field begins with it.
     """
     if old == new:
         return None
@@ -89,7 +89,7 @@ def first_difference(old: Any, new: Any, *, name: str = "") -> tuple[str, str, s
 
 
 def _describe_value(value: Any) -> str:
-    """A value in a few words; what is absent and what is null in JSON count as not set."""
+    """Format a value shortly; what is absent or null in JSON counts as not set."""
     if value is None:
         return "not set"
     text = "a table" if isinstance(value, Mapping) else repr(value)

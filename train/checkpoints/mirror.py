@@ -1,8 +1,8 @@
-"""Copies of a run's checkpoints in object storage: complete or absent there too.
+"""Copies of a run's checkpoints in object storage: complete or absent, as on disk.
 
     URL/step-000100/...             the files of the folder; files.json comes last
     URL/frozen/...                  weights that the run does not train, which the folders refer to
-    URL/log.jsonl                   the log up to the newest one
+    URL/log.jsonl                   the log up to the newest copy
 
 A host that has lost its disk, or never had the run, fetches the newest complete copy. Endpoint and
 credentials are those by which shards are read, see `[storage]`.
@@ -35,7 +35,7 @@ LISTING = "files.json"
 
 
 class Mirror:
-    """The copies of one run. Errors of the storage are `OSError`s that name the object."""
+    """The copies of one run's checkpoints. Errors of storage are OSErrors that name the object."""
 
     def __init__(self, url: str, *, storage: StorageConfig):
         """Connect; nothing is read yet.
@@ -47,20 +47,20 @@ class Mirror:
         self._store = RemoteStore(self.url, storage=storage)
 
     def newest_step(self) -> int | None:
-        """The highest step that has a complete copy, or None."""
+        """Return the highest step that has a complete copy, or None."""
         return max(self._steps(complete=True), default=None)
 
     def upload(self, folder: Path, *, log: Path, keep_last: int) -> None:
-        """Copy a complete step folder and the log; then remove old copies, and halves of any."""
+        """Copy a complete step folder and the log; then remove old and incomplete copies."""
         name = folder.name
         self._remove(name)
         listing = json.loads((folder / LISTING).read_text(encoding="utf-8"))
         wanted = {_object_name(name, file): folder / file for file in listing}
         with ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool:
             jobs = [
-                pool.submit(self._put, place, path)
-                for place, path in wanted.items()
-                if place.startswith(f"{name}/") or not self._has(place)
+                pool.submit(self._put, object_name, path)
+                for object_name, path in wanted.items()
+                if object_name.startswith(f"{name}/") or not self._has(object_name)
             ]
             for job in jobs:
                 job.result()
@@ -74,7 +74,7 @@ class Mirror:
                 self._remove(step_name(step))
 
     def download(self, step: int, out: Path) -> Path:
-        """Copy a step folder from here into `out`, where it appears whole and checked.
+        """Copy a step folder into `out`, where it appears complete and verified.
 
         Raises:
             ValueError: a file is not the one that was saved.
@@ -102,7 +102,7 @@ class Mirror:
         return rename_into_place(part, out / name)
 
     def _download_file(self, name: str, path: Path, *, sha256: str) -> None:
-        """Stream one object into a file, whole and checked, unless it is there."""
+        """Stream one object into a file, atomically and verified, unless the file exists."""
         if path.exists() and sha256_file(path) == sha256:
             return
         digest = hashlib.sha256()
@@ -137,7 +137,7 @@ class Mirror:
             return self._store.size_if_there(name) is not None
 
     def _remove(self, folder: str) -> None:
-        """Delete a copy; its listing first, so that half of one is never found."""
+        """Delete a copy, its listing first, so that a half-deleted one is never found."""
         with _errors_of_storage():
             names = [name for name, _ in self._store.list_below(folder)]
             for name in sorted(names, key=lambda name: not name.endswith(f"/{LISTING}")):
@@ -146,7 +146,7 @@ class Mirror:
 
 @contextlib.contextmanager
 def _errors_of_storage() -> Iterator[None]:
-    """Raise what storage refuses as OSError: a copy that fails is no bad input."""
+    """Raise errors of storage as OSError: a failed copy is not bad input."""
     try:
         yield
     except ShardError as err:
@@ -154,10 +154,10 @@ def _errors_of_storage() -> Iterator[None]:
 
 
 def _object_name(folder: str, file: str) -> str:
-    """The object of a file that a folder lists, which may stand beside the folder.
+    """Return the object name of a file that a step folder lists, in the folder or in `frozen/`.
 
     Raises:
-        ValueError: if the name leads anywhere else.
+        ValueError: the name leads anywhere else.
     """
     name = posixpath.normpath(f"{folder}/{file}")
     if posixpath.isabs(file) or not name.startswith((f"{folder}/", "frozen/")):
@@ -166,7 +166,7 @@ def _object_name(folder: str, file: str) -> str:
 
 
 def download_if_newer(mirror: Mirror, out: Path) -> Path | None:
-    """Fetch the newest copy if `out` has no complete folder of so high a step; returns it then."""
+    """Download the newest copy if `out` has no complete folder of that step or a later one."""
     newest, here = mirror.newest_step(), find_newest(out)
     if newest is None or (here is not None and newest <= (parse_step(here.name) or 0)):
         return None

@@ -60,7 +60,7 @@ class CheckpointWriter:
     """Writes the files."""
 
     trains_on: bool
-    """Whether training goes on while the files are written."""
+    """Whether training continues while the files are written."""
 
     def save(
         self,
@@ -72,8 +72,8 @@ class CheckpointWriter:
     ) -> None:
         """Write `OUT/step-...` whole. A crash at any moment leaves earlier checkpoints as they are.
 
-        All ranks copy what they hold, then train on while it is written; only frozen weights, once
-        in a run, are waited for. Every rank writes its optimizer state and random state; rank 0 the
+        All ranks copy their state, then train on while it is written; only writing frozen weights,
+        once in a run, blocks. Every rank writes its optimizer state and random state; rank 0 the
         rest. Each reads back and hashes what it wrote; rank 0 gives the folder its name when all
         are done.
         """

@@ -1,4 +1,4 @@
-"""What one rank saves, copied to memory at one moment, so that training may go on at once."""
+"""Copy what one rank saves to memory, so that training goes on while it is written."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class StateCapture(TorchCheckpointEngine):  # type: ignore[misc]
         """Path of each file -> a copy of what goes into it."""
 
     def save(self, state_dict: Any, path: str) -> None:
-        """Copy a state in place of writing it."""
+        """Copy a state instead of writing it."""
         self.states[Path(path)] = copy_to_cpu(state_dict)
 
     def write(self) -> None:
-        """Write all files, as DeepSpeed would have, and forget what they hold."""
+        """Write all files as DeepSpeed would have, and drop the copies."""
         while self.states:
             path, state = self.states.popitem()
             torch.save(state, path)
@@ -35,7 +35,7 @@ class StateCapture(TorchCheckpointEngine):  # type: ignore[misc]
 def capture_state(engine: deepspeed.DeepSpeedEngine, folder: Path, *, tag: str) -> StateCapture:
     """Copy this rank's optimizer state and trained weights; all ranks call it.
 
-    The folder must be there. Costs the memory of one copy of what this rank saves.
+    The folder must exist. Costs the memory of one copy of what this rank saves.
     """
     with _capture_saves(engine) as capture:
         engine.save_checkpoint(
@@ -46,16 +46,16 @@ def capture_state(engine: deepspeed.DeepSpeedEngine, folder: Path, *, tag: str) 
 
 @contextmanager
 def _capture_saves(engine: deepspeed.DeepSpeedEngine) -> Iterator[StateCapture]:
-    writing, capture = engine.checkpoint_engine, StateCapture()
+    engine_writer, capture = engine.checkpoint_engine, StateCapture()
     engine.checkpoint_engine = capture
     try:
         yield capture
     finally:
-        engine.checkpoint_engine = writing
+        engine.checkpoint_engine = engine_writer
 
 
 def copy_to_cpu(value: Any) -> Any:
-    """Copy a state: tensors to memory of their own on the CPU, the rest as it is nested."""
+    """Copy a state deeply: tensors to CPU memory, containers with their types."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):

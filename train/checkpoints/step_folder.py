@@ -21,7 +21,7 @@ _STEP = re.compile(r"step-(\d{6,})")
 
 
 def find_newest(out: Path) -> Path | None:
-    """The complete step folder of the highest step in `out`, or None. `latest` is not trusted."""
+    """Return the complete folder of the highest step in `out`, or None; `latest` is not read."""
     for step in sorted(step_folders(out), reverse=True):
         folder = out / step_name(step)
         if find_defect(folder) is None:
@@ -30,7 +30,7 @@ def find_newest(out: Path) -> Path | None:
 
 
 def step_folders(out: Path) -> list[int]:
-    """Steps that have a folder in `out`, whatever its state, ascending."""
+    """Return the steps that have a folder in `out`, complete or not, ascending."""
     if not out.is_dir():
         return []
     steps = (parse_step(entry.name) for entry in out.iterdir() if entry.is_dir())
@@ -38,18 +38,18 @@ def step_folders(out: Path) -> list[int]:
 
 
 def parse_step(name: str) -> int | None:
-    """The step that a folder's name says, or None."""
+    """Return the step that a folder is named after, or None."""
     match = _STEP.fullmatch(name.rstrip("/"))
     return int(match[1]) if match else None
 
 
 def step_name(step: int) -> str:
-    """`step-000100`."""
+    """Return the folder name of a step: `step-000100`."""
     return f"step-{step:06d}"
 
 
 def find_defect(folder: Path) -> str | None:
-    """Say what is missing from a step folder, or None. Sizes are compared, contents not read."""
+    """Describe what a step folder lacks, or return None. Sizes are compared, contents not read."""
     listing = folder / "files.json"
     if not listing.is_file():
         return "files.json is missing: the checkpoint was not finished"
@@ -73,12 +73,12 @@ def create_part_folder(out: Path, *, step: int) -> Path:
 
 
 def part_folder(out: Path, *, step: int) -> Path:
-    """Where the checkpoint of a step lies until it is whole."""
+    """Return the folder of the checkpoint of a step until it is complete."""
     return out / f".{step_name(step)}.part"
 
 
 def report_files(out: Path, names: Iterable[str], *, step: int, rank: int) -> None:
-    """Tell rank 0 that these files of the checkpoint are whole, and what is in them."""
+    """Report to rank 0 that these files are written, with their sizes and digests."""
     facts = file_facts(part_folder(out, step=step), names)
     write_json(_reports_folder(out, step=step) / f"rank-{rank:05d}.json", facts)
 
@@ -92,10 +92,10 @@ def finish_after_all_ranks(
     outside_facts: Mapping[str, dict[str, Any]],
     cancel: threading.Event,
 ) -> Path | None:
-    """Wait for all other ranks, then finish; all files that they do not report are rank 0's.
+    """Wait for all other ranks, then finish the checkpoint. Files that they do not report are ours.
 
     Args:
-        outside_facts: facts of files outside the folder that it refers to.
+        outside_facts: of files outside the folder that it refers to.
 
     Returns:
         The complete folder, or None if `cancel` was set before: another rank may be gone.
@@ -114,12 +114,12 @@ def finish_after_all_ranks(
 
 
 def _reports_folder(out: Path, *, step: int) -> Path:
-    """Where the ranks report what they have written, one file each."""
+    """Return the folder where the ranks report what they have written, one file each."""
     return out / f".{step_name(step)}.written"
 
 
 def file_facts(part: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of the named files, read back once they are safe on disk."""
+    """Return size and SHA-256 of the named files, read back after they are synced to disk."""
     facts = {}
     for name in names:
         with (part / name).open("rb") as file:
@@ -132,14 +132,14 @@ def file_facts(part: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def file_names(folder: Path) -> list[str]:
-    """Relative names of all files below, sorted, with forward slashes."""
+    """Return the relative names of all files below a folder, sorted, with forward slashes."""
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
 def finish_checkpoint(
     out: Path, *, step: int, facts: Mapping[str, dict[str, Any]], keep_last: int
 ) -> None:
-    """Give the written folder its name, point `latest` at it, remove old ones. One process."""
+    """Rename the written folder, point `latest` at it, remove old ones. One process calls it."""
     part, final = part_folder(out, step=step), out / step_name(step)
     write_json(part / "files.json", dict(sorted(facts.items())))
     for name in file_names(part):
@@ -154,7 +154,7 @@ def finish_checkpoint(
 
 
 def rename_into_place(part: Path, final: Path) -> Path:
-    """Give a whole folder its name, in place of an incomplete one that has it."""
+    """Give a complete folder its name; an incomplete one of that name is removed."""
     if final.exists():
         _remove_folder(final)
     part.rename(final)
@@ -162,13 +162,13 @@ def rename_into_place(part: Path, final: Path) -> Path:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write sorted, indented JSON, whole."""
+    """Write sorted, indented JSON atomically."""
     with write_atomically(path) as file:
         file.write((json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
 
 def _remove_folder(folder: Path) -> None:
-    """Delete a step folder; it loses its name first, so that half of one is never found."""
+    """Delete a step folder, renamed first, so that a half-deleted one is never found."""
     aside = folder.with_name(f".{folder.name}.removed")
     shutil.rmtree(aside, ignore_errors=True)
     folder.rename(aside)

@@ -1,6 +1,6 @@
-"""Optimizer state of one number of processes, made readable to another (ZeRO stages 1 to 3).
+"""Convert the optimizer state of a run for another number of processes (ZeRO stages 1 to 3).
 
-DeepSpeed splits the state over ranks and reads it back only on as many. Its converter writes one
+DeepSpeed partitions the state over ranks and loads it only on as many. Its converter writes one
 folder per parameter instead (a universal checkpoint), which any number of ranks can load.
 """
 
@@ -18,7 +18,7 @@ from vchat.train.checkpoints.checkpoint import Checkpoint
 
 
 def needs_conversion(checkpoint: Checkpoint, *, zero_stage: int, world_size: int) -> bool:
-    """Whether these processes cannot load the state as it is. Stage 0 keeps it whole anyway."""
+    """Whether these processes cannot load the state as it is. Stage 0 keeps it whole."""
     return zero_stage > 0 and int(checkpoint.state["world_size"]) != world_size
 
 
@@ -28,13 +28,13 @@ def convert_state(checkpoint: Checkpoint, *, tag: str) -> Path:
     The caller has compared the files with their digests: DeepSpeed unpickles them. It removes the
     folder after loading.
     """
-    place = checkpoint.folder.with_name(f".{checkpoint.folder.name}.universal")
+    universal = checkpoint.folder.with_name(f".{checkpoint.folder.name}.universal")
     if dist.get_rank() == 0:
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir()
-        _run_converter(checkpoint.folder / tag, place / tag)
+        shutil.rmtree(universal, ignore_errors=True)
+        universal.mkdir()
+        _run_converter(checkpoint.folder / tag, universal / tag)
     dist.barrier()
-    return place
+    return universal
 
 
 def _run_converter(source: Path, target: Path) -> None:

@@ -1,4 +1,5 @@
-"""The commands of `vchat-train`, one file each: flags and printing only.
+"""The commands of `vchat-train`, one file each, named as the command: flags and printing only.
 
-Holds no logic.
+`main.py` lists them and imports one when it runs; `options.py` has the flags that several share.
+Must not hold logic: what a command computes is in its room.
 """

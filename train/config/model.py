@@ -11,10 +11,10 @@ from vchat.shards.pixels.grid import ImageGrid
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraConfig:
-    """Adapters beside frozen linear layers: few weights are trained, saved and sent about."""
+    """Adapters beside frozen linear layers: few weights are trained, saved and communicated."""
 
     rank: int
-    """Width of an adapter's inner vectors."""
+    """Inner width of an adapter."""
 
     alpha: float | None = None
     """An adapter's output is scaled by alpha / rank; none means twice the rank."""
@@ -23,15 +23,15 @@ class LoraConfig:
     """Share of an adapter's inputs that are zeroed in training."""
 
     dora: bool = False
-    """Rescale the adapted weights row by row as well: a little slower, often a little better."""
+    """Rescale the adapted weights row by row too (DoRA): slightly slower, often slightly better."""
 
     four_bit: bool = False
     """Keep the decoder's frozen linear layers in 4 bits per weight (QLoRA; needs the extra
     `qlora`)."""
 
     targets: tuple[str, ...] = ()
-    """Last parts of the names of the decoder's layers that get one, such as `q_proj`; none named
-    means all linear layers but the head."""
+    """Last parts of the names of the decoder's layers that get an adapter, such as `q_proj`; by
+    default all linear layers but the head."""
 
     tower: bool = False
     """Adapt the tower's linear layers too."""
@@ -48,7 +48,7 @@ class LoraConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """What the model is made of."""
+    """The parts of the model."""
 
     decoder: str | dict[str, Any] | None = None
     """Folder of a pretrained causal language model, or a table with `model_type` and the fields of
@@ -78,7 +78,7 @@ class ModelConfig:
     """Multi-modal causal attention, or the decoder's own."""
 
     lora: LoraConfig | None = None
-    """Adapters that are trained in place of the weights they stand beside."""
+    """Adapters that are trained instead of the weights that they adapt."""
 
     def __post_init__(self) -> None:
         given = (self.decoder is not None, self.tower is not None)

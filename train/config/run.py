@@ -26,7 +26,7 @@ Part = Literal["embeddings", "head", "decoder", "projection", "tower"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightedShards:
-    """One of several shard sets that are trained on together."""
+    """One of several shard sets of a run."""
 
     path: str
     """Folder or URL of a finished shard set."""
@@ -47,7 +47,7 @@ class DataConfig:
     """Positions in one packed row, image positions included. Sets memory and speed."""
 
     images_per_row: int
-    """At most so many images in one packed row."""
+    """Maximum number of images in one packed row."""
 
     split: str = "train"
     """Split of the shard set that is trained on."""
@@ -56,17 +56,18 @@ class DataConfig:
     """Split whose loss is measured every `run.eval_every` steps."""
 
     shuffle_window_shards: int = 16
-    """Samples are shuffled over so many neighbouring shards; larger mixes better, reads wider."""
+    """Samples are shuffled over this many neighbouring shards; more mix better, and read wider."""
 
     lanes: int = 16
-    """Parallel streams the epoch is dealt from; about world size times readers. Fixed at launch."""
+    """Parallel streams that an epoch is dealt from; about world size times readers. Fixed at
+    launch."""
 
     balanced_rows: int = 1
-    """Rows next to each other that should hold equally many images, about ranks times rows per
-    micro-batch, so that no rank waits for another; 1 leaves the order as it falls."""
+    """Consecutive rows that should hold equally many images, about ranks times rows per
+    micro-batch, so that no rank waits for another; 1 does not reorder rows."""
 
     mix: tuple[SourceShare, ...] = ()
-    """`[[data.mix]] source, weight, cap`: how much of a source one epoch draws, else all, once."""
+    """`[[data.mix]] source, weight, cap`: how much of a source one epoch draws; else all, once."""
 
     exclude: Path | None = None
     """A list of sample keys to leave out: text lines, or Parquet with a column `key`. It may change
@@ -105,7 +106,7 @@ class DataConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """Which weights are trained, and in which arithmetic."""
+    """Which weights are trained, and in which precision."""
 
     parts: tuple[Part, ...] = ("embeddings", "projection")
     """Trained parts; all others are frozen. `decoder` is its layers and last norm; tied embeddings
@@ -144,7 +145,7 @@ class BatchConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW and the course of its learning rate."""
+    """AdamW and the schedule of its learning rate."""
 
     lr: float
     """Learning rate after warm-up."""
@@ -168,17 +169,17 @@ class OptimizerConfig:
     """Rate at the last step, as a fraction of `lr`."""
 
     embedding_lr: float | None = None
-    """Another rate for the token embeddings, with the same course; none means `lr`."""
+    """Another rate for the token embeddings, on the same schedule; by default `lr`."""
 
     clip_norm: float = 1.0
-    """Gradients are scaled down to this global norm; 0 leaves them."""
+    """Gradients are scaled down to this global norm; 0 does not clip."""
 
     on_bad_loss: Literal["stop", "skip"] = "stop"
     """What to do if a loss is not a number, infinite, above `max_loss` or a spike: end the run,
-    naming the samples, or leave out the micro-batch and log them."""
+    naming the samples, or skip the micro-batch and log them."""
 
     max_loss: float | None = None
-    """Mean loss per token above which a micro-batch counts as bad; none is no limit."""
+    """Mean loss per token above which a micro-batch counts as bad; by default there is no limit."""
 
     spike_factor: float | None = None
     """The same limit as a multiple of the median loss of the latest 50 steps (10 at least)."""
@@ -192,14 +193,14 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeepSpeedConfig:
-    """How weights and optimizer state are spread over ranks."""
+    """How weights and optimizer state are partitioned over ranks."""
 
     zero_stage: Literal[0, 1, 2, 3] = 0
-    """0 copies all to each rank; 1 splits optimizer state, 2 also gradients, 3 also weights."""
+    """0 copies all to each rank; 1 partitions optimizer state, 2 also gradients, 3 also weights."""
 
     offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
     """Where optimizer state lives: `cpu` at stage 1 and up, `nvme` at stage 3. From `nvme`
-    DeepSpeed does not restore Adam's moments: a run that goes on says that they start anew."""
+    DeepSpeed does not restore Adam's moments: a resumed run warns that they start anew."""
 
     offload_parameters: Literal["none", "cpu", "nvme"] = "none"
     """Where weights live when not in use (stage 3). `nvme` rounds those of fp32 runs to bf16."""
@@ -225,10 +226,10 @@ class DeepSpeedConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputConfig:
-    """How long the run is, and what it leaves behind."""
+    """How long the run is, and what it writes."""
 
     out: Path
-    """Folder of checkpoints and the log. If it holds a checkpoint of this run, the run goes on."""
+    """Folder of checkpoints and the log. If it holds a checkpoint of this run, the run resumes."""
 
     mirror: str | None = None
     """URL (`s3://bucket/run`) that every complete checkpoint is copied to, the log too. A run whose
@@ -254,7 +255,7 @@ class OutputConfig:
 
     eval_every: int = 500
     """Steps between measurements of the held-out loss, also taken at the end; 0 never. A run that
-    a signal ends leaves out that of its last step, to save at once."""
+    a signal ends skips that of its last step, to save at once."""
 
     log_every: int = 1
     """Steps between lines of `log.jsonl`."""
@@ -301,7 +302,7 @@ def read_run(path: Path, *, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def find_run_file(run_file: Path) -> Path:
-    """The file itself, or the shipped run of that name if there is no such file here."""
+    """Return the file itself, or the shipped run of that name if there is no such file here."""
     shipped = Path(__file__).parent / "runs" / run_file.name
     is_bare_name = run_file.name == str(run_file)
     return shipped if is_bare_name and not run_file.exists() and shipped.is_file() else run_file
@@ -337,7 +338,7 @@ FREE_TO_CHANGE = (
 
 
 def result_settings(config: RunConfig) -> dict[str, Any]:
-    """The fields that shape the result, as `section.key` -> JSON value."""
+    """Return the fields that shape the result, as `section.key` -> JSON value."""
     flat = {
         f"{section}.{key}": value
         for section, table in to_table(config).items()
@@ -348,6 +349,6 @@ def result_settings(config: RunConfig) -> dict[str, Any]:
 
 
 def settings_digest(values: Mapping[str, Any]) -> str:
-    """Name a set of values by 16 hexadecimal digits of the SHA-256 of its sorted JSON."""
+    """Return 16 hexadecimal digits of the SHA-256 of the sorted JSON of a table of settings."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -35,7 +35,7 @@ def start_engine(
     *,
     deepspeed_settings: dict[str, Any],
 ) -> deepspeed.DeepSpeedEngine:
-    """Hand model and optimizer to DeepSpeed; from here on it owns the weights.
+    """Give model and optimizer to DeepSpeed, which owns the weights from here on.
 
     Parameters get the run's precision. Buffers (rotary frequencies) stay as they are.
 
@@ -83,7 +83,7 @@ def batch_loss(engine: deepspeed.DeepSpeedEngine | VisualChat, batch: Batch) -> 
 
 
 def set_learning_rate(engine: deepspeed.DeepSpeedEngine, rate: float) -> None:
-    """Use this rate in the next optimizer step, times what a group's parameters have of it."""
+    """Set the rate of the next optimizer step; each group multiplies it by its `rate_factor`."""
     for group in engine.optimizer.param_groups:
         group["lr"] = rate * group["rate_factor"]
 

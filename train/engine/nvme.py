@@ -1,4 +1,4 @@
-"""Offloading to a local disk: what it needs, and a fault of DeepSpeed that spoils gradients."""
+"""Offloading to a local disk: what it needs, and a fix of how DeepSpeed reads gradients back."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def prepare_nvme() -> None:
 
 
 def read_swapped_gradients(swapper: Any, reader: Any, parameter: Tensor, gradients: Tensor) -> None:
-    """Read the swapped gradients of a flat parameter, each into memory of its own, then copy them.
+    """Read the swapped gradients of a flat parameter, each into an aligned buffer, then copy them.
 
-    In place of DeepSpeed's method (0.19.8), which reads them straight to where they stand in the
-    flat gradient. That is at no address that the disk's direct reads want, and on some disks other
-    values come back, without an error.
+    Replaces DeepSpeed's method (0.19.8), which reads them directly into the flat gradient. Their
+    addresses there are not aligned as direct I/O requires, and on some disks wrong values are read
+    without an error.
 
     Args:
         gradients: float32[numel], written where gradients were swapped.

@@ -17,7 +17,7 @@ def freeze_other_parts(model: VisualChat, parts: Sequence[Part]) -> None:
     """Freeze everything but the named parts and all adapters.
 
     Raises:
-        ValueError: a part is named that has adapters, which are there to leave it frozen.
+        ValueError: a part is named that has adapters: these are there to keep it frozen.
     """
     adapters = {id(p) for name, p in model.named_parameters() if is_adapter(name)}
     model.requires_grad_(False)
@@ -33,7 +33,7 @@ def freeze_other_parts(model: VisualChat, parts: Sequence[Part]) -> None:
 
 
 def part_parameters(model: VisualChat, part: Part) -> Iterator[nn.Parameter]:
-    """The parameters of one part. `decoder` is what embeddings and head leave of it."""
+    """Yield the parameters of one part. `decoder` is all of it but embeddings and head."""
     embeddings = model.get_input_embeddings()
     head = model.get_output_embeddings()
     if part == "embeddings":
@@ -45,14 +45,14 @@ def part_parameters(model: VisualChat, part: Part) -> Iterator[nn.Parameter]:
     elif part == "tower":
         yield from model.tower.parameters()
     else:
-        # With a table for prompts, the decoder's own reads nothing in training.
+        # With a table for prompts, training never reads the decoder's own embeddings.
         others = (embeddings, head, model.decoder.get_input_embeddings())
         apart = {id(p) for module in others for p in module.parameters()}
         yield from (p for p in model.decoder.parameters() if id(p) not in apart)
 
 
 def parameter_groups(model: VisualChat, optimizer: OptimizerConfig) -> list[dict[str, Any]]:
-    """Group the trained parameters: matrices decay, vectors do not; embeddings have their rate.
+    """Group the trained parameters: only matrices decay; embeddings may have their own rate.
 
     `rate_factor` of a group is its learning rate as a multiple of the run's.
 

@@ -1,4 +1,4 @@
-"""The model a run starts from: pretrained parts, new parts from a table, or a saved VisualChat."""
+"""The model that a run starts from: pretrained parts, new parts, or a saved VisualChat."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def build_model(
     seed: int,
     loading: WeightLoading = WHOLE,
 ) -> VisualChat:
-    """Make the model a run starts from, on the CPU; equal seeds give equal weights.
+    """Make the model that a run starts from, on the CPU; equal seeds give equal weights.
 
-    Only what may be big is loaded as `loading` says; a tower and new weights are whole, in float32.
+    Only what may be large is loaded as `loading` says; a tower and new weights are whole, float32.
 
     Raises:
         ValueError: if a folder does not hold such a model, or a table does not describe one.
@@ -43,7 +43,7 @@ def build_model(
         model.config.max_tiles = config.max_tiles
         model.config.check_tiles()
     if config.lora is not None:
-        with loading.apply():  # some adapters begin as their layer's weight is
+        with loading.apply():  # some adapters are initialised from the weight of their layer
             add_adapters(model, config.lora)
     return model
 
@@ -65,7 +65,7 @@ def add_adapters(model: VisualChat, lora: LoraConfig) -> None:
 def _build_without_adapters(
     config: ModelConfig, *, image_token_id: int, num_ids: int, loading: WeightLoading
 ) -> VisualChat:
-    """The model before `[model.lora]` is applied."""
+    """Make the model without the adapters of `[model.lora]`."""
     if config.start_from is not None:
         return load_model(config.start_from, loading=loading)
     assert config.decoder is not None  # ModelConfig checks both
@@ -88,19 +88,19 @@ def _build_without_adapters(
 
 def load_model(folder: Path, *, loading: WeightLoading = WHOLE) -> VisualChat:
     """Load a VisualChat folder, or the model of a step folder."""
-    inside = folder / "model"
-    place = inside if inside.is_dir() else folder
-    if not (place / "config.json").is_file():
+    inner = folder / "model"
+    model_folder = inner if inner.is_dir() else folder
+    if not (model_folder / "config.json").is_file():
         raise ValueError(f"{folder}: no model there (config.json is missing)")
     if torch.get_default_device().type == "meta":  # only sizes are wanted
-        return VisualChat(VisualChatConfig.from_pretrained(place))
+        return VisualChat(VisualChatConfig.from_pretrained(model_folder))
     with loading.apply():
-        model: VisualChat = VisualChat.from_pretrained(place, dtype=loading.dtype)
+        model: VisualChat = VisualChat.from_pretrained(model_folder, dtype=loading.dtype)
     return model
 
 
 def read_sizes(model: VisualChat) -> ModelSizes:
-    """What the data must know of the model."""
+    """Return what the data must know of the model."""
     return ModelSizes(
         image_size=model.config.image_size,
         grid=read_grid(model),
@@ -116,7 +116,7 @@ def read_grid(model: VisualChat) -> ImageGrid:
 
 
 def load_tower(source: str | dict[str, Any]) -> PreTrainedModel:
-    """A vision tower from a folder of any known kind, or a new one from a table.
+    """Load a vision tower from a folder of any known kind, or make a new one from a table.
 
     Raises:
         ValueError: if there is none, or its weights are of another model.
@@ -141,14 +141,14 @@ def load_tower(source: str | dict[str, Any]) -> PreTrainedModel:
 def load_decoder(
     source: str | dict[str, Any], *, num_ids: int | None, loading: WeightLoading = WHOLE
 ) -> PreTrainedModel:
-    """A causal language model from its folder, or a new one, of so many ids, from a table."""
+    """Load a causal language model from its folder, or make a new one of `num_ids` from a table."""
     return _load_module(source, transformers.AutoModelForCausalLM, num_ids=num_ids, loading=loading)
 
 
 def _load_module(
     source: str | dict[str, Any], auto: Any, *, num_ids: int | None, loading: WeightLoading = WHOLE
 ) -> PreTrainedModel:
-    """A pretrained module from its folder, or a new one from a table of its configuration."""
+    """Load a pretrained module from its folder, or make one from a table of its configuration."""
     module: PreTrainedModel
     if isinstance(source, dict):
         module = auto.from_config(_config_from_table(source, num_ids=num_ids), dtype=torch.float32)
@@ -179,7 +179,7 @@ def _config_from_table(table: dict[str, Any], *, num_ids: int | None) -> PreTrai
 
 
 def channel_statistic(tower: str | dict[str, Any], name: str) -> list[float] | None:
-    """Mean or standard deviation per channel, if the tower's folder states it."""
+    """Return a mean or standard deviation per channel, None if the tower's folder has none."""
     if isinstance(tower, dict):
         return None
     file = Path(tower) / "preprocessor_config.json"

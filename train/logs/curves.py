@@ -1,6 +1,6 @@
-"""The curves of a run's log, drawn by matplotlib: which belong together, and how they look.
+"""The curves of a run's log, drawn by matplotlib: which share a panel, and how they look.
 
-A noisy curve is shown faintly with a running mean over it, on which the eye can rest.
+A noisy curve is drawn faintly, with its running mean on top.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Panel:
     """Names in the log; one that is a table there gives a curve for each of its keys."""
 
     labels: tuple[str, ...] = ()
-    """What to call them; the panel's title tells it if there is one name."""
+    """Names in the legend; not needed if there is one curve, which the title names."""
 
     percent: bool = False
     logarithmic: bool = False
@@ -87,7 +87,7 @@ def draw_svg(panel: Panel, lines: LogLines) -> str:
 
 
 def draw_panels(panels: Sequence[Panel], lines: LogLines, *, title: str, file: IO[bytes]) -> None:
-    """Draw all panels into one PNG, two abreast."""
+    """Draw all panels into one PNG, two per line."""
     height = (len(panels) + 1) // 2
     figure = _figure(width=13, height=3.2 * height + 0.5)
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
@@ -148,21 +148,21 @@ def _draw_curve(axis: Any, points: Points, *, label: str, color: str, noisy: boo
 
 
 def order_labels(curves: Mapping[str, Points]) -> list[str]:
-    """Labels in an order that is the same in every panel, so that a source keeps its color."""
+    """Return labels in an order that is equal in every panel, so that a source keeps its color."""
     return sorted(curves, key=lambda label: (label == "held out", label))
 
 
 def order_by_last_value(curves: Mapping[str, Points]) -> list[tuple[str, Points]]:
-    """Order curves by their last value, highest first, as a reader meets them at the right end."""
+    """Order curves by their last value, highest first, as they end at the right."""
     return sorted(curves.items(), key=lambda curve: -curve[1][-1][1])
 
 
 def running_mean(values: Sequence[float]) -> list[float]:
-    """Return the mean around each place over a twentieth of all values, of fewer at the ends."""
-    reach = len(values) // 40
+    """Return the mean around each value over a twentieth of all, over fewer at the ends."""
+    half_width = len(values) // 40
     sums = [0.0, *itertools.accumulate(values)]
     means = []
-    for place in range(len(values)):
-        near = min(reach, place, len(values) - 1 - place)
-        means.append((sums[place + near + 1] - sums[place - near]) / (2 * near + 1))
+    for i in range(len(values)):
+        half = min(half_width, i, len(values) - 1 - i)
+        means.append((sums[i + half + 1] - sums[i - half]) / (2 * half + 1))
     return means

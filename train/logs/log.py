@@ -1,9 +1,9 @@
-"""What a run tells: one JSON line per logged step in OUT/log.jsonl, and progress on stderr.
+"""The log of a run: one JSON line per logged step in OUT/log.jsonl, and progress on stderr.
 
 TensorBoard and Weights & Biases get the same values, see `trackers.py`.
 
-Only rank 0 writes. A resumed run first drops the lines of steps it is going to repeat, so that
-every step stands in the file once.
+Only rank 0 writes. A resumed run first drops the lines of steps that it repeats, so that every step
+is in the file once.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class TrainingLog:
         total_steps: int,
         open_trackers: Callable[[], list[Tracker]] = list,
     ):
-        """`first_step` steps are behind us: later lines of an existing file are dropped.
+        """Drop the lines after `first_step`, the last step made, from an existing file.
 
         `open_trackers` is called on rank 0 only.
         """
@@ -80,7 +80,7 @@ class TrainingLog:
             tracker.close()
 
     def write(self, step: int, **values: Any) -> None:
-        """Append one line of JSON values, at once visible to readers."""
+        """Append one line of JSON values, flushed for readers."""
         if self._file is None:
             return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
@@ -89,7 +89,7 @@ class TrainingLog:
             tracker.write(step, flatten_values(values))
 
     def show(self, step: int, text: str) -> None:
-        """Move the bar, or print a plain line if the last one is 10 seconds old."""
+        """Advance the bar, or print a plain line if the last one is 10 seconds old."""
         if self._file is None:
             return
         if self._progress is not None:
@@ -102,7 +102,7 @@ class TrainingLog:
 
 
 def progress_text(values: Mapping[str, Any]) -> str:
-    """The latest step for the progress bar: loss, speed, and where time and memory go."""
+    """Format the latest step for the progress bar: loss, speed, waiting, padding, memory."""
     parts = [f"loss {values['loss']:.4f}", f"{values['tokens_per_s']:.0f} tokens/s"]
     if "mfu" in values:
         parts.append(f"MFU {values['mfu']:.1%}")
@@ -117,7 +117,7 @@ def progress_text(values: Mapping[str, Any]) -> str:
 
 
 def flatten_values(values: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers among the values of a step, those by source as `name/source`."""
+    """Return the numbers among the values of a step, those by source as `name/source`."""
     numbers: dict[str, float] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -143,7 +143,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def drop_later_lines(path: Path, *, step: int) -> None:
-    """Drop the lines of later steps, and a last line cut short by a crash."""
+    """Drop the lines of later steps, and a last line that a crash truncated."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         return

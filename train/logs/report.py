@@ -1,4 +1,4 @@
-"""`vchat-train report`: the curves of a run as one self-contained page and one picture.
+"""The curves of a run as one self-contained page and one picture.
 
 In: OUT/log.jsonl. Out: OUT/report.html, with a drawing for each quantity in it and no script or
 outside file, and OUT/report.png, all drawings in one. Drawn by matplotlib (extra `watch`).
@@ -42,7 +42,7 @@ def write_report(out: Path) -> list[Path]:
 
 
 def summary_facts(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """What stands above the curves: steps, losses, speed, and what was left out."""
+    """Return the facts above the curves: steps, losses, speed, skipped micro-batches."""
     last = lines[-1]
     held_out = [(line["eval_loss"], line["step"]) for line in lines if "eval_loss" in line]
     found = [("logged steps", f"{len(lines):,}, {lines[0]['step']:,} to {last['step']:,}")]
@@ -71,7 +71,7 @@ def summary_facts(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 
 def last_losses(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
-    """Source, its last loss in training, and its last held-out loss, as text."""
+    """Return each source with its last loss in training and its last held-out loss, as text."""
     last: dict[str, dict[str, float]] = {"loss_by_source": {}, "eval_loss_by_source": {}}
     for line in lines:
         for name in last:

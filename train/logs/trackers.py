@@ -1,4 +1,4 @@
-"""The log of a run in TensorBoard and at Weights & Biases, if the run asks for it. Rank 0 only."""
+"""Copies of the log in TensorBoard and Weights & Biases, if RUN.toml asks for them. Rank 0 only."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from vchat.base.cli import WrongUse
 
 
 class Tracker(Protocol):
-    """Where the numbers of a step go."""
+    """A receiver of the numbers of each step."""
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Take the numbers of one step."""
+        """Record the numbers of one step."""
 
     def close(self) -> None:
-        """Write what is held back."""
+        """Flush and close."""
 
 
 def open_trackers(
@@ -28,7 +28,7 @@ def open_trackers(
     wandb_project: str | None,
     settings: Mapping[str, Any],
 ) -> list[Tracker]:
-    """Open what the run asks for; a resumed run goes on in the same curves after `first_step`.
+    """Open the trackers of a run; a resumed run continues its curves after `first_step`.
 
     Args:
         out: the run's folder.
@@ -49,7 +49,7 @@ class TensorBoard:
     """Event files in a folder, for `tensorboard --logdir`."""
 
     def __init__(self, folder: Path, *, first_step: int) -> None:
-        """Hide what an interrupted run wrote of later steps, which are made again."""
+        """Hide what an interrupted run wrote about later steps, which are repeated."""
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as err:
@@ -58,7 +58,7 @@ class TensorBoard:
         self._writer = SummaryWriter(str(folder), purge_step=purge)  # type: ignore[no-untyped-call]
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Add one point to each curve, at once visible to readers."""
+        """Add one point to each curve, flushed for readers."""
         for name, number in numbers.items():
             self._writer.add_scalar(name, number, step)  # type: ignore[no-untyped-call]
         self._writer.flush()  # type: ignore[no-untyped-call]
@@ -69,7 +69,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run in a project at Weights & Biases, named and resumed by the folder of ours."""
+    """A run in a project at Weights & Biases, named and resumed by the folder of our run."""
 
     def __init__(self, out: Path, *, project: str, settings: Mapping[str, Any]) -> None:
         """Start the run, or resume the one that `out` names."""
@@ -87,7 +87,7 @@ class WeightsAndBiases:
         )
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Log the numbers of a step; steps that are there already are left as they are."""
+        """Log the numbers of a step; steps that were logged before keep their values."""
         self._run.log(dict(numbers), step=step)
 
     def close(self) -> None:
@@ -96,7 +96,7 @@ class WeightsAndBiases:
 
 
 def _wandb_id(out: Path) -> str:
-    """A name for the run that is the same whenever it goes on; kept in its folder."""
+    """Return the id of the run, kept in its folder so that a resumed run has the same."""
     file = out / "wandb-id"
     if not file.is_file():
         out.mkdir(parents=True, exist_ok=True)

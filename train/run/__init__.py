@@ -1,4 +1,5 @@
-"""The training run: launch, loop, data, loss per source, logs, held-out loss.
+"""The training run: launch, loop, data, losses by source, held-out loss.
 
-Knows no command line.
+Offers `run_training`, `prepare_run`, `train` (the loop), `RunData`, `measure_checkpoint`. Must not
+know flags, tables or pages.
 """

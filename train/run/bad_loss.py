@@ -1,6 +1,6 @@
-"""Losses that are not a number, infinite or too high: found, named by sample, stopped or skipped.
+"""Losses that are not finite or too high: name the samples and stop, or skip the micro-batch.
 
-A micro-batch is skipped by putting an empty one in its place on all ranks, so the ranks stay in
+A micro-batch is skipped by replacing it with a zero-weight one on all ranks, so the ranks stay in
 step under every ZeRO stage; the step's loss is still divided by the planned number of tokens.
 """
 
@@ -27,13 +27,13 @@ MIN_RECENT_STEPS = 10
 
 
 class LossLimit:
-    """What a mean loss per token may be; with `spike_factor` it follows the latest steps.
+    """The limit of the mean loss per token; with `spike_factor` it follows the latest steps.
 
-    The losses it remembers are saved, so a resumed run judges as if it had not stopped.
+    The remembered losses are saved: a resumed run decides as if it had not stopped.
     """
 
     def __init__(self, settings: OptimizerConfig, *, recent: Iterable[float] = ()):
-        """`recent`: the losses of the latest steps, oldest first."""
+        """Start from `recent`, the losses of the latest steps, oldest first."""
         self.skips = settings.on_bad_loss == "skip"
         self._settings = settings
         self.recent: deque[float] = deque(recent, maxlen=NUM_RECENT_STEPS)
@@ -52,17 +52,17 @@ class LossLimit:
         return not math.isfinite(mean_loss) or mean_loss > self.highest
 
     def remember(self, loss: float) -> None:
-        """Count the loss of a whole step among the latest."""
+        """Add the loss of a whole step to the latest ones."""
         self.recent.append(loss)
 
 
 def compute_loss(
     engine: deepspeed.DeepSpeedEngine, batch: Batch, *, limit: LossLimit, tally: StepTally
 ) -> BatchLoss:
-    """Return the loss of a micro-batch, or of an empty one in its place if it is skipped.
+    """Return the loss of a micro-batch, or of a zero-weight one if it is skipped.
 
-    All ranks skip together if the loss of one is bad. Only `on_bad_loss = "skip"` costs a message
-    per micro-batch.
+    All ranks skip together if the loss of one is bad. Only `on_bad_loss = "skip"` costs an
+    all-reduce per micro-batch.
     """
     loss = batch_loss(engine, batch)
     if limit.skips:
@@ -74,7 +74,7 @@ def compute_loss(
 
 
 def stop_if_bad(loss: float, step: int, *, limit: LossLimit, tally: StepTally) -> None:
-    """Raise on all ranks if the loss of a step is bad, naming the samples that made it so.
+    """Raise on all ranks if the loss of a step is bad, naming the samples that caused it.
 
     Raises:
         ValueError: with the keys of the micro-batches whose own loss is bad.
@@ -102,7 +102,7 @@ def is_true_on_any_rank(claim: bool, device: torch.device) -> bool:
 
 
 def make_zero_weight(batch: Batch) -> Batch:
-    """The micro-batch as zero-weight rows: no image, no label, padding only."""
+    """Return the micro-batch as zero-weight rows: no image, no label, padding only."""
     return replace(
         batch,
         pixels=batch.pixels[:0],

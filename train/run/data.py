@@ -68,9 +68,9 @@ class RunData:
         self.steps_done += 1
 
     def reading_costs(self) -> dict[str, float]:
-        """Return what reading has cost this process since it was last asked, for the log.
+        """Return what reading has cost this process since the last call, for the log.
 
-        How long it was waited for is in the log already, as a share of the step.
+        The time spent waiting is logged apart, as a share of the step.
         """
         before, self._costs_before = self._costs_before, self.loader.metrics()
         since: dict[str, float] = {
@@ -82,21 +82,21 @@ class RunData:
         return since | ({"skipped_samples": skipped} if skipped else {})
 
     def state(self) -> dict[str, Any]:
-        """Where to go on; valid for any world size and micro-batch."""
+        """Return where to resume; valid for any world size and micro-batch."""
         return self.loader.state_dict()
 
     def resume(self, state: dict[str, Any], *, steps_done: int) -> None:
-        """Go on from a saved state. Raises ValueError if it belongs to another plan."""
+        """Resume from a saved state. Raises ValueError if it belongs to another plan."""
         self.loader.load_state_dict(state)
         self.steps_done = steps_done
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Sources of the training split, the same on all ranks."""
+        """Sources of the training split, equal on all ranks."""
         return self.loader.index.sources
 
     def heldout_loader(self) -> Loader:
-        """Return the loader of the eval split: each sample once, whatever the mix and the ranks."""
+        """Return the loader of the eval split: each sample once, for any mix and any ranks."""
         arguments = replace(
             self._arguments,
             split=self._data.eval_split,
@@ -143,7 +143,7 @@ def open_run_shards(data: DataConfig, *, storage: StorageConfig) -> list[ShardSe
 
 
 def plan_arguments(data: DataConfig, *, seed: int, sizes: ModelSizes) -> PlanArguments:
-    """What defines the plans of the training split; the loader goes on from epoch 0 by itself."""
+    """Return what defines the plans of the training split; the loader counts the epochs itself."""
     return PlanArguments(
         split=data.split,
         seed=seed,

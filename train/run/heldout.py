@@ -1,4 +1,4 @@
-"""Held-out loss: every sample of the eval split exactly once, shared out over all ranks."""
+"""Held-out loss: every sample of the eval split exactly once, divided over all ranks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vchat.train.run.source_losses import SourceLosses
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOutLoss:
-    """What one pass over the eval split gave, over all ranks."""
+    """The result of one pass over the eval split, over all ranks."""
 
     source_losses: SourceLosses
     num_samples: int
@@ -29,7 +29,7 @@ class HeldOutLoss:
         return sum(means[name] * tokens[name] for name in means) / max(1, sum(tokens.values()))
 
     def log_values(self) -> dict[str, Any]:
-        """What the log says about it."""
+        """Return the values for the log."""
         return {"eval_loss": self.loss, "eval_loss_by_source": self.source_losses.means()}
 
 

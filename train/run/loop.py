@@ -1,7 +1,7 @@
 """The training loop, in the order things happen.
 
 The loss of a step is the sum of cross entropy over the supervised tokens of its global batch,
-divided by their number N, which the epoch plan knows beforehand. So it is the same for any world
+divided by their number N, which the epoch plan knows in advance. So it is the same for any world
 size, micro-batch and accumulation.
 """
 
@@ -41,16 +41,16 @@ def train(
     """Train from the step after `data.steps_done` to the last, or until a signal asks to stop.
 
     Args:
-        speed: what the operations of a step are measured by.
+        speed: measures the operations of a step.
         save: writes the checkpoint of the step it is given; all ranks call it together.
 
     Returns:
         The last step made. It is saved.
     """
     last = data.total_steps
-    with watchdog(run.hang_timeout_s, rank=dist.get_rank()) as wind_up:
+    with watchdog(run.hang_timeout_s, rank=dist.get_rank()) as restart_timer:
         for step in range(data.steps_done + 1, last + 1):
-            wind_up(step)
+            restart_timer(step)
             rate = learning_rate(step, total_steps=last, optimizer=optimizer)
             set_learning_rate(engine, rate)
             tally = StepTally(data.sources)
@@ -80,7 +80,7 @@ def train(
 
 
 def loss_weight(engine: deepspeed.DeepSpeedEngine, num_supervised: int) -> float:
-    """What a micro-batch's summed loss is multiplied by before `engine.backward`.
+    """Return the factor of a micro-batch's summed loss before `engine.backward`.
 
     DeepSpeed divides by the accumulation steps and averages gradients over ranks; this undoes
     both and divides by the supervised tokens of the whole step.
@@ -90,5 +90,5 @@ def loss_weight(engine: deepspeed.DeepSpeedEngine, num_supervised: int) -> float
 
 
 def is_due(step: int, every: int, *, last: int) -> bool:
-    """True every `every` steps and at the last one; never if `every` is 0."""
+    """Whether a step is one of every `every` steps or the last one; never if `every` is 0."""
     return every > 0 and (step % every == 0 or step == last)

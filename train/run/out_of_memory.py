@@ -1,4 +1,4 @@
-"""Running out of memory, with the rows named that caused it."""
+"""Explain running out of memory by the rows of the micro-batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_NAMED_SAMPLES = 20
 
 @contextlib.contextmanager
 def explain_out_of_memory(batch: Batch, *, step: int) -> Iterator[None]:
-    """Name the rows of a micro-batch if memory ends inside the block.
+    """Name the rows of a micro-batch if memory runs out inside the block.
 
     Raises:
         MemoryError: in place of what torch raises, on an accelerator or on the CPU.
@@ -33,13 +33,13 @@ def explain_out_of_memory(batch: Batch, *, step: int) -> Iterator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an accelerator's or the CPU's allocator had no more."""
+    """Whether an accelerator's or the CPU's allocator ran out of memory."""
     no_cpu_memory = "DefaultCPUAllocator: can't allocate memory" in str(error)
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or no_cpu_memory
 
 
 def describe_batch(batch: Batch) -> str:
-    """Say how much a micro-batch holds, and the keys of the samples of each of its rows."""
+    """Describe the size of a micro-batch, with the keys of the samples of each of its rows."""
     keys = [
         f"row {number}: {', '.join(row)}" for number, row in enumerate(shorten_keys(batch.keys))
     ]
@@ -50,7 +50,7 @@ def describe_batch(batch: Batch) -> str:
 
 
 def shorten_keys(rows: list[list[str]]) -> list[list[str]]:
-    """The rows with at most `NAMED_SAMPLES` keys in all, and a note where some are left out."""
+    """Return at most `MAX_NAMED_SAMPLES` keys in all, row by row, and how many more a row has."""
     left, named = MAX_NAMED_SAMPLES, []
     for row in rows:
         some = row[:left] if len(row) <= left else [*row[:left], f"and {len(row) - left} more"]

@@ -56,8 +56,8 @@ def prepare_run(config: RunConfig, share: RankShare, *, background: Background) 
     """Make model, data and engine, and put them where the newest checkpoint left them.
 
     Raises:
-        ValueError: that checkpoint belongs to another run, or what the configuration names does not
-            fit together.
+        ValueError: that checkpoint belongs to another run, or the parts that the configuration
+            names do not fit together.
     """
     if config.deepspeed.uses_nvme:
         prepare_nvme()

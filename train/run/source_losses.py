@@ -1,4 +1,4 @@
-"""Loss by source: which source each supervised token of packed rows is of, and the sums of each."""
+"""Loss by source: sums over the supervised tokens of each source."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class SourceLosses:
     """Summed loss and supervised tokens of each source."""
 
     def __init__(self, sources: Sequence[str]) -> None:
-        """Start from nothing; `sources` are the same on all ranks."""
+        """Start at zero; `sources` are equal on all ranks."""
         self._sources = tuple(sources)
         self._number = {name: number for number, name in enumerate(self._sources)}
         self._sums: torch.Tensor | None = None
@@ -30,19 +30,19 @@ class SourceLosses:
         self._sums = added if self._sums is None else self._sums + added
 
     def sums(self, device: torch.device) -> torch.Tensor:
-        """Return float64[2 * sources] for one all-reduce: losses, then numbers of tokens."""
+        """Return float64[2 * sources] for one all-reduce: losses, then token counts."""
         if self._sums is None:
             return torch.zeros(2 * len(self._sources), dtype=torch.float64, device=device)
         return self._sums.flatten().to(device)
 
     def with_sums(self, sums: Sequence[float]) -> SourceLosses:
-        """Return the same sources with the sums of all ranks."""
+        """Return a copy that holds the sums of all ranks."""
         total = SourceLosses(self._sources)
         total._sums = torch.tensor(sums, dtype=torch.float64).view(2, -1)
         return total
 
     def means(self) -> dict[str, float]:
-        """Mean cross entropy per supervised token of each source that had any."""
+        """Return the mean cross entropy per supervised token of each source that had any."""
         if self._sums is None:
             return {}
         losses, tokens = self._sums.tolist()
@@ -50,7 +50,7 @@ class SourceLosses:
         return {name: loss / count for name, loss, count in each if count}
 
     def num_tokens(self) -> dict[str, int]:
-        """Supervised tokens of each source that had any."""
+        """Return the number of supervised tokens of each source that had any."""
         if self._sums is None:
             return {}
         counts = zip(self._sources, self._sums[1].tolist(), strict=True)
@@ -68,5 +68,5 @@ class SourceLosses:
 
 
 def source_name(key: str) -> str:
-    """The source of a sample: what its key begins with."""
+    """Return the source of a sample: the first part of its key."""
     return key.partition("/")[0]

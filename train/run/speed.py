@@ -1,4 +1,4 @@
-"""How fast a run is, as a share of what its accelerators can do at best (MFU)."""
+"""The speed of a run as a share of the peak of its accelerators (MFU)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from vchat.train.run.tally import StepTotals
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedMeter:
-    """What turns the counts of a step into operations per second."""
+    """Turns the counts of a step into operations per second."""
 
     flops: Flops
     pairs_per_position: float
-    """Scored pairs of the first epoch over its positions; steps are alike."""
+    """Attended pairs per position, the mean of the first epoch."""
 
     peak_tflops: float | None
-    """Of all accelerators together at best; None if that is not known."""
+    """Peak of all accelerators together; None if it is not known."""
 
     def measure(self, totals: StepTotals) -> dict[str, Any]:
-        """What the log says: 10^12 operations per second, and their share of the peak."""
+        """Return the values for the log: 10^12 operations per second, and the share of the peak."""
         operations = self.flops.total(
             positions=totals.tokens,
             pairs=totals.tokens * self.pairs_per_position,
@@ -44,7 +44,7 @@ def build_speed_meter(
     """Count the operations of a model whose trained parameters are marked.
 
     Args:
-        gpu_tflops: of one accelerator at best; if None, what `gpus.py` knows of it.
+        gpu_tflops: peak of one accelerator; if None, the one that `gpus.py` lists.
     """
     plan = data.loader.plan(0)
     positions = int(plan.positions_per_row.sum())

@@ -1,4 +1,4 @@
-"""What happened in one optimizer step: counted on each rank, added up over all of them."""
+"""The counts of one optimizer step, on one rank and summed over all ranks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StepTotals:
     positions: float
     images: float
     samples: int
-    """Names the samples of the step, in any order and on any number of ranks: a sum of hashes."""
+    """Sum of the hashes of the sample keys: the same for any order and number of ranks."""
 
     supervised: int
     """Supervised tokens of the step, as planned."""
@@ -37,19 +37,19 @@ class StepTotals:
     """True if any rank was asked to stop."""
 
     bad_keys: list[str]
-    """Samples, of all ranks, in micro-batches that were skipped for their own loss."""
+    """Keys of the samples, of all ranks, in micro-batches that were skipped for their own loss."""
 
     num_skipped: int
-    """Micro-batches left out, counted on this rank; the same on all."""
+    """Micro-batches skipped on this rank; equal on all ranks."""
 
     source_losses: SourceLosses
     """Loss and supervised tokens by source."""
 
     seconds: float
-    """Of this rank, from the first wait for data to here."""
+    """Time of the step on this rank, from the first wait for data on."""
 
     wait_share: float
-    """Share of that time this rank waited for data."""
+    """Share of that time in which this rank waited for data."""
 
     @property
     def loss(self) -> float:
@@ -57,7 +57,7 @@ class StepTotals:
         return self.loss_sum / max(1, self.supervised)
 
     def log_values(self) -> dict[str, Any]:
-        """What the log says about the step."""
+        """Return the values for the log."""
         skipped = {"skipped_micro_batches": self.num_skipped, "bad_samples": self.bad_keys}
         return (skipped if self.num_skipped else {}) | {
             "loss": self.loss,
@@ -73,10 +73,10 @@ class StepTotals:
 
 
 class StepTally:
-    """Counts the micro-batches of one step on this rank; its clock starts when it is made."""
+    """Counts the micro-batches of one step on this rank; its clock starts at construction."""
 
     def __init__(self, sources: Sequence[str]) -> None:
-        """`sources` are those of the run, the same on all ranks."""
+        """Start the clock; `sources` are those of the run, equal on all ranks."""
         self._source_losses = SourceLosses(sources)
         self._started_at = time.perf_counter()
         self._waited_s = 0.0
@@ -88,7 +88,7 @@ class StepTally:
         self._supervised = 0
 
     def time_waits(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield `batches`, measuring how long each one was waited for."""
+        """Yield `batches`, measuring the time spent waiting for each."""
         iterator = iter(batches)
         while True:
             asked_at = time.perf_counter()
@@ -113,7 +113,7 @@ class StepTally:
         self._counts = [old + new for old, new in zip(self._counts, counts, strict=True)]
 
     def skip(self, batch: Batch, *, is_cause: bool) -> None:
-        """Count a micro-batch that is left out; `named` if its own loss on this rank is why."""
+        """Count a skipped micro-batch; `is_cause` if its own loss on this rank is the reason."""
         self._skipped += 1
         self._bad_keys += sample_keys(batch) if is_cause else []
 
@@ -123,7 +123,7 @@ class StepTally:
             yield keys, float(loss_sum) / max(1, num_supervised)
 
     def sum_over_ranks(self, device: torch.device, *, stop: bool) -> StepTotals:
-        """Add up over all ranks in one small message; every rank gets the same sums."""
+        """Sum over all ranks in one small all-reduce; every rank gets the same sums."""
         mine = torch.tensor([*self._counts, stop], dtype=torch.float64, device=device)
         by_source = self._source_losses.sums(device)
         sums = torch.cat([torch.stack(self._loss_sums).sum()[None], mine, by_source])
@@ -147,12 +147,12 @@ class StepTally:
 
 
 def sample_keys(batch: Batch) -> list[str]:
-    """Keys of all samples of a micro-batch."""
+    """Return the keys of all samples of a micro-batch."""
     return [key for row in batch.keys for key in row]
 
 
 def hash_key(key: str) -> int:
-    """A number of 40 bits: sums of thousands are exact in float64, in which ranks add them up."""
+    """Hash a key to 40 bits: sums of thousands of them are exact in float64, the reduced type."""
     return xxhash.xxh3_64_intdigest(key.encode()) >> 24
 
 
@@ -163,7 +163,7 @@ def _gather_keys(keys: list[str]) -> list[str]:
 
 
 def peak_memory_gb() -> float:
-    """Most memory this process has held: on its accelerator, or resident if it has none."""
+    """Return the peak memory of this process: on its accelerator, else resident."""
     if torch.accelerator.is_available():
         return float(torch.accelerator.max_memory_allocated()) / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -1,8 +1,8 @@
-"""A watchdog for hung ranks: if a step takes too long, all stacks are printed and the process ends.
+"""A watchdog for hung ranks: if a step takes too long, print all stacks and end the process.
 
 A rank that waits for a dead or stuck one waits in a collective, where Python cannot raise. The
-timer belongs to the interpreter, so it fires there too, on every rank that waits. One line before
-the stacks says what they are; it is a thread's, so a rank stuck in foreign code may lack it.
+timer is faulthandler's, which fires there too, on every rank that waits. A thread writes a line
+before the stacks; a rank whose native code never releases the interpreter lock lacks that line.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import time
 from collections.abc import Callable, Iterator
 
 NOTICE_BEFORE_S = 1.0
-"""The line comes so long before the stacks."""
+"""How long before the stacks the line is written."""
 
 
 @contextlib.contextmanager
 def watchdog(timeout_s: float, *, rank: int) -> Iterator[Callable[[int], None]]:
-    """Yield a function that winds the timer up for a step; when that runs out, exit with 1.
+    """Yield a function that restarts the timer for a step; when the timer runs out, exit with 1.
 
-    Winding up costs microseconds. 0 means no watchdog.
+    A restart costs microseconds. 0 means no watchdog.
     """
     if timeout_s <= 0:
         yield lambda step: None
@@ -31,7 +31,7 @@ def watchdog(timeout_s: float, *, rank: int) -> Iterator[Callable[[int], None]]:
     current, latest = 0, math.inf
     ended = threading.Event()
 
-    def tell() -> None:
+    def announce() -> None:
         while not ended.wait(NOTICE_BEFORE_S / 2):
             if time.monotonic() > latest:
                 sys.stderr.write(
@@ -40,14 +40,14 @@ def watchdog(timeout_s: float, *, rank: int) -> Iterator[Callable[[int], None]]:
                 )
                 return
 
-    def wind_up(step: int) -> None:
+    def restart(step: int) -> None:
         nonlocal current, latest
         current, latest = step, time.monotonic() + timeout_s
         faulthandler.dump_traceback_later(timeout_s + NOTICE_BEFORE_S, exit=True, file=2)  # stderr
 
-    threading.Thread(target=tell, name="watchdog", daemon=True).start()
+    threading.Thread(target=announce, name="watchdog", daemon=True).start()
     try:
-        yield wind_up
+        yield restart
     finally:
         ended.set()
         faulthandler.cancel_dump_traceback_later()

@@ -1,4 +1,5 @@
-"""Which samples a step saw, and which steps saw a sample.
+"""Which samples a step reads, and which steps read a sample.
 
-Changes nothing of a run.
+Offers `select_step_samples` and `find_steps_of_sample`. Answers from the epoch plans; changes
+nothing of a run.
 """

@@ -1,7 +1,7 @@
 """Which samples are in a step of a run, and which steps read a sample.
 
-The epoch plan answers, so nothing was recorded during training: RUN.toml, the shard set and a step
-are enough, before, during or after the run.
+The epoch plan answers, so training records nothing for it: RUN.toml and the shard set are enough,
+before, during or after the run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vchat.train.run.data import RunData
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepSample:
-    """Where one sample stands in a step."""
+    """One sample of a step, and which rank reads it where."""
 
     step: int
     """Optimizer step, from 1."""
@@ -35,7 +35,7 @@ class StepSample:
     rank: int
     micro_batch: int
     number: int
-    """Of the sample in the index of its split."""
+    """Number of the sample in the index of its split."""
 
     key: str
 
@@ -91,9 +91,9 @@ def select_step_samples(
 
 
 def read_num_processes(out: Path, *, step: int) -> int | None:
-    """Return how many processes made a step, as the log of a run says; None if it says nothing.
+    """Return how many processes made a step, according to the log; None if it does not say.
 
-    Resumes may change their number. A step between two logged ones counts to the later one.
+    Resumes may change their number. A step between two logged ones belongs to the later one.
     """
     if not (out / "log.jsonl").is_file():
         return None
