@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+
+# There is a process for every core, so each computes in one thread. Before anything imports torch.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 pytest_plugins = ["vchat_testing.leftovers"]
 
