@@ -197,10 +197,10 @@ def member_ref(ref: ImageRef, archive: DataPath, name: str, *, root: DataPath) -
 
     Of a tar, whose index takes a pass over the whole file, it holds offset and size too.
     """
-    found, file = members_of(archive)[name], path_below(archive, root)
-    if found.method is None:
+    member, file = members_of(archive)[name], path_below(archive, root)
+    if member.method is None:
         return replace(
-            ref, file=file, member=name, offset=found.offset, size_bytes=found.stored_bytes
+            ref, file=file, member=name, offset=member.offset, size_bytes=member.stored_bytes
         )
     return replace(ref, file=file, member=name)
 

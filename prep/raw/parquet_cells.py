@@ -116,15 +116,15 @@ def _group_starts(path: DataPath) -> NDArray[np.int64]:
 
 def _group(path: DataPath, number: int, column: str) -> pa.ChunkedArray:
     """Return a column of a row group, cached; evicts the least recently used groups."""
-    wanted = (path, number, column)
-    found = _cached_groups.pop(wanted, None)
-    if found is None:
+    key = (path, number, column)
+    cells = _cached_groups.pop(key, None)
+    if cells is None:
         while (
             len(_cached_groups) >= MAX_CACHED_GROUPS
             or sum(one.nbytes for one in _cached_groups.values()) > MAX_CACHED_BYTES
         ):
             del _cached_groups[next(iter(_cached_groups))]
         with pq.ParquetFile(for_arrow(path)) as parquet:
-            found = parquet.read_row_group(number, columns=[column])[column]
-    _cached_groups[wanted] = found
-    return found
+            cells = parquet.read_row_group(number, columns=[column])[column]
+    _cached_groups[key] = cells
+    return cells

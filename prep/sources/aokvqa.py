@@ -82,8 +82,8 @@ def _reasons(entry: Mapping[str, Any]) -> list[str]:
     rationales = entry.get("rationales")
     if not isinstance(rationales, list):
         raise Rejected("bad_row", "`rationales` is not a list")
-    said = [clean_text(one, what="a rationale") for one in rationales]
-    return list(dict.fromkeys(as_sentence(text) for text in said if text))
+    texts = [clean_text(one, what="a rationale") for one in rationales]
+    return list(dict.fromkeys(as_sentence(text) for text in texts if text))
 
 
 SOURCE = Source(

@@ -21,15 +21,15 @@ def plugin_sources() -> Mapping[str, EntryPoint]:
     Raises:
         ValueError: If two packages add one name.
     """
-    found: dict[str, EntryPoint] = {}
+    points: dict[str, EntryPoint] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
-        other = found.setdefault(point.name, point)
+        other = points.setdefault(point.name, point)
         if other.value != point.value:
             raise ValueError(
                 f"data set {point.name!r} is added by both {other.value} and {point.value}:"
                 " uninstall one of the packages"
             )
-    return found
+    return points
 
 
 def load_source(point: EntryPoint) -> Source:

@@ -135,19 +135,19 @@ def rounds_with_placeholders(
         Rejected: `placeholder_mismatch` if placeholders and images differ in number or one
             stands in an answer; `empty_text`, `bad_text`, `bad_row` for the texts.
     """
-    rounds, shown = [], 0
+    rounds, num_shown = [], 0
     for number, (question, answer) in enumerate(pairs, start=1):
-        asked = require_text(question, what=f"question {number}")
-        text, count = remove_placeholders(asked)
-        if PLACEHOLDER in (answered := require_text(answer, what=f"answer {number}")):
+        text, count = remove_placeholders(require_text(question, what=f"question {number}"))
+        answer_text = require_text(answer, what=f"answer {number}")
+        if PLACEHOLDER in answer_text:
             raise Rejected("placeholder_mismatch", f"answer {number} holds {PLACEHOLDER}")
         if not text:
             raise Rejected("empty_text", f"question {number} is empty beside its image")
-        here = tuple(images[shown : shown + count])
-        rounds.append(Round(images=here, question=text, answer=answered))
-        shown += count
-    if shown != len(images):
-        raise Rejected("placeholder_mismatch", f"{shown} places for {len(images)} images")
+        shown = tuple(images[num_shown : num_shown + count])
+        rounds.append(Round(images=shown, question=text, answer=answer_text))
+        num_shown += count
+    if num_shown != len(images):
+        raise Rejected("placeholder_mismatch", f"{num_shown} places for {len(images)} images")
     return tuple(rounds)
 
 
@@ -162,15 +162,15 @@ def rounds_sharing_images(
     Raises:
         Rejected: `empty_text` if no pair is left; `bad_row`, `bad_text` for the texts.
     """
-    said = [
+    texts = [
         (clean_text(question, what="question"), clean_text(answer, what="answer"))
         for question, answer in pairs
     ]
-    filled = [pair for pair in said if all(pair)]
+    filled = [pair for pair in texts if all(pair)]
     if not filled:
-        raise Rejected("empty_text", f"none of {len(said)} questions has an answer")
+        raise Rejected("empty_text", f"none of {len(texts)} questions has an answer")
     rounds = tuple(
         Round(images=() if number else tuple(images), question=question, answer=answer)
         for number, (question, answer) in enumerate(filled)
     )
-    return rounds, Counter(empty_text=len(said) - len(filled))
+    return rounds, Counter(empty_text=len(texts) - len(filled))

@@ -38,8 +38,8 @@ def rounds_of_messages(
     """
     if not isinstance(messages, list):
         raise Rejected("bad_row", "`messages` is not a list")
-    said = [_role_and_content(message) for message in messages]
-    pairs = pair_turns(said, user="user", assistant="assistant")
+    turns = [_role_and_content(message) for message in messages]
+    pairs = pair_turns(turns, user="user", assistant="assistant")
     if not any(isinstance(question, list) for question, _ in pairs):
         return rounds_with_placeholders(
             [(question, _text(answer)) for question, answer in pairs], images

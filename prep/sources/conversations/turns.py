@@ -25,8 +25,8 @@ def rounds_of(entry: Mapping[str, Any], images: Sequence[ImageRef]) -> tuple[Rou
     turns = entry.get("conversations")
     if not isinstance(turns, list):
         raise Rejected("bad_row", "`conversations` is not a list")
-    said = [(_role(turn), turn.get("value")) for turn in _check_turns(turns)]
-    return rounds_with_placeholders(pair_turns(said, user="human", assistant="gpt"), images)
+    spoken = [(_role(turn), turn.get("value")) for turn in _check_turns(turns)]
+    return rounds_with_placeholders(pair_turns(spoken, user="human", assistant="gpt"), images)
 
 
 def _check_turns(turns: Sequence[Any]) -> Sequence[Mapping[str, Any]]:
