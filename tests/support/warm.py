@@ -124,5 +124,10 @@ def _server() -> subprocess.Popen[str]:
     server = subprocess.Popen(
         command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    atexit.register(server.terminate)
+    atexit.register(_stop, server)
     return server
+
+
+def _stop(server: subprocess.Popen[str]) -> None:
+    server.terminate()
+    server.wait()
