@@ -132,6 +132,15 @@ def is_adapter(name: str) -> bool:
     return any(key in name.split(".") for key in ADAPTER_KEYS)
 
 
+def merge_model(model: VisualChat) -> None:
+    """Make adapters and 4-bit weights of a model plain weights."""
+    if model.config.adapters is None and not model.config.four_bit_decoder:
+        return
+    for part in (model.decoder, model.tower.model):
+        merge_adapters(part)
+    model.config.adapters, model.config.four_bit_decoder = None, False
+
+
 def merge_adapters(module: nn.Module) -> None:
     """Add every adapter to its layer's weight and remove it; the module computes the same.
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vchat.model.config import VisualChatConfig
 from vchat.model.decoding import IGNORED
 
 
@@ -50,6 +51,23 @@ class LabelledRows:
             segment_ids=_add_row(self.segment_ids, is_used),
             position_ids=position_ids,
         )
+
+
+def add_blank_image(
+    batch: LabelledRows, config: VisualChatConfig
+) -> tuple[LabelledRows, Tensor | None]:
+    """Return a batch without images with a blank one, and its pixels, uint8[1, 3, H, W].
+
+    A batch that has slots is returned as it is, without pixels: its images are missing.
+    """
+    if bool((batch.input_ids == config.image_token_id).any()):
+        return batch, None
+    side, device = config.image_size, batch.input_ids.device
+    pixels = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)
+    filled = batch.with_blank_image(
+        image_token_id=config.image_token_id, num_positions=config.positions_per_image
+    )
+    return filled, pixels
 
 
 def _add_row(rows: Tensor, row: Tensor, *, padding: int = 0) -> Tensor:

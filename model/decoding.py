@@ -164,6 +164,17 @@ def predictors(hidden: Tensor, labels: Tensor, row: Tensor, column: Tensor) -> P
     )
 
 
+def read_segments(
+    input_ids: Tensor, segment_ids: Tensor | None, attention_mask: Tensor | None
+) -> Tensor:
+    """Return int64[B, S]: 0 for padding, else the dialogue; from whichever of the two is given."""
+    if segment_ids is not None:
+        return segment_ids
+    if attention_mask is None:
+        return torch.ones_like(input_ids)
+    return attention_mask[:, -input_ids.shape[1] :].to(torch.int64)
+
+
 def positions_in_segments(segments: Tensor) -> Tensor:
     """Return int64[B, S]: the index of each position within its segment, 0 at padding.
 

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.generation import LogitsProcessorList, SuppressTokensLogitsProcessor
 
-from vchat.model.adapters import add_configured_adapters, merge_adapters, target_names
+from vchat.model.adapters import add_configured_adapters, merge_model, target_names
 from vchat.model.attention import kinds_of
-from vchat.model.blank_image import LabelledRows
+from vchat.model.blank_image import LabelledRows, add_blank_image
 from vchat.model.cached_layout import DialogueCache
 from vchat.model.config import VisualChatConfig
 from vchat.model.decoders import fit_vocabulary, use_attention
-from vchat.model.decoding import Decoding, FlatDecoding, Rows
+from vchat.model.decoding import Decoding, FlatDecoding, Rows, read_segments
 from vchat.model.four_bit import use_four_bits
 from vchat.model.image_states import (
     ImageStates,
@@ -102,11 +102,7 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
 
     def merge(self) -> None:
         """Make adapters and 4-bit weights plain weights: the model computes the same without."""
-        if self.config.adapters is None and not self.config.four_bit_decoder:
-            return
-        for part in (self.decoder, self.tower.model):
-            merge_adapters(part)
-        self.config.adapters, self.config.four_bit_decoder = None, False
+        merge_model(self)
 
     @classmethod
     def from_parts(
@@ -213,7 +209,7 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         Raises:
             ValueError: the number of image slots and of image features differ.
         """
-        segments = _segments(input_ids, segment_ids, attention_mask)
+        segments = read_segments(input_ids, segment_ids, attention_mask)
         cache = past_key_values
         if labels is not None:
             if use_cache or cache is not None:
@@ -228,11 +224,10 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
                 input_ids, pixel_values, generated=generated, segments=segments
             )
         rows = self._rows(input_ids, inputs_embeds, segments, position_ids)
-        if cache is None and not use_cache:
-            hidden = self._decoding.decode_all(rows)
-        else:
-            cache = DialogueCache() if cache is None else cache
-            hidden = self._decoding.decode_newest(rows, cache)
+        if cache is None and use_cache:
+            cache = DialogueCache()
+        decoding = self._decoding
+        hidden = decoding.decode_all(rows) if cache is None else decoding.decode_newest(rows, cache)
         logits = self.get_output_embeddings()(hidden[:, -logits_to_keep:])
         return VisualChatOutput(logits=logits, past_key_values=cache)
 
@@ -240,15 +235,9 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         self, batch: LabelledRows, pixel_values: Tensor | None, inputs_embeds: Tensor | None
     ) -> VisualChatOutput:
         """Return the loss of a batch with labels; arguments as for `forward`."""
-        slot_id = self.config.image_token_id
         if inputs_embeds is None:
-            has_images = pixel_values is not None and len(pixel_values) > 0
-            if not has_images and not bool((batch.input_ids == slot_id).any()):
-                batch = batch.with_blank_image(
-                    image_token_id=slot_id, num_positions=self.config.positions_per_image
-                )
-                side, device = self.tower.image_size, batch.input_ids.device
-                pixel_values = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)
+            if pixel_values is None or len(pixel_values) == 0:
+                batch, pixel_values = add_blank_image(batch, self.config)
             inputs_embeds = self.embed(batch.input_ids, pixel_values, segments=batch.segment_ids)
         rows = self._rows(batch.input_ids, inputs_embeds, batch.segment_ids, batch.position_ids)
         found = self._decoding.decode_predictors(rows, batch.labels)
@@ -340,22 +329,15 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         Returns:
             The logits of the last position, float[B, V], and the cache, which is the given one.
         """
-        if images is not None:
-            return self._extend_with_images(cache, input_ids, images)
-        with torch.no_grad():
-            output = self(
-                input_ids, pixel_values, past_key_values=cache, use_cache=True, logits_to_keep=1
-            )
-        return output.logits[:, -1], output.past_key_values
-
-    def _extend_with_images(
-        self, cache: DialogueCache | None, input_ids: Tensor, images: Sequence[ImageStates]
-    ) -> tuple[Tensor, DialogueCache]:
-        """Extend the cache of one row whose images are computed, see `extend`."""
-        assert self._key_rotation is not None
-        slots = input_ids == self.config.image_token_id
         cache = DialogueCache() if cache is None else cache
         with torch.no_grad():
+            if images is None:
+                output = self(
+                    input_ids, pixel_values, past_key_values=cache, use_cache=True, logits_to_keep=1
+                )
+                return output.logits[:, -1], cache
+            assert self._key_rotation is not None
+            slots = input_ids == self.config.image_token_id
             embeddings = self.get_input_embeddings()(input_ids)
             hidden = extend_with_images(
                 self.decoder, self._key_rotation, embeddings, slots, cache, images
@@ -417,14 +399,3 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         features = self.tower(pixels)
         projected: Tensor = self.projection(features.to(next(self.projection.parameters()).dtype))
         return projected
-
-
-def _segments(
-    input_ids: Tensor, segment_ids: Tensor | None, attention_mask: Tensor | None
-) -> Tensor:
-    """Return int64[B, S], 0 for padding, from whichever of the two is given."""
-    if segment_ids is not None:
-        return segment_ids
-    if attention_mask is None:
-        return torch.ones_like(input_ids)
-    return attention_mask[:, -input_ids.shape[1] :].to(torch.int64)
