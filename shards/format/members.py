@@ -11,6 +11,9 @@ import xxhash
 
 from vchat.shards.storage.store import ShardError, Store
 
+ATTEMPTS = 3
+"""How often to read a sample whose bytes are wrong; the store retries requests by itself."""
+
 
 def cut_members(
     data: memoryview,

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 
 from vchat.shards.format.index import read_index
 from vchat.shards.format.manifest import MANIFEST
-from vchat.shards.format.members import cut_members
+from vchat.shards.format.members import ATTEMPTS, cut_members
 from vchat.shards.format.sample import Sample, decode_sample
-from vchat.shards.storage.store import LocalStore, ShardError, Store
+from vchat.shards.storage.store import LocalStore, ShardError, Store, UnreachableError
 from vchat.shards.text.named_template import make_template
 from vchat.shards.text.template import Template
 from vchat.shards.text.tokenizer import TextTokenizer
@@ -120,9 +120,21 @@ class ShardSet:
     def read_members(self, row: Mapping[str, Any]) -> dict[str, bytes]:
         """Return a sample's members by name, in one read, each checked against its checksum.
 
+        Reads again if the bytes are wrong.
+
         Raises:
             ShardError: The shard is missing, truncated, or a member's checksum differs.
         """
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return self._read_members_once(row)
+            except ShardError as err:
+                if attempt == ATTEMPTS or isinstance(err, UnreachableError):
+                    raise
+            self.store.metrics.count("retries")
+        raise AssertionError("the last attempt returns or raises")
+
+    def _read_members_once(self, row: Mapping[str, Any]) -> dict[str, bytes]:
         members = [(m["name"], m["offset"], m["size"], m["xxh3"]) for m in row["members"]]
         start = min(offset for _, offset, _, _ in members)
         end = max(offset + size for _, offset, size, _ in members)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vchat.shards.format.members import ATTEMPTS
 from vchat.shards.loading.buffers import RowBuffer
 from vchat.shards.loading.collate import LoadedSample, fill_row
 from vchat.shards.loading.fetch import FetchedSample, SampleFetcher
@@ -21,9 +22,6 @@ from vchat.shards.pixels.resize import Pixels
 from vchat.shards.plan.joined_sets import JoinedSets
 from vchat.shards.storage.metrics import Metrics
 from vchat.shards.storage.store import ShardError, UnreachableError
-
-ATTEMPTS = 3
-"""How often to read a sample whose bytes are wrong; the store retries requests by itself."""
 
 
 @dataclass(frozen=True, slots=True)

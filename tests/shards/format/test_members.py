@@ -40,6 +40,6 @@ def test_a_wrong_byte_invalidates_the_shard_and_names_the_sample(
     assert invalidated == []
     with pytest.raises(ShardError, match=r"mask\.npy has checksum .*, the index says") as error:
         reader(shards, 2)
-    assert invalidated == [path.name]
+    assert set(invalidated) == {path.name}
     assert (error.value.shard, error.value.key) == (path.name, entry["key"])
     assert error.value.offset == member["offset"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from vchat.base.locks import lock_folder
 from vchat.shards.format.open_shards import open_remote_shards
 from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.loading.loader import Loader
+from vchat.shards.loading.raw_samples import RawSamples
 from vchat.shards.storage.cache import size_or_zero
 from vchat.shards.storage.cached_store import CachedStore
 from vchat.shards.storage.config import StorageConfig
@@ -115,8 +117,22 @@ def test_a_small_cache_stays_within_its_bound_over_the_epoch(
     assert 0 < most <= limit
 
 
-def test_a_wrong_byte_in_the_cache_is_read_again_from_the_source(
-    shard_set: ShardSet, served: FolderServer, tmp_path: Path
+def raw_keys(shards: ShardSet) -> list[str]:
+    samples = RawSamples(shards, toy_arguments(shuffle_window_shards=2, lanes=1))
+    return [json.loads(sample["json"])["key"] for sample in samples]
+
+
+def read_keys(shards: ShardSet) -> list[str]:
+    entries = shards.index("train").to_pylist()
+    return [shards.read_sample(entry).key for entry in entries]
+
+
+@pytest.mark.parametrize("reader", [lambda shards: epoch_keys(loader(shards)), raw_keys, read_keys])
+def test_every_reader_reads_a_wrong_byte_in_the_cache_again_from_the_source(
+    shard_set: ShardSet,
+    served: FolderServer,
+    tmp_path: Path,
+    reader: Callable[[ShardSet], list[str]],
 ) -> None:
     shards = remote(served, tmp_path, cache_bytes=1 << 30)
     (tmp_path / "cache").mkdir(exist_ok=True)
@@ -124,5 +140,4 @@ def test_a_wrong_byte_in_the_cache_is_read_again_from_the_source(
         data = bytearray((shard_set.folder / shard["name"]).read_bytes())
         data[len(data) // 3 :] = bytes(len(data) - len(data) // 3)
         (tmp_path / "cache" / shard["sha256"]).write_bytes(data)
-    keys = epoch_keys(loader(shards))
-    assert sorted(keys) == sorted(shard_set.index("train")["key"].to_pylist())
+    assert sorted(reader(shards)) == sorted(shard_set.index("train")["key"].to_pylist())
