@@ -7,7 +7,7 @@ import pytest
 from vchat.train.checkpoints.background import Background
 
 
-def test_work_runs_beside_the_caller_and_one_piece_after_the_other():
+def test_jobs_run_beside_the_caller_one_after_the_other():
     go_on, done = threading.Event(), []
 
     def first(given_up):
@@ -23,7 +23,7 @@ def test_work_runs_beside_the_caller_and_one_piece_after_the_other():
     assert done == [1, 2]
 
 
-def test_an_error_of_the_work_is_raised_by_the_next_wait():
+def test_an_error_of_a_job_is_raised_by_the_next_wait():
     def failing(given_up):
         raise OSError("no space left")
 
@@ -33,7 +33,7 @@ def test_an_error_of_the_work_is_raised_by_the_next_wait():
             background.wait()
 
 
-def test_an_error_of_the_work_is_raised_at_the_end_of_the_block():
+def test_an_error_of_a_job_is_raised_at_the_end_of_the_block():
     def failing(given_up):
         raise OSError("no space left")
 
@@ -41,7 +41,7 @@ def test_an_error_of_the_work_is_raised_at_the_end_of_the_block():
         background.start(failing)
 
 
-def test_work_is_told_to_give_up_if_the_block_fails():
+def test_a_job_is_asked_to_cancel_if_the_block_fails():
     seen = []
 
     def fails():

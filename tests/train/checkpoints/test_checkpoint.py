@@ -7,7 +7,7 @@ from vchat.train.checkpoints.checkpoint import open_checkpoint
 from vchat.train.checkpoints.step_folder import find_newest, write_json
 
 
-def written(out, step, *, keep_last=0):
+def write_checkpoint(out, step, *, keep_last=0):
     """Write a checkpoint of three small files the way `save_checkpoint` does."""
     part = step_folder.create_part_folder(out, step=step)
     write_json(part / "state.json", {"format_version": 1, "step": step})
@@ -20,23 +20,23 @@ def written(out, step, *, keep_last=0):
 
 
 def test_a_step_folder_and_its_run_open_the_same_checkpoint(tmp_path):
-    written(tmp_path, 5)
-    folder = written(tmp_path, 10)
+    write_checkpoint(tmp_path, 5)
+    folder = write_checkpoint(tmp_path, 10)
     assert open_checkpoint(tmp_path).folder == folder
     assert open_checkpoint(folder).step == 10
     assert (tmp_path / "latest").read_text() == "step-000010\n"
 
 
-def test_a_checkpoint_being_written_is_not_seen(tmp_path):
-    folder = written(tmp_path, 5)
+def test_an_unfinished_checkpoint_is_not_opened(tmp_path):
+    folder = write_checkpoint(tmp_path, 5)
     part = step_folder.create_part_folder(tmp_path, step=10)
     (part / "state.json").write_text("{}")
     assert find_newest(tmp_path) == folder
 
 
 @pytest.mark.parametrize("damage", ["missing", "short", "unlisted"])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, damage):
-    earlier, newest = written(tmp_path, 5), written(tmp_path, 10)
+def test_instead_of_a_damaged_checkpoint_the_one_before_is_opened(tmp_path, damage):
+    earlier, newest = write_checkpoint(tmp_path, 5), write_checkpoint(tmp_path, 10)
     if damage == "missing":
         (newest / "model" / "weights").unlink()
     elif damage == "short":
@@ -47,7 +47,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, damage):
 
 
 def test_a_changed_byte_is_found_and_named(tmp_path):
-    opened = open_checkpoint(written(tmp_path, 5))
+    opened = open_checkpoint(write_checkpoint(tmp_path, 5))
     checkpoint.verify_files(opened, opened.files)
     (opened.model_folder / "weights").write_bytes(b"x" * 5)
     with pytest.raises(ValueError, match=r"model/weights: SHA-256 \w+, want \w+"):
@@ -56,27 +56,27 @@ def test_a_changed_byte_is_found_and_named(tmp_path):
 
 def test_only_the_last_ones_are_kept(tmp_path):
     for step in (5, 10, 15):
-        written(tmp_path, step, keep_last=2)
+        write_checkpoint(tmp_path, step, keep_last=2)
     assert step_folder.step_folders(tmp_path) == [10, 15]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "step-000010", "step-000015"]
 
 
 def test_a_damaged_folder_of_the_same_step_is_replaced(tmp_path):
-    (written(tmp_path, 5) / "model" / "weights").unlink()
-    assert open_checkpoint(written(tmp_path, 5)).step == 5
+    (write_checkpoint(tmp_path, 5) / "model" / "weights").unlink()
+    assert open_checkpoint(write_checkpoint(tmp_path, 5)).step == 5
 
 
-def test_what_is_no_checkpoint_is_named(tmp_path):
+def test_a_folder_that_is_no_checkpoint_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"nowhere: neither a complete checkpoint nor a run"):
         open_checkpoint(tmp_path / "nowhere")
-    folder = written(tmp_path, 5)
+    folder = write_checkpoint(tmp_path, 5)
     (folder / "model" / "weights").unlink()
     with pytest.raises(ValueError, match=r"model/weights is missing"):
         open_checkpoint(folder)
 
 
 def test_a_checkpoint_of_another_format_is_refused(tmp_path):
-    folder = written(tmp_path, 5)
+    folder = write_checkpoint(tmp_path, 5)
     write_json(folder / "state.json", {"format_version": 9, "step": 5})
     with pytest.raises(ValueError, match=r"checkpoint format 9, this program reads 1"):
         open_checkpoint(folder)

@@ -57,7 +57,7 @@ def test_equal_facts_are_one_run():
         check_same_run(ours, checkpoint_of(FACTS, {"optimizer.lr": 2.0}))
 
 
-def test_another_stage_says_how_to_begin_from_the_weights():
+def test_a_refusal_of_another_stage_says_how_to_start_from_the_weights():
     prepare_deepspeed()
     from vchat.train.checkpoints.identity import RunIdentity, check_same_run
 
@@ -76,7 +76,7 @@ def test_another_stage_says_how_to_begin_from_the_weights():
         ({"a": {"b": None}}, {"a": {}}, None),
     ],
 )
-def test_the_differing_field_alone_is_told_however_deep_it_stands(old, new, told):
+def test_only_the_differing_field_is_named_at_any_depth(old, new, told):
     prepare_deepspeed()
     from vchat.train.checkpoints.identity import first_difference
 

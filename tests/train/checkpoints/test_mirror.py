@@ -34,7 +34,7 @@ def steps_in(s3) -> set[str]:
     return {name.split("/")[1] for name in s3.names("run") if "step-" in name}
 
 
-def test_a_host_without_the_folder_goes_on_from_the_newest_complete_copy(run, s3, capsys):
+def test_a_host_without_the_folder_resumes_from_the_newest_complete_copy(run, s3, capsys):
     run_file, settings, wanted = run
     out = run_file.parent / "out"
     assert steps_in(s3) == {"step-000004", "step-000006"}
@@ -94,7 +94,7 @@ def half_frozen(s3, tmp_path, monkeypatch):
     return run_file, settings, stored
 
 
-def test_frozen_weights_are_copied_once_and_fetched_with_the_step_that_refers_to_them(
+def test_frozen_weights_are_copied_once_and_downloaded_with_the_step_that_refers_to_them(
     half_frozen, s3, capsys
 ):
     run_file, settings, stored = half_frozen

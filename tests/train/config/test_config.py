@@ -184,7 +184,7 @@ def test_every_shipped_run_is_valid_and_found_by_its_name(path):
     assert read_run(path).run.save_every > 0
 
 
-def test_a_file_of_ones_own_goes_before_a_shipped_run(tmp_path, monkeypatch):
+def test_an_own_file_takes_precedence_over_a_shipped_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("tiny.toml").write_text("")
     assert find_run_file(Path("tiny.toml")) == Path("tiny.toml")

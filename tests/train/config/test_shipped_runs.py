@@ -86,7 +86,7 @@ def planned_steps(config) -> int:
     return forecast_run(config, cluster=cluster)["run"]["steps"]
 
 
-def test_the_forecast_of_a_model_that_is_gone_on_with_reads_no_weights(shards, tmp_path):
+def test_the_forecast_of_a_start_from_a_model_reads_no_weights(shards, tmp_path):
     prepare_deepspeed()
     from vchat.train.run.launch import run_training
 

@@ -19,7 +19,7 @@ def can_compile() -> bool:
     return AsyncIOBuilder().is_compatible(verbose=False)
 
 
-def test_a_machine_that_lacks_the_library_is_told_so(tmp_path, monkeypatch):
+def test_a_machine_without_the_library_is_refused_with_its_name(tmp_path, monkeypatch):
     prepare_deepspeed()
     from deepspeed.ops.op_builder import AsyncIOBuilder
 
@@ -40,7 +40,7 @@ def test_a_machine_that_lacks_the_library_is_told_so(tmp_path, monkeypatch):
         ("offload_parameters", 4096, "bf16"),
     ],
 )
-def test_a_run_on_nvme_is_the_same_and_says_whether_it_goes_on_exactly(
+def test_a_run_on_nvme_is_equal_and_warns_if_it_does_not_resume_exactly(
     tmp_path, what, width, precision, caplog
 ):
     if not can_compile():

@@ -51,7 +51,7 @@ def test_matrices_decay_vectors_do_not_and_embeddings_have_their_rate(model):
     assert torch.equal(slow[0]["params"][0], model.get_input_embeddings().weight)
 
 
-def test_a_matrix_that_zero_3_has_split_still_decays(model):
+def test_a_matrix_that_zero_3_has_partitioned_still_decays(model):
     settings = OptimizerConfig(lr=1e-3, weight_decay=0.1)
     whole = [len(group["params"]) for group in parameter_groups(model, settings)]
     for parameter in model.parameters():

@@ -22,7 +22,7 @@ from vchat_testing.warm import environment
 pytestmark = pytest.mark.xdist_group("launches")
 
 
-def test_a_rank_left_waiting_says_so_in_one_line():
+def test_a_rank_that_lost_another_says_so_in_one_line():
     prepare_deepspeed()
     message = "[/gloo/pair.cc:561] Connection closed by peer [127.0.0.1]:1"
     with (
@@ -98,7 +98,7 @@ time.sleep(60)
 @pytest.mark.parametrize(
     "word, variable", [("--local_rank=0", {}), ("run", {"TORCHELASTIC_RUN_ID": "none"})]
 )
-def test_a_rank_whose_launcher_was_gone_before_it_could_look_ends_too(word, variable):
+def test_a_rank_whose_launcher_ended_before_its_start_ends_too(word, variable):
     script = f"import os, subprocess, sys; subprocess.Popen([sys.executable, '-c', {ORPHAN!r}, "
     script += f"str(os.getpid()), {word!r}])"
     command, surroundings = [sys.executable, "-c", script], environment() | variable
@@ -106,7 +106,7 @@ def test_a_rank_whose_launcher_was_gone_before_it_could_look_ends_too(word, vari
     assert started.stderr == b"the launcher is gone; this process ends\n"
 
 
-def test_a_folder_that_not_all_hosts_share_is_told_by_its_token(tmp_path):
+def test_a_folder_that_not_all_hosts_share_is_detected_by_its_token(tmp_path):
     prepare_deepspeed()
     from vchat.train.run.run_folder import sees_token
 

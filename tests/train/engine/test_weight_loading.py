@@ -45,7 +45,7 @@ TOWER = {
 }
 
 
-def saved_parts(folder: Path, *, decoder: dict[str, int]) -> list[str]:
+def save_parts(folder: Path, *, decoder: dict[str, int]) -> list[str]:
     """Write a decoder and a tower as Hugging Face folders; returns the settings that name them."""
     prepare_deepspeed()
     import torch
@@ -73,7 +73,7 @@ KINDS = {
 
 def runs_of_kinds(kinds, folder, *, shards):
     """For each kind, a run under ZeRO-3 and its settings, with parts from folders."""
-    shared = [*saved_parts(folder, decoder=WIDE), "run.steps=4", "run.save_every=2"]
+    shared = [*save_parts(folder, decoder=WIDE), "run.steps=4", "run.save_every=2"]
     jobs = {}
     for kind in kinds:
         run_file = write_run(folder / "shares" / kind, shards=shards)
@@ -81,7 +81,7 @@ def runs_of_kinds(kinds, folder, *, shards):
     return jobs
 
 
-def started_from(trained, job, folder, *, shards):
+def start_from(trained, job, folder, *, shards):
     """The run and its settings, but for the model, which is a saved one."""
     run_file = write_run(folder / "shares" / "from trained", shards=shards)
     without_parts = re.sub(r"\[model.*(?=\[train\])", "", run_file.read_text(), flags=re.DOTALL)
@@ -100,16 +100,16 @@ def check_same_when_whole(jobs, folder, *, shards):
         assert losses(run_file.parent / "out") == expected, name
 
 
-def test_a_run_from_folders_is_the_same_in_shares_and_whole(shards, tmp_path):
+def test_a_run_from_folders_is_equal_partitioned_and_whole(shards, tmp_path):
     jobs = runs_of_kinds(["dora"], tmp_path, shards=shards)
     trained = jobs["dora"][0].parent / "out" / "step-000004"
-    jobs["from trained"] = started_from(trained, jobs["dora"], tmp_path, shards=shards)
+    jobs["from trained"] = start_from(trained, jobs["dora"], tmp_path, shards=shards)
     run_together(list(jobs.values()), processes=2)
     check_same_when_whole(jobs, tmp_path, shards=shards)
 
 
 @pytest.mark.soak
-def test_a_run_in_shares_goes_on_as_if_it_had_not_stopped(shards, tmp_path):
+def test_a_partitioned_run_resumes_as_if_it_had_not_stopped(shards, tmp_path):
     jobs = runs_of_kinds(list(KINDS), tmp_path, shards=shards)
     run_together(list(jobs.values()), processes=2)
     for run_file, _ in jobs.values():
@@ -118,11 +118,11 @@ def test_a_run_in_shares_goes_on_as_if_it_had_not_stopped(shards, tmp_path):
     check_same_when_whole(jobs, tmp_path, shards=shards)
 
 
-def test_no_rank_holds_a_big_decoder_whole_with_adapters_either(shards, tmp_path):
+def test_no_rank_holds_a_large_decoder_whole_even_with_adapters(shards, tmp_path):
     run_file = write_run(tmp_path, shards=shards)
     shared = ["deepspeed.zero_stage=3", 'train.parts=["projection"]', "model.lora.rank=2"]
-    small = saved_parts(tmp_path / "small", decoder=DECODER)
-    big = saved_parts(tmp_path / "big", decoder=BIG)
+    small = save_parts(tmp_path / "small", decoder=DECODER)
+    big = save_parts(tmp_path / "big", decoder=BIG)
     start = ["--nproc-per-node", "2", "--master-port", free_port()]
     jobs = [json.dumps([*shared, *settings]) for settings in (small, big)]
     command = [BIN / "torchrun", *start, __file__, run_file, *jobs]

@@ -28,7 +28,7 @@ def finished(tmp_path_factory):
     return folder / "out"
 
 
-def test_the_log_tells_speed_waiting_padding_memory_and_loss_by_source(finished):
+def test_the_log_has_speed_waiting_padding_memory_and_loss_by_source(finished):
     for line in log_of(finished):
         assert line["loss_by_source"] == {"toy": pytest.approx(line["loss"], rel=1e-5)}
         assert line["mfu"] == pytest.approx(line["tflops"] / 0.01, rel=0.01, abs=1e-4)
@@ -91,7 +91,7 @@ def test_each_supervised_token_counts_for_the_source_of_its_sample():
     assert len(wanted) == 2
 
 
-def test_the_bar_says_loss_speed_waiting_padding_and_memory():
+def test_the_bar_shows_loss_speed_waiting_padding_and_memory():
     values = {"loss": 1.5, "tokens_per_s": 1234.5, "mfu": 0.405, "data_wait_share": 0.02}
     values |= {"padding_share": 0.031, "memory_gb": 12.34}
     line = progress_text(values)
@@ -99,6 +99,6 @@ def test_the_bar_says_loss_speed_waiting_padding_and_memory():
     assert "MFU" not in progress_text({k: v for k, v in values.items() if k != "mfu"})
 
 
-def test_numbers_by_source_are_named_by_it_and_texts_are_left_out():
+def test_numbers_by_source_are_named_after_it_and_texts_are_left_out():
     values = {"loss": 1, "by": {"a": 2}, "bad_samples": ["x"], "json": json}
     assert flatten_values(values) == {"loss": 1.0, "by/a": 2.0}

@@ -64,7 +64,7 @@ def test_a_spike_counts_as_bad_only_against_the_latest_steps():
     assert limit.is_bad(math.inf)
 
 
-def test_a_resumed_run_knows_the_losses_before_it(run_file):
+def test_a_resumed_run_remembers_the_losses_before_it(run_file):
     from vchat.train.checkpoints.checkpoint import open_checkpoint
 
     run_here(run_file, "optimizer.on_bad_loss=skip", "run.steps=3")

@@ -106,7 +106,7 @@ def test_a_checkpoint_without_its_frozen_weights_is_an_error_that_names_them(ada
 
 
 @pytest.mark.parametrize("kind", ["dora", "four_bit"])
-def test_a_run_goes_on_with_exactly_the_same_losses_under(shards, tmp_path, kind):
+def test_a_run_resumes_with_exactly_equal_losses_under(shards, tmp_path, kind):
     run_file, out = write_run(tmp_path, shards=shards), tmp_path / "out"
     settings = [*LORA, f"model.lora.{kind}=true", "model.lora.dropout=0.1"]
     run_here(run_file, *settings, "train.gradient_checkpointing=true")
@@ -129,7 +129,7 @@ def test_a_tied_head_stays_tied_when_its_table_is_trained_and_the_rest_is_frozen
     assert not any("lm_head" in name for name in names_in(frozen_files(tmp_path / "out")[0]))
 
 
-def test_two_processes_lose_as_one_does_at_zero_2_and_3(shards, tmp_path, adapted_out):
+def test_two_processes_have_the_losses_of_one_at_zero_2_and_3(shards, tmp_path, adapted_out):
     jobs = []
     for stage in (2, 3):
         run_file = write_run(tmp_path / str(stage), shards=shards)

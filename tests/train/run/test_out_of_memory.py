@@ -22,7 +22,7 @@ def batch(*keys: list[str]) -> Batch:
     )
 
 
-def test_the_rows_and_samples_are_named_when_the_allocator_gives_up():
+def test_rows_and_samples_are_named_when_the_allocator_fails():
     from vchat.train.run.out_of_memory import explain_out_of_memory
 
     message = (
@@ -36,7 +36,7 @@ def test_the_rows_and_samples_are_named_when_the_allocator_gives_up():
         torch.empty(1 << 60, dtype=torch.uint8)
 
 
-def test_an_accelerator_that_gives_up_is_named_too_and_long_rows_are_cut():
+def test_an_accelerator_out_of_memory_is_explained_too_and_long_rows_are_cut():
     from vchat.train.run.out_of_memory import explain_out_of_memory
 
     keys = [f"s/{number}" for number in range(30)]
@@ -47,7 +47,7 @@ def test_an_accelerator_that_gives_up_is_named_too_and_long_rows_are_cut():
         raise torch.OutOfMemoryError("tried to allocate 2.00 GiB")
 
 
-def test_another_error_keeps_its_own_words():
+def test_another_error_keeps_its_message():
     from vchat.train.run.out_of_memory import explain_out_of_memory
 
     with (
@@ -57,7 +57,7 @@ def test_another_error_keeps_its_own_words():
         raise RuntimeError("size mismatch")
 
 
-def test_a_run_that_meets_the_end_of_memory_names_its_samples(tmp_path, monkeypatch):
+def test_a_run_out_of_memory_names_its_samples(tmp_path, monkeypatch):
     prepare_deepspeed()
     from vchat.train.run import bad_loss
 

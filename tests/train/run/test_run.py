@@ -116,7 +116,7 @@ def test_a_run_killed_in_the_middle_ends_with_exactly_the_same_losses(
     undisturbed, shards, tmp_path
 ):
     run_file, out = write_run(tmp_path, shards=shards), tmp_path / "out"
-    interrupted(
+    interrupt_run(
         run_file,
         "deepspeed.zero_stage=2",
         signal_number=signal.SIGKILL,
@@ -125,8 +125,8 @@ def test_a_run_killed_in_the_middle_ends_with_exactly_the_same_losses(
     saved = find_newest(out)
     assert saved is not None
     assert saved.name != "step-000012"
-    half_written(out / ".step-000010.part")
-    half_written(out / "step-000010")
+    leave_half_written(out / ".step-000010.part")
+    leave_half_written(out / "step-000010")
     done = launch_run(run_file, "deepspeed.zero_stage=2", processes=2, launcher="torchrun")
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"going on after step {int(saved.name[5:])}" in done.stderr
@@ -138,7 +138,7 @@ def test_sigterm_saves_the_step_and_exits_with_zero_and_nothing_is_lost(
     undisturbed, shards, tmp_path
 ):
     run_file, out = write_run(tmp_path, shards=shards), tmp_path / "out"
-    code = interrupted(
+    code = interrupt_run(
         run_file, signal_number=signal.SIGTERM, when=lambda: num_lines(out) >= 2, processes=1
     )
     assert code == 0
@@ -150,7 +150,7 @@ def test_sigterm_saves_the_step_and_exits_with_zero_and_nothing_is_lost(
 
 
 @pytest.mark.parametrize("stage", [0, 1, 3])
-def test_a_run_goes_on_with_another_number_of_processes(
+def test_a_run_resumes_with_another_number_of_processes(
     undisturbed, shards, tmp_path, stage, capsys
 ):
     run_file, out = write_run(tmp_path, shards=shards), tmp_path / "out"
@@ -173,9 +173,7 @@ def test_a_changed_optimizer_file_is_never_unpickled(undisturbed, shards, tmp_pa
         run_here(run_file)
 
 
-def test_a_checkpoint_written_late_holds_what_was_there_when_it_was_asked_for(
-    shards, tmp_path, monkeypatch
-):
+def test_a_checkpoint_written_late_holds_the_state_of_its_step(shards, tmp_path, monkeypatch):
     from vchat.train.checkpoints.state_capture import Capture
 
     write, written_at = Capture.write, []
@@ -243,7 +241,7 @@ def test_two_processes_stay_in_step_when_all_micro_batches_are_skipped(folders):
     assert [line["skipped_micro_batches"] for line in log] == [3, 3]
 
 
-def interrupted(
+def interrupt_run(
     run_file: Path,
     *settings: str,
     signal_number: int,
@@ -274,6 +272,6 @@ def num_lines(out: Path) -> int:
     return len(log.read_bytes().splitlines()) if log.exists() else 0
 
 
-def half_written(folder: Path) -> None:
+def leave_half_written(folder: Path) -> None:
     (folder / "model").mkdir(parents=True)
     (folder / "state.json").write_text(json.dumps({"format_version": 1, "step": 10}))

@@ -83,7 +83,7 @@ def test_each_sample_is_held_out_once_whatever_the_weights(folders, tmp_path):
     assert len(keys) == 14
 
 
-def test_the_forecast_and_the_lineage_know_all_sets(folders, tmp_path, capsys):
+def test_forecast_and_lineage_cover_all_sets(folders, tmp_path, capsys):
     config = config_of(folders, tmp_path)
     cluster = Cluster(gpus=1, gpus_per_node=8, memory_gb=None, tflops=None, mfu=0.4)
     counted = forecast_run(config, cluster=cluster)

@@ -23,7 +23,7 @@ def run(tmp_path_factory):
     return shards, run_file, folder / "out"
 
 
-def test_a_run_goes_on_in_mid_epoch_with_the_same_losses(run):
+def test_a_run_resumes_in_mid_epoch_with_equal_losses(run):
     _, run_file, out = run
     first = losses(out)
     shutil.rmtree(out / "step-000002")
@@ -90,7 +90,7 @@ def test_a_dialogue_about_cut_images_answers_the_same_with_and_without_reuse(run
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_a_larger_picture_is_first_made_as_small_as_the_shards_images(run):
+def test_a_larger_picture_is_first_scaled_to_the_size_of_the_shards_images(run):
     prepare_deepspeed()
     import io
 

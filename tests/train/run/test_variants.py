@@ -35,7 +35,7 @@ def shards(tmp_path_factory):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_variant_trains_and_goes_on_with_exactly_the_same_losses(shards, tmp_path, variant):
+def test_a_variant_trains_and_resumes_with_exactly_equal_losses(shards, tmp_path, variant):
     run_file, out = write_run(tmp_path, shards=shards), tmp_path / "out"
     settings = [*VARIANTS[variant], "run.steps=4", "run.save_every=2", "run.eval_every=0"]
     run_here(run_file, *settings)

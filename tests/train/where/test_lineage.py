@@ -43,7 +43,7 @@ def run_data(config, shard_set, *, rank: int = 0) -> RunData:
     )
 
 
-def delivered(config, shard_set, *, steps: int) -> dict[int, dict[int, list[str]]]:
+def read_keys(config, shard_set, *, steps: int) -> dict[int, dict[int, list[str]]]:
     """Step -> rank -> keys, as the loaders of all ranks really yield them."""
     keys: dict[int, dict[int, list[str]]] = {step: {} for step in range(1, steps + 1)}
     for rank in range(PROCESSES):
@@ -58,7 +58,7 @@ def delivered(config, shard_set, *, steps: int) -> dict[int, dict[int, list[str]
 def test_a_step_has_the_samples_that_the_ranks_read(opened):
     config, shard_set = opened
     data = run_data(config, shard_set)
-    for step, of_rank in delivered(config, shard_set, steps=7).items():
+    for step, of_rank in read_keys(config, shard_set, steps=7).items():
         places = list(list_step_samples(data, step=step, num_processes=PROCESSES))
         for rank, keys in of_rank.items():
             assert [place.key for place in places if place.rank == rank] == keys
@@ -103,7 +103,7 @@ def test_a_row_of_a_rank_is_printed_with_records_and_files(opened, capsys):
     assert all(line[0] == "1" and line[3] == line[4] and line[6] == "toy.json" for line in lines)
 
 
-def test_a_step_is_shared_out_as_the_log_says_it_was_made(tmp_path, capsys, monkeypatch):
+def test_a_step_is_dealt_to_as_many_processes_as_the_log_says(tmp_path, capsys, monkeypatch):
     run_file = write_run(tmp_path, shards=toy_shards(tmp_path / "shards", num_train=12))
     (tmp_path / "out").mkdir()
     made = [{"step": 2, "processes": 2}, {"step": 4, "processes": 1}]  # resumed on fewer
