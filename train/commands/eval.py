@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @click.option(
     "--image-root",
     type=click.Path(path_type=Path),
-    help="What image paths are relative to  [default: the folder of the questions]",
+    help="Folder that image paths are relative to  [default: the folder of the questions]",
 )
 @click.option(
     "--metric",
@@ -55,14 +55,14 @@ if TYPE_CHECKING:
     show_default=True,
     help="Show the images, grey ones, or those of another question of the same kind.",
 )
-@click.option("--ablations", is_flag=True, help="All three of --images, side by side.")
-@click.option("--max-new-tokens", default=32, show_default=True, help="An answer is cut there.")
+@click.option("--ablations", is_flag=True, help="All three values of --images, side by side.")
+@click.option("--max-new-tokens", default=32, show_default=True, help="Most tokens of an answer.")
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
     default=32,
     show_default=True,
-    help="Questions answered together.",
+    help="How many questions are answered together.",
 )
 @DEVICE
 def command(

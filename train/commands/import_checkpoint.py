@@ -17,8 +17,12 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 @click.command("import-checkpoint")
 @click.argument("kind", type=click.Choice(["dsvl"]))
 @click.argument("path", metavar="PATH", type=click.Path(path_type=Path, exists=True))
-@click.option("--decoder", required=True, type=_FOLDER, help="The language model it began with.")
-@click.option("--tower", required=True, type=_FOLDER, help="The vision tower it began with.")
+@click.option(
+    "--decoder", required=True, type=_FOLDER, help="The language model that training started from."
+)
+@click.option(
+    "--tower", required=True, type=_FOLDER, help="The vision tower that training started from."
+)
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="Folder of the new checkpoint."
 )
@@ -34,7 +38,7 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
     type=click.Choice(["auto", "fused", "apart"]),
     default="auto",
     show_default=True,
-    help="Whether the saved weights contain the LoRA that is saved beside them; auto compares"
+    help="Whether LoRA is already added to the saved weights (fused) or not (apart); auto compares"
     " them with those of --decoder and --tower.",
 )
 def command(

@@ -19,10 +19,20 @@ from vchat.train.chat.commands.options import CHECKPOINT_HELP, DEVICE, SYSTEM
     subcommand_metavar="[COMMAND]",
 )
 @click.option("--checkpoint", type=click.Path(path_type=Path), help=CHECKPOINT_HELP)
-@click.option("--temperature", default=0.0, show_default=True, help="0 is greedy, 1 samples.")
-@click.option("--top-p", default=1.0, show_default=True, help="Keep the likeliest tokens up to it.")
-@click.option("--seed", default=0, show_default=True, help="Of sampling.")
-@click.option("--max-new-tokens", default=256, show_default=True, help="An answer is cut there.")
+@click.option(
+    "--temperature",
+    default=0.0,
+    show_default=True,
+    help="0 is greedy; 1 samples from the model's distribution.",
+)
+@click.option(
+    "--top-p",
+    default=1.0,
+    show_default=True,
+    help="Sample from the fewest tokens whose probabilities sum to this.",
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of sampling.")
+@click.option("--max-new-tokens", default=256, show_default=True, help="Most tokens of an answer.")
 @SYSTEM
 @DEVICE
 @click.pass_context

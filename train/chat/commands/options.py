@@ -12,4 +12,4 @@ CHECKPOINT = click.option(
     "--checkpoint", required=True, type=click.Path(path_type=Path), help=CHECKPOINT_HELP
 )
 DEVICE = click.option("--device", help="Such as cpu or cuda:0; by default a GPU if there is one.")
-SYSTEM = click.option("--system", help="Another system text than the one trained with.")
+SYSTEM = click.option("--system", help="Another system text than that of training.")

@@ -17,16 +17,23 @@ EVERYWHERE = ("0.0.0.0", "::")
 @click.command("serve")
 @CHECKPOINT
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, help="0 takes any free one.")
-@click.option("--max-new-tokens", default=256, show_default=True, help="If a request says nothing.")
+@click.option("--port", default=8000, show_default=True, help="0 takes any free port.")
+@click.option(
+    "--max-new-tokens", default=256, show_default=True, help="Default of requests without a limit."
+)
 @SYSTEM
-@click.option("--sessions", default=4, show_default=True, help="Dialogues whose caches are kept.")
+@click.option(
+    "--sessions",
+    default=4,
+    show_default=True,
+    help="Number of recent dialogues whose KV caches are kept.",
+)
 @click.option(
     "--image-memory-mb",
     type=click.IntRange(min=0),
     default=1024,
     show_default=True,
-    help="What was computed for images is kept up to this size, for all dialogues (mmca only).",
+    help="Size of the cache of image states, shared by all dialogues (mmca only).",
 )
 @DEVICE
 def command(
@@ -41,7 +48,7 @@ def command(
 ) -> None:
     """Serve a chat: a web page at /, and POST /v1/chat/completions.
 
-    Images come as data URIs. There is no password: whoever reaches the address can ask.
+    Images come as data URIs. There is no password: whoever reaches the address can use it.
     """
     _require_extra()
     listening = _listen(host, port)
