@@ -49,6 +49,9 @@ ROW_SCHEMA = pa.schema(
 )
 """The columns of an index row before publication, which adds the number of the shard."""
 
+INDEX_SCHEMA = ROW_SCHEMA.append(pa.field("shard", pa.int32()))
+"""The columns of a published index."""
+
 
 def locate_members(members: Sequence[tuple[str, bytes]], *, start: int) -> list[dict[str, Any]]:
     """Return name, offset, size and checksum of members, the first header at byte `start`."""
@@ -93,7 +96,12 @@ def pad_to_block(size: int) -> int:
 
 
 def write_index(folder: Path, index: pa.Table) -> Iterator[dict[str, Any]]:
-    """Write the index as files of bounded size; yield name, number of rows and digest of each."""
+    """Write the index as files of bounded size; yield name, number of rows and digest of each.
+
+    Raises:
+        ValueError: A column of `INDEX_SCHEMA` is missing or has another type.
+    """
+    _check_columns(index, folder)
     for number, start in enumerate(range(0, max(index.num_rows, 1), ROWS_PER_PART)):
         part = index.slice(start, ROWS_PER_PART)
         path = folder / f"part-{number:05d}.parquet"
@@ -110,7 +118,8 @@ def read_index(folder: Path, parts: Sequence[Mapping[str, Any]]) -> pa.Table:
         parts: The files of the index, as the manifest lists them.
 
     Raises:
-        ValueError: A file is missing, damaged, or has another number of rows than listed.
+        ValueError: A file is missing, damaged, has another number of rows than listed, or lacks a
+            column of `INDEX_SCHEMA`.
     """
     return pa.concat_tables(
         [_read_part(folder / part["name"], part) for part in parts]
@@ -134,7 +143,18 @@ def _read_part(path: Path, part: Mapping[str, Any]) -> pa.Table:
         raise ValueError(f"{path} is not a Parquet file: {error}") from error
     if table.num_rows != part["rows"]:
         raise ValueError(f"{path} has {table.num_rows} rows; manifest.json says {part['rows']}")
+    _check_columns(table, path)
     return table
+
+
+def _check_columns(table: pa.Table, path: Path) -> None:
+    """Raise ValueError unless an index has the columns of `INDEX_SCHEMA`; others are ignored."""
+    for wanted in INDEX_SCHEMA:
+        found = table.schema.field(wanted.name).type if wanted.name in table.schema.names else None
+        if found != wanted.type:
+            raise ValueError(
+                f"{path}: the column {wanted.name!r} is {found or 'missing'}, wanted {wanted.type}"
+            )
 
 
 COUNTS = {

@@ -102,7 +102,7 @@ def test_ids_and_mask_must_have_one_length(tokenizer):
         replace(sample, supervised=sample.supervised[1:])
 
 
-def test_an_image_format_that_is_none_of_ours_is_refused(tokenizer):
+def test_an_unknown_image_format_is_refused(tokenizer):
     sample = toy_sample(0, tokenizer, num_images=1)
     spoilt = replace(sample, images=(replace(sample.images[0], extension="gif"),))
     with pytest.raises(ValueError, match="image 0 has extension 'gif'; wanted one of jpg, png"):

@@ -1,4 +1,4 @@
-"""The cache of whole shards: nothing half, nothing wrong, never over its bound."""
+"""The cache of whole shards: nothing half, nothing wrong, never over its limit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def filled(cache: ShardCache, number: int, *, size: int = 100) -> str:
 
 
 def used_bytes(folder: Path) -> int:
-    """What all files take at one moment: room is made, and taken, only under the folder's lock."""
+    """Return the size of all files at one moment: it changes only under the lock of the folder."""
     with lock_folder(folder):
         return sum(size_or_zero(path) for path in folder.iterdir())
 
@@ -66,7 +66,7 @@ def test_other_bytes_than_the_digest_names_leave_nothing(tmp_path: Path, wrong: 
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_not_used_for_longest_gives_way(tmp_path: Path) -> None:
+def test_the_entry_not_used_for_longest_is_evicted(tmp_path: Path) -> None:
     cache = ShardCache(tmp_path, limit_bytes=300)
     first, second, third = (filled(cache, number) for number in (1, 2, 3))
     for age, digest in ((30, first), (20, second), (10, third)):
@@ -78,7 +78,7 @@ def test_what_is_not_used_for_longest_gives_way(tmp_path: Path) -> None:
     assert cache.contains(third)
 
 
-def test_a_shard_larger_than_the_bound_is_not_kept(tmp_path: Path) -> None:
+def test_a_shard_larger_than_the_limit_is_not_cached(tmp_path: Path) -> None:
     cache = ShardCache(tmp_path, limit_bytes=99)
     digest, data = shard(1)
     asked = iter([data])
@@ -95,14 +95,14 @@ def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "mine.txt").exists()
 
 
-def test_a_shard_that_is_being_filled_is_left_to_who_fills_it(tmp_path: Path) -> None:
+def test_an_entry_that_another_process_fills_is_left_alone(tmp_path: Path) -> None:
     cache, other = (ShardCache(tmp_path, limit_bytes=150) for _ in range(2))
     digest, data = shard(1)
 
     def meanwhile() -> Iterator[bytes]:
         assert not other.fill(digest, size=100, parts=iter(()))
         another, other_data = shard(2)
-        assert not other.fill(another, size=100, parts=[other_data])  # no room beside it
+        assert not other.fill(another, size=100, parts=[other_data])  # both do not fit
         yield data
 
     assert cache.fill(digest, size=100, parts=meanwhile())
@@ -138,7 +138,7 @@ def test_a_process_killed_while_filling_leaves_nothing_in_the_way(
     assert [path.name for path in tmp_path.iterdir()] == [digest]
 
 
-def test_many_at_once_never_exceed_the_bound_nor_read_wrong_bytes(tmp_path: Path) -> None:
+def test_many_users_at_once_never_exceed_the_limit_or_read_wrong_bytes(tmp_path: Path) -> None:
     wrong: list[str] = []
     most = 0
     done = threading.Event()
@@ -154,7 +154,7 @@ def test_many_at_once_never_exceed_the_bound_nor_read_wrong_bytes(tmp_path: Path
                 if path is not None and path.read_bytes() != data:
                     wrong.append(digest)
             except FileNotFoundError:
-                pass  # it has given way since
+                pass  # it was evicted since
 
     def watch() -> None:
         nonlocal most

@@ -43,7 +43,7 @@ def test_ranges_equal_the_file(shard_set: ShardSet, served: FolderServer) -> Non
         assert store.read("train-000000.tar", start, end) == data[start:end]
 
 
-def test_what_is_not_there_is_asked_for_once(served: FolderServer, tmp_path: Path) -> None:
+def test_a_missing_object_is_requested_once(served: FolderServer, tmp_path: Path) -> None:
     with pytest.raises(ShardError, match=r"gone\.tar at byte 0"):
         store_at(served).read("gone.tar", 0, 10)
     with pytest.raises(ValueError, match=r"no manifest.json under http://127.0.0.1:\d+/nowhere"):
@@ -78,7 +78,7 @@ def test_an_object_of_another_size_than_the_manifest_says_is_an_error(served: Fo
         store.read("train-000000.tar", 0, 10)
 
 
-def test_pauses_double_up_to_ten_seconds_and_add_up_to_what_was_allowed() -> None:
+def test_pauses_double_up_to_ten_seconds_and_add_up_to_the_limit() -> None:
     assert list(retry_pauses(0)) == []
     assert list(retry_pauses(2.0)) == pytest.approx([0.2, 0.4, 0.8, 0.6])
     assert max(retry_pauses(500.0)) == 10.0

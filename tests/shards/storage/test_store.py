@@ -57,7 +57,7 @@ def test_a_file_is_opened_anew_after_a_read_that_failed(tmp_path: Path) -> None:
     assert store.read("a.tar", 2, 5) == b"cde"
 
 
-def test_expecting_bytes_that_are_not_there_is_no_error_until_they_are_read(tmp_path: Path) -> None:
+def test_prefetching_missing_bytes_is_no_error_until_they_are_read(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     store.prefetch("a.tar", 0, 5)
     with pytest.raises(ShardError, match="No such file"):

@@ -224,7 +224,7 @@ def test_plain_text_gets_the_ids_the_tokenizer_itself_gives_it(tokenizers, shape
         assert found != begin + plain.ids, "this shape is here because it must be cut"
 
 
-def test_a_token_that_would_reach_across_the_boundary_is_cut_there(tokenizers):
+def test_a_token_that_would_cross_the_boundary_is_cut_there(tokenizers):
     tokenizer = tokenizers["across_lines"]
     whole = tokenizer.encode([Text("### Answer:\nThe square is red.")]).ids.tolist()
     cut = tokenizer.encode([Text("### Answer:\n"), Text("The square is red.", supervised=True)])
@@ -288,7 +288,7 @@ def test_an_image_token_that_is_there_is_used(tmp_path):
     assert tokenizer.image_id == tokenizer.num_ids - 2
 
 
-def test_begin_is_left_out_where_the_tokenizer_says_so(tmp_path):
+def test_the_begin_token_is_left_out_if_the_tokenizer_says_so(tmp_path):
     folder = toy_tokenizer(tmp_path / "quiet")
     config = {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": False}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
@@ -366,7 +366,7 @@ def test_a_spoilt_folder_is_refused_in_one_line(tmp_path, spoil, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_lone_surrogate_is_refused_with_its_place(tokenizers):
+def test_a_lone_surrogate_is_refused_and_located(tokenizers):
     with pytest.raises(ValueError, match="lone surrogate at character 2"):
         tokenizers["byte_level"].encode([Text("ab\ud800")])
 
