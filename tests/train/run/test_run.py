@@ -174,9 +174,9 @@ def test_a_changed_optimizer_file_is_never_unpickled(undisturbed, shards, tmp_pa
 
 
 def test_a_checkpoint_written_late_holds_the_state_of_its_step(shards, tmp_path, monkeypatch):
-    from vchat.train.checkpoints.state_capture import Capture
+    from vchat.train.checkpoints.state_capture import StateCapture
 
-    write, written_at = Capture.write, []
+    write, written_at = StateCapture.write, []
 
     def late(capture):
         deadline = time.monotonic() + 30
@@ -185,7 +185,7 @@ def test_a_checkpoint_written_late_holds_the_state_of_its_step(shards, tmp_path,
         written_at.append(len(losses(out)))
         write(capture)
 
-    monkeypatch.setattr(Capture, "write", late)
+    monkeypatch.setattr(StateCapture, "write", late)
     run_file, out = write_run(tmp_path, shards=shards), tmp_path / "out"
     settings = ["run.steps=6", "run.save_every=3", "run.eval_every=0"]
     run_here(run_file, *settings)
