@@ -1,4 +1,4 @@
-"""The vision tower out of a Qwen-VL checkpoint folder, every key accounted for.
+"""The vision tower of a Qwen-VL checkpoint folder; every key is accounted for.
 
 Keys of the tower begin with `transformer.visual.`; a folder that holds the tower alone, as the
 published chat code wants it, has them bare. All other keys must be of the language model.
@@ -30,7 +30,7 @@ class ImportedTower:
     tower: QwenVLVisual
     num_loaded: int
     num_of_language_model: int
-    """Left alone."""
+    """Keys of the language model, which are not read."""
 
 
 def read_qwen_vl_tower(folder: Path, *, resampler_head_width: int = 128) -> ImportedTower:

@@ -5,7 +5,7 @@ projection into the space shared with text), because nothing here reads it. A CL
 its last layer's output with the class position, as the Hugging Face CLIP tower does; a timm network
 gives what its `forward_features` gives; a feature map is read row by row.
 
-The library takes seconds to import, so it is imported when a tower is made.
+The library takes seconds to import, so it is imported when a tower is built.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class OpenClipVisionConfig(PreTrainedConfig):  # type: ignore[misc]
     """Per channel, of pixel values between 0 and 1."""
 
     image_std: list[float] | tuple[float, ...] | None = None
-    """Likewise."""
+    """As the field before."""
 
     hidden_size: int = 0
     """Width of a feature."""
@@ -72,13 +72,13 @@ class OpenClipVisionConfig(PreTrainedConfig):  # type: ignore[misc]
     """Of the extra layer of a `vit` projection, as the following fields: about the tower's own."""
 
     intermediate_size: int = 0
-    """Likewise."""
+    """As the field before."""
 
     hidden_act: str = "gelu"
-    """Likewise."""
+    """As the field before."""
 
     layer_norm_eps: float = 1e-5
-    """Likewise."""
+    """As the field before."""
 
     def __post_init__(self, **kwargs: object) -> None:
         """Look up what follows from the name.
@@ -95,17 +95,17 @@ class OpenClipVisionConfig(PreTrainedConfig):  # type: ignore[misc]
             self.measure()
 
     def _copy_settings(self, model: dict[str, Any]) -> None:
-        """Keep what open_clip says about the vision half of a model."""
+        """Copy what open_clip says about the vision half of a model."""
         from open_clip import get_pretrained_cfg
 
-        kept = {**model["vision_cfg"], "timm_model_pretrained": False, "patch_dropout": 0.0}
-        self.embed_dim, self.vision_cfg = int(model["embed_dim"]), kept
+        settings = {**model["vision_cfg"], "timm_model_pretrained": False, "patch_dropout": 0.0}
+        self.embed_dim, self.vision_cfg = int(model["embed_dim"]), settings
         of_weights = get_pretrained_cfg(self.name, self.pretrained) if self.pretrained else {}
         self.quick_gelu = bool(of_weights.get("quick_gelu") or model.get("quick_gelu"))
-        self.image_size = self.image_size or int(kept.get("image_size", 224))
+        self.image_size = self.image_size or int(settings.get("image_size", 224))
 
     def measure(self) -> None:
-        """Learn number and width of the features from a network without memory for weights."""
+        """Set number and width of the features, found by a network without memory for weights."""
         assert self.vision_cfg is not None
         with torch.device("meta"):
             visual = build_network(self).eval()
@@ -156,7 +156,7 @@ class OpenClipVision(PreTrainedModel):  # type: ignore[misc]
         return BaseModelOutput(last_hidden_state=compute_features(self.visual, pixel_values))
 
     def load_weights(self, file: Path) -> None:
-        """Take the vision half out of an open_clip checkpoint: safetensors, or a file of torch.
+        """Load the vision half of an open_clip checkpoint: safetensors, or a file of torch.
 
         A table of positions for another image size is interpolated. The text half is not read.
 
@@ -183,7 +183,7 @@ class OpenClipVision(PreTrainedModel):  # type: ignore[misc]
         self.visual.load_state_dict(native.state_dict())
 
     def set_image_size(self, image_size: int) -> None:
-        """Read images of another size from now on; positions are interpolated."""
+        """Change the size of the images that are read; positions are interpolated."""
         set_image_size(self.visual, image_size)
         self.config.image_size = image_size
         self.config.measure()

@@ -49,7 +49,7 @@ class QwenVLVisualConfig(PreTrainedConfig):  # type: ignore[misc]
     """Of the transformer, and of the extra layer of a `vit` projection."""
 
     intermediate_size: int = 8192
-    """Width inside an MLP, likewise."""
+    """Width inside an MLP, of both."""
 
     num_queries: int = 256
     """Features per image, a square."""
@@ -64,7 +64,7 @@ class QwenVLVisualConfig(PreTrainedConfig):  # type: ignore[misc]
     """Of the extra layer of a `vit` projection, which published chat models take from CLIP."""
 
     layer_norm_eps: float = 1e-5
-    """Likewise."""
+    """As `hidden_act`."""
 
 
 class QwenVLVisual(PreTrainedModel):  # type: ignore[misc]

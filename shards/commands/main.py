@@ -25,7 +25,7 @@ group = LazyGroup(
             "Read everything and list each defect.",
         ),
         "plan": (
-            "vchat.shards.commands.plan:plan",
+            "vchat.shards.commands.plan:command",
             "Print what an epoch over shard sets will be.",
         ),
     },

@@ -43,7 +43,7 @@ POSITIVE = click.IntRange(min=1)
 @click.option("--on-too-long", type=click.Choice(["error", "exclude"]), default="error")
 @click.option("--tail", type=click.Choice(["pad", "drop"]), default="pad", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-def plan(shards: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def command(shards: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Print what one epoch over SHARDS holds and costs: steps, tokens, padding, bytes, shuffle.
 
     SHARDS are folders or URLs; several are read as one. The numbers equal what the loader

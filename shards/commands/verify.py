@@ -12,7 +12,7 @@ from vchat.shards.commands.options import SHARDS
 def command(shards: str) -> int:
     """Read everything and list each defect; exits with 1 if there is any.
 
-    Checks the SHA-256 of every file, the checksum and place of every member, that each image has
+    Checks the SHA-256 of every file, the checksum and offset of every member, that each image has
     its slot, and that supervised tokens decode to the answers.
     """
     from vchat.base.progress import show_progress

@@ -1,4 +1,4 @@
-"""Shard sets and dialogues as text for a terminal, or for a pipe: colors only where they show."""
+"""Shard sets and dialogues as text for a terminal, or for a pipe: colors in a terminal only."""
 
 from __future__ import annotations
 
@@ -86,19 +86,19 @@ def print_sample(shards: ShardSet, row: Mapping[str, Any]) -> None:
         out.print(Text(f"  {escape_controls(line)}", style="dim"), soft_wrap=True)
     mark = ("", "") if out.color_system else ("{+", "+}")
     body = Text()
-    for run in token_spans(sample, shards.tokenizer()):
-        if run.image is not None:
-            body.append(f"<image: {escape_controls(sample.images[run.image].key)}>", style="cyan")
-        elif run.supervised:
-            body.append(mark[0] + escape_controls(run.text) + mark[1], style="green")
+    for span in token_spans(sample, shards.tokenizer()):
+        if span.image is not None:
+            body.append(f"<image: {escape_controls(sample.images[span.image].key)}>", style="cyan")
+        elif span.supervised:
+            body.append(mark[0] + escape_controls(span.text) + mark[1], style="green")
         else:
-            body.append(escape_controls(run.text))
+            body.append(escape_controls(span.text))
     out.print()
     out.print(body, soft_wrap=True)
 
 
 def _facts(shards: ShardSet, row: Mapping[str, Any], sample: Sample) -> list[str]:
-    """Where the sample lies, where it comes from, and its images."""
+    """Return lines that say where a sample is stored, where it comes from, and its images."""
     supervised = row["supervised_tokens"]
     lines = [
         f"{sample.source}, {sample.split}, {shards.shard_name(row)} {row['stem']}",

@@ -38,8 +38,8 @@ def find_defects(shards: ShardSet, *, shard_done: Callable[[int], None]) -> Iter
     Reads every byte (each shard twice) and holds one sample.
 
     Args:
-        shards: The set.
-        shard_done: Called with 1 after each shard.
+        shards: the set.
+        shard_done: called with 1 after each shard.
     """
     yield from missing_files(shards)
     yield from _unlisted_files(shards)
@@ -108,7 +108,7 @@ def _shard_defects(
 
 
 def _stored_samples(file: IO[bytes]) -> Iterator[tuple[str, list[tuple[IndexRow, bytes]]]]:
-    """Yield each stem with its entries: what an index would say of each, and its bytes."""
+    """Yield each stem with its entries: what an index would say about each, and its bytes."""
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for stem, entries in groupby(tar, key=lambda entry: entry.name.partition(".")[0]):
             stored = []
@@ -192,7 +192,7 @@ def _token_defects(
 
 
 def _supervised_texts(sample: Sample, tokenizer: TextTokenizer, *, end_id: int) -> list[str]:
-    """Decode the supervised ids, cut after each end token and wherever they are interrupted."""
+    """Return the texts of the supervised ids, cut after each end token and at each interruption."""
     texts: list[str] = []
     ids: list[int] = []
     for token, supervised in zip(sample.ids.tolist(), sample.supervised.tolist(), strict=True):
@@ -224,7 +224,7 @@ def _compare(
 
 
 def _show_value(value: object, first: int) -> str:
-    """Write a value so that the character at `first` is among those shown."""
+    """Return a value as text, cut so that the character at `first` is shown."""
     start = max(0, first - MAX_SHOWN_CHARACTERS // 2)
     if isinstance(value, str) and len(value) > MAX_SHOWN_CHARACTERS:
         return f"{value[start : start + MAX_SHOWN_CHARACTERS]!r} (from character {start})"

@@ -49,14 +49,14 @@ class ViewedDialogue:
 def write_page(
     path: Path, shards: ShardSet, *, num: int, split: str | None, source: str | None
 ) -> int:
-    """Write the page whole; returns how many dialogues it shows.
+    """Write the page and return how many dialogues it shows.
 
     Args:
-        path: The HTML file.
-        shards: The set.
-        num: Dialogues at most, taken evenly from every source.
-        split: Only this one, None for all.
-        source: Only this one, None for all.
+        path: the HTML file.
+        shards: the set.
+        num: how many dialogues at most, taken evenly from every source.
+        split: only this one, None for all.
+        source: only this one, None for all.
     """
     rows = select_samples(shards, split=split, source=source)
     chosen = choose_samples(rows, num=num)
