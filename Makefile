@@ -48,7 +48,7 @@ imports: setup   ## who may import whom
 	$(BIN)/lint-imports
 
 types: setup
-	$(BIN)/mypy src/vchat
+	$(BIN)/mypy src
 
 docker-lint: setup
 	$(BIN)/hadolint Dockerfile

@@ -24,7 +24,7 @@ from vchat_testing.training_runs import (
     log_of,
     losses,
     run_here,
-    toy_shards,
+    training_shards,
     write_run,
 )
 from vchat_testing.warm import environment, free_port
@@ -94,7 +94,7 @@ def test_an_example_names_runs_that_are_shipped(file):
 
 @pytest.fixture
 def run_file(tmp_path) -> Path:
-    return write_run(tmp_path / "run", shards=toy_shards(tmp_path / "shards"))
+    return write_run(tmp_path / "run", shards=training_shards(tmp_path / "shards"))
 
 
 @pytest.fixture

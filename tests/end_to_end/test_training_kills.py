@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from vchat_testing.training_runs import command_line, log_of, toy_shards, write_run
+from vchat_testing.training_runs import command_line, log_of, training_shards, write_run
 from vchat_testing.warm import environment
 
 pytestmark = pytest.mark.soak
@@ -99,7 +99,7 @@ def surroundings() -> dict[str, str]:
 
 
 def test_thirty_kills_change_neither_data_nor_losses(s3, tmp_path):
-    s3.put_folder(toy_shards(tmp_path / "shards"), "set")
+    s3.put_folder(training_shards(tmp_path / "shards"), "set")
     undisturbed, killed = (
         write_run(tmp_path / name, shards=Path("unused")) for name in ("undisturbed", "killed")
     )

@@ -26,7 +26,7 @@ from vchat_testing.training_runs import (
     log_of,
     losses,
     run_here,
-    toy_shards,
+    training_shards,
     write_run,
 )
 from vchat_testing.warm import environment
@@ -57,7 +57,7 @@ def can_make_networks() -> None:
 def test_a_host_that_dies_and_comes_back_changes_neither_data_nor_losses(
     tmp_path, can_make_networks
 ):
-    shards = toy_shards(tmp_path / "shards")
+    shards = training_shards(tmp_path / "shards")
     run_here(write_run(tmp_path / "undisturbed", shards=shards), *SETTINGS)
     command = in_own_network(Path(__file__), str(tmp_path))
     surroundings = environment() | {"PYTHONPATH": str(Path(__file__).parents[2] / "src")}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -175,31 +176,51 @@ def toy_shards(
     """
     if tokenizer is None:
         tokenizer = TextTokenizer.load(toy_tokenizer(folder.parent / "toy_tokenizer"))
+    count = images_per_sample
+    num_images = count if callable(count) else lambda number: count
+    samples = [
+        toy_sample(
+            number,
+            tokenizer,
+            num_images=num_images(number),
+            split="train" if number < num_samples else "eval",
+            source=("toy", "toy2")[number % 2],
+            image_size=image_size,
+        )
+        for number in range(num_samples + num_eval)
+    ]
+    return publish_samples(
+        folder, samples, tokenizer=tokenizer, samples_per_shard=samples_per_shard
+    )
+
+
+def publish_samples(
+    folder: Path,
+    samples: Sequence[Sample],
+    *,
+    tokenizer: TextTokenizer,
+    samples_per_shard: int = 1000,
+    facts: Mapping[str, object] | None = None,
+) -> ShardSet:
+    """Write samples as shards in their order, publish the set, and open it.
+
+    Args:
+        folder: Made if absent.
+        samples: Those of a split lie together.
+        tokenizer: The one that has made their ids.
+        samples_per_shard: At most.
+        facts: What the manifest states differently from `toy_manifest`.
+    """
     shards = []
-    for split, first, count in (("train", 0, num_samples), ("eval", num_samples, num_eval)):
-        samples = []
-        for number in range(first, first + count):
-            n = (
-                images_per_sample
-                if isinstance(images_per_sample, int)
-                else images_per_sample(number)
-            )
-            source = ("toy", "toy2")[number % 2]
-            samples.append(
-                toy_sample(
-                    number,
-                    tokenizer,
-                    num_images=n,
-                    split=split,
-                    source=source,
-                    image_size=image_size,
-                )
-            )
-        for start in range(0, count, samples_per_shard):
+    for split, group in itertools.groupby(samples, key=lambda sample: sample.split):
+        of_split = list(group)
+        for start in range(0, len(of_split), samples_per_shard):
             path = folder / f"{split}-{start // samples_per_shard:06d}.tar"
-            rows = write_shard(path, samples[start : start + samples_per_shard], first_number=start)
+            some = of_split[start : start + samples_per_shard]
+            rows = write_shard(path, some, first_number=start)
             shards.append(describe_shard(path, split=split, rows=rows))
-    publish(folder, manifest_without_shards=toy_manifest(), shards=shards, tokenizer=tokenizer)
+    manifest = toy_manifest() | dict(facts or {})
+    publish(folder, manifest_without_shards=manifest, shards=shards, tokenizer=tokenizer)
     return open_shards(folder)
 
 

@@ -13,12 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vchat.shards.format.publish import describe_shard, publish
-from vchat.shards.format.sample import RecordOrigin, Sample, StoredImage, StoredRound
-from vchat.shards.format.writer import write_shard
-from vchat.shards.text.template import TextRound, VisualChatTemplate
+from vchat.shards.format.sample import Sample, StoredImage, StoredRound
 from vchat.shards.text.tokenizer import TextTokenizer
-from vchat_testing.toy import toy_tokenizer
+from vchat_testing.toy import publish_samples, sample_of, toy_tokenizer
 from vchat_testing.warm import environment, free_port, run_ranks
 
 BIN = Path(sys.executable).parent
@@ -68,72 +65,41 @@ keep_last = 0
 """
 
 
-def toy_shards(folder: Path, *, seed: int = 0, num_train: int = 60) -> Path:
-    """Write a small finished shard set with text-only, one-image and two-image dialogues."""
+def training_shards(folder: Path, *, seed: int = 0, num_train: int = 60) -> Path:
+    """Write a finished shard set with text-only, one-image and two-image dialogues to learn.
+
+    Args:
+        folder: Made if absent; returned.
+        seed: Of pictures and answers; they say nothing of each other.
+        num_train: Samples in each of two shards of split `train`; split `eval` has 7.
+    """
     tokenizer = TextTokenizer.load(toy_tokenizer(folder / "source-tokenizer"))
     rng = np.random.default_rng(seed)
-    shards = []
-    first = 0
-    for name, split, count in (
-        ("train-000000.tar", "train", num_train),
-        ("train-000001.tar", "train", num_train),
-        ("eval-000000.tar", "eval", 7),
-    ):
-        samples = [toy_sample(rng, tokenizer, split, first + i) for i in range(count)]
-        rows = write_shard(folder / name, samples, first_number=first)
-        shards.append(describe_shard(folder / name, split=split, rows=rows))
-        first += count
-    template = VisualChatTemplate()
-    facts = {
-        "template": {"name": "visualchat", "system": template.system},
-        "max_tokens": 288,
-        "positions_per_image": 5,
-    }
-    publish(folder, manifest_without_shards=facts, shards=shards, tokenizer=tokenizer)
+    splits = ["train"] * 2 * num_train + ["eval"] * 7
+    samples = [short_dialogue(rng, tokenizer, split, n) for n, split in enumerate(splits)]
+    facts = {"max_tokens": 288, "positions_per_image": 5}
+    publish_samples(
+        folder, samples, tokenizer=tokenizer, samples_per_shard=max(num_train, 7), facts=facts
+    )
     return folder
 
 
-def toy_sample(
+def short_dialogue(
     rng: np.random.Generator, tokenizer: TextTokenizer, split: str, number: int
 ) -> Sample:
     """One dialogue of one or two rounds about 0 to 2 plain-coloured images."""
     num_images = int(rng.integers(0, 3))
-    images = tuple(toy_image(rng, f"toy:{number}/{i}") for i in range(num_images))
+    images = tuple(plain_image(rng, f"toy:{number}/{i}") for i in range(num_images))
     answer = " ".join(rng.choice(["red", "blue", "green", "two"], size=int(rng.integers(1, 6))))
-    rounds = [TextRound(num_images=num_images, question="What color?", answer=answer)]
+    shown = tuple(range(num_images))
+    rounds = [StoredRound(images=shown, question="What color?", answer=answer)]
     if number % 3 == 0:
-        rounds.append(TextRound(num_images=0, question="How many?", answer="three"))
-    encoded = tokenizer.encode(VisualChatTemplate().dialogue(rounds))
-    stored = tuple(
-        StoredRound(
-            images=tuple(range(round_.num_images)),
-            question=round_.question,
-            answer=str(round_.answer),
-        )
-        for round_ in rounds
-    )
-    key = f"toy/{split}/{number}"
-    origin = RecordOrigin(
-        key=key,
-        file="toy.json",
-        record_id=str(number),
-        licence="none",
-        first_round=0,
-        num_rounds=len(rounds),
-    )
-    return Sample(
-        key=key,
-        source="toy",
-        split=split,
-        records=(origin,),
-        rounds=stored,
-        images=images,
-        ids=encoded.ids,
-        supervised=encoded.supervised,
-    )
+        rounds.append(StoredRound(images=(), question="How many?", answer="three"))
+    return sample_of(f"toy/{split}/{number}", tokenizer, tuple(rounds), images, split=split)
 
 
-def toy_image(rng: np.random.Generator, key: str) -> StoredImage:
+def plain_image(rng: np.random.Generator, key: str) -> StoredImage:
+    """Draw a picture of one colour."""
     colour = tuple(int(c) for c in rng.integers(0, 256, size=3))
     data = io.BytesIO()
     Image.new("RGB", (32, 32), colour).save(data, "PNG")
@@ -151,6 +117,7 @@ def write_run(folder: Path, *, shards: Path) -> Path:
 
 
 def command_line(run_file: Path, *settings: str, processes: int, launcher: str) -> list[str]:
+    """Return the command that starts a run `alone`, under `torchrun` or under `deepspeed`."""
     flags = [flag for setting in settings for flag in ("--set", setting)]
     if launcher == "alone":
         return [str(BIN / "vchat-train"), "run", str(run_file), *flags]
@@ -207,8 +174,10 @@ def prepare_deepspeed() -> None:
 
 
 def log_of(out: Path) -> list[dict[str, float]]:
+    """Return the lines of a run's log."""
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
 def losses(out: Path) -> list[float]:
+    """Return the loss of every step that a run has logged."""
     return [line["loss"] for line in log_of(out)]

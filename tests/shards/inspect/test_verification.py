@@ -9,12 +9,9 @@ import pytest
 from PIL import Image
 
 from vchat.shards.format.open_shards import open_shards
-from vchat.shards.format.publish import describe_shard, publish
-from vchat.shards.format.sample import Sample
-from vchat.shards.format.writer import write_shard
 from vchat.shards.inspect.verification import find_defects
 from vchat.shards.text.tokenizer import TextTokenizer
-from vchat_testing.toy import toy_image, toy_manifest, toy_sample, toy_shards, toy_tokenizer
+from vchat_testing.toy import publish_samples, toy_image, toy_sample, toy_shards, toy_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +33,6 @@ def defects(folder) -> list[str]:
     return [
         str(defect) for defect in find_defects(open_shards(folder), shard_done=lambda done: None)
     ]
-
-
-def published_sample(folder, sample: Sample, tokenizer: TextTokenizer) -> None:
-    """Publish a set of this one sample, its checksums all in order."""
-    rows = write_shard(folder / "train-000000.tar", [sample], first_number=0)
-    shard = describe_shard(folder / "train-000000.tar", split="train", rows=rows)
-    publish(folder, manifest_without_shards=toy_manifest(), shards=[shard], tokenizer=tokenizer)
 
 
 def flip(path, offset: int) -> None:
@@ -120,7 +110,7 @@ def test_another_tokenizer_is_found_naming_both_fingerprints(copied, tmp_path):
 def test_a_mask_shifted_by_one_is_found_as_text(tmp_path, tokenizer):
     sample = toy_sample(0, tokenizer, num_images=1)
     shifted = replace(sample, supervised=np.roll(sample.supervised, -1))
-    published_sample(tmp_path / "set", shifted, tokenizer)
+    publish_samples(tmp_path / "set", [shifted], tokenizer=tokenizer)
     (found,) = defects(tmp_path / "set")
     assert "sample 000000000 (toy/0): supervised text of round 0: found '\\nThe square is " in found
     assert "wanted 'The square is red.</s>'" in found
@@ -131,7 +121,7 @@ def test_an_answer_that_is_not_supervised_is_found(tmp_path, tokenizer):
     last = np.flatnonzero(sample.supervised)[-4:]
     mask = sample.supervised.copy()
     mask[last] = False
-    published_sample(tmp_path / "set", replace(sample, supervised=mask), tokenizer)
+    publish_samples(tmp_path / "set", [replace(sample, supervised=mask)], tokenizer=tokenizer)
     (found,) = defects(tmp_path / "set")
     assert "supervised text of round 1" in found
 
@@ -139,7 +129,7 @@ def test_an_answer_that_is_not_supervised_is_found(tmp_path, tokenizer):
 def test_an_answer_without_its_end_token_is_found(tmp_path, tokenizer):
     sample = toy_sample(0, tokenizer, num_images=2)
     mask = sample.supervised & (sample.ids != tokenizer.end_id)
-    published_sample(tmp_path / "set", replace(sample, supervised=mask), tokenizer)
+    publish_samples(tmp_path / "set", [replace(sample, supervised=mask)], tokenizer=tokenizer)
     found = defects(tmp_path / "set")
     assert [defect.partition(": ")[2].partition(":")[0] for defect in found] == [
         "supervised text of round 0",
@@ -151,7 +141,7 @@ def test_a_slot_without_image_is_found(tmp_path, tokenizer):
     sample = toy_sample(0, tokenizer, num_images=1)
     ids = sample.ids.copy()
     ids[5] = tokenizer.image_id
-    published_sample(tmp_path / "set", replace(sample, ids=ids), tokenizer)
+    publish_samples(tmp_path / "set", [replace(sample, ids=ids)], tokenizer=tokenizer)
     assert defects(tmp_path / "set") == [
         "train-000000.tar, sample 000000000 (toy/0): number of <image> ids: found 2, wanted 1"
     ]
@@ -161,7 +151,7 @@ def test_an_id_beyond_the_vocabulary_is_found(tmp_path, tokenizer):
     sample = toy_sample(0, tokenizer, num_images=1)
     ids = sample.ids.copy()
     ids[3] = tokenizer.num_ids
-    published_sample(tmp_path / "set", replace(sample, ids=ids), tokenizer)
+    publish_samples(tmp_path / "set", [replace(sample, ids=ids)], tokenizer=tokenizer)
     (found,) = defects(tmp_path / "set")
     assert found.endswith(f"wanted 0 to {tokenizer.num_ids - 1}")
 
@@ -176,7 +166,7 @@ def test_an_id_beyond_the_vocabulary_is_found(tmp_path, tokenizer):
 def test_an_image_that_is_not_as_stated_is_found(tmp_path, tokenizer, change, message):
     sample = toy_sample(0, tokenizer, num_images=1)
     spoilt = replace(sample, images=(replace(toy_image(0), **change),))
-    published_sample(tmp_path / "set", spoilt, tokenizer)
+    publish_samples(tmp_path / "set", [spoilt], tokenizer=tokenizer)
     (found,) = defects(tmp_path / "set")
     assert message in found
 
@@ -185,7 +175,7 @@ def test_a_long_text_is_shown_where_it_differs(tmp_path, tokenizer):
     sample = toy_sample(0, tokenizer, num_images=1)
     answer = "red " * 100 + "end"
     rounds = (replace(sample.rounds[0], answer=answer),)
-    published_sample(tmp_path / "set", replace(sample, rounds=rounds), tokenizer)
+    publish_samples(tmp_path / "set", [replace(sample, rounds=rounds)], tokenizer=tokenizer)
     (found,) = defects(tmp_path / "set")
     assert len(found) < 400
     assert "\n" not in found
@@ -196,6 +186,8 @@ def test_an_image_that_no_reader_would_decode_is_found(tmp_path, tokenizer):
     Image.new("RGB", (16_400, 2)).save(strip, "PNG")
     sample = toy_sample(0, tokenizer)
     image = replace(sample.images[0], data=strip.getvalue(), extension="png", size=(16_400, 2))
-    published_sample(tmp_path, replace(sample, images=(image, *sample.images[1:])), tokenizer)
+    publish_samples(
+        tmp_path, [replace(sample, images=(image, *sample.images[1:]))], tokenizer=tokenizer
+    )
     (found,) = [one for one in defects(tmp_path) if "size of image 0" in one]
     assert "image of 16400x2 pixels, at most 16384 a side" in found

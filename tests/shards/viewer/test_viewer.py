@@ -5,13 +5,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from vchat.shards.format.open_shards import open_shards
-from vchat.shards.format.publish import describe_shard, publish
 from vchat.shards.format.sample import StoredRound
-from vchat.shards.format.writer import write_shard
 from vchat.shards.text.tokenizer import TextTokenizer
 from vchat.shards.viewer.page import choose_samples, write_page
-from vchat_testing.toy import sample_of, toy_image, toy_manifest, toy_shards, toy_tokenizer
+from vchat_testing.toy import publish_samples, sample_of, toy_image, toy_shards, toy_tokenizer
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror='alert(2)'>\"'\x1b[31m\x00&amp;{{ 7*7 }}"
 
@@ -51,12 +48,8 @@ def hostile_set(tmp_path):
     tokenizer = TextTokenizer.load(toy_tokenizer(tmp_path / "tokenizer"))
     rounds = (StoredRound(images=(0,), question=HOSTILE, answer=HOSTILE),)
     sample = sample_of(f"toy/{HOSTILE}", tokenizer, rounds, (toy_image(0),), source=HOSTILE)
-    path = tmp_path / "set" / "train-000000.tar"
-    rows = write_shard(path, [sample], first_number=0)
-    shard = describe_shard(path, split="train", rows=rows)
-    manifest = toy_manifest() | {"licences": {HOSTILE: HOSTILE}, "recipe": {HOSTILE: [HOSTILE]}}
-    publish(path.parent, manifest_without_shards=manifest, shards=[shard], tokenizer=tokenizer)
-    return open_shards(path.parent)
+    facts = {"licences": {HOSTILE: HOSTILE}, "recipe": {HOSTILE: [HOSTILE]}}
+    return publish_samples(tmp_path / "set", [sample], tokenizer=tokenizer, facts=facts)
 
 
 def page_of(shards, path, **selection) -> Page:

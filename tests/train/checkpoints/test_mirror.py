@@ -13,7 +13,7 @@ from vchat_testing.training_runs import (
     losses,
     prepare_deepspeed,
     run_here,
-    toy_shards,
+    training_shards,
     write_run,
 )
 
@@ -24,7 +24,7 @@ SETTINGS = ["run.steps=6", "run.save_every=2", "run.keep_last=2", "run.eval_ever
 def run(s3, tmp_path):
     """A finished run of 6 steps with a mirror: its file, its settings, and its losses."""
     s3.put("other", b"")  # the bucket is there
-    run_file = write_run(tmp_path, shards=toy_shards(tmp_path / "shards"))
+    run_file = write_run(tmp_path, shards=training_shards(tmp_path / "shards"))
     settings = [f"run.mirror={s3.url}/run", *SETTINGS]
     run_here(run_file, *settings)
     return run_file, settings, losses(tmp_path / "out")
@@ -69,7 +69,7 @@ def test_a_copy_with_a_changed_byte_is_refused_and_named(run, s3):
 
 
 def test_a_mirror_with_a_secret_in_its_url_is_refused(tmp_path):
-    run_file = write_run(tmp_path, shards=toy_shards(tmp_path / "shards"))
+    run_file = write_run(tmp_path, shards=training_shards(tmp_path / "shards"))
     with pytest.raises(ValueError, match="s3://bucket/run was given with a user, password"):
         run_here(run_file, "run.mirror=s3://me:word@bucket/run")
 
@@ -88,7 +88,7 @@ def half_frozen(s3, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Mirror, "_put", noted)
     s3.put("other", b"")
-    run_file = write_run(tmp_path, shards=toy_shards(tmp_path / "shards"))
+    run_file = write_run(tmp_path, shards=training_shards(tmp_path / "shards"))
     settings = [f"run.mirror={s3.url}/run", 'train.parts=["embeddings", "projection"]', *SETTINGS]
     run_here(run_file, *settings)
     return run_file, settings, stored

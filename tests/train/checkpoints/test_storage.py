@@ -9,13 +9,13 @@ import pytest
 from vchat.base.cli import WrongUse
 from vchat.train.config.run import read_run
 from vchat_testing.s3_server import ACCESS_KEY, SECRET_KEY, Bucket
-from vchat_testing.training_runs import log_of, losses, run_here, toy_shards, write_run
+from vchat_testing.training_runs import log_of, losses, run_here, training_shards, write_run
 
 
 def test_a_run_from_a_bucket_is_the_run_from_the_folder_and_keeps_no_secret(
     s3: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shards = toy_shards(tmp_path / "shards")
+    shards = training_shards(tmp_path / "shards")
     s3.put_folder(shards, "set")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vchat_testing.training_runs import losses, prepare_deepspeed, toy_shards
+from vchat_testing.training_runs import losses, prepare_deepspeed, training_shards
 
 WIDTHS = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
 SMALL = {"num_hidden_layers": 2, "num_key_value_heads": 1, "vocab_size": 300}
@@ -34,7 +34,7 @@ PICTURES = {"image_size": 32, "patch_size": 16}
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory) -> Path:
-    return toy_shards(tmp_path_factory.mktemp("shards"))
+    return training_shards(tmp_path_factory.mktemp("shards"))
 
 
 def shipped() -> list[str]:

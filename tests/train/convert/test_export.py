@@ -12,7 +12,7 @@ from vchat.train.chat.session import ChatSession
 from vchat.train.checkpoints.checkpoint import open_checkpoint
 from vchat.train.convert.export import export_checkpoint
 from vchat.train.evaluation.answering import decode_greedily
-from vchat_testing.training_runs import run_here, toy_shards, write_run
+from vchat_testing.training_runs import run_here, training_shards, write_run
 from vchat_testing.warm import environment, run_command
 
 FRESH = """
@@ -37,7 +37,7 @@ print([name for name in sys.modules if name.startswith(("deepspeed", "vchat.trai
 def exported(tmp_path_factory):
     """A model trained for two steps under ZeRO-3, and what the command makes of it."""
     folder = tmp_path_factory.mktemp("export")
-    run_file = write_run(folder, shards=toy_shards(folder / "shards"))
+    run_file = write_run(folder, shards=training_shards(folder / "shards"))
     run_here(run_file, "run.steps=2", "deepspeed.zero_stage=3")
     done = run_command(
         "vchat-train", "export", "--checkpoint", folder / "out", "--out", folder / "plain"

@@ -7,7 +7,13 @@ import shutil
 
 import pytest
 
-from vchat_testing.training_runs import losses, prepare_deepspeed, run_here, toy_shards, write_run
+from vchat_testing.training_runs import (
+    losses,
+    prepare_deepspeed,
+    run_here,
+    training_shards,
+    write_run,
+)
 
 SETTINGS = ["deepspeed.zero_stage=3", "run.steps=4", "run.save_every=2", "run.eval_every=0"]
 
@@ -24,7 +30,7 @@ def test_a_machine_without_the_library_is_refused_with_its_name(tmp_path, monkey
     from deepspeed.ops.op_builder import AsyncIOBuilder
 
     monkeypatch.setattr(AsyncIOBuilder, "is_compatible", lambda builder, verbose=False: False)
-    run_file = write_run(tmp_path, shards=toy_shards(tmp_path / "shards"))
+    run_file = write_run(tmp_path, shards=training_shards(tmp_path / "shards"))
     settings = ["deepspeed.offload_optimizer=nvme", f"deepspeed.nvme_folder={tmp_path}"]
     with pytest.raises(ValueError, match="offloading to nvme needs the library libaio"):
         run_here(run_file, *SETTINGS, *settings)
@@ -45,7 +51,7 @@ def test_a_run_on_nvme_is_equal_and_warns_if_it_does_not_resume_exactly(
 ):
     if not can_compile():
         pytest.skip("libaio and its headers are not installed")
-    shards = toy_shards(tmp_path / "shards")
+    shards = training_shards(tmp_path / "shards")
     plain = write_run(tmp_path / "plain", shards=shards)
     large = ["model.decoder.hidden_size=128", f"model.decoder.intermediate_size={width}"]
     large += [f"train.precision={precision}"]

@@ -14,7 +14,7 @@ from vchat.train.engine.processes import StopRequest, explain_lost_ranks
 from vchat_testing.training_runs import (
     command_line,
     prepare_deepspeed,
-    toy_shards,
+    training_shards,
     write_run,
 )
 from vchat_testing.warm import environment
@@ -67,7 +67,7 @@ def test_a_signal_during_start_up_is_not_lost_even_where_the_launcher_ignores_it
 
 
 def test_the_ranks_of_a_killed_launcher_end(tmp_path):
-    run_file = write_run(tmp_path / "run", shards=toy_shards(tmp_path / "shards"))
+    run_file = write_run(tmp_path / "run", shards=training_shards(tmp_path / "shards"))
     words = command_line(run_file, "run.steps=100000", processes=2, launcher="deepspeed")
     runner = subprocess.Popen(words, env=environment(), stderr=subprocess.DEVNULL)
     log = tmp_path / "run" / "out" / "log.jsonl"

@@ -16,7 +16,7 @@ from vchat_testing.training_runs import (
     prepare_deepspeed,
     run_here,
     run_together,
-    toy_shards,
+    training_shards,
     write_run,
 )
 from vchat_testing.warm import environment, free_port
@@ -59,7 +59,7 @@ def save_parts(folder: Path, *, decoder: dict[str, int]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    return toy_shards(tmp_path_factory.mktemp("shards"))
+    return training_shards(tmp_path_factory.mktemp("shards"))
 
 
 ADAPTED = ["model.lora.rank=2", 'train.parts=["embeddings", "projection"]']

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from vchat.train.commands.plan import describe_verdict
-from vchat_testing.training_runs import toy_shards, write_run
+from vchat_testing.training_runs import training_shards, write_run
 from vchat_testing.warm import run_command
 
 
@@ -16,7 +16,7 @@ def plan(run_file, *flags):
 @pytest.fixture(scope="module")
 def run_file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plan")
-    return write_run(folder, shards=toy_shards(folder / "shards"))
+    return write_run(folder, shards=training_shards(folder / "shards"))
 
 
 def test_the_plan_of_a_run_names_steps_tokens_images_time_and_memory(run_file):

@@ -12,14 +12,14 @@ from vchat.shards.loading.collate import Batch
 from vchat.train.engine.engine import BatchLoss
 from vchat.train.logs.log import flatten_values, progress_text
 from vchat.train.run.source_losses import SourceLosses
-from vchat_testing.training_runs import log_of, run_here, toy_shards, write_run
+from vchat_testing.training_runs import log_of, run_here, training_shards, write_run
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run of 12 steps, interrupted by its end at 6, with every way to watch it."""
     folder = tmp_path_factory.mktemp("watched")
-    run_file = write_run(folder, shards=toy_shards(folder / "shards"))
+    run_file = write_run(folder, shards=training_shards(folder / "shards"))
     patch = pytest.MonkeyPatch()
     patch.setenv("WANDB_MODE", "offline")
     patch.setenv("WANDB_SILENT", "true")

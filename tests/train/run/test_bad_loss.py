@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from vchat_testing.training_runs import log_of, run_here, toy_shards, write_run
+from vchat_testing.training_runs import log_of, run_here, training_shards, write_run
 
 CULPRIT = "toy/train/7"
 
@@ -25,7 +25,7 @@ def run_file(tmp_path, monkeypatch):
         return loss._replace(loss_sum=loss.loss_sum * math.nan) if bad else loss
 
     monkeypatch.setattr(bad_loss, "batch_loss", poisoned)
-    return write_run(tmp_path, shards=toy_shards(tmp_path / "shards"))
+    return write_run(tmp_path, shards=training_shards(tmp_path / "shards"))
 
 
 def test_the_run_stops_and_names_the_samples_of_the_micro_batch(run_file):
@@ -87,6 +87,6 @@ def test_a_spike_stops_the_run_and_names_the_samples(tmp_path, monkeypatch):
         return loss._replace(loss_sum=loss.loss_sum * (50 if len(calls) > 55 else 1))
 
     monkeypatch.setattr(bad_loss, "batch_loss", spiking)
-    run_file = write_run(tmp_path, shards=toy_shards(tmp_path / "shards"))
+    run_file = write_run(tmp_path, shards=training_shards(tmp_path / "shards"))
     with pytest.raises(ValueError, match=r"step 12: the loss is .*, above the limit .* samples"):
         run_here(run_file, "optimizer.spike_factor=3.0")

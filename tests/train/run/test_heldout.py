@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vchat_testing.training_runs import check_ranks, log_of, run_here, toy_shards, write_run
+from vchat_testing.training_runs import check_ranks, log_of, run_here, training_shards, write_run
 from vchat_testing.warm import run_command, run_ranks
 
 pytestmark = pytest.mark.xdist_group("launches")
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.xdist_group("launches")
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("heldout")
-    run_file = write_run(folder, shards=toy_shards(folder / "shards"))
+    run_file = write_run(folder, shards=training_shards(folder / "shards"))
     run_here(run_file, "run.steps=2")
     return folder
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from vchat_testing.training_runs import prepare_deepspeed, run_here, toy_shards, write_run
+from vchat_testing.training_runs import prepare_deepspeed, run_here, training_shards, write_run
 from vchat_testing.warm import run_ranks
 
 pytestmark = pytest.mark.xdist_group("launches")
 
 
 def test_all_ranks_print_their_stacks_and_end_with_an_error(tmp_path):
-    run_file = write_run(tmp_path, shards=toy_shards(tmp_path / "shards"))
+    run_file = write_run(tmp_path, shards=training_shards(tmp_path / "shards"))
     ranks = run_ranks(f"{__file__}:hang", run_file, processes=2)
     for rank, done in enumerate(ranks):
         assert done.returncode != 0

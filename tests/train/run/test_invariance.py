@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vchat_testing.training_runs import check_ranks, prepare_deepspeed, toy_shards, write_run
+from vchat_testing.training_runs import check_ranks, prepare_deepspeed, training_shards, write_run
 from vchat_testing.warm import run_ranks
 
 pytestmark = pytest.mark.xdist_group("launches")
@@ -35,7 +35,7 @@ WAYS = {
 def run_file(tmp_path_factory) -> Path:
     """A run whose training split is one step, some of whose rows carry no weight."""
     folder = tmp_path_factory.mktemp("invariance")
-    return write_run(folder, shards=toy_shards(folder / "shards", num_train=6))
+    return write_run(folder, shards=training_shards(folder / "shards", num_train=6))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from vchat_testing.training_runs import (
     prepare_deepspeed,
     run_here,
     run_together,
-    toy_shards,
+    training_shards,
     write_run,
 )
 
@@ -29,7 +29,7 @@ LORA = [
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    return toy_shards(tmp_path_factory.mktemp("shards"))
+    return training_shards(tmp_path_factory.mktemp("shards"))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import itertools
 import pytest
 
 from vchat.train.checkpoints.checkpoint import open_checkpoint
-from vchat_testing.training_runs import losses, run_together, toy_shards, write_run
+from vchat_testing.training_runs import losses, run_together, training_shards, write_run
 
 pytestmark = pytest.mark.xdist_group("launches")
 
@@ -33,7 +33,7 @@ MATTER = [
 
 def run_cells(cells, folder) -> dict[tuple[str, str, int], list[float]]:
     """Make the runs of some cells in one launch; returns the losses of each."""
-    shards = toy_shards(folder / "shards")
+    shards = training_shards(folder / "shards")
     jobs = {}
     for parts, precision, stage in cells:
         run_file = write_run(folder / f"{parts} {precision} {stage}", shards=shards)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vchat.shards.loading.collate import Batch
-from vchat_testing.training_runs import prepare_deepspeed, run_here, toy_shards, write_run
+from vchat_testing.training_runs import prepare_deepspeed, run_here, training_shards, write_run
 
 
 def batch(*keys: list[str]) -> Batch:
@@ -65,6 +65,6 @@ def test_a_run_out_of_memory_names_its_samples(tmp_path, monkeypatch):
         return torch.empty(1 << 60, dtype=torch.uint8)
 
     monkeypatch.setattr(bad_loss, "batch_loss", too_much)
-    run_file = write_run(tmp_path, shards=toy_shards(tmp_path / "shards"))
+    run_file = write_run(tmp_path, shards=training_shards(tmp_path / "shards"))
     with pytest.raises(MemoryError, match=r"step 1, micro-batch 1 of 5: .*row 0: toy/train/"):
         run_here(run_file)

@@ -26,7 +26,7 @@ from vchat_testing.training_runs import (
     losses,
     run_here,
     run_together,
-    toy_shards,
+    training_shards,
     write_run,
 )
 from vchat_testing.warm import environment, run_command
@@ -38,7 +38,7 @@ STEPS = 12
 
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory) -> Path:
-    return toy_shards(tmp_path_factory.mktemp("shards"))
+    return training_shards(tmp_path_factory.mktemp("shards"))
 
 
 @pytest.fixture(scope="session")
@@ -222,7 +222,7 @@ def test_a_finished_run_started_again_changes_nothing(undisturbed, shards, tmp_p
 def test_a_checkpoint_of_another_run_is_refused(undisturbed, shards, tmp_path, setting, message):
     run_file, out = write_run(tmp_path, shards=shards), tmp_path / "out"
     shutil.copytree(undisturbed(0), out)
-    other = toy_shards(tmp_path / "other", seed=1) if "{other}" in setting else ""
+    other = training_shards(tmp_path / "other", seed=1) if "{other}" in setting else ""
     with pytest.raises(ValueError, match=message):
         run_here(run_file, setting.format(other=other))
 

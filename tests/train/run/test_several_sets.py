@@ -15,7 +15,7 @@ from vchat.train.config.run import read_run
 from vchat.train.engine.processes import RankShare
 from vchat.train.forecast.forecast import Cluster, forecast_run
 from vchat.train.run.data import RunData, open_run_shards
-from vchat_testing.training_runs import toy_shards, write_run
+from vchat_testing.training_runs import training_shards, write_run
 
 SIZES = ModelSizes(image_size=32, grid=ImageGrid(positions_per_input=5))
 
@@ -24,8 +24,8 @@ SIZES = ModelSizes(image_size=32, grid=ImageGrid(positions_per_input=5))
 def folders(tmp_path_factory):
     """Two sets of 20 and 12 train samples, of one tokenizer."""
     folder = tmp_path_factory.mktemp("sets")
-    toy_shards(folder / "first", num_train=10)
-    toy_shards(folder / "second", num_train=6, seed=1)
+    training_shards(folder / "first", num_train=10)
+    training_shards(folder / "second", num_train=6, seed=1)
     return folder
 
 

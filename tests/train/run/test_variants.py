@@ -9,7 +9,7 @@ from vchat_testing.training_runs import (
     losses,
     prepare_deepspeed,
     run_here,
-    toy_shards,
+    training_shards,
     write_run,
 )
 
@@ -31,7 +31,7 @@ VARIANTS = {
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    return toy_shards(tmp_path_factory.mktemp("shards"))
+    return training_shards(tmp_path_factory.mktemp("shards"))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

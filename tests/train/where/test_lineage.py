@@ -8,8 +8,6 @@ import pytest
 import vchat_testing.toy as toy
 from vchat.base.cli import run_command
 from vchat.shards.format.open_shards import open_shards
-from vchat.shards.format.publish import describe_shard, publish
-from vchat.shards.format.writer import write_shard
 from vchat.shards.pixels.grid import ImageGrid
 from vchat.shards.text.tokenizer import TextTokenizer
 from vchat.train.commands.main import group
@@ -20,15 +18,21 @@ from vchat.train.engine.processes import RankShare
 from vchat.train.run.data import RunData
 from vchat.train.where.lineage import find_steps_of_sample, list_step_samples
 from vchat_testing.toy import toy_tokenizer
-from vchat_testing.training_runs import toy_shards, write_run
+from vchat_testing.training_runs import prepare_deepspeed, training_shards, write_run
 
 PROCESSES = 2
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quiet_deepspeed():
+    """Without this its import, by whichever test comes first, writes to standard output."""
+    prepare_deepspeed()
 
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lineage")
-    run_file = write_run(folder, shards=toy_shards(folder / "shards", num_train=12))
+    run_file = write_run(folder, shards=training_shards(folder / "shards", num_train=12))
     return read_run(run_file), open_shards(folder / "shards")
 
 
@@ -104,7 +108,7 @@ def test_a_row_of_a_rank_is_printed_with_records_and_files(opened, capsys):
 
 
 def test_a_step_is_dealt_to_as_many_processes_as_the_log_says(tmp_path, capsys, monkeypatch):
-    run_file = write_run(tmp_path, shards=toy_shards(tmp_path / "shards", num_train=12))
+    run_file = write_run(tmp_path, shards=training_shards(tmp_path / "shards", num_train=12))
     (tmp_path / "out").mkdir()
     made = [{"step": 2, "processes": 2}, {"step": 4, "processes": 1}]  # resumed on fewer
     (tmp_path / "out" / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in made))
@@ -126,9 +130,7 @@ def test_a_record_joined_into_a_dialogue_is_found_in_it(tmp_path, capsys):
     rounds = (*first.rounds, replace(first.rounds[0], images=()))
     joined = replace(first, records=(*first.records, later), rounds=rounds)
     folder = tmp_path / "shards"
-    rows = write_shard(folder / "train-000000.tar", [joined], first_number=0)
-    shard = describe_shard(folder / "train-000000.tar", split="train", rows=rows)
-    publish(folder, manifest_without_shards=toy.toy_manifest(), shards=[shard], tokenizer=tokenizer)
+    toy.publish_samples(folder, [joined], tokenizer=tokenizer)
     config = read_run(write_run(tmp_path, shards=folder), overrides=["run.steps=2"])
     print_sample(config, key="toy/2")
     printed = capsys.readouterr()
