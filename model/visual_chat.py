@@ -88,11 +88,10 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             self.prompt_embeddings = nn.Embedding(table.num_embeddings, table.embedding_dim)
         self.summed_cross_entropy = SummedCrossEntropy()
         use_attention(self.decoder, config.attention)
-        self._skips_images = config.attention == "mmca" and can_skip_images(
-            self.decoder.get_decoder()
-        )
+        layers = self.decoder.get_decoder()
+        self._skips_images = config.attention == "mmca" and can_skip_images(layers)
         if self._skips_images:
-            skip_images_in_last_layer(self.decoder.get_decoder())
+            skip_images_in_last_layer(layers)
         self.post_init()
         if config.four_bit_decoder:
             use_four_bits(self.decoder, target_names(self.decoder, ()), same_weights=False)

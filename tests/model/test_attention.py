@@ -210,8 +210,8 @@ def test_later_positions_never_change_earlier_outputs(new_model, row, attention)
     for cut in range(1, ids.shape[1]):
         changed = ids.clone()
         changed[:, cut:] = torch.where(ids[:, cut:] == SLOT, SLOT, (ids[:, cut:] + 1) % SLOT)
-        num_begun = -(-int((ids[:, :cut] == SLOT).sum()) // POSITIONS)
-        other_pixels = torch.cat([pixels[:num_begun], 255 - pixels[num_begun:]])
+        num_started = -(-int((ids[:, :cut] == SLOT).sum()) // POSITIONS)
+        other_pixels = torch.cat([pixels[:num_started], 255 - pixels[num_started:]])
         after = model(changed, other_pixels).logits
         torch.testing.assert_close(after[:, :cut], before[:, :cut], atol=2e-5, rtol=0)
 
