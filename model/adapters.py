@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vchat.model.visual_chat import VisualChat
 
 ADAPTER_KEYS = ("lora_A", "lora_B", "lora_magnitude_vector")
-"""A parameter of an adapter has one of these in its name."""
+"""The name of an adapter's parameter contains one of these."""
 
 
 def adapt(
@@ -40,9 +40,9 @@ def adapt(
         dropout: of an adapter's input, in training.
         dora: rescale the adapted weights row by row as well.
         four_bit: quantise the decoder's linear layers first (QLoRA). This changes outputs.
-        decoder_targets: last parts of layer names; none of them means all linear layers but the
-            head, None no adapters there.
-        tower_targets: likewise.
+        decoder_targets: last parts of layer names; an empty list means all linear layers but
+            the head, None no adapters there.
+        tower_targets: of the tower, in the same way.
 
     Raises:
         ValueError: the model has adapters already, or a target is no linear layer.
@@ -87,8 +87,8 @@ def add_adapters(
     """Give linear layers of a module an adapter each.
 
     Args:
-        targets: last parts of the layers' names, such as `q_proj`; none means all linear layers
-            but the output head.
+        targets: last parts of the layers' names, such as `q_proj`; an empty list means all
+            linear layers but the output head.
 
     Raises:
         ValueError: a target that is no linear layer of the module.

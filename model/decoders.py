@@ -1,4 +1,4 @@
-"""Making a causal language model ready to be the decoder: its attention, and rows for added ids."""
+"""Preparing a causal language model as the decoder: its attention, and rows for added ids."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ def use_attention(decoder: PreTrainedModel, name: str) -> None:
 
     Raises:
         ValueError: its layers do not go through transformers' attention interface, or its logits
-        are
-            more than one linear map of the last hidden states.
+            are more than one linear map of the last hidden states.
     """
     kind = type(decoder).__name__
     if not decoder._can_set_attn_implementation():

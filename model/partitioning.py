@@ -1,4 +1,4 @@
-"""Weights that ZeRO-3 has split over ranks: whole for as long as someone reads or changes them."""
+"""Weights that ZeRO-3 partitions over ranks, gathered while they are read or changed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import nn
 def gather_weights(
     parameters: Sequence[nn.Parameter], *, changed_by_rank_0: bool = False
 ) -> contextlib.AbstractContextManager[None]:
-    """Return a block in which the parameters are whole; it does nothing if they always are.
+    """Return a context in which the parameters are whole; it does nothing where they always are.
 
     All ranks enter it together.
 
     Args:
-        changed_by_rank_0: what rank 0 makes of them in the block is what all ranks keep.
+        changed_by_rank_0: the values that rank 0 gives them in the context are those of all ranks.
     """
     if not any(hasattr(parameter, "ds_id") for parameter in parameters):
         return contextlib.nullcontext()
@@ -31,16 +31,16 @@ def gather_weights(
 
 @contextlib.contextmanager
 def pause_partitioning() -> Iterator[None]:
-    """Make modules whole in this block, although DeepSpeed splits what is made around it.
+    """Build modules whole in this context, although DeepSpeed partitions what is built around it.
 
-    The engine splits them later, as rank 0 has them.
+    The engine partitions them later, with the values of rank 0.
     """
-    splitting = sys.modules.get("deepspeed.runtime.zero.partition_parameters")
-    if splitting is None:  # nobody has imported it, so nothing is being split
+    partitioning = sys.modules.get("deepspeed.runtime.zero.partition_parameters")
+    if partitioning is None:  # nobody has imported it, so nothing is being partitioned
         yield
         return
-    splitting.shutdown_init_context()
+    partitioning.shutdown_init_context()
     try:
         yield
     finally:
-        splitting.restore_init_context()
+        partitioning.restore_init_context()
