@@ -25,3 +25,10 @@ def test_an_import_that_fails_leaves_the_collector_on():
         raise ImportError("no such library")
     assert gc.isenabled()
     gc.unfreeze()
+
+
+def test_a_block_that_imports_nothing_freezes_nothing():
+    gc.unfreeze()
+    with pause_collection():
+        import gc as known  # noqa: F401
+    assert gc.get_freeze_count() == 0

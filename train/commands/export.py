@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from vchat.base.cli import WrongUse
+from vchat.base.imports import pause_collection
 from vchat.train.checkpoints.checkpoint import open_checkpoint
 from vchat.train.commands.options import CHECKPOINT
 
@@ -30,7 +31,8 @@ def export(checkpoint: Path, out: Path, precision: str | None) -> None:
     if out.exists():
         raise WrongUse(f"{out}: exists already, want a new folder")
     opened = open_checkpoint(checkpoint)
-    from vchat.train.convert.export import export_checkpoint
+    with pause_collection():
+        from vchat.train.convert.export import export_checkpoint
     from vchat.train.engine.processes import prepare_environment
 
     prepare_environment()

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from vchat.base.imports import pause_collection
 from vchat.train.commands.options import AS_JSON, RUN_FILE, SETTINGS
 from vchat.train.config.run import find_run_file, read_run
 from vchat.train.costs.gpus import GPUS
@@ -56,7 +57,8 @@ def plan(
     from vchat.train.engine.processes import prepare_environment
 
     prepare_environment()
-    from vchat.train.forecast.forecast import Cluster, forecast_run
+    with pause_collection():
+        from vchat.train.forecast.forecast import Cluster, forecast_run
 
     known = GPUS[gpu] if gpu else None
     cluster = Cluster(

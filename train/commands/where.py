@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from vchat.base.imports import pause_collection
 from vchat.train.commands.options import RUN_FILE, SETTINGS
 from vchat.train.config.run import RunConfig, find_run_file, read_run
 
@@ -40,7 +41,8 @@ def where(
     from vchat.train.engine.processes import prepare_environment
 
     prepare_environment()
-    from vchat.train.where.lineage import read_num_processes
+    with pause_collection():
+        from vchat.train.where.lineage import read_num_processes
 
     if key is not None:
         print_sample(config, key=key)
@@ -64,9 +66,10 @@ def print_step(
     Raises:
         ValueError: the run has no such step, or the step has no such rank or row.
     """
-    from vchat.shards.plan.joined_sets import join_sets
-    from vchat.train.forecast.forecast import plan_run
-    from vchat.train.where.lineage import read_sample, select_step_samples
+    with pause_collection():
+        from vchat.shards.plan.joined_sets import join_sets
+        from vchat.train.forecast.forecast import plan_run
+        from vchat.train.where.lineage import read_sample, select_step_samples
 
     shard_sets, _, data = plan_run(config, num_processes=num_processes)
     samples = select_step_samples(data, step=step, num_processes=num_processes, rank=rank, row=row)
@@ -93,9 +96,10 @@ def print_sample(config: RunConfig, *, key: str) -> None:
     Raises:
         ValueError: neither a sample nor a record of the split has this key.
     """
-    from vchat.shards.plan.joined_sets import join_sets
-    from vchat.train.forecast.forecast import plan_run
-    from vchat.train.where.lineage import find_samples, find_steps_of_sample
+    with pause_collection():
+        from vchat.shards.plan.joined_sets import join_sets
+        from vchat.train.forecast.forecast import plan_run
+        from vchat.train.where.lineage import find_samples, find_steps_of_sample
 
     shard_sets, _, data = plan_run(config, num_processes=1)
     sets = join_sets(shard_sets, split=config.data.split)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from vchat.base.cli import LazyGroup, run_command
+from vchat.base.imports import pause_collection
 from vchat.train.chat.commands.options import CHECKPOINT_HELP, DEVICE, SYSTEM
 
 
@@ -61,10 +62,11 @@ def chat(
         raise click.UsageError("missing option '--checkpoint'")
     if sys.stdin.isatty():
         click.echo(f"loading {checkpoint} ...", err=True)
-    from vchat.train.chat.chat_model import load_chat_model
-    from vchat.train.chat.generation import Sampling
-    from vchat.train.chat.session import ChatSession
-    from vchat.train.chat.terminal import talk
+    with pause_collection():
+        from vchat.train.chat.chat_model import load_chat_model
+        from vchat.train.chat.generation import Sampling
+        from vchat.train.chat.session import ChatSession
+        from vchat.train.chat.terminal import talk
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
     chat_model, opened = load_chat_model(checkpoint, device=device, system=system)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from vchat.base.imports import pause_collection
 from vchat.train.chat.commands.options import CHECKPOINT, DEVICE, SYSTEM
 
 LOOPBACK = ("localhost", "127.0.0.1")
@@ -54,10 +55,11 @@ def command(
     listening = _listen(host, port)
     import uvicorn
 
-    from vchat.train.chat.chat_model import load_chat_model
-    from vchat.train.chat.generation import Sampling
-    from vchat.train.chat.server import ChatServer
-    from vchat.train.chat.service import ChatService
+    with pause_collection():
+        from vchat.train.chat.chat_model import load_chat_model
+        from vchat.train.chat.generation import Sampling
+        from vchat.train.chat.server import ChatServer
+        from vchat.train.chat.service import ChatService
 
     default = Sampling(max_new_tokens=max_new_tokens)
     chat_model, opened = load_chat_model(checkpoint, device=device, system=system)
