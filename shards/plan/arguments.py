@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from vchat.shards.pixels.grid import ImageGrid, Tiling
+if TYPE_CHECKING:
+    from vchat.shards.pixels.grid import ImageGrid, Tiling
 
 PLAN_VERSION = 1
 
@@ -104,6 +105,8 @@ class PlanArguments:
     @property
     def grid(self) -> ImageGrid:
         """How many positions an image takes."""
+        from vchat.shards.pixels.grid import ImageGrid  # loads numpy, which commands do not need
+
         return ImageGrid(positions_per_input=self.positions_per_image, tiling=self.tiling)
 
     def describe(self) -> dict[str, Any]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from vchat.shards.pixels.grid import ImageGrid
+if TYPE_CHECKING:
+    from vchat.shards.pixels.grid import ImageGrid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
