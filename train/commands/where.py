@@ -5,12 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from vchat.base.imports import pause_collection
 from vchat.train.commands.options import RUN_FILE, SETTINGS
-from vchat.train.config.run import RunConfig, find_run_file, read_run
+from vchat.train.config.run import find_run_file, read_run
+
+if TYPE_CHECKING:
+    from vchat.shards.format.shard_set import ShardSet
+    from vchat.train.run.data import RunData
 
 
 @click.command("where")
@@ -42,17 +47,21 @@ def where(
 
     prepare_environment()
     with pause_collection():
+        from vchat.train.forecast.forecast import plan_run
         from vchat.train.where.lineage import read_num_processes
 
     if key is not None:
-        print_sample(config, key=key)
+        shard_sets, _, data = plan_run(config, num_processes=1)
+        print_sample(shard_sets, data, key=key)
     elif step is not None:
-        made_by = processes or read_num_processes(config.run.out, step=step) or 1
-        print_step(config, step=step, num_processes=made_by, rank=rank, row=row)
+        num_processes = processes or read_num_processes(config.run.out, step=step) or 1
+        shard_sets, _, data = plan_run(config, num_processes=num_processes)
+        print_step(shard_sets, data, step=step, num_processes=num_processes, rank=rank, row=row)
 
 
 def print_step(
-    config: RunConfig,
+    shard_sets: Sequence[ShardSet],
+    data: RunData,
     *,
     step: int,
     num_processes: int,
@@ -66,14 +75,11 @@ def print_step(
     Raises:
         ValueError: the run has no such step, or the step has no such rank or row.
     """
-    with pause_collection():
-        from vchat.shards.plan.joined_sets import join_sets
-        from vchat.train.forecast.forecast import plan_run
-        from vchat.train.where.lineage import read_sample, select_step_samples
+    from vchat.shards.plan.joined_sets import join_sets
+    from vchat.train.where.lineage import read_sample, select_step_samples
 
-    shard_sets, _, data = plan_run(config, num_processes=num_processes)
     samples = select_step_samples(data, step=step, num_processes=num_processes, rank=rank, row=row)
-    sets = join_sets(shard_sets, split=config.data.split)
+    sets = join_sets(shard_sets, split=data.split)
     lines = [
         (
             str(sample.rank),
@@ -90,19 +96,16 @@ def print_step(
     _print_lines(("rank", "micro-batch", "row", "sample", "record", "id", "file"), lines)
 
 
-def print_sample(config: RunConfig, *, key: str) -> None:
+def print_sample(shard_sets: Sequence[ShardSet], data: RunData, *, key: str) -> None:
     """Print the steps that read a sample or a record, one per line on stdout.
 
     Raises:
         ValueError: neither a sample nor a record of the split has this key.
     """
-    with pause_collection():
-        from vchat.shards.plan.joined_sets import join_sets
-        from vchat.train.forecast.forecast import plan_run
-        from vchat.train.where.lineage import find_samples, find_steps_of_sample
+    from vchat.shards.plan.joined_sets import join_sets
+    from vchat.train.where.lineage import find_samples, find_steps_of_sample
 
-    shard_sets, _, data = plan_run(config, num_processes=1)
-    sets = join_sets(shard_sets, split=config.data.split)
+    sets = join_sets(shard_sets, split=data.split)
     for number in find_samples(data, sets, key=key):
         sample_key = data.loader.index.keys[number]
         if sample_key != key:

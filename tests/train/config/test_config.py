@@ -189,3 +189,26 @@ def test_an_own_file_takes_precedence_over_a_shipped_run(tmp_path, monkeypatch):
     Path("tiny.toml").write_text("")
     assert find_run_file(Path("tiny.toml")) == Path("tiny.toml")
     assert find_run_file(Path("other/tiny.toml")) == Path("other/tiny.toml")
+
+
+TAKE_WHOLE_RUNS = {
+    "config/run.py",  # what of it shapes the result
+    "run/launch.py",  # the constructors of a run
+    "run/prepare.py",
+    "forecast/fitting.py",  # changes of a run
+    "forecast/forecast.py",
+    "forecast/gpu_memory.py",
+}
+
+
+def test_whole_configurations_stop_at_the_constructors_of_a_run():
+    train = Path(inspect.getfile(RunConfig)).parents[1]
+    found = {
+        file.relative_to(train).as_posix()
+        for file in train.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.arg)
+        and node.annotation is not None
+        and "RunConfig" in ast.unparse(node.annotation)
+    }
+    assert found <= TAKE_WHOLE_RUNS

@@ -13,7 +13,7 @@ from vchat.train.commands.where import print_step
 from vchat.train.config.model import ModelSizes
 from vchat.train.config.run import read_run
 from vchat.train.engine.processes import RankShare
-from vchat.train.forecast.forecast import Cluster, forecast_run
+from vchat.train.forecast.forecast import Cluster, forecast_run, plan_run
 from vchat.train.run.data import RunData, open_run_shards
 from vchat_testing.training_runs import training_shards, write_run
 
@@ -90,7 +90,8 @@ def test_forecast_and_lineage_cover_all_sets(folders, tmp_path, capsys):
     assert counted["epoch"]["samples"] == 32
     stored = sum(path.stat().st_size for path in folders.glob("*/train-*.tar"))
     assert 0 < counted["reading"]["bytes_per_epoch"] < stored
-    print_step(config, step=1, num_processes=1, rank=None)
+    shard_sets, _, data = plan_run(config, num_processes=1)
+    print_step(shard_sets, data, step=1, num_processes=1, rank=None)
     printed = capsys.readouterr().out
     batches = list(run_data(config).read_step())
     read = Counter(key for batch in batches for row in batch.keys for key in row)

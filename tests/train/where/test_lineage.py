@@ -8,6 +8,7 @@ import pytest
 import vchat_testing.toy as toy
 from vchat.base.cli import run_command
 from vchat.shards.format.open_shards import open_shards
+from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.pixels.grid import ImageGrid
 from vchat.shards.text.tokenizer import TextTokenizer
 from vchat.train.commands.main import group
@@ -15,6 +16,7 @@ from vchat.train.commands.where import print_sample, print_step
 from vchat.train.config.model import ModelSizes
 from vchat.train.config.run import read_run
 from vchat.train.engine.processes import RankShare
+from vchat.train.forecast.forecast import plan_run
 from vchat.train.run.data import RunData
 from vchat.train.where.lineage import find_steps_of_sample, list_step_samples
 from vchat_testing.toy import toy_tokenizer
@@ -45,6 +47,11 @@ def run_data(config, shard_set, *, rank: int = 0) -> RunData:
         sizes=ModelSizes(image_size=32, grid=ImageGrid(positions_per_input=5)),
         share=RankShare(rank=rank, world_size=PROCESSES),
     )
+
+
+def planned(config) -> tuple[list[ShardSet], RunData]:
+    shard_sets, _, data = plan_run(config, num_processes=PROCESSES)
+    return shard_sets, data
 
 
 def read_keys(config, shard_set, *, steps: int) -> dict[int, dict[int, list[str]]]:
@@ -89,9 +96,9 @@ def test_a_step_or_a_sample_that_does_not_exist_is_named(opened):
     with pytest.raises(ValueError, match="step 13: the run has steps 1 to 12"):
         list(list_step_samples(data, step=13, num_processes=1))
     with pytest.raises(ValueError, match="toy/none: no sample or record of split train has this"):
-        print_sample(config, key="toy/none")
+        print_sample(*planned(config), key="toy/none")
     with pytest.raises(ValueError, match="step 1 has no sample of rank 7 on 2 processes"):
-        print_step(config, step=1, num_processes=2, rank=7)
+        print_step(*planned(config), step=1, num_processes=2, rank=7)
 
 
 def test_a_row_of_a_rank_is_printed_with_records_and_files(opened, capsys):
@@ -99,7 +106,7 @@ def test_a_row_of_a_rank_is_printed_with_records_and_files(opened, capsys):
     data = run_data(config, shard_set)
     places = list(list_step_samples(data, step=2, num_processes=PROCESSES))
     asked = next(place for place in places if place.rank == 1)
-    print_step(config, step=2, num_processes=PROCESSES, rank=1, row=asked.row)
+    print_step(*planned(config), step=2, num_processes=PROCESSES, rank=1, row=asked.row)
     title, *lines = (line.split("\t") for line in capsys.readouterr().out.splitlines())
     assert title == ["rank", "micro-batch", "row", "sample", "record", "id", "file"]
     wanted = [p.key for p in places if (p.rank, p.row) == (1, asked.row)]
@@ -132,7 +139,7 @@ def test_a_record_joined_into_a_dialogue_is_found_in_it(tmp_path, capsys):
     folder = tmp_path / "shards"
     toy.publish_samples(folder, [joined], tokenizer=tokenizer)
     config = read_run(write_run(tmp_path, shards=folder), overrides=["run.steps=2"])
-    print_sample(config, key="toy/2")
+    print_sample(*planned(config), key="toy/2")
     printed = capsys.readouterr()
     assert printed.out.split() == ["1", "2"]
     assert "record toy/2 is in sample toy/1" in printed.err
