@@ -8,8 +8,8 @@ import click
 
 from vchat.base.cli import WrongUse
 from vchat.base.imports import pause_collection
+from vchat.train.chat.commands.options import CHECKPOINT
 from vchat.train.checkpoints.checkpoint import open_checkpoint
-from vchat.train.commands.options import CHECKPOINT
 
 
 @click.command("export")

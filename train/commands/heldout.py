@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from vchat.base.imports import pause_collection
-from vchat.train.commands.options import AS_JSON, CHECKPOINT
+from vchat.train.chat.commands.options import CHECKPOINT
+from vchat.train.commands.options import AS_JSON
 
 if TYPE_CHECKING:
     from vchat.train.run.heldout import HeldOutLoss

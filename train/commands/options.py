@@ -1,4 +1,7 @@
-"""Arguments and options that several commands of training share."""
+"""Arguments and options that several commands of training share.
+
+Those that chat has too are in `vchat.train.chat.commands.options`.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,6 @@ SETTINGS = click.option(
     multiple=True,
     metavar="SECTION.KEY=VALUE",
     help="Replace one setting of RUN.toml; may be repeated.",
-)
-
-CHECKPOINT = click.option(
-    "--checkpoint",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="A step folder, or a run's folder: then its newest checkpoint.",
 )
 
 AS_JSON = click.option(
