@@ -27,21 +27,41 @@ POSITIVE = click.IntRange(min=1)
 )
 @click.option("--max-tiles", type=click.IntRange(min=2), help="Cut larger images into tiles.")
 @click.option("--tile-side", type=POSITIVE, help="In pixels, with --max-tiles: the tower's side.")
-@click.option("--rows-per-micro-batch", type=POSITIVE, default=1, show_default=True)
-@click.option("--ranks", type=POSITIVE, default=1, show_default=True)
-@click.option("--split", default="train", show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--epoch", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--rows-per-micro-batch", type=POSITIVE, default=1, show_default=True, help="On one rank."
+)
+@click.option("--ranks", type=POSITIVE, default=1, show_default=True, help="Of the run.")
+@click.option("--split", default="train", show_default=True, help="Such as train, eval.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the order.")
+@click.option("--epoch", type=click.IntRange(min=0), default=0, show_default=True, help="From 0.")
 @click.option("--window", type=POSITIVE, default=8, show_default=True, help="Shards that mix.")
-@click.option("--lanes", type=POSITIVE, default=1, show_default=True)
-@click.option("--balanced-rows", type=POSITIVE, default=1, show_default=True)
+@click.option("--lanes", type=POSITIVE, default=1, show_default=True, help="Streams of shards.")
+@click.option(
+    "--balanced-rows",
+    type=POSITIVE,
+    default=1,
+    show_default=True,
+    help="Successive rows of about equal cost: ranks times rows per micro-batch.",
+)
 @click.option("--mix", multiple=True, metavar="SOURCE=WEIGHT[,CAP]", help="May be repeated.")
 @click.option("--set-weight", "set_weights", type=float, multiple=True, help="One for each SHARDS.")
 @click.option(
     "--exclude", type=click.Path(path_type=Path), help="Keys to leave out: text lines or Parquet."
 )
-@click.option("--on-too-long", type=click.Choice(["error", "exclude"]), default="error")
-@click.option("--tail", type=click.Choice(["pad", "drop"]), default="pad", show_default=True)
+@click.option(
+    "--on-too-long",
+    type=click.Choice(["error", "exclude"]),
+    default="error",
+    show_default=True,
+    help="What to do with samples that do not fit into a row.",
+)
+@click.option(
+    "--tail",
+    type=click.Choice(["pad", "drop"]),
+    default="pad",
+    show_default=True,
+    help="What to do with rows that do not fill the last step.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def command(shards: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Print what one epoch over SHARDS holds and costs: steps, tokens, padding, bytes, shuffle.

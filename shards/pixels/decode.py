@@ -20,10 +20,11 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from vchat.shards.pixels.grid import Tiling, tile_grids
+from vchat.shards.pixels.grid import Tiling
 from vchat.shards.pixels.header import JPEG_START
 from vchat.shards.pixels.limits import check_stored_size
 from vchat.shards.pixels.resize import Pixels, resize, size_before_crop
+from vchat.shards.pixels.tiles import tile_grids
 from vchat.shards.pixels.upright import PLAIN_COLORS
 
 FORMATS = ("JPEG", "PNG", "WEBP")

@@ -10,7 +10,8 @@ from PIL import Image
 
 from vchat.shards.loading.loader import Loader
 from vchat.shards.pixels.decode import decode_tiles_into
-from vchat.shards.pixels.grid import ImageGrid, Tiling, tile_grids
+from vchat.shards.pixels.grid import ImageGrid, Tiling
+from vchat.shards.pixels.tiles import tile_grids
 from vchat.shards.plan.arguments import PlanArguments
 from vchat.shards.plan.epoch import plan_epoch
 from vchat.shards.plan.summary import summarize_plan
