@@ -39,7 +39,7 @@ NO_PARTICIPLES = {
     "feed",
     "need",
     "proceed",
-    "reseed",
+    "set_seed",
     "seed",
     "speed",
 }

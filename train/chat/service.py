@@ -100,7 +100,7 @@ class ChatService:
         if kept is None:
             return prepared.session
         kept.sampling = prepared.request.sampling
-        kept.reseed(prepared.request.seed)
+        kept.set_seed(prepared.request.seed)
         try:
             kept.ask(prepared.request.rounds[-1].question, images=prepared.images).close()
         except ValueError:  # answers may take more positions as generated than as encoded

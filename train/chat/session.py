@@ -81,7 +81,7 @@ class ChatSession:
         self._pending_pixels.clear()
         self._cache = None
 
-    def reseed(self, seed: int) -> None:
+    def set_seed(self, seed: int) -> None:
         """Restart the random numbers of sampling."""
         self._generator.manual_seed(seed)
 
