@@ -73,7 +73,7 @@ def write_sd(data: Path, *, wanted_bytes: int) -> Path:
     """Write SD's instructions and pictures, of which few are distinct; returns the big file."""
     folder = data / "MIMIC-IT/SD"
     folder.mkdir(parents=True)
-    texts = [base64.b64encode(drawn_png(number)).decode() for number in range(NUM_DRAWN)]
+    texts = [base64.b64encode(draw_png(number)).decode() for number in range(NUM_DRAWN)]
     instructions, written, pair = {}, 0, 0
     with (folder / "SD.json").open("w") as file:
         while written < wanted_bytes:
@@ -93,7 +93,7 @@ def write_sd(data: Path, *, wanted_bytes: int) -> Path:
     return folder / "SD.json"
 
 
-def drawn_png(number: int) -> bytes:
+def draw_png(number: int) -> bytes:
     """Return a picture whose PNG takes about as much as MIMIC-IT's do, 93 kB."""
     rng = np.random.default_rng(number)
     small = rng.integers(0, 256, (28, 28, 3), dtype=np.uint8)

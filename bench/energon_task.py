@@ -21,7 +21,7 @@ SAMPLES_PER_BATCH = 8
 
 
 @stateless
-def basic_sample_keys_kept(sample: dict[str, Any]) -> dict[str, Any]:
+def keep_basic_sample_keys(sample: dict[str, Any]) -> dict[str, Any]:
     """Return the members as they are: a cooker that cooks nothing."""
     return sample
 
@@ -33,7 +33,7 @@ def loader_of(
 
     class Task(DefaultTaskEncoder):
         decoder = None  # members stay bytes
-        cookers: ClassVar = [Cooker(basic_sample_keys_kept)]
+        cookers: ClassVar = [Cooker(keep_basic_sample_keys)]
 
         @stateless
         def encode_sample(self, sample: dict[str, Any]) -> Any:

@@ -32,7 +32,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import obstore
-from loader_data import written_data
+from loader_data import write_data
 from loader_readers import Place
 from peer_environments import PACKAGES, python_of
 
@@ -116,7 +116,9 @@ def measure(row: Row, found: Measured, *, data: Path, peers: Path, bucket: Bucke
             assert bucket is not None
             environment |= bucket.environment | {"S3_ENDPOINT_URL": bucket.endpoint}
             uses_cache = row.reader != "ours" or "cache" in row.where
-            place = Place(url=bucket.url, signed=signed(bucket), cache=cache if uses_cache else "")
+            place = Place(
+                url=bucket.url, signed=sign_requests(bucket), cache=cache if uses_cache else ""
+            )
         command = [python_of(row.reader, folder=peers), str(HERE / "loader_readers.py")]
         command += [row.reader, str(data), str(row.workers), row.decode, json.dumps(asdict(place))]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=180)
@@ -130,7 +132,7 @@ def measure(row: Row, found: Measured, *, data: Path, peers: Path, bucket: Bucke
         found.equal = f"{one['checked']:.0f} samples equal within {one['levels']:.2f} levels"
 
 
-def signed(bucket: Bucket) -> tuple[str, ...]:
+def sign_requests(bucket: Bucket) -> tuple[str, ...]:
     """Return URLs by which a plain HTTP client may read our shards."""
     names = [name for name in bucket.names("set") if name.endswith(".tar")]
     urls = obstore.sign(bucket.store, "GET", names, timedelta(hours=1))
@@ -199,7 +201,7 @@ class Ratios:
 
 
 @contextlib.contextmanager
-def served(data: Path) -> Iterator[Bucket]:
+def serve_data(data: Path) -> Iterator[Bucket]:
     """Run a server that has all sets of the data folder."""
     with tempfile.TemporaryDirectory() as folder, serve_s3(Path(folder)) as endpoint:
         bucket = new_bucket(endpoint)
@@ -214,7 +216,7 @@ def prepare(data: Path, rows: list[Row], *, num_samples: int, peers: Path) -> No
     if not (data / "set").exists():
         data.mkdir(parents=True, exist_ok=True)
         tokenizer = toy_tokenizer(data / "tokenizer")
-        written_data(data, num_samples=num_samples, tokenizer=tokenizer)
+        write_data(data, num_samples=num_samples, tokenizer=tokenizer)
     for peer in sorted(PACKAGES.keys() & {row.reader for row in rows}):
         python = python_of(peer, folder=peers)
         if not (data / peer).exists():
@@ -234,7 +236,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         data = wanted.data or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         prepare(data, rows, num_samples=wanted.samples, peers=wanted.peers)
-        bucket = stack.enter_context(served(data)) if wanted.part == "s3" else None
+        bucket = stack.enter_context(serve_data(data)) if wanted.part == "s3" else None
         table: Table = {row: Measured() for row in rows}
         for _ in range(wanted.rounds):
             for row, found in table.items():

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peer_sets import stored
+from peer_sets import read_stored
 from PIL import Image
 
 SIDE = 224
@@ -25,7 +25,7 @@ Delivered = tuple[np.ndarray, np.ndarray]
 """Ids int[T], one per image first, and pixels [images, 3, SIDE, SIDE] of a sample."""
 
 
-def decoded(data: bytes) -> np.ndarray:
+def decode_image(data: bytes) -> np.ndarray:
     """Decode and crop with Pillow, without normalising."""
     return centre(Image.open(io.BytesIO(data)).convert("RGB"))
 
@@ -80,7 +80,7 @@ def largest_difference(samples: Iterable[Delivered], *, data: Path, with_pixels:
     Raises:
         ValueError: ids of no stored sample, another number of images, or other pixels.
     """
-    by_ids = {sample["ids"]: sample for sample in stored(data)}
+    by_ids = {sample["ids"]: sample for sample in read_stored(data)}
     largest = 0.0
     for ids, pixels in samples:
         if (sample := by_ids.get(ids.tobytes())) is None:
@@ -89,7 +89,7 @@ def largest_difference(samples: Iterable[Delivered], *, data: Path, with_pixels:
         if pixels.shape != (len(images), 3, SIDE, SIDE):
             raise ValueError(f"delivered pixels {pixels.shape} for {len(images)} images")
         if with_pixels:
-            wanted = np.stack([decoded(image) for image in images])
+            wanted = np.stack([decode_image(image) for image in images])
             largest = max(largest, float(np.abs(levels(pixels) - levels(wanted)).max()))
     return within(largest)
 

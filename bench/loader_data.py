@@ -103,7 +103,7 @@ def sample_of(number: int, dialogue: Dialogue, *, photos: list[bytes]) -> Sample
     )
 
 
-def written_data(folder: Path, *, num_samples: int, tokenizer: Path) -> ShardSet:
+def write_data(folder: Path, *, num_samples: int, tokenizer: Path) -> ShardSet:
     """Write `set/` (our shards), `photos/` and `dialogues.json` (for on-the-fly loading)."""
     loaded = TextTokenizer.load(tokenizer)
     drawn = [photograph(seed) for seed in range(NUM_PHOTOS)]

@@ -27,7 +27,7 @@ from loader_checks import (
     MEAN,
     SIDE,
     STD,
-    decoded,
+    decode_image,
     difference_of_processed,
     image_id,
     largest_difference,
@@ -67,7 +67,7 @@ class Place:
 
 def by_pillow(data: bytes) -> np.ndarray:
     """Decode, crop and normalise to float32, as users of these libraries do."""
-    return (decoded(data).astype(np.float32) / np.float32(255) - MEAN) / STD
+    return (decode_image(data).astype(np.float32) / np.float32(255) - MEAN) / STD
 
 
 def by_ours(data: bytes) -> np.ndarray:
@@ -86,13 +86,15 @@ def decoder(name: str) -> Decode:
     """Return one of the four ways to pixels."""
     return {
         "pillow": by_pillow,
-        "pillow-uint8": decoded,
+        "pillow-uint8": decode_image,
         "fast": by_ours,
         "none": not_at_all,
     }[name]
 
 
-def padded(samples: list[tuple[np.ndarray, np.ndarray]]) -> tuple[torch.Tensor, torch.Tensor, int]:
+def pad_batch(
+    samples: list[tuple[np.ndarray, np.ndarray]],
+) -> tuple[torch.Tensor, torch.Tensor, int]:
     """Collate to the longest of the batch."""
     longest = max(len(ids) for ids, _ in samples)
     rows = np.zeros((len(samples), longest), np.int64)
@@ -110,7 +112,7 @@ def to_arrays(packed: dict[str, Any], decode: Decode) -> tuple[np.ndarray, np.nd
 def plain_loader(dataset: Any, workers: int) -> Batches:
     """Batches of 8 by torch's DataLoader."""
     return torch.utils.data.DataLoader(
-        dataset, batch_size=SAMPLES_PER_BATCH, num_workers=workers, collate_fn=padded
+        dataset, batch_size=SAMPLES_PER_BATCH, num_workers=workers, collate_fn=pad_batch
     )
 
 
@@ -128,7 +130,7 @@ def webdataset(data: Path, workers: int, decode: Decode, place: Place) -> Batche
         wds.WebDataset(names, shardshuffle=len(names))
         .shuffle(500)
         .map(arrays)
-        .batched(SAMPLES_PER_BATCH, collation_fn=padded)
+        .batched(SAMPLES_PER_BATCH, collation_fn=pad_batch)
     )
     return wds.WebLoader(dataset, batch_size=None, num_workers=workers)
 
@@ -168,7 +170,7 @@ def litdata(data: Path, workers: int, decode: Decode, place: Place) -> Batches:
         shuffle=True,
     )
     return StreamingDataLoader(
-        dataset, batch_size=SAMPLES_PER_BATCH, num_workers=workers, collate_fn=padded
+        dataset, batch_size=SAMPLES_PER_BATCH, num_workers=workers, collate_fn=pad_batch
     )
 
 
@@ -176,7 +178,7 @@ def energon(data: Path, workers: int, decode: Decode, place: Place) -> Batches:
     """Megatron-Energon over our own shards, as crude samples with a cooker."""
     from energon_task import loader_of
 
-    return loader_of(data / "energon", workers=workers, decode=decode, collate=padded)
+    return loader_of(data / "energon", workers=workers, decode=decode, collate=pad_batch)
 
 
 class OnTheFly(torch.utils.data.Dataset):
@@ -238,11 +240,11 @@ def ours(data: Path, workers: int, name: str, place: Place) -> Batches:
 
 def limit(data: Path, workers: int, name: str, place: Place) -> Iterator[tuple[None, None, int]]:
     """No loader: plain threads decode what is in memory, 16 images at a time, and keep nothing."""
-    from peer_sets import stored
+    from peer_sets import read_stored
 
     from vchat.shards.pixels.decode import Scratch, decode_into
 
-    images = [split(sample) for sample in stored(data)]
+    images = [split(sample) for sample in read_stored(data)]
     flat = [image for several in images for image in several]
     chunks = iter([flat[n : n + IMAGES_AT_ONCE] for n in range(0, len(flat), IMAGES_AT_ONCE)])
 
@@ -291,7 +293,7 @@ def cpu_s() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
-def measured(
+def measure_reader(
     begin: Callable[[], Batches], *, uncounted: int, most: float
 ) -> tuple[dict[str, float], list[Any]]:
     """Consume batches up to a number of samples; return rates, and the first, uncounted batches."""
@@ -308,7 +310,7 @@ def measured(
     return {"samples": samples, "rate": samples / wall, "cpu_ms": cpu_ms}, first
 
 
-def checked(reader: str, first: list[Any], *, decode: str, data: Path) -> dict[str, float]:
+def check_reader(reader: str, first: list[Any], *, decode: str, data: Path) -> dict[str, float]:
     """Compare the first batches with what is stored; return by how many grey levels they differ."""
     if reader == "limit":
         return {}
@@ -328,12 +330,12 @@ def main() -> None:
     folder = Path(data)
     how = decode if reader in NAMED_DECODE else decoder(decode)
     num_samples = len(json.loads((folder / "dialogues.json").read_text()))
-    found, first = measured(
+    found, first = measure_reader(
         lambda: READERS[reader](folder, int(workers), how, Place.of(place)),
         uncounted=BEFORE_THE_CLOCK.get(reader, 1),
         most=num_samples if reader in ENDLESS else float("inf"),
     )
-    print(json.dumps(found | checked(reader, first, decode=decode, data=folder)))
+    print(json.dumps(found | check_reader(reader, first, decode=decode, data=folder)))
 
 
 if __name__ == "__main__":

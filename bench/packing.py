@@ -52,11 +52,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
-        shards = arguments.shards or drawn_shards(Path(place), images=arguments.images)
+        shards = arguments.shards or draw_shards(Path(place), images=arguments.images)
         compare(shards, num_steps=arguments.steps)
 
 
-def drawn_shards(place: Path, *, images: int) -> Path:
+def draw_shards(place: Path, *, images: int) -> Path:
     """Draw the sample world and build its shards, as `make demo` does."""
     data = str(place / "data")
     commands = (
@@ -85,7 +85,7 @@ def compare(shards: Path, *, num_steps: int) -> None:
     for number, batches in enumerate(steps):
         losses = {}
         for form, job in jobs.items():
-            given = [unpacked(one) for one in batches] if "padded" in form else batches
+            given = [unpack_batch(one) for one in batches] if "padded" in form else batches
             start = time.process_time()
             losses[form] = job(given)
             if number > 0:  # the first warms up
@@ -174,7 +174,7 @@ def library_loss(model: VisualChat, batch: Batch) -> Tensor:
     return loss
 
 
-def unpacked(batch: Batch) -> Batch:
+def unpack_batch(batch: Batch) -> Batch:
     """Give every dialogue of a micro-batch a row of its own, padded at its end to the longest."""
     pieces = [
         (row, batch.segment_ids[row] == segment)
@@ -203,7 +203,7 @@ def unpacked(batch: Batch) -> Batch:
 def padding_of(steps: list[list[Batch]]) -> str:
     """Say how much of the rows is padding, packed and padded."""
     packed = torch.cat([one.segment_ids.flatten() for step in steps for one in step])
-    padded = torch.cat([unpacked(one).segment_ids.flatten() for step in steps for one in step])
+    padded = torch.cat([unpack_batch(one).segment_ids.flatten() for step in steps for one in step])
     shares = [float((each == 0).float().mean()) for each in (packed, padded)]
     return f"padding {shares[0]:.1%} of packed rows, {shares[1]:.1%} of padded ones"
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 
-def stored(data: Path) -> Iterator[dict[str, Any]]:
+def read_stored(data: Path) -> Iterator[dict[str, Any]]:
     """Yield ids, and images end to end with their sizes, of every sample in the tars."""
     for path in sorted((data / "set").glob("*.tar")):
         samples: dict[str, dict[str, bytes]] = {}
@@ -38,7 +38,7 @@ def write_mosaicml(data: Path) -> None:
 
     columns = {"ids": "bytes", "sizes": "bytes", "images": "bytes"}
     with MDSWriter(out=str(data / "mosaicml"), columns=columns, size_limit=1 << 24) as writer:
-        for sample in stored(data):
+        for sample in read_stored(data):
             writer.write(sample)
 
 
@@ -47,7 +47,7 @@ def write_litdata(data: Path) -> None:
     from litdata.streaming.cache import Cache
 
     cache = Cache(str(data / "litdata"), chunk_bytes=1 << 24)
-    for number, sample in enumerate(stored(data)):
+    for number, sample in enumerate(read_stored(data)):
         cache[number] = sample
     cache.done()
     cache.merge()

@@ -88,23 +88,23 @@ def main() -> None:
         write_data(folder, num_photos=wanted.photos, python=photographer)
         check_same_libraries(folder)
         forms = own_forms(folder) | peer_forms(folder, peers=wanted.peers)
-        report(measured(forms, folder), num_photos=wanted.photos)
+        report(measure_forms(forms, folder), num_photos=wanted.photos)
 
 
 def own_forms(folder: Path) -> dict[str, Form]:
     """Return the limits and the builds."""
     forms: dict[str, Form] = {
-        "limit": lambda _: timed(partial(bare_loop, folder, "fast")),
-        "limit, Pillow": lambda _: timed(partial(bare_loop, folder, "pillow")),
-        "limit, tokens": lambda _: timed(partial(loop_with_tokens, folder)),
-        "limit, 2": lambda _: timed(partial(two_loops, folder)),
+        "limit": lambda _: time_run(partial(bare_loop, folder, "fast")),
+        "limit, Pillow": lambda _: time_run(partial(bare_loop, folder, "pillow")),
+        "limit, tokens": lambda _: time_run(partial(loop_with_tokens, folder)),
+        "limit, 2": lambda _: time_run(partial(two_loops, folder)),
     }
     for workers in (1, 2):
         run = partial(one_build, folder, workers=workers)
-        forms[f"build {workers}"] = lambda out, run=run: timed(partial(run, out))
+        forms[f"build {workers}"] = lambda out, run=run: time_run(partial(run, out))
     for workers in (1, 2):
         run = partial(one_command, folder, workers=workers)
-        forms[f"command {workers}"] = lambda out, run=run: timed(partial(run, out))
+        forms[f"command {workers}"] = lambda out, run=run: time_run(partial(run, out))
     return forms
 
 
@@ -190,7 +190,7 @@ def one_command(folder: Path, out: Path, *, workers: int) -> None:
     subprocess.run([*command, "--workers", str(workers)], check=True, capture_output=True)
 
 
-def timed(run: Callable[[], None]) -> Cost:
+def time_run(run: Callable[[], None]) -> Cost:
     """Run in this process; return seconds of the clock and of CPU, ended children included."""
     clock, cpu = time.perf_counter(), cpu_seconds()
     run()
@@ -211,7 +211,7 @@ def run_peer(python: str, peer: str, codec: str, folder: Path, out: Path) -> Cos
     return float(clock), float(cpu)
 
 
-def measured(forms: dict[str, Form], folder: Path) -> dict[str, Cost]:
+def measure_forms(forms: dict[str, Form], folder: Path) -> dict[str, Cost]:
     """Run the forms in turns; return the medians."""
     costs: dict[str, list[Cost]] = {name: [] for name in forms}
     for name in ("build 1", "build 2"):

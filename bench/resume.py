@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from epoch import peak_gb
-from loader_data import our_loader, written_data
+from loader_data import our_loader, write_data
 
 from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.loading.loader import Loader
@@ -83,7 +83,7 @@ def main() -> None:
     num_samples = int(float(sys.argv[1])) if len(sys.argv) > 1 else 10_000_000
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
-        small = written_data(data, num_samples=SMALL, tokenizer=toy_tokenizer(data / "tokenizer"))
+        small = write_data(data, num_samples=SMALL, tokenizer=toy_tokenizer(data / "tokenizer"))
         for shard_set, count in [
             (small, SMALL),
             (Repeated(small, num_samples=num_samples), num_samples),

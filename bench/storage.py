@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import torch
-from loader_data import our_loader, written_data
+from loader_data import our_loader, write_data
 
 from vchat.shards.format.open_shards import open_shards
 from vchat.shards.format.shard_set import ShardSet
@@ -79,7 +79,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tokenizer = toy_tokenizer(folder / "tokenizer")
-        shard_set = written_data(folder, num_samples=num_samples, tokenizer=tokenizer)
+        shard_set = write_data(folder, num_samples=num_samples, tokenizer=tokenizer)
         (folder / "s3").mkdir()
         with serve_s3(folder / "s3") as endpoint:
             bucket = new_bucket(endpoint)

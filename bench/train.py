@@ -129,7 +129,7 @@ def write_dialogues(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def stored_image(name: str) -> StoredImage:
+def store_image(name: str) -> StoredImage:
     """A photograph as a build stores it: shorter side 224."""
     picture = Image.open(name).resize((299, SIDE), Image.Resampling.BICUBIC)
     return StoredImage(
@@ -155,7 +155,7 @@ def write_set(folder: Path, dialogues: list[dict[str, Any]]) -> None:
 
 def sample(number: int, dialogue: dict[str, Any], tokenizer: TextTokenizer) -> Sample:
     """One dialogue as a build makes it."""
-    images = tuple(stored_image(name) for name in dialogue["images"])
+    images = tuple(store_image(name) for name in dialogue["images"])
     round_ = StoredRound(
         images=tuple(range(len(images))),
         question=dialogue["question"],
@@ -187,7 +187,7 @@ def bare_times(config: RunConfig) -> list[float]:
         run = prepare_run(config, RankShare(rank=0, world_size=1), background=background)
     steps = []
     for _ in range(config.run.steps or 0):
-        steps.append([randomised(batch, run.engine.module) for batch in run.data.read_step()])
+        steps.append([randomise_batch(batch, run.engine.module) for batch in run.data.read_step()])
         run.data.finish_step()
     ended = []
     for batches in steps:
@@ -199,7 +199,7 @@ def bare_times(config: RunConfig) -> list[float]:
     return list(np.diff(ended))
 
 
-def randomised(batch: Batch, model: VisualChat) -> Batch:
+def randomise_batch(batch: Batch, model: VisualChat) -> Batch:
     """The batch with other ids and pixels; slots, labels and dialogues stand where they stood."""
     ids = torch.randint(3, 300, batch.token_ids.shape)
     is_slot = batch.token_ids == model.config.image_token_id
@@ -245,7 +245,7 @@ class OnTheFly(torch.utils.data.Dataset[dict[str, Any]]):
         }
 
 
-def padded(samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+def pad_batch(samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """Collate to the longest of the batch."""
     longest = max(len(one["input_ids"]) for one in samples)
 
@@ -315,7 +315,7 @@ def peer_rate(
             ddp_find_unused_parameters=False,
         ),
         train_dataset=OnTheFly(dialogues, tokenizer=folder / "tokenizer", slot_id=slot_id),
-        data_collator=padded,
+        data_collator=pad_batch,
         callbacks=[Clock()],
     ).train()
     (first, before), (last, after) = seen[UNTIMED_STEPS], seen[-1]
