@@ -39,7 +39,6 @@ NO_PARTICIPLES = {
     "feed",
     "need",
     "proceed",
-    "set_seed",
     "seed",
     "speed",
 }
