@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from vchat.base.files import write_atomically
 from vchat.shards.format.open_shards import open_shards
 from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.loading.collate import Batch
@@ -97,10 +98,11 @@ def test_a_key_that_is_revoked_is_read_anew_from_its_file(
     file.write_text(credentials("an-old-key"))
     proxy.key_in_use = ACCESS_KEY
 
-    def renewed(path: str, number: int) -> None:
-        file.write_text(credentials(ACCESS_KEY))
+    def renew_key(path: str, number: int) -> None:
+        with write_atomically(file) as whole:  # another thread may be reading it
+            whole.write(credentials(ACCESS_KEY).encode())
 
-    proxy.fault_of = renewed
+    proxy.fault_of = renew_key
     assert are_equal(first_epoch(toy_loader(remote)), intact)
     assert proxy.shown["expired"] > 0
 
