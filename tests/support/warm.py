@@ -17,10 +17,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Mapping, Sequence
-from importlib.metadata import entry_points
 from pathlib import Path
 
+PROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 LAUNCHERS_VARIABLES = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 
 
@@ -41,11 +42,9 @@ def run_command(
     name: str, *words: object, stdin: str = "", timeout_s: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """Run one of our console scripts without a launcher."""
-    (script,) = entry_points(group="console_scripts", name=name)
+    call = tomllib.loads(PROJECT.read_text())["project"]["scripts"][name]
     program = [name, *map(str, words)]
-    (done,) = _run(
-        script.value, [], program=program, variables=[{}], stdin=stdin, timeout_s=timeout_s
-    )
+    (done,) = _run(call, [], program=program, variables=[{}], stdin=stdin, timeout_s=timeout_s)
     return done
 
 
