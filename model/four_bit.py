@@ -45,14 +45,16 @@ class FourBitLinear(nn.Linear):
             return torch.empty(self.out_features, self.in_features, device="meta")
         state = four_bit.QuantState(
             absmax=self.scale_bits.view(torch.float32),  # type: ignore[operator]
-            shape=torch.Size((self.out_features, self.in_features)),
+            shape=torch.Size((self.out_features * self.in_features,)),  # flat, see below
             code=four_bit.get_4bit_type("nf4", device=codes.device),
             blocksize=BLOCK,
             quant_type="nf4",
             dtype=torch.float32,
         )
+        # Blocks run over the ends of rows. bitsandbytes 0.50 takes scales of other blocks on CPUs
+        # with AVX-512 when it is told of rows that are no whole number of blocks.
         weight: Tensor = four_bit.dequantize_4bit(codes, state)
-        return weight
+        return weight.reshape(self.out_features, self.in_features)
 
     def quantise(self, weight: Tensor) -> None:
         """Replace the weight by float[out, in], rounded to codes."""

@@ -99,18 +99,21 @@ def test_adapters_on_adapters_are_an_error(new_model):
         adapt(model, rank=2, alpha=2.0)
 
 
-def test_a_layer_of_four_bits_is_near_its_weights_and_is_left_alone_by_a_cast():
+@pytest.mark.parametrize("in_features, out_features", [(96, 40), (64, 40), (70, 33)])
+def test_a_layer_of_four_bits_is_near_its_weights_and_is_left_alone_by_a_cast(
+    in_features, out_features
+):
     torch.manual_seed(0)
-    plain = nn.Linear(96, 40)
-    layer = FourBitLinear(96, 40, bias=False)
+    plain = nn.Linear(in_features, out_features)
+    layer = FourBitLinear(in_features, out_features, bias=False)
     layer.quantise(plain.weight)
     weight = layer.weight
     assert (weight - plain.weight).abs().max() < 0.16 * plain.weight.abs().max()
     assert sum(b.numel() * b.element_size() for b in layer.buffers()) < 0.6 * weight.numel()
     assert torch.equal(layer.to(torch.bfloat16).weight, weight)
-    x = torch.randn(3, 96, requires_grad=True)
+    x = torch.randn(3, in_features, requires_grad=True)
     layer(x).sum().backward()
-    torch.testing.assert_close(x.grad, weight.sum(dim=0).expand(3, 96))
+    torch.testing.assert_close(x.grad, weight.sum(dim=0).expand(3, in_features))
 
 
 class Published(nn.Module):

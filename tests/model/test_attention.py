@@ -216,7 +216,7 @@ def test_later_positions_never_change_earlier_outputs(new_model, row, attention)
         torch.testing.assert_close(after[:, :cut], before[:, :cut], atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("dtype, difference", [(torch.float32, 0.0), (torch.bfloat16, 0.02)])
+@pytest.mark.parametrize("dtype, difference", [(torch.float32, 1e-4), (torch.bfloat16, 0.02)])
 def test_an_images_hidden_states_are_the_same_in_every_dialogue(new_model, row, dtype, difference):
     model = new_model().to(dtype)
     _, pixels = row("I")
