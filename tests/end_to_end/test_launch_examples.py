@@ -87,7 +87,7 @@ def test_the_kubernetes_job_starts_as_many_agents_as_they_expect():
 )
 def test_an_example_names_runs_that_are_shipped(file):
     named = set(re.findall(r"[\w.-]+\.toml", file.read_text())) - {"RUN.toml"}
-    shipped = {path.name for path in (EXAMPLES.parent / "train" / "runs").glob("*.toml")}
+    shipped = {path.name for path in (EXAMPLES.parent / "train/config/runs").glob("*.toml")}
     assert named
     assert named <= shipped
 

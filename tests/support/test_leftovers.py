@@ -34,6 +34,11 @@ def test_beside_it():
 '''
 
 
+def attend_to_interrupts() -> None:
+    """Undo what a shell does to commands in the background: they ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "started"
@@ -47,6 +52,7 @@ def test_a_stopped_run_leaves_no_process(tmp_path: Path, number: signal.Signals)
         stdout=subprocess.DEVNULL,
         cwd=tmp_path,
         start_new_session=True,
+        preexec_fn=attend_to_interrupts,
     )
     deadline = time.monotonic() + 60
     while len(list(folder.iterdir())) < 2:
