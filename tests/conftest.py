@@ -6,6 +6,11 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run; `--hypothesis-profile=default` looks for new ones.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 # There is a process for every core, so each computes in one thread. Before anything imports torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
