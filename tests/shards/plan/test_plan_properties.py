@@ -116,7 +116,7 @@ def wanted_steps(blend: Blend, *, rows_per_step: int) -> Iterator[list[int]]:
 
 
 def has_a_step(blend: Blend, *, rows_per_step: int) -> bool:
-    """Whether each epoch has one that a test can reach: 7 steps, and up to 4 after the last stop."""
+    """Whether each epoch has one that a test can reach: 7 steps, and 4 after the last stop."""
     index = join_sets(blend.sets, split="train").index
     plans = (plan_epoch(index, replace(blend.arguments, epoch=epoch)) for epoch in range(7 + 4))
     return all(plan.num_steps(rows_per_step) for plan in plans)
