@@ -76,9 +76,10 @@ def command(shards: tuple[str, ...], as_json: bool, **options: Any) -> None:
 
     opened = [open_shards(folder) for folder in shards]
     sets = join_sets(opened, split=options["split"])
+    arguments = read_plan_arguments(opened, options)
     found = describe_plan(
         sets,
-        read_plan_arguments(opened, options),
+        arguments,
         rows_per_step=options["rows_per_step"],
         rows_per_micro_batch=options["rows_per_micro_batch"],
         world_size=options["ranks"],
@@ -87,6 +88,12 @@ def command(shards: tuple[str, ...], as_json: bool, **options: Any) -> None:
         click.echo(json.dumps(found, indent=1))
     else:
         print_table(found)
+    if found["unknown_keys"]:
+        from vchat.shards.plan.excluded_keys import describe_unknown_keys
+
+        unknown, num_keys = found["unknown_keys"], len(arguments.exclude)
+        name = f"--exclude {options['exclude']}"
+        click.echo(describe_unknown_keys(unknown, num_keys=num_keys, name=name), err=True)
 
 
 def read_plan_arguments(shard_sets: list[ShardSet], options: dict[str, Any]) -> PlanArguments:

@@ -35,6 +35,7 @@ from vchat.shards.loading.sample_loader import SampleLoader
 from vchat.shards.plan.arguments import PlanArguments
 from vchat.shards.plan.cursor import PlanCursor
 from vchat.shards.plan.epoch import EpochPlan
+from vchat.shards.plan.excluded_keys import ExcludeHistory
 from vchat.shards.plan.joined_sets import join_sets
 from vchat.shards.plan.plan_index import PlanIndex
 from vchat.shards.storage.metrics import MetricName, Metrics, sum_metrics
@@ -68,6 +69,7 @@ class Loader(IterableDataset[Batch]):
         max_skipped: int = 100,
         pin_memory: bool = False,
         plan_folder: Path | None = None,
+        exclude_history: ExcludeHistory | None = None,
     ):
         """Plan nothing yet; the first call that needs a plan makes it.
 
@@ -87,6 +89,8 @@ class Loader(IterableDataset[Batch]):
             max_skipped: the most such samples in an epoch, then it is an error.
             plan_folder: folder that keeps plans of large sets: one process of a node makes a
                 plan, the others map it, and a resumed run finds it.
+            exclude_history: the list of each epoch, if earlier ones had another than
+                `arguments.exclude`, which is the newest in it.
         """
         if isinstance(shard_sets, ShardSet):
             shard_sets = [shard_sets]
@@ -104,6 +108,7 @@ class Loader(IterableDataset[Batch]):
             rank=rank,
             world_size=world_size,
             plan_folder=plan_folder,
+            exclude_history=exclude_history,
         )
         self._faults = FaultPolicy(on_fault=on_fault, max_skipped=max_skipped)
         self._metrics = Metrics()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from vchat.shards.loading.ranges import LARGEST_RANGE, range_starts, sample_spans
 from vchat.shards.plan.arguments import PlanArguments
 from vchat.shards.plan.epoch import EpochPlan, plan_epoch
+from vchat.shards.plan.excluded_keys import find_unknown_keys
 from vchat.shards.plan.joined_sets import JoinedSets
 from vchat.shards.plan.summary import summarize_plan
 from vchat.shards.plan.window_packing import SampleNumbers
@@ -167,6 +168,7 @@ def describe_plan(
     work = rank_work(plan, spans=SampleSpans.of(sets), **topology)
     return {
         **summarize_plan(plan, **topology).as_json(),
+        "unknown_keys": find_unknown_keys(arguments.exclude, shard_sets=sets.sets),
         "excluded_keys": [plan.index.keys[int(number)] for number in plan.excluded],
         "dropped_keys": plan.list_dropped_keys(rows_per_step),
         "per_rank": work.as_json(),

@@ -22,6 +22,7 @@ import numpy as np
 
 from vchat.shards.plan.arguments import PlanArguments
 from vchat.shards.plan.epoch import EpochPlan, deal_rows, plan_epoch
+from vchat.shards.plan.excluded_keys import ExcludeHistory
 from vchat.shards.plan.plan_index import PlanIndex
 from vchat.shards.plan.saved_plans import load_or_make_plan
 from vchat.shards.plan.window_packing import SampleNumbers
@@ -77,11 +78,14 @@ class PlanCursor:
         rank: int,
         world_size: int,
         plan_folder: Path | None,
+        exclude_history: ExcludeHistory | None = None,
     ):
         """Begin at the start of the epoch in the arguments; plan nothing yet.
 
         Args:
             plan_folder: folder for plans of large sets, shared by the processes of a node.
+            exclude_history: the list of each epoch, if earlier ones had another than
+                `arguments.exclude`, which is the newest in it.
         """
         self.index, self.arguments = index, arguments
         self.rows_per_step = rows_per_step
@@ -91,7 +95,7 @@ class PlanCursor:
         self._delivered: tuple[int, int] | None = None
         """Epoch and row up to which whole steps were delivered; None if other processes deliver."""
 
-        self._plan_folder = plan_folder
+        self._plan_folder, self._exclude_history = plan_folder, exclude_history
         self._plans: dict[int, EpochPlan] = {}
         self._pending: dict[int, Future[EpochPlan]] = {}
         self._by_name: tuple[PlanArguments, dict[str, Any]] | None = None
@@ -234,6 +238,8 @@ class PlanCursor:
         threading.Thread(target=make, name="vchat-planning", daemon=True).start()
 
     def _make_plan(self, epoch: int, arguments: PlanArguments) -> EpochPlan:
+        if self._exclude_history is not None:
+            arguments = replace(arguments, exclude=self._exclude_history.keys_of(epoch))
         arguments = replace(arguments, epoch=epoch)
         if self._plan_folder is None or len(self.index) < MIN_SAMPLES_TO_STORE:
             return plan_epoch(self.index, arguments)

@@ -4,11 +4,13 @@
                     tokenizer/       as used
                     run.toml         the configuration, overrides applied
                     shards.json      template, tokenizer fingerprint, digests of the shard set
+                    exclude.json     the keys that each epoch leaves out, see `exclude_lists.py`
                     state.json       step, position in the data, versions, world size
                     deepspeed/       optimizer state and trained weights, one file per rank
                     rng/             random state of every rank
                     files.json       name -> size and SHA-256 of each file above; written last
     OUT/frozen/SHA256.safetensors    weights that the run does not train, see `frozen_weights.py`
+    OUT/exclude.json                 as in the step folders, written when the run starts
     OUT/latest                       name of the newest one
     OUT/finished                     there once the run has made its last step
 

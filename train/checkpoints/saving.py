@@ -13,9 +13,11 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
+from vchat.shards.plan.excluded_keys import ExcludeHistory
 from vchat.shards.text.tokenizer import TextTokenizer
 from vchat.train.checkpoints.background import Background
 from vchat.train.checkpoints.checkpoint import FORMAT_VERSION
+from vchat.train.checkpoints.exclude_lists import write_exclude_lists
 from vchat.train.checkpoints.frozen_weights import (
     describe_frozen_file,
     save_trained,
@@ -49,6 +51,8 @@ class CheckpointWriter:
 
     identity: RunIdentity
     tokenizer: TextTokenizer
+    exclude_history: ExcludeHistory
+    """The keys that each epoch leaves out."""
 
     keep_last: int
     """Older checkpoints are removed; 0 keeps all."""
@@ -112,6 +116,7 @@ class CheckpointWriter:
         (part / "run.toml").write_text(self.run_toml, encoding="utf-8")
         shards = {**self.identity.shards, "image_size": engine.module.config.image_size}
         write_json(part / "shards.json", shards)
+        write_exclude_lists(part, self.exclude_history)
         write_json(part / "state.json", facts)
 
     def _finish(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -53,7 +53,8 @@ if TYPE_CHECKING:
     type=click.Choice(IMAGE_VARIANTS),
     default="as-is",
     show_default=True,
-    help="Show the images, grey ones, or those of another question of the same kind.",
+    help="Show the images, grey ones, or other pictures: those of another question of the same"
+    " kind with another answer.",
 )
 @click.option("--ablations", is_flag=True, help="All three values of --images, side by side.")
 @click.option("--max-new-tokens", default=32, show_default=True, help="Most tokens of an answer.")
@@ -82,6 +83,8 @@ def command(
     An answer is right if it equals the wanted one after stripping blanks, ignoring case and
     dropping one final full stop. With --ablations the accuracy with blank and swapped images must
     fall to chance (or below: a swapped image shows another answer), or the questions leak theirs.
+    Questions that no other one has other pictures for are not asked with swapped images; how many
+    could be swapped is said below the scores and in answers.json.
     """
     if not questions_file.is_file():
         raise WrongUse(f"{questions_file}: no such file, wanted evaluation questions as JSON")
@@ -111,6 +114,7 @@ def command(
     else:
         scores = evaluate_questions(evaluation, asked, metrics=metrics, rows=batch_size)
         print_scores(scores, title=evaluation.title)
+        print_num_swapped(asked.facts)
     folder = evaluation.folder
     click.echo(f"answers: {folder / 'answers.html'}, answers.json and answers.csv")
 
@@ -122,6 +126,16 @@ def print_scores(scores: Mapping[str, Sequence[Score]], *, title: str) -> None:
     from vchat.train.evaluation.scoring import score_table
 
     Console().print(score_table(scores, title=title))
+
+
+def print_num_swapped(facts: Mapping[str, Any]) -> None:
+    """Print how many questions show other pictures, if any were to be swapped."""
+    if "num_swapped" not in facts:
+        return
+    line = f"swapped: {facts['num_swapped']:,} of {facts['num_with_images']:,} questions with images"
+    left_out = len(facts["not_swapped"])
+    reason = "no other question of their kind has other pictures and another answer"
+    click.echo(line + (f"; {left_out:,} are not asked so, since {reason}" if left_out else ""))
 
 
 def print_dialogue_scores(

@@ -73,6 +73,7 @@ def plan(
         click.echo(json.dumps(found, indent=1))
     else:
         print_forecast(found, title=str(run_file))
+        print_unknown_keys(found["epoch"], name=f"data.exclude = {config.data.exclude}")
     if found["memory"].get("fits") is False:
         sys.exit(1)
 
@@ -96,6 +97,15 @@ def print_forecast(found: Mapping[str, Mapping[str, Any]], *, title: str) -> Non
     if found["time"]["hours"] is None:
         click.echo("Hours and network rate need --gpu, or --gpu-tflops.")
     click.echo(describe_verdict(found["memory"]))
+
+
+def print_unknown_keys(epoch: Mapping[str, Any], *, name: str) -> None:
+    """Print one line on stderr about keys of the exclude list that no sample has, if there are."""
+    from vchat.shards.plan.excluded_keys import describe_unknown_keys
+
+    unknown, num_keys = epoch["unknown_keys"], epoch["keys_to_exclude"]
+    if unknown:
+        click.echo(describe_unknown_keys(unknown, num_keys=num_keys, name=name), err=True)
 
 
 def format_value(name: str, value: float, *, topic: str) -> str:

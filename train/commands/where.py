@@ -39,7 +39,11 @@ def where(
     rank: int | None,
     row: int | None,
 ) -> None:
-    """Print which samples a step reads, with their records, or which steps read a sample."""
+    """Print which samples a step reads, with their records, or which steps read a sample.
+
+    Epochs that the run in run.out has begun left out what data.exclude named then; later ones will
+    leave out what it names now.
+    """
     if (step is None) == (key is None):
         raise click.UsageError("give either --step or --key")
     config = read_run(find_run_file(run_file), overrides=overrides)
@@ -48,14 +52,19 @@ def where(
     prepare_environment()
     with pause_collection():
         from vchat.train.forecast.forecast import plan_run
+        from vchat.train.run.data import read_exclude_list
+        from vchat.train.where.exclude_lists import lists_of_run
         from vchat.train.where.lineage import read_num_processes
 
+    history = lists_of_run(config.run.out, read_exclude_list(config.data))
     if key is not None:
-        shard_sets, _, data = plan_run(config, num_processes=1)
+        shard_sets, _, data = plan_run(config, num_processes=1, exclude_history=history)
         print_sample(shard_sets, data, key=key)
     elif step is not None:
         num_processes = processes or read_num_processes(config.run.out, step=step) or 1
-        shard_sets, _, data = plan_run(config, num_processes=num_processes)
+        shard_sets, _, data = plan_run(
+            config, num_processes=num_processes, exclude_history=history
+        )
         print_step(shard_sets, data, step=step, num_processes=num_processes, rank=rank, row=row)
 
 

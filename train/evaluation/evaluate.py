@@ -6,7 +6,7 @@ In: a checkpoint, and the questions or dialogues of an evaluation file. Out: the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from vchat.train.evaluation.answer_files import write_dialogue_answers, write_qu
 from vchat.train.evaluation.answering import Batching, answer_questions
 from vchat.train.evaluation.dialogue_answers import answer_dialogues, mean_scores
 from vchat.train.evaluation.dialogue_questions import EvaluationDialogue
-from vchat.train.evaluation.questions import Question
+from vchat.train.evaluation.questions import AskedQuestions
 from vchat.train.evaluation.scoring import Score, score_answers
 
 
@@ -75,7 +75,7 @@ def default_folder(checkpoint: Checkpoint) -> Path:
 
 def evaluate_questions(
     evaluation: Evaluation,
-    asked: Mapping[str, Sequence[Question]],
+    asked: AskedQuestions,
     *,
     metrics: Sequence[str],
     rows: int,
@@ -84,11 +84,11 @@ def evaluate_questions(
 
     Args:
         evaluation: The checkpoint and its folder of answers.
-        asked: The questions by image variant, from `vary_images`.
+        asked: The questions by image variant.
         metrics: Names of `METRICS`, beside exact match.
         rows: How many questions are answered together.
     """
-    total = sum(map(len, asked.values()))
+    total = sum(map(len, asked.by_variant.values()))
     with show_progress("answering", total=total, unit="questions") as advance:
         answered = {
             variant: answer_questions(
@@ -99,11 +99,12 @@ def evaluate_questions(
                 blank=variant == "blank",
                 on_answered=advance,
             )
-            for variant, questions in asked.items()
+            for variant, questions in asked.by_variant.items()
         }
     scores = {name: score_answers(some, metrics=metrics) for name, some in answered.items()}
+    facts = evaluation.facts | asked.facts
     write_question_answers(
-        evaluation.folder, answered, scores, facts=evaluation.facts, title=evaluation.title
+        evaluation.folder, answered, scores, facts=facts, title=evaluation.title
     )
     return scores
 

@@ -4,20 +4,23 @@ Input: a JSON array of `{"id", "kind", "images", "question", "answer", "chance"}
 if several people answered; image paths are relative to the file's folder and may not leave it.
 Output: `Question` values in file order.
 Everything is checked before a model is loaded, and an error names the file and the entry.
-`swap_images` gives every question the images of another one: does the model use its images?
+`swap_images` gives questions the pictures of other ones: does the model use its images?
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vchat.base.files import sha256_file
+from vchat.train.evaluation.metrics import normalise_answer
+
 MAX_FILE_BYTES = 1 << 30
 IMAGE_VARIANTS = ("as-is", "blank", "swapped")
-"""What a question shows: its own images, grey ones, or those of another question."""
+"""What a question shows: its own images, grey ones, or those of other questions."""
 
 ENTRY_TYPES: dict[str, tuple[type, ...]] = {
     "id": (str,),
@@ -84,54 +87,118 @@ def read_questions(path: Path, *, image_root: Path | None = None) -> list[Questi
     return questions
 
 
-def vary_images(
-    questions: Sequence[Question], *, variants: Sequence[str]
-) -> dict[str, list[Question]]:
-    """Return the questions by image variant; those of `blank` keep the images that set its number.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwappedQuestions:
+    """Questions that show the pictures of others."""
+
+    questions: list[Question]
+    """In file order: those that were swapped, and those without images as they are."""
+
+    left_out: list[str]
+    """Ids of the questions with images that no other question has other pictures for."""
+
+    @property
+    def num_swapped(self) -> int:
+        """How many questions show other pictures than their own."""
+        return sum(bool(question.images) for question in self.questions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedQuestions:
+    """The questions of a file by what they show."""
+
+    by_variant: dict[str, list[Question]]
+    """Those of `blank` keep their images, which set the number of grey ones."""
+
+    facts: dict[str, Any]
+    """What is said of them beside the answers: how many could be swapped, and which could not."""
+
+
+def vary_images(questions: Sequence[Question], *, variants: Sequence[str]) -> AskedQuestions:
+    """Return the questions by image variant.
 
     Raises:
-        ValueError: `swapped` is among the variants, and images of a kind cannot be swapped.
+        ValueError: `swapped` is among the variants, and no question can be swapped.
     """
-    return {
-        name: swap_images(questions) if name == "swapped" else list(questions) for name in variants
+    by_variant = {name: list(questions) for name in variants}
+    if "swapped" not in variants:
+        return AskedQuestions(by_variant=by_variant, facts={})
+    swapped = swap_images(questions)
+    by_variant["swapped"] = swapped.questions
+    facts = {
+        "num_swapped": swapped.num_swapped,
+        "num_with_images": swapped.num_swapped + len(swapped.left_out),
+        "not_swapped": swapped.left_out,
     }
+    return AskedQuestions(by_variant=by_variant, facts=facts)
 
 
-def swap_images(questions: Sequence[Question]) -> list[Question]:
-    """Give each question the images of another one with a different answer.
+def swap_images(questions: Sequence[Question]) -> SwappedQuestions:
+    """Give each question the pictures of another one that has another answer.
 
-    The donor is the next question, cyclic in file order, of the same kind and number of images.
-    Text, answer and order stay.
+    The donor is the next question, cyclic in file order, of the same kind and number of images
+    that has another right answer (after `normalise_answer`) and shares no picture with it, by the
+    bytes of the files. Text, answer and order stay. Every picture is read once.
 
     Raises:
-        ValueError: A kind has images but no two different answers.
+        ValueError: No question can be swapped.
     """
-    groups: dict[tuple[str, int], list[int]] = {}
-    for i, question in enumerate(questions):
-        groups.setdefault((question.kind, len(question.images)), []).append(i)
-    result = list(questions)
-    for (kind, num_images), members in groups.items():
-        if num_images == 0:
-            continue
-        for rank, i in enumerate(members):
-            donor = _next_with_other_answer(questions, members, rank)
-            if donor is None:
-                raise ValueError(
-                    f"images of kind {kind!r} cannot be swapped: all its {len(members)} questions"
-                    f" with {num_images} images have the answer {questions[i].answer!r},"
-                    " wanted at least two different answers"
-                )
-            result[i] = replace(questions[i], images=questions[donor].images)
-    return result
+    groups: dict[tuple[str, int], list[_Asked]] = {}
+    digests: dict[Path, str] = {}
+    for number, question in enumerate(questions):
+        for path in question.images:
+            digests[path] = digests.get(path) or sha256_file(path)
+        asked = _Asked.of(question, number=number, digests=digests)
+        groups.setdefault((question.kind, len(question.images)), []).append(asked)
+    donors = {
+        one.number: _next_donor(members, rank)
+        for (_, num_images), members in groups.items()
+        if num_images
+        for rank, one in enumerate(members)
+    }
+    if donors and not any(donors.values()):
+        raise ValueError(
+            f"none of the {len(donors)} questions with images can be swapped: none has another"
+            " question of its kind and number of images with another answer and other pictures"
+        )
+    swapped = SwappedQuestions(questions=[], left_out=[])
+    for number, question in enumerate(questions):
+        donor = donors.get(number)
+        if donor is not None:
+            swapped.questions.append(replace(question, images=donor.images))
+        elif question.images:
+            swapped.left_out.append(question.id)
+        else:
+            swapped.questions.append(question)
+    return swapped
 
 
-def _next_with_other_answer(
-    questions: Sequence[Question], members: list[int], rank: int
-) -> int | None:
-    answer = questions[members[rank]].answer
-    for other in members[rank + 1 :] + members[:rank]:
-        if questions[other].answer != answer:
-            return other
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What a question and its donor are compared by."""
+
+    number: int
+    question: Question
+    pictures: frozenset[str]
+    answers: frozenset[str]
+
+    @classmethod
+    def of(cls, question: Question, *, number: int, digests: Mapping[Path, str]) -> _Asked:
+        return cls(
+            number=number,
+            question=question,
+            pictures=frozenset(digests[path] for path in question.images),
+            answers=frozenset(map(normalise_answer, question.right_answers)),
+        )
+
+
+def _next_donor(members: Sequence[_Asked], rank: int) -> Question | None:
+    own = members[rank]
+    for step in range(1, len(members)):
+        other = members[(rank + step) % len(members)]
+        has_other_answer = normalise_answer(other.question.answer) not in own.answers
+        if has_other_answer and not other.pictures & own.pictures:
+            return other.question
     return None
 
 

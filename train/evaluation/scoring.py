@@ -111,7 +111,8 @@ def score_table(variants: Mapping[str, Sequence[Score]], *, title: str) -> Table
     Three variants fit into 80 columns.
 
     Args:
-        variants: Scores by image variant, all of the same groups in the same order.
+        variants: Scores by image variant. The first has all groups; a group without questions in
+            another one gets a dash.
         title: Above the table.
     """
     result = Table(
@@ -127,16 +128,16 @@ def score_table(variants: Mapping[str, Sequence[Score]], *, title: str) -> Table
     further = [metric if len(variants) == 1 else f"{metric}, {name}" for name, metric in metrics]
     for name in ("asked", "chance", *variants, *further):
         result.add_column(name, justify="right", no_wrap=True)
-    lines = list(zip(*variants.values(), strict=True))
-    num_kinds = sum(not line[0].is_total for line in lines)
-    for i, line in enumerate(lines):
-        first = line[0]
+    lines = next(iter(variants.values()))
+    num_kinds = sum(not score.is_total for score in lines)
+    for i, first in enumerate(lines):
+        line = [_score_of_group(scores, first) for scores in variants.values()]
         result.add_row(
             first.group,
             str(first.num_questions),
             f"{100 * first.chance:.1f}",
             *(_format_accuracy(score) for score in line),
-            *(f"{100 * mean:.1f}" for score in line for mean in score.means.values()),
+            *(_format_mean(score, metric) for score in line for metric in first.means),
             end_section=i == num_kinds - 1,
         )
     return result
@@ -174,6 +175,17 @@ def _score_group(
     )
 
 
-def _format_accuracy(score: Score) -> str:
+def _score_of_group(scores: Sequence[Score], like: Score) -> Score | None:
+    wanted = (like.group, like.is_total)
+    return next((score for score in scores if (score.group, score.is_total) == wanted), None)
+
+
+def _format_mean(score: Score | None, metric: str) -> str:
+    return "-" if score is None else f"{100 * score.means[metric]:.1f}"
+
+
+def _format_accuracy(score: Score | None) -> str:
+    if score is None:
+        return "-"
     low, high = score.interval
     return f"{100 * score.accuracy:.1f} ({100 * low:.0f}-{100 * high:.0f})"

@@ -18,6 +18,7 @@ from vchat.model.visual_chat import VisualChat
 from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.loading.rank_work import SampleSpans, rank_work
 from vchat.shards.plan.epoch import EpochPlan
+from vchat.shards.plan.excluded_keys import ExcludeHistory
 from vchat.shards.plan.joined_sets import join_sets
 from vchat.shards.plan.summary import PlanSummary, summarize_plan
 from vchat.train.config.run import RunConfig
@@ -79,7 +80,7 @@ def forecast_run(config: RunConfig, *, cluster: Cluster) -> dict[str, dict[str, 
             "nodes": cluster.nodes,
             "micro_batches_per_step_and_gpu": config.batch.micro_batches(cluster.gpus),
         },
-        "epoch": _epoch_facts(summary),
+        "epoch": _epoch_facts(plan, summary) | {"unknown_keys": data.find_unknown_keys()},
         "model": {
             "parameters": counts.total,
             "trained_parameters": counts.trained,
@@ -101,9 +102,15 @@ def forecast_run(config: RunConfig, *, cluster: Cluster) -> dict[str, dict[str, 
 
 
 def plan_run(
-    config: RunConfig, *, num_processes: int
+    config: RunConfig, *, num_processes: int, exclude_history: ExcludeHistory | None = None
 ) -> tuple[list[ShardSet], VisualChat, RunData]:
-    """Open the shards, build the model on the meta device, and plan the data as rank 0 does."""
+    """Open the shards, build the model on the meta device, and plan the data as rank 0 does.
+
+    Args:
+        config: The run.
+        num_processes: That make it.
+        exclude_history: The list of each epoch; by default all have that of `data.exclude`.
+    """
     shard_sets = open_run_shards(config.data, storage=config.storage)
     tokenizer = shard_sets[0].tokenizer()
     with torch.device("meta"):
@@ -116,15 +123,25 @@ def plan_run(
     freeze_other_parts(model, config.train.parts)
     share = RankShare(rank=0, world_size=num_processes)
     sizes = read_sizes(model)
-    data = RunData(shard_sets, config.data, config.batch, config.run, sizes=sizes, share=share)
+    data = RunData(
+        shard_sets,
+        config.data,
+        config.batch,
+        config.run,
+        sizes=sizes,
+        share=share,
+        exclude_history=exclude_history,
+    )
     return shard_sets, model, data
 
 
-def _epoch_facts(summary: PlanSummary) -> dict[str, Any]:
+def _epoch_facts(plan: EpochPlan, summary: PlanSummary) -> dict[str, Any]:
     return {
         "steps": summary.steps,
         "samples": summary.samples,
         "samples_left_out_too_long": summary.excluded,
+        "keys_to_exclude": len(plan.arguments.exclude),
+        "samples_left_out_by_key": plan.num_tombstones,
         "rows": summary.rows,
         "text_tokens": summary.text_tokens,
         "supervised_tokens": summary.supervised_tokens,

@@ -18,7 +18,12 @@ from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.loading.collate import Batch
 from vchat.shards.loading.loader import Loader
 from vchat.shards.plan.arguments import PlanArguments
-from vchat.shards.plan.excluded_keys import read_keys
+from vchat.shards.plan.excluded_keys import (
+    ExcludeHistory,
+    describe_unknown_keys,
+    find_unknown_keys,
+    read_keys,
+)
 from vchat.shards.plan.joined_sets import check_same_language
 from vchat.shards.plan.saved_plans import default_plan_folder
 from vchat.shards.storage.config import StorageConfig
@@ -39,8 +44,13 @@ class RunData:
         *,
         sizes: ModelSizes,
         share: RankShare,
+        exclude_history: ExcludeHistory | None = None,
     ):
-        """Plan the first epoch (all epochs, if the run is counted in epochs); read nothing yet."""
+        """Plan the first epoch (all epochs, if the run is counted in epochs); read nothing yet.
+
+        Args:
+            exclude_history: the list of each epoch; by default all have that of `data.exclude`.
+        """
         self._shard_sets, self._data, self._image_size = shard_sets, data, sizes.image_size
         self._share, self.split = share, data.split
         self.rows_per_step, self.rows_per_micro_batch = (
@@ -48,7 +58,12 @@ class RunData:
             batch.rows_per_micro_batch,
         )
         self._arguments = plan_arguments(data, seed=run.seed, sizes=sizes)
-        self.loader = self._make_loader(self._arguments, rows_per_step=self.rows_per_step)
+        self.exclude_history = exclude_history or start_exclude_history(data)
+        self.loader = self._make_loader(
+            self._arguments,
+            rows_per_step=self.rows_per_step,
+            exclude_history=self.exclude_history,
+        )
         self.total_steps = count_steps(
             self.loader, rows_per_step=self.rows_per_step, steps=run.steps, epochs=run.epochs
         )
@@ -113,7 +128,24 @@ class RunData:
         num_steps = loader.plan(0).num_steps(rows)
         return itertools.islice(loader, num_steps * loader.micro_batches_per_step)
 
-    def _make_loader(self, arguments: PlanArguments, *, rows_per_step: int) -> Loader:
+    def find_unknown_keys(self) -> list[str]:
+        """Return the keys of `data.exclude` that no sample of any split has."""
+        keys = self._arguments.exclude
+        return find_unknown_keys(keys, shard_sets=self._shard_sets) if keys else []
+
+    def describe_unknown_keys(self) -> str | None:
+        """Return one line that counts and names `find_unknown_keys`, or None."""
+        unknown, num_keys = self.find_unknown_keys(), len(self._arguments.exclude)
+        name = f"data.exclude = {self._data.exclude}"
+        return describe_unknown_keys(unknown, num_keys=num_keys, name=name) if unknown else None
+
+    def _make_loader(
+        self,
+        arguments: PlanArguments,
+        *,
+        rows_per_step: int,
+        exclude_history: ExcludeHistory | None = None,
+    ) -> Loader:
         return Loader(
             self._shard_sets,
             arguments,
@@ -127,6 +159,7 @@ class RunData:
             image_size=self._image_size,
             pin_memory=torch.cuda.is_available(),
             plan_folder=default_plan_folder(),
+            exclude_history=exclude_history,
         )
 
 
@@ -157,10 +190,20 @@ def plan_arguments(data: DataConfig, *, seed: int, sizes: ModelSizes) -> PlanArg
         balanced_rows=data.balanced_rows,
         mix=data.mix,
         set_weights=data.set_weights,
-        exclude=read_keys(data.exclude) if data.exclude else (),
+        exclude=read_exclude_list(data),
         on_too_long=data.on_too_long,
         tail=data.tail,
     )
+
+
+def read_exclude_list(data: DataConfig) -> tuple[str, ...]:
+    """Return the keys of `data.exclude`."""
+    return read_keys(data.exclude) if data.exclude else ()
+
+
+def start_exclude_history(data: DataConfig) -> ExcludeHistory:
+    """Return the history in which all epochs have the list of `data.exclude`."""
+    return ExcludeHistory(lists=((0, read_exclude_list(data)),))
 
 
 def count_steps(

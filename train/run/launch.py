@@ -56,6 +56,8 @@ def _prepare_and_train(
     first, last = run.data.steps_done, run.data.total_steps
     start = f"going on after step {first}" if first else "starting"
     print_on_rank_0(f"{out}: {start}, {last} steps in all", rank=rank)
+    if rank == 0 and (unknown := run.data.describe_unknown_keys()):
+        print_on_rank_0(unknown, rank=rank)
     with TrainingLog(
         out / "log.jsonl",
         rank=rank,

@@ -60,13 +60,14 @@ def train(
                     engine.backward(loss.loss_sum * loss_weight(engine, batch.supervised_of_step))
                 engine.step()  # DeepSpeed updates the weights on the last micro-batch only
                 tally.add(batch, loss)
+            epoch = data.loader.epoch
             data.finish_step()
             totals = tally.sum_over_ranks(engine.device, stop=stop.is_requested)
             stop_if_bad(totals.loss, step, limit=limit, tally=tally)
             limit.remember(totals.loss)
 
             values = totals.log_values() | speed.measure(totals)
-            values |= {"lr": rate, "processes": engine.world_size}
+            values |= {"lr": rate, "epoch": epoch, "processes": engine.world_size}
             if is_due(step, run.eval_every, last=last) and not totals.stop:
                 values |= measure_heldout_loss(engine, data).log_values()
             if step % run.log_every == 0 or "eval_loss" in values or step == last:

@@ -15,6 +15,7 @@ from vchat.model.visual_chat import VisualChat
 from vchat.shards.text.tokenizer import TextTokenizer
 from vchat.train.checkpoints.background import Background
 from vchat.train.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from vchat.train.checkpoints.exclude_lists import continue_lists, write_exclude_lists
 from vchat.train.checkpoints.identity import RunIdentity, check_same_run, shard_facts
 from vchat.train.checkpoints.mirror import Mirror, download_if_newer
 from vchat.train.checkpoints.restoring import load_checkpoint
@@ -30,7 +31,7 @@ from vchat.train.engine.processes import RankShare
 from vchat.train.engine.starting_model import build_model, load_model, read_sizes
 from vchat.train.engine.weight_loading import WeightLoading
 from vchat.train.run.bad_loss import LossLimit
-from vchat.train.run.data import RunData, open_run_shards
+from vchat.train.run.data import RunData, open_run_shards, read_exclude_list
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +81,15 @@ def prepare_run(config: RunConfig, share: RankShare, *, background: Background) 
         ),
     )
     sizes = read_sizes(model)
-    data = RunData(shard_sets, config.data, config.batch, config.run, sizes=sizes, share=share)
+    data = RunData(
+        shard_sets,
+        config.data,
+        config.batch,
+        config.run,
+        sizes=sizes,
+        share=share,
+        exclude_history=continue_lists(checkpoint, read_exclude_list(config.data)),
+    )
     engine = start_engine(model, config.train, config.optimizer, deepspeed_settings=settings)
     torch.manual_seed(config.run.seed + share.rank)  # dropout differs between ranks
     limit = LossLimit(config.optimizer)
@@ -88,11 +97,14 @@ def prepare_run(config: RunConfig, share: RankShare, *, background: Background) 
         load_checkpoint(engine, checkpoint)
         data.resume(checkpoint.state["loader"], steps_done=checkpoint.step)
         limit = LossLimit(config.optimizer, recent=checkpoint.state.get("recent_losses", []))
+    if share.rank == 0:
+        write_exclude_lists(config.run.out, data.exclude_history)
     writer = CheckpointWriter(
         out=config.run.out,
         run_toml=to_toml(config),
         identity=identity,
         tokenizer=tokenizer,
+        exclude_history=data.exclude_history,
         keep_last=config.run.keep_last,
         mirror=mirror,
         background=background,

@@ -39,9 +39,11 @@ def test_the_command_writes_every_answer_and_prints_the_table(
     for words in ("as-is", "blank", "swapped", "chance", "color", "count", "two-image", "all"):
         assert words in out
     assert "answering: 60 of 60 questions" in err
+    assert "swapped: 13 of 13 questions with images\n" in out
 
     report = json.loads((tmp_path / "result" / "answers.json").read_text())
     assert report["step"] == 3
+    assert (report["num_swapped"], report["not_swapped"]) == (13, [])
     assert list(report["answers"]) == list(report["scores"]) == ["as-is", "blank", "swapped"]
     first = report["answers"]["as-is"][4]
     assert (first["id"], first["kind"], first["wanted"]) == ("q4", "count", "red")

@@ -2,7 +2,12 @@ import json
 
 import pytest
 
-from vchat.train.evaluation.questions import read_questions, swap_images
+from vchat.train.evaluation.questions import (
+    IMAGE_VARIANTS,
+    read_questions,
+    swap_images,
+    vary_images,
+)
 
 ENTRY = {
     "id": "q0",
@@ -15,8 +20,8 @@ ENTRY = {
 
 
 def write(folder, entries):
-    for name in ("a.jpg", "b.jpg", "c.jpg"):
-        (folder / name).write_bytes(b"")
+    for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg", "copy-of-a.jpg"):
+        (folder / name).write_bytes(name.removeprefix("copy-of-").encode())
     path = folder / "eval.json"
     path.write_text(entries if isinstance(entries, str) else json.dumps(entries))
     return path
@@ -93,7 +98,11 @@ def questions_of(tmp_path, *rows):
     return read_questions(write(tmp_path, entries))
 
 
-def test_swapping_takes_images_of_the_same_kind_with_another_answer(tmp_path):
+def names_of(swapped):
+    return {q.id: [path.name for path in q.images] for q in swapped.questions}
+
+
+def test_swapping_takes_pictures_of_the_same_kind_with_another_answer(tmp_path):
     before = questions_of(
         tmp_path,
         ("color", ["a.jpg"], "red"),
@@ -102,27 +111,80 @@ def test_swapping_takes_images_of_the_same_kind_with_another_answer(tmp_path):
         ("color", ["c.jpg"], "blue"),
         ("count", ["b.jpg"], "2"),
         ("which", ["a.jpg", "b.jpg"], "image 1"),
-        ("which", ["b.jpg", "c.jpg"], "image 2"),
+        ("which", ["c.jpg", "d.jpg"], "image 2"),
         ("text", [], "yes"),
     )
     after = swap_images(before)
-    names = [[path.name for path in question.images] for question in after]
-    assert names == [
-        ["c.jpg"],
-        ["b.jpg"],
-        ["c.jpg"],
-        ["a.jpg"],
-        ["a.jpg"],
-        ["b.jpg", "c.jpg"],
-        ["a.jpg", "b.jpg"],
-        [],
-    ]
-    assert [(q.id, q.question, q.answer) for q in after] == [
+    assert names_of(after) == {
+        "0": ["c.jpg"],
+        "1": ["b.jpg"],
+        "2": ["c.jpg"],
+        "3": ["a.jpg"],
+        "4": ["a.jpg"],
+        "5": ["c.jpg", "d.jpg"],
+        "6": ["a.jpg", "b.jpg"],
+        "7": [],
+    }
+    assert (after.num_swapped, after.left_out) == (7, [])
+    assert [(q.id, q.question, q.answer) for q in after.questions] == [
         (q.id, q.question, q.answer) for q in before
     ]
 
 
-def test_a_kind_with_one_answer_cannot_be_swapped(tmp_path):
+def test_a_swapped_question_never_shows_its_own_picture_under_any_name(tmp_path):
+    """Several questions a picture, one with another answer next to it, and copies of pictures."""
+    before = questions_of(
+        tmp_path,
+        ("color", ["a.jpg"], "red"),
+        ("color", ["a.jpg"], "blue"),
+        ("color", ["copy-of-a.jpg"], "green"),
+        ("color", ["b.jpg"], "Red."),
+        ("color", ["c.jpg"], "white"),
+        ("which", ["a.jpg", "b.jpg"], "image 1"),
+        ("which", ["c.jpg", "copy-of-a.jpg"], "image 2"),
+        ("which", ["c.jpg", "d.jpg"], "image 2"),
+    )
+    after = swap_images(before)
+    assert names_of(after) == {
+        "0": ["c.jpg"],  # not b.jpg: its answer is the same one, written otherwise
+        "1": ["b.jpg"],
+        "2": ["b.jpg"],
+        "3": ["c.jpg"],
+        "4": ["a.jpg"],
+        "5": ["c.jpg", "d.jpg"],
+        "7": ["a.jpg", "b.jpg"],
+    }
+    assert (after.num_swapped, after.left_out) == (7, ["6"])
+
+
+def test_an_answer_of_several_people_is_no_other_answer(tmp_path):
+    path = write(
+        tmp_path,
+        [
+            ENTRY | {"id": "0", "answers": ["red", "Crimson"], "answer": "red"},
+            ENTRY | {"id": "1", "images": ["b.jpg"], "answer": "crimson"},
+            ENTRY | {"id": "2", "images": ["c.jpg"], "answer": "blue"},
+        ],
+    )
+    assert names_of(swap_images(read_questions(path)))["0"] == ["c.jpg"]
+
+
+def test_what_cannot_be_swapped_is_left_out_and_counted(tmp_path):
+    questions = questions_of(
+        tmp_path,
+        ("color", ["a.jpg"], "red"),
+        ("color", ["b.jpg"], "red"),
+        ("count", ["a.jpg"], "1"),
+        ("count", ["b.jpg"], "2"),
+        ("text", [], "yes"),
+    )
+    asked = vary_images(questions, variants=IMAGE_VARIANTS)
+    assert [len(some) for some in asked.by_variant.values()] == [5, 5, 3]
+    assert asked.facts == {"num_swapped": 2, "num_with_images": 4, "not_swapped": ["0", "1"]}
+    assert vary_images(questions, variants=["as-is", "blank"]).facts == {}
+
+
+def test_questions_of_which_none_can_be_swapped_are_refused(tmp_path):
     questions = questions_of(tmp_path, ("color", ["a.jpg"], "red"), ("color", ["b.jpg"], "red"))
-    with pytest.raises(ValueError, match="'color' cannot be swapped: all its 2 questions"):
+    with pytest.raises(ValueError, match="none of the 2 questions with images can be swapped"):
         swap_images(questions)

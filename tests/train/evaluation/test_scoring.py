@@ -94,6 +94,18 @@ def test_three_variants_fit_into_80_columns():
     assert line.count("25.0 (15-39)") == 2
 
 
+def test_a_group_that_a_variant_lacks_gets_a_dash():
+    as_is = score_answers([answered("color", 1, right=True), answered("count", 1, right=True)])
+    swapped = score_answers([answered("count", 1, right=False)])
+    out = io.StringIO()
+    runs = {"as-is": as_is, "swapped": swapped}
+    Console(file=out, width=80).print(score_table(runs, title="eval.json"))
+    lines = [line.split() for line in out.getvalue().splitlines()]
+    color, count = (next(one for one in lines if kind in one) for kind in ("color", "count"))
+    assert color[-1] == "-"
+    assert count[-2] == "0.0"
+
+
 def test_the_table_shows_variants_side_by_side():
     as_is = score_answers([answered("color", 1, right=True)] * 4)
     blank = score_answers([answered("color", 1, right=False)] * 4)
