@@ -187,6 +187,7 @@ def train_one(out: Path, attention: str, *, steps: int, seed: int) -> None:
             optimizer=config.optimizer,
             log=curve,
             limit=run_state.limit,
+            skipped=run_state.skipped,
             stop=stop,
             speed=build_speed_meter(
                 run_state.engine.module, run_state.data, gpu_tflops=None, world_size=world_size

@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedConfig,
 )
 
+from vchat.base.files import sha256_file
 from vchat.model.visual_chat import VisualChat
 from vchat.shards.text.named_template import make_template
 from vchat.shards.text.tokenizer import TextTokenizer
@@ -107,7 +108,10 @@ def list_files(folder: Path) -> None:
     """Write `files.json` for what lies in a checkpoint folder now."""
     files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "files.json"]
     listing = {
-        path.relative_to(folder).as_posix(): {"size_bytes": path.stat().st_size, "sha256": ""}
+        path.relative_to(folder).as_posix(): {
+            "size_bytes": path.stat().st_size,
+            "sha256": sha256_file(path),
+        }
         for path in files
     }
     (folder / "files.json").write_text(json.dumps(listing))

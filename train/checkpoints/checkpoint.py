@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vchat.base.files import sha256_file
+from vchat.train.checkpoints.facts import SHARDS, TEMPLATE, check_facts
 from vchat.train.checkpoints.step_folder import find_defect, find_newest, read_json
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     if (path / EXPORT_FACTS).is_file():
         facts = _check_version(path, read_json(path / EXPORT_FACTS))
+        check_facts(path / EXPORT_FACTS, facts, {"step": int, "shards": dict})
+        _check_shards(path / EXPORT_FACTS, facts["shards"])
         return Checkpoint(folder=path, state=facts, shards=facts["shards"], files={})
     folder = path if (path / "files.json").is_file() else find_newest(path)
     if folder is None:
@@ -112,10 +115,13 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if problem:
         raise ValueError(f"{folder}: {problem}")
     state = _check_version(folder, read_json(folder / "state.json"))
+    shards = read_json(folder / "shards.json")
+    check_facts(folder / "state.json", state, {"step": int})
+    _check_shards(folder / "shards.json", shards)
     return Checkpoint(
         folder=folder,
         state=state,
-        shards=read_json(folder / "shards.json"),
+        shards=shards,
         files=read_json(folder / "files.json"),
     )
 
@@ -127,6 +133,11 @@ def _check_version(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
             f"{folder}: checkpoint format {found}, this program reads {FORMAT_VERSION}"
         )
     return state
+
+
+def _check_shards(path: Path, shards: dict[str, Any]) -> None:
+    check_facts(path, shards, SHARDS)
+    check_facts(path, shards["template"], TEMPLATE)
 
 
 def verify_files(checkpoint: Checkpoint, names: Iterable[str]) -> None:

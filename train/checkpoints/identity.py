@@ -49,7 +49,7 @@ def check_same_run(identity: RunIdentity, checkpoint: Checkpoint) -> None:
         ("tokenizer_fingerprint", "tokenizer"),
         ("template", "template"),
     ):
-        differing = first_difference(checkpoint.shards[name], identity.shards[name], name=name)
+        differing = first_difference(checkpoint.shards.get(name), identity.shards[name], name=name)
         if differing is not None:
             field, old, new = differing
             raise ValueError(

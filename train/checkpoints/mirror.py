@@ -18,11 +18,13 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from vchat.base.files import sha256_file, write_atomically
 from vchat.shards.storage.config import StorageConfig
 from vchat.shards.storage.remote import PARTS_IN_FLIGHT, RemoteStore
 from vchat.shards.storage.store import ShardError
+from vchat.train.checkpoints.facts import describe_wrong_entry
 from vchat.train.checkpoints.step_folder import (
     find_newest,
     parse_step,
@@ -80,7 +82,7 @@ class Mirror:
             ValueError: a file is not the one that was saved.
         """
         name = step_name(step)
-        listing = json.loads(self._get(f"{name}/{LISTING}"))
+        listing = self._read_listing(name)
         part = out / f".{name}.fetched"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
@@ -100,6 +102,17 @@ class Mirror:
             with write_atomically(log) as file:
                 file.write(self._get("log.jsonl"))
         return rename_into_place(part, out / name)
+
+    def _read_listing(self, folder: str) -> dict[str, Any]:
+        """Read what a copy consists of; raises ValueError if it lists anything but its files."""
+        listing = json.loads(self._get(f"{folder}/{LISTING}"))
+        if not isinstance(listing, dict):
+            raise ValueError(f"{self.url}/{folder}/{LISTING}: want a JSON object")
+        for file, facts in listing.items():
+            problem = describe_wrong_entry(file, facts)
+            if problem is not None:
+                raise ValueError(f"{self.url}/{folder}: {problem}")
+        return listing
 
     def _download_file(self, name: str, path: Path, *, sha256: str) -> None:
         """Stream one object into a file, atomically and verified, unless the file exists."""
@@ -154,15 +167,8 @@ def _errors_of_storage() -> Iterator[None]:
 
 
 def _object_name(folder: str, file: str) -> str:
-    """Return the object name of a file that a step folder lists, in the folder or in `frozen/`.
-
-    Raises:
-        ValueError: the name leads anywhere else.
-    """
-    name = posixpath.normpath(f"{folder}/{file}")
-    if posixpath.isabs(file) or not name.startswith((f"{folder}/", "frozen/")):
-        raise ValueError(f"{folder}/{LISTING} lists {file!r}, which is not a file of the run")
-    return name
+    """Return the object name of a file that a step folder lists, in the folder or in `frozen/`."""
+    return posixpath.normpath(f"{folder}/{file}")
 
 
 def download_if_newer(mirror: Mirror, out: Path) -> Path | None:

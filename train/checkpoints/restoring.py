@@ -12,6 +12,7 @@ import torch.distributed as dist
 from vchat.train.checkpoints.checkpoint import Checkpoint, verify_files
 from vchat.train.checkpoints.random_state import load_random_state
 from vchat.train.checkpoints.saving import TAG
+from vchat.train.checkpoints.state_reading import read_weights_only
 from vchat.train.checkpoints.universal import convert_state
 
 LOG = logging.getLogger(__name__)
@@ -20,22 +21,26 @@ LOG = logging.getLogger(__name__)
 def load_checkpoint(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint) -> None:
     """Put trained weights, optimizer and random state back; the engine is fresh, all ranks call it.
 
-    DeepSpeed's files are pickles: each is compared with its listed SHA-256 before it is read.
+    DeepSpeed's files are pickles: each is compared with its listed SHA-256, and then read as
+    weights only, see `state_reading.py`.
 
     Raises:
-        ValueError: if a file changed since it was saved.
+        ValueError: if a file changed since it was saved, or names anything to be executed.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     verify_files(checkpoint, sorted(checkpoint.files)[rank::world_size])
     dist.barrier()
     if engine.load_universal_checkpoint():
-        converted = convert_state(checkpoint, tag=TAG)
-        _load_engine_state(engine, converted)
+        with read_weights_only(checkpoint.folder / TAG):
+            converted = convert_state(checkpoint, tag=TAG)
+        with read_weights_only(converted):
+            _load_engine_state(engine, converted)
         dist.barrier()
         if rank == 0:
             shutil.rmtree(converted)
     else:
-        _load_engine_state(engine, checkpoint.folder)
+        with read_weights_only(checkpoint.folder / TAG):
+            _load_engine_state(engine, checkpoint.folder)
     load_random_state(checkpoint, rank=rank)
 
 

@@ -72,7 +72,7 @@ class CheckpointWriter:
         *,
         step: int,
         loader_state: dict[str, Any],
-        recent_losses: list[float],
+        loop_state: dict[str, Any],
     ) -> None:
         """Write `OUT/step-...` whole. A crash at any moment leaves earlier checkpoints as they are.
 
@@ -80,6 +80,12 @@ class CheckpointWriter:
         once in a run, blocks. Every rank writes its optimizer state and random state; rank 0 the
         rest. Each reads back and hashes what it wrote; rank 0 gives the folder its name when all
         are done.
+
+        Args:
+            engine: What is saved.
+            step: The latest step.
+            loader_state: Where the data goes on.
+            loop_state: What else the loop remembers, by its name in `state.json`.
         """
         rank = dist.get_rank()
         self.background.wait()
@@ -88,7 +94,7 @@ class CheckpointWriter:
             create_part_folder(self.out, step=step)
         dist.barrier()
         snapshot = _copy_what_is_saved(engine, self.out, step=step)
-        facts = self._facts(engine, step, loader_state) | {"recent_losses": recent_losses}
+        facts = self._facts(engine, step, loader_state) | loop_state
 
         def write(cancel: threading.Event) -> None:
             names = snapshot.write_own_files(rank)

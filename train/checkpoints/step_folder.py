@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vchat.base.files import inherit_permissions, sha256_file, write_atomically
+from vchat.train.checkpoints.facts import describe_wrong_entry
 
 _STEP = re.compile(r"step-(\d{6,})")
 
@@ -54,6 +55,9 @@ def find_defect(folder: Path) -> str | None:
     if not listing.is_file():
         return "files.json is missing: the checkpoint was not finished"
     for name, facts in read_json(listing).items():
+        problem = describe_wrong_entry(name, facts)
+        if problem is not None:
+            return problem
         file = folder / name
         if not file.is_file():
             return f"{name} is missing"

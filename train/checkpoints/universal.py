@@ -25,8 +25,8 @@ def needs_conversion(checkpoint: Checkpoint, *, zero_stage: int, world_size: int
 def convert_state(checkpoint: Checkpoint, *, tag: str) -> Path:
     """Convert on rank 0 and return the folder that holds `tag`; all ranks call it.
 
-    The caller has compared the files with their digests: DeepSpeed unpickles them. It removes the
-    folder after loading.
+    The caller has compared the files with their digests, and lets torch read weights only:
+    DeepSpeed's converter unpickles them. The caller removes the folder after loading.
     """
     universal = checkpoint.folder.with_name(f".{checkpoint.folder.name}.universal")
     if dist.get_rank() == 0:

@@ -132,7 +132,8 @@ def print_num_swapped(facts: Mapping[str, Any]) -> None:
     """Print how many questions show other pictures, if any were to be swapped."""
     if "num_swapped" not in facts:
         return
-    line = f"swapped: {facts['num_swapped']:,} of {facts['num_with_images']:,} questions with images"
+    of_all = f"{facts['num_swapped']:,} of {facts['num_with_images']:,}"
+    line = f"swapped: {of_all} questions with images"
     left_out = len(facts["not_swapped"])
     reason = "no other question of their kind has other pictures and another answer"
     click.echo(line + (f"; {left_out:,} are not asked so, since {reason}" if left_out else ""))

@@ -62,9 +62,7 @@ def where(
         print_sample(shard_sets, data, key=key)
     elif step is not None:
         num_processes = processes or read_num_processes(config.run.out, step=step) or 1
-        shard_sets, _, data = plan_run(
-            config, num_processes=num_processes, exclude_history=history
-        )
+        shard_sets, _, data = plan_run(config, num_processes=num_processes, exclude_history=history)
         print_step(shard_sets, data, step=step, num_processes=num_processes, rank=rank, row=row)
 
 

@@ -103,9 +103,7 @@ def evaluate_questions(
         }
     scores = {name: score_answers(some, metrics=metrics) for name, some in answered.items()}
     facts = evaluation.facts | asked.facts
-    write_question_answers(
-        evaluation.folder, answered, scores, facts=facts, title=evaluation.title
-    )
+    write_question_answers(evaluation.folder, answered, scores, facts=facts, title=evaluation.title)
     return scores
 
 

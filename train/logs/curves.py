@@ -73,6 +73,8 @@ PANELS = (
         labels=("waiting", "padding"),
         percent=True,
     ),
+    Panel(title="fp16 loss scale", names=("loss_scale",), logarithmic=True, noisy=False),
+    Panel(title="Steps without an update", names=("skipped_steps",), noisy=False),
     Panel(title="Peak memory of rank 0, GB", names=("memory_gb",), noisy=False),
 )
 

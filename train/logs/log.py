@@ -102,10 +102,17 @@ class TrainingLog:
 
 
 def progress_text(values: Mapping[str, Any]) -> str:
-    """Format the latest step for the progress bar: loss, speed, waiting, padding, memory."""
+    """Format the latest step for the progress bar: loss, speed, waiting, padding, memory.
+
+    In fp16 the loss scale too, and how many steps of the run made no update.
+    """
     parts = [f"loss {values['loss']:.4f}", f"{values['tokens_per_s']:.0f} tokens/s"]
     if "mfu" in values:
         parts.append(f"MFU {values['mfu']:.1%}")
+    if "loss_scale" in values:
+        parts.append(f"scale {values['loss_scale']:g}")
+    if values.get("skipped_steps"):
+        parts.append(f"skipped {values['skipped_steps']} steps, {values['skipped_rows']} rows")
     return "  ".join(
         [
             *parts,

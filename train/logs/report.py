@@ -42,7 +42,7 @@ def write_report(out: Path) -> list[Path]:
 
 
 def summary_facts(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Return the facts above the curves: steps, losses, speed, skipped micro-batches."""
+    """Return the facts above the curves: steps, losses, speed, what was skipped."""
     last = lines[-1]
     held_out = [(line["eval_loss"], line["step"]) for line in lines if "eval_loss" in line]
     found = [("logged steps", f"{len(lines):,}, {lines[0]['step']:,} to {last['step']:,}")]
@@ -67,6 +67,11 @@ def summary_facts(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     skipped = sum(int(line.get("skipped_micro_batches", 0)) for line in lines)
     if skipped:
         found.append(("micro-batches left out", f"{skipped:,}"))
+    if "loss_scale" in last:
+        found.append(("fp16 loss scale, last", f"{last['loss_scale']:,g}"))
+    if last.get("skipped_steps"):
+        lost = f"{last['skipped_steps']:,}, with {last['skipped_rows']:,} rows"
+        found.append(("steps without an update", lost))
     return found
 
 

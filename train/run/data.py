@@ -77,6 +77,10 @@ class RunData:
             self._batches = iter(self.loader)
         return itertools.islice(self._batches, self.loader.micro_batches_per_step)
 
+    def count_rows_of_step(self) -> int:
+        """Return the rows of the first unfinished step, over all ranks; none is zero-weight."""
+        return len(self.loader.cursor.next_step())
+
     def finish_step(self) -> None:
         """Count the step whose batches were just used; only counted steps enter the state."""
         self.loader.finish_step()

@@ -78,6 +78,7 @@ def _prepare_and_train(
             optimizer=config.optimizer,
             log=log,
             limit=run.limit,
+            skipped=run.skipped,
             stop=stop,
             speed=build_speed_meter(
                 run.engine.module,
@@ -92,7 +93,9 @@ def _prepare_and_train(
     if rank == 0 and step == last:
         _mark_finished(out, step=step)
     end = "done:" if step == last else "stopped by a signal, can go on:"
-    print_on_rank_0(f"{end} step {step} of {last}, saved in {out}", rank=rank)
+    print_on_rank_0(
+        f"{end} step {step} of {last}, saved in {out}{run.skipped.describe()}", rank=rank
+    )
 
 
 def _mark_finished(out: Path, *, step: int) -> None:

@@ -21,6 +21,7 @@ from vchat.train.run.data import RunData
 from vchat.train.run.heldout import measure_heldout_loss
 from vchat.train.run.out_of_memory import explain_out_of_memory
 from vchat.train.run.schedule import learning_rate
+from vchat.train.run.skipped_updates import SkippedUpdates, explain_lowest_scale
 from vchat.train.run.speed import SpeedMeter
 from vchat.train.run.tally import StepTally
 from vchat.train.run.watchdog import watchdog
@@ -34,6 +35,7 @@ def train(
     optimizer: OptimizerConfig,
     log: TrainingLog,
     limit: LossLimit,
+    skipped: SkippedUpdates,
     stop: StopRequest,
     speed: SpeedMeter,
     save: Callable[[int], None],
@@ -41,6 +43,7 @@ def train(
     """Train from the step after `data.steps_done` to the last, or until a signal asks to stop.
 
     Args:
+        skipped: counts the steps without an update.
         speed: measures the operations of a step.
         save: writes the checkpoint of the step it is given; all ranks call it together.
 
@@ -58,21 +61,24 @@ def train(
                 with explain_out_of_memory(batch, step=step):
                     loss = compute_loss(engine, batch, limit=limit, tally=tally)
                     engine.backward(loss.loss_sum * loss_weight(engine, batch.supervised_of_step))
-                engine.step()  # DeepSpeed updates the weights on the last micro-batch only
+                with explain_lowest_scale(step):
+                    engine.step()  # DeepSpeed updates the weights on the last micro-batch only
                 tally.add(batch, loss)
-            epoch = data.loader.epoch
+            epoch, rows = data.loader.epoch, data.count_rows_of_step()
             data.finish_step()
             totals = tally.sum_over_ranks(engine.device, stop=stop.is_requested)
             stop_if_bad(totals.loss, step, limit=limit, tally=tally)
             limit.remember(totals.loss)
 
             values = totals.log_values() | speed.measure(totals)
+            values |= skipped.count_step(engine, rows=rows)
             values |= {"lr": rate, "epoch": epoch, "processes": engine.world_size}
             if is_due(step, run.eval_every, last=last) and not totals.stop:
                 values |= measure_heldout_loss(engine, data).log_values()
             if step % run.log_every == 0 or "eval_loss" in values or step == last:
                 log.write(step, **values, **data.reading_costs())
             log.show(step, progress_text(values))
+            skipped.stop_if_stuck(step)
             if is_due(step, run.save_every, last=last) or totals.stop:
                 save(step)
             if totals.stop:

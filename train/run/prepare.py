@@ -16,6 +16,7 @@ from vchat.shards.text.tokenizer import TextTokenizer
 from vchat.train.checkpoints.background import Background
 from vchat.train.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from vchat.train.checkpoints.exclude_lists import continue_lists, write_exclude_lists
+from vchat.train.checkpoints.facts import check_resumable
 from vchat.train.checkpoints.identity import RunIdentity, check_same_run, shard_facts
 from vchat.train.checkpoints.mirror import Mirror, download_if_newer
 from vchat.train.checkpoints.restoring import load_checkpoint
@@ -32,6 +33,7 @@ from vchat.train.engine.starting_model import build_model, load_model, read_size
 from vchat.train.engine.weight_loading import WeightLoading
 from vchat.train.run.bad_loss import LossLimit
 from vchat.train.run.data import RunData, open_run_shards, read_exclude_list
+from vchat.train.run.skipped_updates import SkippedUpdates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,7 @@ class RunState:
     engine: deepspeed.DeepSpeedEngine
     data: RunData
     limit: LossLimit
+    skipped: SkippedUpdates
     writer: CheckpointWriter
 
     def save(self, step: int) -> None:
@@ -49,7 +52,10 @@ class RunState:
             self.engine,
             step=step,
             loader_state=self.data.state(),
-            recent_losses=list(self.limit.recent),
+            loop_state={
+                "recent_losses": list(self.limit.recent),
+                "skipped_updates": self.skipped.counts(),
+            },
         )
 
 
@@ -68,6 +74,7 @@ def prepare_run(config: RunConfig, share: RankShare, *, background: Background) 
     mirror = open_mirror(config, rank=share.rank)
     checkpoint = choose_checkpoint(config.run.out, mirror=mirror)
     if checkpoint is not None:
+        check_resumable(checkpoint.folder / "state.json", checkpoint.state)
         check_same_run(identity, checkpoint)
     settings = read_deepspeed_settings(config, checkpoint, world_size=share.world_size)
     model = load_or_build_model(
@@ -92,11 +99,12 @@ def prepare_run(config: RunConfig, share: RankShare, *, background: Background) 
     )
     engine = start_engine(model, config.train, config.optimizer, deepspeed_settings=settings)
     torch.manual_seed(config.run.seed + share.rank)  # dropout differs between ranks
-    limit = LossLimit(config.optimizer)
+    limit, skipped = LossLimit(config.optimizer), SkippedUpdates()
     if checkpoint is not None:
         load_checkpoint(engine, checkpoint)
         data.resume(checkpoint.state["loader"], steps_done=checkpoint.step)
         limit = LossLimit(config.optimizer, recent=checkpoint.state.get("recent_losses", []))
+        skipped = SkippedUpdates(checkpoint.state.get("skipped_updates"))
     if share.rank == 0:
         write_exclude_lists(config.run.out, data.exclude_history)
     writer = CheckpointWriter(
@@ -110,7 +118,7 @@ def prepare_run(config: RunConfig, share: RankShare, *, background: Background) 
         background=background,
         trains_on=config.run.save_in_background,
     )
-    return RunState(engine=engine, data=data, limit=limit, writer=writer)
+    return RunState(engine=engine, data=data, limit=limit, skipped=skipped, writer=writer)
 
 
 def read_deepspeed_settings(

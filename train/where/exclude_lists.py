@@ -12,6 +12,7 @@ from pathlib import Path
 from vchat.shards.plan.excluded_keys import ExcludeHistory
 from vchat.train.checkpoints.checkpoint import open_checkpoint
 from vchat.train.checkpoints.exclude_lists import read_exclude_lists
+from vchat.train.checkpoints.facts import check_resumable
 from vchat.train.checkpoints.step_folder import find_newest
 from vchat.train.logs.log import read_log
 
@@ -47,8 +48,9 @@ def _epoch_after_checkpoint(newest: Path | None) -> int:
     """Return the first epoch that the newest checkpoint leaves free to have another list."""
     if newest is None:
         return 0
-    state = open_checkpoint(newest).state["loader"]
-    return int(state["epoch"]) + (int(state["position"]) > 0)
+    state = open_checkpoint(newest).state
+    check_resumable(newest / "state.json", state)
+    return int(state["loader"]["epoch"]) + (int(state["loader"]["position"]) > 0)
 
 
 def _epoch_after_log(out: Path) -> int:

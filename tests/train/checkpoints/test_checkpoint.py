@@ -4,6 +4,7 @@ import pytest
 
 from vchat.train.checkpoints import checkpoint, step_folder
 from vchat.train.checkpoints.checkpoint import open_checkpoint
+from vchat.train.checkpoints.facts import check_resumable
 from vchat.train.checkpoints.step_folder import find_newest, write_json
 
 
@@ -11,7 +12,9 @@ def write_checkpoint(out, step, *, keep_last=0):
     """Write a checkpoint of three small files the way `save_checkpoint` does."""
     part = step_folder.create_part_folder(out, step=step)
     write_json(part / "state.json", {"format_version": 1, "step": step})
-    write_json(part / "shards.json", {"image_size": 32})
+    template = {"name": "visualchat", "system": ""}
+    shards = {"image_size": 32, "tokenizer_fingerprint": "f", "template": template}
+    write_json(part / "shards.json", shards)
     (part / "model").mkdir()
     (part / "model" / "weights").write_bytes(b"w" * step)
     facts = step_folder.file_facts(part, step_folder.file_names(part))
@@ -80,3 +83,68 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path):
     write_json(folder / "state.json", {"format_version": 9, "step": 5})
     with pytest.raises(ValueError, match=r"checkpoint format 9, this program reads 1"):
         open_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/etc/passwd", "../../elsewhere", "../frozen/../x", "../frozen/a.safetensors", "a/../b", "."],
+)
+def test_a_listing_names_files_of_the_run_only(tmp_path, name):
+    folder = write_checkpoint(tmp_path, 5)
+    facts = {"size_bytes": 1, "sha256": "0" * 64}
+    write_json(folder / "files.json", {name: facts})
+    assert step_folder.find_defect(folder) == (
+        f"files.json lists {name!r}, which is not a file of the run"
+    )
+    assert find_newest(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [None, {}, {"size_bytes": "3", "sha256": "0" * 64}, {"size_bytes": 3, "sha256": "../x"}],
+)
+def test_a_listing_has_a_size_and_a_digest_of_each_file(tmp_path, facts):
+    folder = write_checkpoint(tmp_path, 5)
+    write_json(folder / "files.json", {"shards.json": facts})
+    with pytest.raises(ValueError, match=r"files\.json says .* of shards\.json, want size_bytes"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "file, value, message",
+    [
+        ("state.json", {"format_version": 1, "step": "5"}, "step is '5', want a number from 0"),
+        ("state.json", {"format_version": 1, "step": True}, "step is True, want a number"),
+        ("state.json", {"format_version": 1, "step": -1}, "step is -1, want a number from 0"),
+        ("shards.json", {}, "tokenizer_fingerprint is None, want a str"),
+        (
+            "shards.json",
+            {"tokenizer_fingerprint": "f", "template": [], "image_size": 32},
+            r"template is \[\], want a dict",
+        ),
+    ],
+)
+def test_facts_of_another_shape_are_refused_by_name(tmp_path, file, value, message):
+    folder = write_checkpoint(tmp_path, 5)
+    write_json(folder / file, value)
+    listing = step_folder.read_json(folder / "files.json")
+    listing[file]["size_bytes"] = (folder / file).stat().st_size
+    write_json(folder / "files.json", listing)
+    with pytest.raises(ValueError, match=rf"{file}: {message}"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"loader": None}, "loader is None, want a dict"),
+        ({"loader": {"epoch": 0}}, "arguments is None, want a dict"),
+        ({"world_size": "2"}, "world_size is '2', want a number from 0"),
+    ],
+)
+def test_a_state_that_no_run_can_go_on_from_is_refused_by_name(tmp_path, change, message):
+    loader = {"arguments": {}, "digest": "d", "epoch": 0, "position": 5}
+    state = {"step": 5, "world_size": 1, "settings": {}, "loader": loader}
+    check_resumable(tmp_path, state)
+    with pytest.raises(ValueError, match=message):
+        check_resumable(tmp_path, state | change)

@@ -42,6 +42,14 @@ def test_page_and_picture_show_every_quantity_of_the_log_and_need_nothing_else(t
         assert image.width > 1000
 
 
+def test_the_page_says_loss_scale_and_skipped_steps_of_fp16(tmp_path):
+    fp16 = {"loss_scale": 1024.0, "skipped_steps": 6, "skipped_rows": 1030}
+    log(tmp_path, [line | fp16 for line in LINES])
+    html = write_report(tmp_path)[0].read_text()
+    for text in ("fp16 loss scale", "1,024", "steps without an update", "6, with 1,030 rows"):
+        assert text in html
+
+
 def test_a_panel_has_a_curve_for_each_source_and_each_point_of_the_log():
     of_source = next(panel for panel in PANELS if panel.names == ("loss_by_source",))
     curves = of_source.curves(LINES)

@@ -99,6 +99,14 @@ def test_the_bar_shows_loss_speed_waiting_padding_and_memory():
     assert "MFU" not in progress_text({k: v for k, v in values.items() if k != "mfu"})
 
 
+def test_the_bar_shows_the_loss_scale_and_skipped_steps_of_fp16():
+    values = {"loss": 1.5, "tokens_per_s": 1.0, "data_wait_share": 0, "padding_share": 0}
+    values |= {"memory_gb": 1.0, "loss_scale": 32768.0, "skipped_steps": 0, "skipped_rows": 0}
+    assert "tokens/s  scale 32768  wait" in progress_text(values)
+    values |= {"skipped_steps": 6, "skipped_rows": 30}
+    assert "scale 32768  skipped 6 steps, 30 rows  wait" in progress_text(values)
+
+
 def test_numbers_by_source_are_named_after_it_and_texts_are_left_out():
     values = {"loss": 1, "by": {"a": 2}, "bad_samples": ["x"], "json": json}
     assert flatten_values(values) == {"loss": 1.0, "by/a": 2.0}
