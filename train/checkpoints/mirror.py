@@ -88,8 +88,8 @@ class Mirror:
         part.mkdir(parents=True)
         with ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool:
             jobs = []
-            for file, facts in listing.items():
-                found = _object_name(name, file)
+            for listed, facts in listing.items():
+                found = _object_name(name, listed)
                 inside = found.startswith(f"{name}/")
                 path = part / found.removeprefix(f"{name}/") if inside else out / found
                 jobs.append(pool.submit(self._download_file, found, path, sha256=facts["sha256"]))
@@ -108,8 +108,8 @@ class Mirror:
         listing = json.loads(self._get(f"{folder}/{LISTING}"))
         if not isinstance(listing, dict):
             raise ValueError(f"{self.url}/{folder}/{LISTING}: want a JSON object")
-        for file, facts in listing.items():
-            problem = describe_wrong_entry(file, facts)
+        for listed, facts in listing.items():
+            problem = describe_wrong_entry(listed, facts)
             if problem is not None:
                 raise ValueError(f"{self.url}/{folder}: {problem}")
         return listing
