@@ -27,7 +27,7 @@ from vchat.prep.sources.source import Converted, Entry, Source, annotation_files
 from vchat.shards.format.record import ImageRef, Record
 from vchat.shards.pixels.upright import check_size_to_store
 
-STAGED_VERSION = 5
+STAGED_VERSION = 6
 """Raised whenever a converter or the staged form changes what it makes of equal inputs."""
 
 
@@ -218,8 +218,10 @@ def subsample_images(record: Record, *, max_images: int | None) -> Record:
     rounds, start = [], 0
     for round_ in record.rounds:
         numbered = enumerate(round_.images, start=start)
-        images = tuple(image for number, image in numbered if number in chosen)
-        rounds.append(replace(round_, images=images))
+        kept = [place for place, (number, _) in enumerate(numbered) if number in chosen]
+        images = tuple(round_.images[i] for i in kept)
+        places = tuple(round_.places[i] for i in kept) if round_.places else ()
+        rounds.append(replace(round_, images=images, places=places))
         start += len(round_.images)
     marks = (*record.marks, f"subsampled_from_{total}")
     return replace(record, rounds=tuple(rounds), marks=marks)

@@ -32,10 +32,17 @@ _IMAGE = pa.struct(
         ("member", pa.string()),
         ("offset", pa.int64()),
         ("size_bytes", pa.int64()),
+        ("digest", pa.string()),
     ]
 )
 _ROUND = pa.struct(
-    [("images", pa.list_(_IMAGE)), ("question", pa.string()), ("answer", pa.string())]
+    [
+        ("images", pa.list_(_IMAGE)),
+        ("question", pa.string()),
+        ("answer", pa.string()),
+        ("places", pa.list_(pa.int32())),
+        ("supervised", pa.bool_()),
+    ]
 )
 SCHEMA = pa.schema(
     [
@@ -45,6 +52,7 @@ SCHEMA = pa.schema(
         ("record_id", pa.string()),
         ("licence", pa.string()),
         ("marks", pa.list_(pa.string())),
+        ("system", pa.string()),
         ("num_rounds", pa.int32()),
         ("text_bytes", pa.int64()),
         ("image_keys", pa.list_(pa.string())),
@@ -55,8 +63,16 @@ SCHEMA = pa.schema(
 )
 """`image_sizes` is w0, h0, w1, h1 ... by the headers; `image_bytes` sums the sizes of the files."""
 
-_RECORD_COLUMNS = ["key", "source", "file", "record_id", "licence", "marks", "rounds"]
-PLAN_COLUMNS = ("key", "num_rounds", "text_bytes", "image_keys", "image_sizes", "image_bytes")
+_RECORD_COLUMNS = ["key", "source", "file", "record_id", "licence", "marks", "system", "rounds"]
+PLAN_COLUMNS = (
+    "key",
+    "system",
+    "num_rounds",
+    "text_bytes",
+    "image_keys",
+    "image_sizes",
+    "image_bytes",
+)
 
 
 def row_from_record(
@@ -64,6 +80,7 @@ def row_from_record(
 ) -> dict[str, Any]:
     """Return one record as a row of `SCHEMA`; `sizes` are those of `record.images`, in order."""
     texts = [text for round_ in record.rounds for text in (round_.question, round_.answer)]
+    texts.append(record.system or "")
     return {
         "key": record.key,
         "source": record.source,
@@ -71,6 +88,7 @@ def row_from_record(
         "record_id": record.record_id,
         "licence": record.licence,
         "marks": list(record.marks),
+        "system": record.system,
         "num_rounds": len(record.rounds),
         "text_bytes": sum(len(text.encode()) for text in texts),
         "image_keys": [image.key for image in record.images],
@@ -81,11 +99,15 @@ def row_from_record(
 
 
 def _round_row(round_: Round) -> dict[str, Any]:
-    images = [
-        {name: getattr(image, name) for name in ("key", "file", "member", "offset", "size_bytes")}
-        for image in round_.images
-    ]
-    return {"images": images, "question": round_.question, "answer": round_.answer}
+    return {
+        "images": [
+            {name: getattr(image, name) for name in ImageRef.__slots__} for image in round_.images
+        ],
+        "question": round_.question,
+        "answer": round_.answer,
+        "places": list(round_.places),
+        "supervised": round_.supervised,
+    }
 
 
 def record_from_row(row: dict[str, Any]) -> Record:
@@ -95,6 +117,8 @@ def record_from_row(row: dict[str, Any]) -> Record:
             images=tuple(ImageRef(**image) for image in one["images"]),
             question=one["question"],
             answer=one["answer"],
+            places=tuple(one["places"]),
+            supervised=one["supervised"],
         )
         for one in row["rounds"]
     )

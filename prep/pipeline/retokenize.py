@@ -158,16 +158,15 @@ def retokenize(request: Retokenization, *, workers: int) -> dict[str, Any]:
 def plan_shards(shards: ShardSet) -> list[PlannedShard]:
     """Return the new shards: those of the set, numbered so that every round may become a sample."""
     index = shards.index()
-    first_numbers: dict[str, int] = {}
+    first_number = 0
     planned = []
     for number, shard in enumerate(shards.manifest["shards"]):
         rows = index.filter(pc.equal(index["shard"], number))
-        first = first_numbers.setdefault(shard["split"], 0)
         planned.append(
             PlannedShard(
                 name=shard["name"].removesuffix(".tar"),
                 split=shard["split"],
-                first_number=first,
+                first_number=first_number,
                 start=0,
                 end=rows.num_rows,
                 records=pc.sum(rows["num_records"]).as_py() or 0,
@@ -175,7 +174,7 @@ def plan_shards(shards: ShardSet) -> list[PlannedShard]:
                 stored_bytes=shard["bytes"],
             )
         )
-        first_numbers[shard["split"]] = first + (pc.sum(rows["num_rounds"]).as_py() or 0)
+        first_number += pc.sum(rows["num_rounds"]).as_py() or 0
     return planned
 
 
@@ -293,6 +292,8 @@ def _prepare_record(sample: Sample, origin: RecordOrigin) -> PreparedRecord:
             images=tuple(ImageRef(key=sample.images[n].key, file="") for n in one.images),
             question=one.question,
             answer=one.answer,
+            places=one.places,
+            supervised=one.supervised,
         )
         for one in stored
     )
@@ -305,6 +306,7 @@ def _prepare_record(sample: Sample, origin: RecordOrigin) -> PreparedRecord:
             file=origin.file,
             record_id=origin.record_id,
             marks=origin.marks,
+            system=sample.system,
         ),
         images=tuple(sample.images[n] for one in stored for n in one.images),
     )

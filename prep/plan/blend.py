@@ -51,6 +51,9 @@ class RecordColumns:
     storage_order: Hashes
     """uint64[N], another one: the order in which dialogues are stored, by their first record."""
 
+    system: Hashes
+    """uint64[N], hash of the record's own system text, 0 for none; only equal ones are joined."""
+
     images: Hashes
     """uint64[M], hash of every image's canonical key, record by record."""
 
@@ -98,7 +101,16 @@ def compute_record_columns(
     if not parts:
         nothing: dict[str, list[Any]] = {name: [] for name in PLAN_COLUMNS}
         return _batch_columns(source, nothing, seed=seed, policy=policy)
-    names = ("side", "order", "group", "storage_order", "images", "num_rounds", "stored_bytes")
+    names = (
+        "side",
+        "order",
+        "group",
+        "storage_order",
+        "system",
+        "images",
+        "num_rounds",
+        "stored_bytes",
+    )
     counts = np.concatenate([part.num_images for part in parts])
     return RecordColumns(
         source=source,
@@ -118,6 +130,7 @@ def _batch_columns(
         order=_hashes(seed, "order", keys),
         group=_hashes(seed, "group", keys),
         storage_order=_hashes(seed, "place", keys),
+        system=_hash_system_texts(batch["system"]),
         images=hash_image_keys(key for some in image_keys for key in some),
         image_starts=offsets_from_counts(len(some) for some in image_keys),
         num_rounds=np.array(batch["num_rounds"], dtype=np.int64),
@@ -127,6 +140,12 @@ def _batch_columns(
 
 def _hashes(seed: int, purpose: str, keys: Sequence[str]) -> Hashes:
     return np.array([keyed_hash(seed, purpose, key) for key in keys], dtype=np.uint64)
+
+
+def _hash_system_texts(texts: Iterable[str | None]) -> Hashes:
+    """Return uint64[..]: a hash of each text, 0 for None."""
+    hashed = [0 if text is None else xxhash.xxh3_64_intdigest(text.encode()) for text in texts]
+    return np.array(hashed, dtype=np.uint64)
 
 
 def hash_image_keys(keys: Iterable[str]) -> Hashes:
@@ -224,24 +243,36 @@ def _join_records(
 def _group_records(columns: RecordColumns, chosen: Bools, *, most: int) -> tuple[Counts, Counts]:
     """Return every chosen record once, group by group, and int64[groups] with the groups' sizes.
 
-    Single-image records are taken in hash order, 1 to `most` at a time, each number equally often
-    (the last group holds the rest); any other record is a dialogue of its own.
+    Single-image records of one system text are taken in hash order, 1 to `most` at a time, each
+    number equally often (the last group holds the rest); any other record is a dialogue of its own.
     """
     single = columns.num_images == 1
     alone = np.flatnonzero(chosen & ~single)
     to_join = np.flatnonzero(chosen & single)
-    to_join = to_join[np.lexsort((to_join, columns.order[to_join]))]
+    to_join = to_join[np.lexsort((to_join, columns.order[to_join], columns.system[to_join]))]
     draws = (columns.group[to_join] % np.uint64(most)).astype(np.int64) + 1
-    sizes = draws if most == 1 else _cut_group_sizes(draws)
+    ends = _run_ends(columns.system[to_join])
+    sizes = draws if most == 1 else _cut_group_sizes(draws, ends)
     numbers = np.concatenate((alone, to_join))
     return numbers, np.concatenate((np.ones(len(alone), dtype=np.int64), sizes))
 
 
-def _cut_group_sizes(draws: Counts) -> Counts:
-    """Return the sizes of groups, each as drawn for the record that it starts with."""
-    sizes, start, end = array("q"), 0, len(draws)
-    while start < end:
-        size = min(int(draws[start]), end - start)
+def _run_ends(values: Hashes) -> Counts:
+    """Return int64[N]: where the run of equal neighbours that each value stands in ends."""
+    ends = np.append(np.flatnonzero(values[1:] != values[:-1]) + 1, len(values))
+    return ends[np.searchsorted(ends, np.arange(len(values)), side="right")]
+
+
+def _cut_group_sizes(draws: Counts, ends: Counts) -> Counts:
+    """Return the sizes of groups, each as drawn for the record that it starts with.
+
+    Args:
+        draws: int64[N], the size of a group that starts with each record.
+        ends: int64[N], where such a group ends at the latest.
+    """
+    sizes, start = array("q"), 0
+    while start < len(draws):
+        size = min(int(draws[start]), int(ends[start]) - start)
         sizes.append(size)
         start += size
     return np.frombuffer(sizes, dtype=np.int64) if sizes else np.zeros(0, dtype=np.int64)

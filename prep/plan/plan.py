@@ -26,7 +26,7 @@ from vchat.base.arrays import offsets_from_counts, segment_sums
 from vchat.base.files import write_atomically
 from vchat.prep.plan.blend import STATUSES, USED, RecordColumns, SourceBlend
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 """Raised whenever equal inputs would give another plan."""
 
 PLAN_FILE = "plan.arrow"
@@ -47,7 +47,7 @@ class PlannedShard:
 
     split: str
     first_number: int
-    """Number of its first sample within the split; dialogues that are split have numbers left."""
+    """Number of its first sample within the set; dialogues that are split have numbers left."""
 
     start: int
     """Its first dialogue in the plan's table."""
@@ -116,8 +116,13 @@ def make_plan(
         raise ValueError("no record is left to build shards of; see the reasons in the report")
     table = _dialogue_table(blends, dialogues)
     shards: list[PlannedShard] = []
+    first_number = 0
     for split in SPLITS:
-        shards += _cut_shards(dialogues, split=split, shard_bytes=shard_bytes)
+        mine = np.flatnonzero(dialogues.is_eval == (split == "eval"))
+        shards += _cut_shards(
+            dialogues, mine, split=split, shard_bytes=shard_bytes, first_number=first_number
+        )
+        first_number += int(dialogues.rounds[mine].sum())
     return BuildPlan(
         digest=_digest(table, shards, settings),
         shards=tuple(shards),
@@ -179,9 +184,23 @@ def _dialogue_table(blends: Sequence[SourceBlend], dialogues: _Dialogues) -> pa.
     )
 
 
-def _cut_shards(dialogues: _Dialogues, *, split: str, shard_bytes: int) -> list[PlannedShard]:
-    """Cut one side into shards of nearly equal estimated size, at most `shard_bytes` on average."""
-    mine = np.flatnonzero(dialogues.is_eval == (split == "eval"))
+def _cut_shards(
+    dialogues: _Dialogues,
+    mine: NDArray[np.int64],
+    *,
+    split: str,
+    shard_bytes: int,
+    first_number: int,
+) -> list[PlannedShard]:
+    """Cut one side into shards of nearly equal estimated size, at most `shard_bytes` on average.
+
+    Args:
+        dialogues: Of all sides.
+        mine: The dialogues of this side.
+        split: The name of this side.
+        shard_bytes: The largest average size.
+        first_number: Number of its first sample within the set.
+    """
     if not len(mine):
         return []
     sizes = dialogues.stored_bytes[mine]
@@ -194,7 +213,7 @@ def _cut_shards(dialogues: _Dialogues, *, split: str, shard_bytes: int) -> list[
         PlannedShard(
             name=f"{split}-{number:06d}",
             split=split,
-            first_number=int(numbers[start]),
+            first_number=first_number + int(numbers[start]),
             start=int(mine[0]) + start,
             end=int(mine[0]) + end,
             records=int(dialogues.records[mine[start:end]].sum()),

@@ -49,6 +49,11 @@ class PreparedRound:
     needed_images: tuple[StoredImage, ...]
     """Images that the record has shown up to and in this round."""
 
+    places: tuple[int, ...] = ()
+    """Of the new images, as in `Round`."""
+
+    supervised: bool = True
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssembledDialogue:
@@ -76,7 +81,7 @@ class Assembler:
         """Return the samples of one dialogue; a record that cannot be used leaves it.
 
         Rejected are records with an image that cannot be used, with a round that is too long, or
-        with a text that the template would change.
+        with a text that the template would change. All records have one system text.
         """
         rejected = [(one.record, one.rejected) for one in records if one.rejected is not None]
         rounds = [
@@ -105,6 +110,16 @@ class Assembler:
         if self._count_positions(encoded, rounds) > self.max_tokens:
             return []
         return [_make_sample(rounds, encoded, split=split, key=rounds[0].record.key)]
+
+    def _template(self, record: Record) -> Template:
+        """Return the template with the system text of a record.
+
+        Raises:
+            TextChanged: The template refuses or alters it.
+        """
+        if record.system is None:
+            return self.template
+        return _with_system(self.template, record.system)
 
     def _check_records(
         self, rounds: Sequence[PreparedRound]
@@ -163,15 +178,34 @@ class Assembler:
 
     def _encode(self, rounds: Sequence[PreparedRound]) -> TokenizedText:
         texts = [
-            TextRound(num_images=len(images), question=round_.question, answer=round_.answer)
+            TextRound(
+                num_images=len(images),
+                question=round_.question,
+                answer=round_.answer,
+                places=_places(round_, num_images=len(images)),
+                supervised=round_.supervised,
+            )
             for round_, images in zip(rounds, images_by_round(rounds), strict=True)
         ]
-        return self.tokenizer.encode(self.template.dialogue(texts))
+        return self.tokenizer.encode(self._template(rounds[0].record).dialogue(texts))
 
     def _count_positions(self, encoded: TokenizedText, rounds: Sequence[PreparedRound]) -> int:
         """Return the positions of a sample: its text, and those that its images take."""
         sizes = tuple(image.size for images in images_by_round(rounds) for image in images)
         return len(encoded.ids) - len(sizes) + _count_positions(sizes, self.positions_per_image)
+
+
+@lru_cache(maxsize=256)
+def _with_system(template: Template, text: str) -> Template:
+    """Return the template with another system text; cached, because many records share theirs.
+
+    Raises:
+        TextChanged: The template refuses or alters the text.
+    """
+    try:
+        return template.with_system(text)
+    except ValueError as error:
+        raise TextChanged(str(error)) from error
 
 
 @lru_cache(maxsize=4096)
@@ -193,6 +227,8 @@ def prepare_rounds(prepared: PreparedRecord) -> list[PreparedRound]:
                 answer=round_.answer,
                 new_images=prepared.images[num_shown:end],
                 needed_images=prepared.images[:end],
+                places=round_.places,
+                supervised=round_.supervised,
             )
         )
         num_shown = end
@@ -211,6 +247,16 @@ def images_by_round(rounds: Sequence[PreparedRound]) -> list[tuple[StoredImage, 
     ]
 
 
+def _places(round_: PreparedRound, *, num_images: int) -> tuple[int, ...]:
+    """Return the places of the images that a round shows in its sample.
+
+    Images of earlier rounds that it shows again stand in front.
+    """
+    if not round_.places:
+        return ()
+    return (-1,) * (num_images - len(round_.new_images)) + round_.places
+
+
 def _make_sample(
     rounds: Sequence[PreparedRound], encoded: TokenizedText, *, split: str, key: str
 ) -> Sample:
@@ -218,7 +264,15 @@ def _make_sample(
     stored = []
     for round_, new_images in zip(rounds, images_by_round(rounds), strict=True):
         numbers = tuple(range(len(images), len(images) + len(new_images)))
-        stored.append(StoredRound(images=numbers, question=round_.question, answer=round_.answer))
+        stored.append(
+            StoredRound(
+                images=numbers,
+                question=round_.question,
+                answer=round_.answer,
+                places=_places(round_, num_images=len(numbers)),
+                supervised=round_.supervised,
+            )
+        )
         images += new_images
     return Sample(
         key=key,
@@ -227,6 +281,7 @@ def _make_sample(
         records=tuple(_record_origins(rounds)),
         rounds=tuple(stored),
         images=tuple(images),
+        system=rounds[0].record.system,
         ids=encoded.ids,
         supervised=encoded.supervised,
     )

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-FORMAT_VERSION = 2
-READABLE_VERSIONS = (1, 2)
-"""Version 1 is version 2 without the manifest's own digest."""
+FORMAT_VERSION = 3
+READABLE_VERSIONS = (1, 2, 3)
+"""Version 1 is version 2 without the manifest's own digest; FORMAT.md says what version 3 adds."""
 
 MANIFEST = "manifest.json"
 REQUIRED_KEYS = ("digests", "template", "tokenizer", "totals", "sources", "shards", "index")

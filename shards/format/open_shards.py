@@ -19,8 +19,7 @@ from vchat.shards.storage.cached_store import CachedStore
 from vchat.shards.storage.config import StorageConfig
 from vchat.shards.storage.remote import RemoteStore
 from vchat.shards.storage.store import ShardError
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "fingerprint.json")
+from vchat.shards.text.tokenizer import TOKENIZER_FILES
 
 
 def open_shards(folder: Path | str, *, storage: StorageConfig | None = None) -> ShardSet:

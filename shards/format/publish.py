@@ -13,8 +13,9 @@ import pyarrow as pa
 from vchat.base.files import sha256_file, write_atomically
 from vchat.shards.format.index import statistics, write_index
 from vchat.shards.format.manifest import FORMAT_VERSION, MANIFEST, index_digest, manifest_digest
+from vchat.shards.text.chat_template import FRAME_VERSION, ChatTemplate
 from vchat.shards.text.named_template import make_template
-from vchat.shards.text.tokenizer import TextTokenizer
+from vchat.shards.text.tokenizer import TOKENIZER_FILES, TextTokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,8 @@ def publish(
         "format_version": FORMAT_VERSION,
         **manifest_without_shards,
         "digests": manifest_without_shards.get("digests", {}) | digests,
-        "tokenizer": _tokenizer_entry(tokenizer),
+        "template": dict(stated) | _frame_entry(stated["name"]),
+        "tokenizer": _tokenizer_entry(tokenizer) | {"files": _file_digests(folder / "tokenizer")},
         "totals": statistics(index)[0] if index.num_rows else {},
         "sources": {row.pop("source"): row for row in statistics(index, by=["source"])},
         "shards": [_shard_entry(shard) for shard in shards],
@@ -90,6 +92,16 @@ def _tokenizer_entry(tokenizer: TextTokenizer) -> dict[str, Any]:
         "image_id": tokenizer.image_id,
         "num_ids": tokenizer.num_ids,
     }
+
+
+def _frame_entry(template: str) -> dict[str, Any]:
+    """Return the version of the frame that the template `chat` puts around texts."""
+    return {"frame_version": FRAME_VERSION} if template == ChatTemplate.name else {}
+
+
+def _file_digests(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of a saved tokenizer, by name."""
+    return {name: sha256_file(folder / name) for name in sorted(TOKENIZER_FILES)}
 
 
 def _shard_entry(shard: FinishedShard) -> dict[str, Any]:

@@ -29,14 +29,26 @@ class ImageRef:
     size_bytes: int = -1
     """Length of that base64 value; -1 if there is none."""
 
+    digest: str = ""
+    """Of the picture's bytes as they came; empty where it is not known."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """A question, the images first shown with it, and its answer; texts have no outer blanks."""
+    """A question, the images first shown with it, and its answer.
+
+    Texts have no outer blanks, except a question that ends in an image: it keeps those before it.
+    """
 
     images: tuple[ImageRef, ...]
     question: str
     answer: str
+    places: tuple[int, ...] = ()
+    """Empty: all its images stand in front of the round. Else one per image, ascending: the number
+    of characters of the question before its slot, or -1 in front of the round."""
+
+    supervised: bool = True
+    """Whether the answer carries loss."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +70,9 @@ class Record:
     marks: tuple[str, ...] = ()
     """How it was altered, so that samples can be filtered by it: `resampled_224` (its pictures were
     stretched to 224 x 224 upstream), `subsampled_from_16` (it had so many images)."""
+
+    system: str | None = None
+    """Its own system text, which replaces the template's; None if it has none."""
 
     @property
     def images(self) -> tuple[ImageRef, ...]:

@@ -46,6 +46,11 @@ class StoredRound:
 
     question: str
     answer: str
+    places: tuple[int, ...] = ()
+    """As in `Round`."""
+
+    supervised: bool = True
+    """Whether the answer carries loss."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +76,8 @@ class Sample:
     """A dialogue as it is stored.
 
     Raises:
-        ValueError: The rounds do not show every image once and in order, or ids and mask differ in
-            length; names the sample.
+        ValueError: The rounds do not show every image once and in order, or have no right place
+            for one, or ids and mask differ in length; names the sample.
     """
 
     key: str
@@ -87,6 +92,9 @@ class Sample:
     supervised: NDArray[np.bool_]
     """bool[T]."""
 
+    system: str | None = None
+    """The dialogue's own system text; None if it is the template's."""
+
     def __post_init__(self) -> None:
         shown = [image for stored in self.rounds for image in stored.images]
         if shown != list(range(len(self.images))):
@@ -94,11 +102,29 @@ class Sample:
                 f"sample {self.key}: rounds show images {shown}; "
                 f"wanted each of the {len(self.images)} once, in order"
             )
+        for number, stored in enumerate(self.rounds):
+            if not _are_places(stored):
+                raise ValueError(
+                    f"sample {self.key}: round {number} has places {list(stored.places)}; wanted"
+                    f" one for each of {len(stored.images)} images, ascending, from -1 to"
+                    f" {len(stored.question)}"
+                )
         if self.ids.shape != self.supervised.shape or self.ids.ndim != 1:
             raise ValueError(
                 f"sample {self.key}: ids of shape {self.ids.shape} "
                 f"with a mask of shape {self.supervised.shape}; wanted equal lengths"
             )
+
+
+def _are_places(stored: StoredRound) -> bool:
+    """Return whether a round's places are empty, or one per image in order of the question."""
+    places = stored.places
+    return not places or (
+        len(places) == len(stored.images)
+        and list(places) == sorted(places)
+        and places[0] >= -1
+        and places[-1] <= len(stored.question)
+    )
 
 
 def encode_sample(sample: Sample) -> list[tuple[str, bytes]]:
@@ -137,7 +163,10 @@ def _origin_to_json(record: RecordOrigin) -> dict[str, Any]:
 
 
 def _round_to_json(stored: StoredRound) -> dict[str, Any]:
-    return {"images": stored.images, "question": stored.question, "answer": stored.answer}
+    """Return a round as JSON; `places` and `loss` stand only where they say something."""
+    described = {"images": stored.images, "question": stored.question, "answer": stored.answer}
+    places = {"places": list(stored.places)} if stored.places else {}
+    return described | places | ({} if stored.supervised else {"loss": False})
 
 
 def decode_sample(members: Mapping[str, bytes], *, name: str) -> Sample:
@@ -178,6 +207,7 @@ def _encode_json(sample: Sample) -> bytes:
         "key": sample.key,
         "source": sample.source,
         "split": sample.split,
+        **({} if sample.system is None else {"system": sample.system}),
         "records": [_origin_to_json(record) for record in sample.records],
         "rounds": [_round_to_json(stored) for stored in sample.rounds],
         "images": images,
@@ -199,10 +229,6 @@ def _build_sample(described: dict[str, Any], members: Mapping[str, bytes]) -> Sa
         )
         for image in described["images"]
     )
-    rounds = tuple(
-        StoredRound(images=tuple(r["images"]), question=r["question"], answer=r["answer"])
-        for r in described["rounds"]
-    )
     return Sample(
         key=described["key"],
         source=described["source"],
@@ -211,10 +237,21 @@ def _build_sample(described: dict[str, Any], members: Mapping[str, bytes]) -> Sa
             RecordOrigin(**record | {"marks": tuple(record.get("marks", ()))})
             for record in described["records"]
         ),
-        rounds=rounds,
+        rounds=tuple(map(_build_round, described["rounds"])),
         images=images,
+        system=described.get("system"),
         ids=_decode_npy(members["tokens.npy"], np.int32, member="tokens.npy"),
         supervised=_decode_npy(members["mask.npy"], np.bool_, member="mask.npy"),
+    )
+
+
+def _build_round(described: dict[str, Any]) -> StoredRound:
+    return StoredRound(
+        images=tuple(described["images"]),
+        question=described["question"],
+        answer=described["answer"],
+        places=tuple(described.get("places", ())),
+        supervised=described.get("loss", True),
     )
 
 

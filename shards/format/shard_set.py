@@ -18,6 +18,7 @@ from vchat.shards.format.manifest import MANIFEST
 from vchat.shards.format.members import ATTEMPTS, cut_members
 from vchat.shards.format.sample import Sample, decode_sample
 from vchat.shards.storage.store import LocalStore, ShardError, Store, UnreachableError
+from vchat.shards.text.chat_template import FRAME_VERSION
 from vchat.shards.text.named_template import make_template
 from vchat.shards.text.template import Template
 from vchat.shards.text.tokenizer import TextTokenizer
@@ -78,9 +79,15 @@ class ShardSet:
 
         Raises:
             ValueError: This version of the template renders other text (names both digests), or
-                the tokenizer, which may have the template, is not the recorded one.
+                the tokenizer, which may have the template, is not the recorded one; or the frame of
+                a chat template was found by other rules.
         """
         stated = self.manifest["template"]
+        version = stated.get("frame_version", FRAME_VERSION)
+        if version != FRAME_VERSION:
+            raise ValueError(
+                f"{self.folder} has template.frame_version {version!r}; wanted {FRAME_VERSION}"
+            )
         template = make_template(
             stated["name"], system=stated["system"], tokenizer=self.tokenizer()
         )

@@ -27,7 +27,7 @@ def write_shard(path: Path, samples: Iterable[Sample], *, first_number: int) -> 
     Args:
         path: The tar file; replaced if it exists.
         samples: In the order in which they are stored.
-        first_number: Number of the first sample within its split; stems count on from it.
+        first_number: Number of the first sample within the set; stems count on from it.
     """
     with write_atomically(path) as file:
         rows = _write_samples(file, samples, first_number)

@@ -9,6 +9,7 @@ from typing import Any
 from vchat.base.files import sha256_file
 from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.storage.store import ShardError
+from vchat.shards.text.tokenizer import TOKENIZER_FILES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +41,7 @@ def missing_files(shards: ShardSet) -> Iterator[Defect]:
         yield from _size_defect(shards, shard["name"], shard["bytes"])
     for part in shards.manifest["index"]:
         yield from _index_defect(shards, part)
-    for name in ("tokenizer.json", "tokenizer_config.json", "fingerprint.json"):
+    for name in TOKENIZER_FILES:
         if not (shards.folder / "tokenizer" / name).is_file():
             yield Defect(file=f"tokenizer/{name}", what="file", found="nothing", wanted="a file")
 

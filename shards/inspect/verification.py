@@ -182,8 +182,9 @@ def _token_defects(
         yield Defect(**location, what="ids", found=found, wanted=f"0 to {tokenizer.num_ids - 1}")
         return
     answers = _supervised_texts(sample, tokenizer, end_id=end_id)
-    yield from _compare(len(answers), len(sample.rounds), **location, what="supervised answers")
-    for number, (text, stored) in enumerate(zip(answers, sample.rounds, strict=False)):
+    with_loss = [(i, stored) for i, stored in enumerate(sample.rounds) if stored.supervised]
+    yield from _compare(len(answers), len(with_loss), **location, what="supervised answers")
+    for text, (number, stored) in zip(answers, with_loss, strict=False):
         end = tokenizer.decode([end_id])
         wanted = stored.answer + end
         if text != wanted and text != tokenizer.round_trip(stored.answer) + end:

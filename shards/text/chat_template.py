@@ -6,9 +6,9 @@ dialogue. Special tokens are looked for in the frame only, never in a message. E
 rendered with its own texts and compared with the frame around them, so a template that trims,
 drops or reorders text is an error and never changes the training data. No model is known by name.
 
-Images stand in the user's message as text with slots, before the question, as in the template
-`visualchat`: `### Image 1:\n<image>\n` for each, then a blank line. An image part of the chat
-template is not used. A template that asks for the date gets none: a build has no clock.
+Images stand in the user's message as text with slots, before the question or at their places in
+it, as in the template `visualchat`. An image part of the chat template is not used. A template that
+asks for the date gets none: a build has no clock.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ from vchat.shards.text.template import (
     Special,
     Text,
     TextRound,
+    answer_parts,
     dialogue_parts,
-    image_parts,
+    join_texts,
+    question_parts,
     template_digest,
 )
 
@@ -40,6 +42,9 @@ SENTINEL_ROUNDS = tuple((f"\ue000question{n}\ue000", f"\ue000answer{n}\ue000") f
 """Sentinels as questions and answers: texts that no template and no dialogue contains."""
 
 SYSTEM_SENTINEL = "\ue000system\ue000"
+FRAME_VERSION = 1
+"""Version of the frame: raised when the parts of a chat template would change."""
+
 SHOWN_CHARACTERS = 60
 """The number of characters of a text that an error shows."""
 
@@ -128,7 +133,14 @@ class ChatTemplate:
         return self._split_at_specials(self._frame.after_answer)[1:]
 
     def round(
-        self, question: str, answer: str | None, *, num_images: int, first_image: int
+        self,
+        question: str,
+        answer: str | None,
+        *,
+        num_images: int,
+        first_image: int,
+        places: tuple[int, ...] = (),
+        supervised: bool = True,
     ) -> list[Part]:
         """Return the parts of one round, which do not depend on other rounds.
 
@@ -137,17 +149,25 @@ class ChatTemplate:
             answer: None ends before the answer: the prompt of a chat.
             num_images: Images first shown in this round.
             first_image: Printed number of the first of them, counted from 1 over the dialogue.
+            places: Where they stand, as in `TextRound`.
+            supervised: Whether the answer carries loss.
 
         Raises:
             TextChanged: The template does not write these texts as they are.
         """
-        content = [*image_parts(num_images, first_image=first_image), Text(question)]
+        shown = TextRound(
+            num_images=num_images,
+            question=question,
+            answer=answer,
+            places=places,
+            supervised=supervised,
+        )
+        before, asked = question_parts(shown, first_image=first_image)
+        content = before + join_texts(asked)
         spelled = "".join(part.text if isinstance(part, Text) else "<image>" for part in content)
         self._check_unchanged(spelled, SENTINEL_ROUNDS[0][1] if answer is None else answer)
-        parts = [*content, *self._split_at_specials(self._frame.before_answer)]
-        if answer is not None:
-            parts += [Text(answer, supervised=True), self.end]
-        return parts
+        header = self._split_at_specials(self._frame.before_answer)
+        return content + header + answer_parts(shown, end=self.end)
 
     def dialogue(self, rounds: Sequence[TextRound]) -> list[Part]:
         """Return the parts of a whole dialogue; images are numbered from 1 over all rounds."""

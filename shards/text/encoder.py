@@ -23,7 +23,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from vchat.shards.text.template import Text
+from vchat.shards.text.template import Text, UnsupervisedAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +65,18 @@ class TextEncoder:
     ) -> Iterator[tuple[list[int], bool]]:
         """Yield `(ids, supervised)` of each span of equal supervision in a segment.
 
-        If texts are dropped from the end, at a change of `supervised`, the last ids are dropped and
-        no other id changes.
+        If texts are dropped from the end, where an answer begins or ends, the last ids are dropped
+        and no other id changes.
 
         Args:
-            texts: The segment, in order; boundaries matter only where `supervised` changes.
+            texts: The segment, in order; boundaries matter only where an answer begins or ends.
             opening: Whether the segment opens a dialogue; any other follows a special token.
         """
         tokenizer = self._opening if opening else self._later
         text, ids = "", list[int]()
-        for supervised, group in groupby(texts, key=lambda part: part.supervised):
+        for (supervised, _), group in groupby(
+            texts, key=lambda part: (part.supervised, isinstance(part, UnsupervisedAnswer))
+        ):
             added = "".join(part.text for part in group)
             whole = self._tokens(tokenizer, text + added)
             if not _continues(ids, whole, boundary=len(text)):

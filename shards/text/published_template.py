@@ -39,11 +39,23 @@ class PublishedTemplate:
         return [Control("begin")]
 
     def round(
-        self, question: str, answer: str | None, *, num_images: int, first_image: int
+        self,
+        question: str,
+        answer: str | None,
+        *,
+        num_images: int,
+        first_image: int,
+        places: tuple[int, ...] = (),
+        supervised: bool = True,
     ) -> list[Part]:
         """Return the parts of one round, without its begin token."""
         return VisualChatTemplate(system=self.system).round(
-            question, answer, num_images=num_images, first_image=first_image
+            question,
+            answer,
+            num_images=num_images,
+            first_image=first_image,
+            places=places,
+            supervised=supervised,
         )
 
     def dialogue(self, rounds: Sequence[TextRound]) -> list[Part]:

@@ -10,6 +10,8 @@ The published format, with `E` for the end token; the next round follows it imme
     system text
     ### Image 1:\n<image>\n### Image 2:\n<image>\n\n      (only in rounds that show images)
     ### Question:\n...\n\n### Answer:\n...E
+
+An image inside a question stands at its place, with its header: `### Image 1:\n<image>`.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import ClassVar, Literal, Protocol
 
 SYSTEM = (
@@ -34,6 +36,12 @@ class Text:
 
     text: str
     supervised: bool = False
+
+
+class UnsupervisedAnswer(Text):
+    """The text of an answer without loss; its ids are those that it would have with loss."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +65,11 @@ Part = Text | Control | Special
 
 @dataclass(frozen=True, slots=True)
 class TextRound:
-    """What a template needs of one round."""
+    """What a template needs of one round.
+
+    Raises:
+        ValueError: There are places, but not one per image.
+    """
 
     num_images: int
     """Images first shown in this round."""
@@ -65,6 +77,17 @@ class TextRound:
     question: str
     answer: str | None
     """None in the prompt of a chat, where the model answers."""
+
+    places: tuple[int, ...] = ()
+    """Empty: the images stand in front of the round. Else one per image, ascending: the number of
+    characters of the question before its slot, or -1 in front of the round."""
+
+    supervised: bool = True
+    """Whether the answer carries loss."""
+
+    def __post_init__(self) -> None:
+        if self.places and len(self.places) != self.num_images:
+            raise ValueError(f"{len(self.places)} places for {self.num_images} images")
 
 
 class Template(Protocol):
@@ -87,7 +110,14 @@ class Template(Protocol):
         """Return the parts between an end token and the next round."""
 
     def round(
-        self, question: str, answer: str | None, *, num_images: int, first_image: int
+        self,
+        question: str,
+        answer: str | None,
+        *,
+        num_images: int,
+        first_image: int,
+        places: tuple[int, ...] = (),
+        supervised: bool = True,
     ) -> list[Part]:
         """Return the parts of one round, its end token included."""
 
@@ -119,7 +149,14 @@ class VisualChatTemplate:
         return []
 
     def round(
-        self, question: str, answer: str | None, *, num_images: int, first_image: int
+        self,
+        question: str,
+        answer: str | None,
+        *,
+        num_images: int,
+        first_image: int,
+        places: tuple[int, ...] = (),
+        supervised: bool = True,
     ) -> list[Part]:
         """Return the parts of one round, which do not depend on earlier rounds.
 
@@ -128,12 +165,19 @@ class VisualChatTemplate:
             answer: None ends after the answer's header: the prompt of a chat.
             num_images: Images first shown in this round.
             first_image: Printed number of the first of them, counted from 1 over the dialogue.
+            places: Where they stand, as in `TextRound`.
+            supervised: Whether the answer carries loss.
         """
-        parts = image_parts(num_images, first_image=first_image)
-        parts.append(Text(f"### Question:\n{question}\n\n### Answer:\n"))
-        if answer is not None:
-            parts += [Text(answer, supervised=True), self.end]
-        return parts
+        shown = TextRound(
+            num_images=num_images,
+            question=question,
+            answer=answer,
+            places=places,
+            supervised=supervised,
+        )
+        before, question = question_parts(shown, first_image=first_image)
+        asked = [Text("### Question:\n"), *question, Text("\n\n### Answer:\n")]
+        return before + join_texts(asked) + answer_parts(shown, end=self.end)
 
     def dialogue(self, rounds: Sequence[TextRound]) -> list[Part]:
         """Return the parts of a whole dialogue; images are numbered from 1 over all rounds."""
@@ -156,7 +200,12 @@ def dialogue_parts(template: Template, rounds: Sequence[TextRound]) -> list[Part
     for number, shown in enumerate(rounds):
         parts += template.between() if number else []
         parts += template.round(
-            shown.question, shown.answer, num_images=shown.num_images, first_image=first_image
+            shown.question,
+            shown.answer,
+            num_images=shown.num_images,
+            first_image=first_image,
+            places=shown.places,
+            supervised=shown.supervised,
         )
         first_image += shown.num_images
     return parts
@@ -173,9 +222,43 @@ def template_digest(template: Template) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def image_parts(num_images: int, *, first_image: int) -> list[Part]:
-    """Return a numbered header and a slot per image, and the blank line after the last."""
-    parts: list[Part] = []
-    for number in range(first_image, first_image + num_images):
-        parts += [Text(f"### Image {number}:\n"), Control("image"), Text("\n")]
-    return [*parts, Text("\n")] if parts else []
+def question_parts(shown: TextRound, *, first_image: int) -> tuple[list[Part], list[Part]]:
+    """Return the images in front of a round, and its question with the other images in it.
+
+    In front stand a numbered header and a slot per image, and a blank line after the last. Inside a
+    question, the header and the slot stand at the image's place.
+    """
+    places = shown.places or (-1,) * shown.num_images
+    before: list[Part] = []
+    question: list[Part] = []
+    start = 0
+    for number, place in enumerate(places, start=first_image):
+        slot = [Text(f"### Image {number}:\n"), Control("image")]
+        if place < 0:
+            before += [*slot, Text("\n")]
+        else:
+            question += [Text(shown.question[start:place]), *slot]
+            start = place
+    question.append(Text(shown.question[start:]))
+    return ([*before, Text("\n")] if before else []), question
+
+
+def answer_parts(shown: TextRound, *, end: Control | Special) -> list[Part]:
+    """Return a round's answer and the end token after it; nothing if there is no answer."""
+    if shown.answer is None:
+        return []
+    if shown.supervised:
+        return [Text(shown.answer, supervised=True), end]
+    return [UnsupervisedAnswer(shown.answer), replace(end, supervised=False)]
+
+
+def join_texts(parts: Sequence[Part]) -> list[Part]:
+    """Return the parts with neighbouring texts without loss joined, and empty ones left out."""
+    joined: list[Part] = []
+    for part in parts:
+        last = joined[-1] if joined else None
+        if isinstance(part, Text) and isinstance(last, Text):
+            joined[-1] = Text(last.text + part.text)
+        elif part != Text(""):
+            joined.append(part)
+    return joined

@@ -36,6 +36,9 @@ PROBE_TEXT = (
 )
 """Its ids are part of the fingerprint; it contains what tokenizers treat differently."""
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "fingerprint.json")
+"""The files that `TextTokenizer.save` writes."""
+
 SAVED_SETTINGS = ("unk_token", "pad_token", "chat_template", "add_bos_token", "model_max_length")
 """Fields of `tokenizer_config.json` that are saved, besides the begin and end tokens."""
 

@@ -21,6 +21,7 @@ def plan_columns(records: Records) -> dict[str, list[Any]]:
     """Return what `read_plan_columns` yields of such records."""
     return {
         "key": [key for key, _ in records],
+        "system": [None] * len(records),
         "num_rounds": [1 + len(key) % 3 for key, _ in records],
         "text_bytes": [100 + len(key) for key, _ in records],
         "image_keys": [list(images) for _, images in records],

@@ -211,13 +211,14 @@ def publish_samples(
         samples_per_shard: At most.
         facts: What the manifest states differently from `toy_manifest`.
     """
-    shards = []
+    shards, first_number = [], 0
     for split, group in itertools.groupby(samples, key=lambda sample: sample.split):
         of_split = list(group)
         for start in range(0, len(of_split), samples_per_shard):
             path = folder / f"{split}-{start // samples_per_shard:06d}.tar"
             some = of_split[start : start + samples_per_shard]
-            rows = write_shard(path, some, first_number=start)
+            rows = write_shard(path, some, first_number=first_number)
+            first_number += len(some)
             shards.append(describe_shard(path, split=split, rows=rows))
     manifest = toy_manifest() | dict(facts or {})
     publish(folder, manifest_without_shards=manifest, shards=shards, tokenizer=tokenizer)

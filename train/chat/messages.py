@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vchat.shards.text.placing import PlacedText, place_parts
 from vchat.train.chat.generation import Sampling
 
 MAX_NEW_TOKENS = 4096
@@ -29,6 +30,9 @@ class RequestRound:
     question: str
     answer: str | None
     """None for the last round, whose answer is asked for."""
+
+    places: tuple[int, ...] = ()
+    """Where the images stand in the question, as in `TextRound`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,13 +93,15 @@ def _parse_rounds(messages: Any) -> tuple[str | None, tuple[RequestRound, ...]]:
     rounds = []
     for i in range(0, len(turns), 2):
         where = f"messages[{first + i}].content"
-        question, images = _parse_user_content(turns[i].get("content"), where=where)
+        asked, images = _parse_user_content(turns[i].get("content"), where=where)
         answer = None
         if i + 1 < len(turns):
             answer = _parse_text(
                 turns[i + 1].get("content"), where=f"messages[{first + i + 1}].content"
             )
-        rounds.append(RequestRound(images=images, question=question, answer=answer))
+        rounds.append(
+            RequestRound(images=images, question=asked.text, answer=answer, places=asked.places)
+        )
     return system, tuple(rounds)
 
 
@@ -112,13 +118,14 @@ def _check_roles(turns: Sequence[Any], *, first: int) -> None:
         raise ValueError("messages end without a question, wanted a user's message last")
 
 
-def _parse_user_content(content: Any, *, where: str) -> tuple[str, tuple[bytes, ...]]:
-    """Return the text and the images of a user's message; images are shown before the text."""
+def _parse_user_content(content: Any, *, where: str) -> tuple[PlacedText, tuple[bytes, ...]]:
+    """Return the text and the images of a user's message; an image between texts stays there."""
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
     if not isinstance(content, list):
         raise ValueError(f"{where} is {_json_type(content)}, wanted a string or an array of parts")
-    texts, images = [], []
+    texts: list[str | None] = []
+    images = []
     for i, part in enumerate(content):
         part_where = f"{where}[{i}]"
         kind = part.get("type") if isinstance(part, dict) else None
@@ -126,10 +133,11 @@ def _parse_user_content(content: Any, *, where: str) -> tuple[str, tuple[bytes, 
             texts.append(_parse_text(part.get("text"), where=f"{part_where}.text"))
         elif kind == "image_url":
             images.append(_parse_image(part.get("image_url"), where=f"{part_where}.image_url"))
+            texts.append(None)
         else:
             raise ValueError(f"{part_where}.type is {kind!r}, wanted 'text' or 'image_url'")
-    question = "\n".join(texts).strip()
-    if not question:
+    question = place_parts(texts)
+    if not question.text.strip():
         raise ValueError(f"{where} has no text, wanted a question")
     return question, tuple(images)
 

@@ -19,7 +19,7 @@ from vchat.train.chat.messages import ChatRequest, RequestRound
 from vchat.train.chat.session import ChatRound, ChatSession, EndReason
 
 Key = tuple[object, ...]
-"""A dialogue: its system text, then for each round image digests, question and answer."""
+"""A dialogue: its system text, then for each round image digests, question, places, answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +72,11 @@ class ChatService:
         session = ChatSession(chat_model, sampling=request.sampling, seed=request.seed)
         pixels = self._pixels(request.rounds)
         for asked, images in zip(request.rounds[:-1], pixels[:-1], strict=True):
-            session.add_round(asked.question, asked.answer or "", images=images)
-        session.ask(request.rounds[-1].question, images=pixels[-1]).close()
+            session.add_round(
+                asked.question, asked.answer or "", images=images, places=asked.places
+            )
+        last = request.rounds[-1]
+        session.ask(last.question, images=pixels[-1], places=last.places).close()
         history: Key = (request.system, *map(_round_key, request.rounds[:-1]))
         return PreparedRequest(request=request, session=session, images=pixels[-1], history=history)
 
@@ -84,7 +87,7 @@ class ChatService:
         """
         asked = prepared.request.rounds[-1]
         session = self._session(prepared)
-        pieces = session.ask(asked.question, images=prepared.images)
+        pieces = session.ask(asked.question, images=prepared.images, places=asked.places)
         num_rounds = len(session.rounds)
         try:
             yield from pieces
@@ -101,8 +104,9 @@ class ChatService:
             return prepared.session
         kept.sampling = prepared.request.sampling
         kept.set_seed(prepared.request.seed)
+        last = prepared.request.rounds[-1]
         try:
-            kept.ask(prepared.request.rounds[-1].question, images=prepared.images).close()
+            kept.ask(last.question, images=prepared.images, places=last.places).close()
         except ValueError:  # answers may take more positions as generated than as encoded
             return prepared.session
         return kept
@@ -140,4 +144,5 @@ def _result_of(session: ChatSession) -> AnswerResult:
 
 def _round_key(asked: RequestRound, answered: ChatRound | None = None) -> Key:
     digests = tuple(hashlib.sha256(data).digest() for data in asked.images)
-    return digests, asked.question, asked.answer if answered is None else answered.answer
+    question = (asked.question, asked.places)
+    return digests, question, asked.answer if answered is None else answered.answer

@@ -85,38 +85,49 @@ class ChatSession:
         """Restart the random numbers of sampling."""
         self._generator.manual_seed(seed)
 
-    def add_round(self, question: str, answer: str, *, images: Sequence[Tensor] = ()) -> None:
+    def add_round(
+        self,
+        question: str,
+        answer: str,
+        *,
+        images: Sequence[Tensor] = (),
+        places: tuple[int, ...] = (),
+    ) -> None:
         """Add a round whose answer is known; it is fed with the next question."""
-        prompt = self._prompt(question.strip(), None, images=images)
-        whole = self._prompt(question.strip(), answer, images=images)
+        question = question if places else question.strip()
+        prompt = self._prompt(question, None, images=images, places=places)
+        whole = self._prompt(question, answer, images=images, places=places)
         self.pending_ids += whole
         self._pending_pixels += images
         self.rounds.append(
             ChatRound(
                 num_images=len(images),
-                question=question.strip(),
+                question=question,
                 answer=answer,
                 num_tokens=len(whole) - len(prompt) - 1,
                 end_reason=EndReason.BY_MODEL,
             )
         )
 
-    def ask(self, question: str, *, images: Sequence[Tensor] = ()) -> Generator[str]:
+    def ask(
+        self, question: str, *, images: Sequence[Tensor] = (), places: tuple[int, ...] = ()
+    ) -> Generator[str]:
         """Add a round; return the pieces of its answer as the model generates them.
 
         Closing the generator stops the answer; the pieces so far are then the round's answer. If
         an exception interrupts feeding the question, the dialogue stays as it was.
 
         Args:
-            question: Running text; it is stripped, as the shards' texts are.
-            images: From `ChatModel.decode_picture`, shown before the question.
+            question: Running text; it is stripped, as the shards' texts are, unless it has places.
+            images: From `ChatModel.decode_picture`.
+            places: Where they stand, as in `TextRound`; empty if they stand before the question.
 
         Raises:
             ValueError: The model has too few positions left. Raised by the call itself, before
                 anything changes.
         """
-        question = question.strip()
-        prompt = self.pending_ids + self._prompt(question, None, images=images)
+        question = question if places else question.strip()
+        prompt = self.pending_ids + self._prompt(question, None, images=images, places=places)
         most = self.chat_model.max_positions
         if len(self.ids) + len(prompt) + 1 > most:
             raise ValueError(
@@ -126,12 +137,23 @@ class ChatSession:
             )
         return self._answer(question, prompt=prompt, images=list(images))
 
-    def _prompt(self, question: str, answer: str | None, *, images: Sequence[Tensor]) -> list[int]:
+    def _prompt(
+        self,
+        question: str,
+        answer: str | None,
+        *,
+        images: Sequence[Tensor],
+        places: tuple[int, ...],
+    ) -> list[int]:
         """Return the ids from the end of the last round up to the answer, or past a given one."""
         template = self.chat_model.template
         parts = template.between() if self.rounds else template.opening()
         parts += template.round(
-            question, answer, num_images=len(images), first_image=self.num_images + 1
+            question,
+            answer,
+            num_images=len(images),
+            first_image=self.num_images + 1,
+            places=places,
         )
         return self.chat_model.prompt_ids(
             parts, inputs=[len(tower_inputs(image)) for image in images]

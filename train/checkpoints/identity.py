@@ -36,10 +36,18 @@ def shard_facts(shard_sets: Sequence[ShardSet]) -> dict[str, Any]:
     return {
         "index_digest": join_digests([found["digests"]["index"] for found in manifests]),
         "tokenizer_fingerprint": shard_sets[0].tokenizer().fingerprint,
-        "template": manifests[0]["template"],
+        "template": _without_first_frame(manifests[0]["template"]),
         "max_tokens": max(found["max_tokens"] for found in manifests),
         "stored_image_size": manifests[0].get("image", {}).get("size"),
     }
+
+
+def _without_first_frame(template: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a manifest's template as sets of versions 1 and 2 state it: they have frame 1."""
+    rest = dict(template)
+    if rest.get("frame_version") == 1:
+        del rest["frame_version"]
+    return rest
 
 
 def check_same_run(identity: RunIdentity, checkpoint: Checkpoint) -> None:

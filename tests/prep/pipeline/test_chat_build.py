@@ -36,7 +36,11 @@ def shards(tmp_path_factory):
 
 
 def test_the_manifest_names_template_system_text_and_digest(shards):
-    assert shards.manifest["template"] == {"name": "chat", "system": "Be brief."}
+    assert shards.manifest["template"] == {
+        "name": "chat",
+        "system": "Be brief.",
+        "frame_version": 1,
+    }
     assert shards.manifest["digests"]["template"] == shards.template.digest
 
 

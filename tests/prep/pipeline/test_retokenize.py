@@ -75,7 +75,7 @@ def test_the_manifest_says_what_the_set_came_from(built, tmp_path):
     assert manifest["retokenized"]["from"]["digests"] == old["digests"]
     assert manifest["retokenized"]["from"]["template"] == old["template"]
     assert manifest["digests"]["inputs"] == old["digests"]["inputs"]
-    assert manifest["template"] == {"name": "chat", "system": None}
+    assert manifest["template"] == {"name": "chat", "system": None, "frame_version": 1}
     assert manifest["totals"]["records"] == old["totals"]["records"]
 
 

@@ -1,13 +1,16 @@
 """Any set of records: each is used exactly once or has a reason; no photograph on both sides."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vchat.prep.plan.blend import STATUSES, USED
+from vchat.prep.convert.images import ImagePolicy
+from vchat.prep.plan.blend import STATUSES, USED, blend_records, compute_record_columns
 from vchat.prep.plan.plan import make_plan
-from vchat_testing.blending import blend_sources, one_photo_records
+from vchat_testing.blending import blend_sources, one_photo_records, plan_columns
 
 
 def dialogues(records, blend):
@@ -69,8 +72,8 @@ def check_plan(plan, sources, blends):
     for split in ("train", "eval"):
         shards = [shard for shard in plan.shards if shard.split == split]
         assert [shard.name for shard in shards] == [f"{split}-{i:06d}" for i in range(len(shards))]
-        numbers = [shard.first_number for shard in shards]
-        assert numbers == sorted(set(numbers))
+    numbers = [shard.first_number for shard in plan.shards]
+    assert numbers == sorted(set(numbers)), "stems are unique over the set"
 
 
 def test_the_order_of_the_records_does_not_matter():
@@ -113,3 +116,17 @@ def test_a_photograph_is_held_out_under_all_its_records():
 def side_of(image, seed):
     _, (one,) = blend_sources({"a": [("k", [image])]}, eval_fraction=0.5, seed=seed)
     return bool(one.is_eval[0])
+
+
+def test_records_with_different_system_texts_are_never_joined():
+    records = one_photo_records(300)
+    texts = [(None, "Be brief.", "Be long.")[number % 3] for number in range(300)]
+    batch = plan_columns(records) | {"system": texts}
+    columns = compute_record_columns("llava", [batch], seed=0, policy=ImagePolicy())
+    (one,) = blend_records(
+        [columns], concatenate=[3], limits=[None], max_images=3, eval_fraction=0.2
+    )
+    assert sorted(one.record_numbers) == list(range(300))
+    joined = [one.record_numbers[a:b] for a, b in pairwise(one.starts)]
+    assert all(len({texts[number] for number in group}) == 1 for group in joined)
+    assert {len(group) for group in joined} == {1, 2, 3}

@@ -1,5 +1,7 @@
 """Over-long dialogues are cut between rounds and keep the images that their rounds need."""
 
+from dataclasses import replace
+
 import pytest
 
 from vchat.prep.tasks.assemble import Assembler, PreparedRecord
@@ -138,3 +140,41 @@ def test_a_record_whose_text_the_chat_template_would_change_is_rejected_alone(tm
     assert [one.key for one in sample.records] == ["toy/a", "toy/b"]
     (alone,), _ = assemble(tokenizer, LONG, max_tokens=10_000, template=template)
     assert sample.ids.tolist() == alone.ids.tolist()
+
+
+def test_places_loss_and_the_system_text_of_a_record_reach_its_sample(tokenizer):
+    prepared = prepare_record("toy/a", [([0], "Is  red?", "No."), ([], "Sure?", "Yes.")])
+    first, second = prepared.record.rounds
+    rounds = (replace(first, places=(3,), supervised=False), second)
+    record = replace(prepared.record, rounds=rounds, system="Be brief.")
+    (sample,), _ = assemble(tokenizer, [replace(prepared, record=record)], max_tokens=1000)
+    assert sample.system == "Be brief."
+    assert [(one.places, one.supervised) for one in sample.rounds] == [((3,), False), ((), True)]
+    assert tokenizer.decode(sample.ids) == (
+        "<s>Be brief.\n\n### Question:\nIs ### Image 1:\n<image> red?\n\n### Answer:\nNo.</s>"
+        "### Question:\nSure?\n\n### Answer:\nYes.</s>"
+    )
+    assert tokenizer.decode(sample.ids[sample.supervised]) == "Yes.</s>"
+
+
+def test_images_that_a_part_shows_again_stand_in_front_of_it(tokenizer):
+    prepared = prepare_record("toy/a", [([0], "Is  red?", "No."), ([1], "And ?", "Yes.")])
+    first, second = prepared.record.rounds
+    rounds = (replace(first, places=(3,)), replace(second, places=(4,)))
+    prepared = replace(prepared, record=replace(prepared.record, rounds=rounds))
+    (whole,), _ = assemble(tokenizer, [prepared], max_tokens=1000)
+    samples, _ = assemble(tokenizer, [prepared], max_tokens=length(whole) - 1)
+    assert [sample.rounds[0].places for sample in samples] == [(3,), (-1, 4)]
+    assert "### Image 1:\n<image>\n\n### Question:\nAnd ### Image 2:\n<image>?" in tokenizer.decode(
+        samples[1].ids
+    )
+
+
+def test_a_system_text_that_a_chat_template_refuses_rejects_its_record(tmp_path):
+    folder = chat_tokenizer(tmp_path / "tokenizer", shape="mistral")
+    tokenizer = TextTokenizer.load(folder)
+    template = make_template("chat", tokenizer=tokenizer)
+    prepared = prepare_record("toy/a", [([0], "Q?", "A")])
+    prepared = replace(prepared, record=replace(prepared.record, system="Be brief."))
+    _, rejected = assemble(tokenizer, [prepared], max_tokens=1000, template=template)
+    assert rejected == {"toy/a": "changed_text"}

@@ -19,7 +19,7 @@ def rewrite(folder, change) -> None:
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda m: m.update(format_version=3), "format_version 3; wanted 1 or 2"),
+        (lambda m: m.update(format_version=4), "format_version 4; wanted 1 or 2 or 3"),
         (lambda m: m.pop("format_version"), "format_version None; wanted 1"),
         (lambda m: [m.pop("shards"), m.pop("totals")], "lacks totals, shards"),
     ],

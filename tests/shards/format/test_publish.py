@@ -25,7 +25,7 @@ def test_the_manifest_states_what_the_files_are(published):
     assert manifest["digests"]["index"] == index_digest(manifest["index"])
     assert manifest["digests"]["tokenizer"] == published.tokenizer().fingerprint
     assert manifest["digests"]["inputs"] == toy_manifest()["digests"]["inputs"]
-    assert manifest["format_version"] == 2
+    assert manifest["format_version"] == 3
 
 
 def test_totals_and_sources_count_the_samples(published):
@@ -52,6 +52,13 @@ def test_publishing_again_gives_the_same_bytes(published, tmp_path):
         if path.is_file():
             twin = again.folder / path.relative_to(published.folder)
             assert twin.read_bytes() == path.read_bytes(), path.name
+
+
+def test_the_manifest_states_the_digest_of_every_file_of_the_tokenizer(published):
+    folder = published.folder / "tokenizer"
+    found = {path.name: sha256_file(path) for path in folder.iterdir()}
+    assert published.manifest["tokenizer"]["files"] == found
+    assert len(found) == 3
 
 
 def test_the_manifest_is_written_last(tmp_path, monkeypatch):

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vchat.shards.format.dialogue_text import dialogue_text
 from vchat.shards.format.sample import StoredRound, decode_sample, encode_sample
+from vchat.shards.text.template import Text, VisualChatTemplate
 from vchat.shards.text.tokenizer import TextTokenizer
 from vchat_testing.toy import sample_of, toy_image, toy_sample, toy_tokenizer
 
@@ -128,3 +130,42 @@ def test_malformed_members_are_refused_naming_the_sample(tokenizer, change, mess
     found = {name: data for name, data in found.items() if data is not None}
     with pytest.raises(ValueError, match=message):
         decode_sample(found, name="here")
+
+
+def test_places_loss_and_a_system_text_are_stored_only_where_they_say_something(tokenizer):
+    sample = toy_sample(3, tokenizer, num_images=2)
+    plain = json.loads(dict(encode_sample(sample))["json"])
+    first = replace(sample.rounds[0], places=(5,))
+    changed = replace(
+        sample, rounds=(first, replace(sample.rounds[1], supervised=False)), system="Be brief."
+    )
+    members = dict(encode_sample(changed))
+    found = json.loads(members["json"])
+    assert list(found) == ["key", "source", "split", "system", "records", "rounds", "images"]
+    assert found.pop("system") == "Be brief."
+    assert found["rounds"][0].pop("places") == [5]
+    assert found["rounds"][1].pop("loss") is False
+    assert found == plain
+    again = decode_sample(members, name="here")
+    assert (again.rounds, again.system) == (changed.rounds, "Be brief.")
+
+
+@pytest.mark.parametrize("places", [(0, 1), (-2,), (1000,)])
+def test_places_that_do_not_fit_the_question_are_refused(tokenizer, places):
+    sample = toy_sample(3, tokenizer, num_images=2)
+    with pytest.raises(
+        ValueError, match=r"toy/3: round 0 has places .*; wanted one for each of 1 images"
+    ):
+        replace(sample, rounds=(replace(sample.rounds[0], places=places), sample.rounds[1]))
+
+
+def test_a_stored_dialogue_is_rendered_with_its_places_loss_and_system_text(tokenizer):
+    sample = toy_sample(3, tokenizer, num_images=2)
+    first = replace(sample.rounds[0], places=(5,), supervised=False)
+    changed = replace(sample, rounds=(first, sample.rounds[1]), system="Be brief.")
+    parts = dialogue_text(changed, VisualChatTemplate())
+    assert Text("Be brief.\n\n") in parts
+    assert Text("### Question:\nWhat ### Image 1:\n") in parts
+    wanted = sample.rounds[1].answer + "</s>"
+    encoded = tokenizer.encode(parts)
+    assert tokenizer.decode(encoded.ids[encoded.supervised]) == wanted

@@ -1,5 +1,7 @@
 """The published text format, character by character."""
 
+from dataclasses import replace
+
 from vchat.shards.text.template import (
     Control,
     Part,
@@ -7,6 +9,8 @@ from vchat.shards.text.template import (
     TextRound,
     VisualChatTemplate,
 )
+from vchat.shards.text.tokenizer import TextTokenizer
+from vchat_testing.toy import toy_tokenizer
 
 SPELLED = {"begin": "<begin>", "image": "<image>", "end": "<end>"}
 
@@ -68,3 +72,27 @@ def test_a_dialogue_is_its_opening_and_its_rounds():
         + template.round("q", "a", num_images=1, first_image=1)
         + template.round("r", "b", num_images=1, first_image=2)
     )
+
+
+def test_an_image_inside_a_question_stands_at_its_place_with_its_header():
+    shown = TextRound(num_images=3, question="Is  like ?", answer="No.", places=(-1, 3, 9))
+    assert spelled(VisualChatTemplate(system="S\n\n").dialogue([shown])) == (
+        "<begin>S\n\n### Image 1:\n<image>\n\n"
+        "### Question:\nIs ### Image 2:\n<image> like ### Image 3:\n<image>?\n\n"
+        "### Answer:\nNo.<end>"
+    )
+
+
+def test_an_answer_without_loss_has_the_ids_that_it_would_have_with_loss(tmp_path):
+    folder = toy_tokenizer(tmp_path / "tokenizer", merge_across_words=True)
+    tokenizer, template = TextTokenizer.load(folder), VisualChatTemplate()
+    rounds = [
+        TextRound(num_images=1, question="What color?", answer="The square is red."),
+        TextRound(num_images=0, question="Sure?", answer="Yes."),
+    ]
+    with_loss = tokenizer.encode(template.dialogue(rounds))
+    half = tokenizer.encode(template.dialogue([replace(rounds[0], supervised=False), rounds[1]]))
+    assert half.ids.tolist() == with_loss.ids.tolist()
+    assert tokenizer.decode(half.ids[half.supervised]) == "Yes.</s>"
+    none = [replace(one, supervised=False) for one in rounds]
+    assert not tokenizer.encode(template.dialogue(none)).supervised.any()
