@@ -131,6 +131,8 @@ class Template(Protocol):
     def digest(self) -> str:
         """SHA-256 over the parts of a fixed dialogue; equal digests mean equal rendering."""
 
+    def __hash__(self) -> int: ...
+
 
 @dataclass(frozen=True, slots=True)
 class VisualChatTemplate:
@@ -175,8 +177,8 @@ class VisualChatTemplate:
             places=places,
             supervised=supervised,
         )
-        before, question = question_parts(shown, first_image=first_image)
-        asked = [Text("### Question:\n"), *question, Text("\n\n### Answer:\n")]
+        before, asked = question_parts(shown, first_image=first_image)
+        asked = [Text("### Question:\n"), *asked, Text("\n\n### Answer:\n")]
         return before + join_texts(asked) + answer_parts(shown, end=self.end)
 
     def dialogue(self, rounds: Sequence[TextRound]) -> list[Part]:
@@ -233,7 +235,7 @@ def question_parts(shown: TextRound, *, first_image: int) -> tuple[list[Part], l
     question: list[Part] = []
     start = 0
     for number, place in enumerate(places, start=first_image):
-        slot = [Text(f"### Image {number}:\n"), Control("image")]
+        slot: list[Part] = [Text(f"### Image {number}:\n"), Control("image")]
         if place < 0:
             before += [*slot, Text("\n")]
         else:
