@@ -18,6 +18,7 @@ from typing import Any
 import xxhash
 
 from vchat.base.files import write_atomically
+from vchat.base.json_text import is_unicode
 from vchat.prep.convert.staged import row_from_record, write_staged
 from vchat.prep.raw.data_path import DataPath, RemotePath, version_of
 from vchat.prep.raw.image_files import ImageFiles
@@ -228,10 +229,9 @@ def subsample_images(record: Record, *, max_images: int | None) -> Record:
 
 
 def _check_key(record: Record, seen: set[bytes]) -> None:
-    try:
-        digest = xxhash.xxh3_128_digest(record.key.encode())
-    except UnicodeEncodeError as err:
-        raise Rejected("bad_id", f"id {record.record_id!a} is not valid Unicode") from err
+    if not is_unicode(record.key):
+        raise Rejected("bad_id", f"id {record.record_id!a} is not valid Unicode")
+    digest = xxhash.xxh3_128_digest(record.key.encode())
     if digest in seen:
         raise Rejected("duplicate", f"a record {record.key} came before")
     seen.add(digest)

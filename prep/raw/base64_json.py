@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
+from vchat.base.json_text import decode_json
 from vchat.prep.raw.data_path import DataPath
-from vchat.prep.raw.json_stream import DAMAGED
 from vchat.prep.raw.rejected import Rejected
 
 BLOCK_BYTES = 4 * 2**20
 _AFTER_NAME = re.compile(rb"\s*:\s*")
 _BETWEEN = re.compile(rb"\s*,\s*")
-_NO_UNICODE = re.compile("[\ud800-\udfff]")
 _END = re.compile(rb"\s*}\s*")
 _ESCAPES = ((b"\\/", b"/"), (b"\\n", b""), (b"\\r", b""), (b"\n", b""), (b"\r", b""))
 
@@ -59,12 +57,12 @@ def value_spans(path: DataPath) -> Iterator[tuple[str, ByteSpan]]:
 
 
 def _decode_name(path: DataPath, offset: int, text: bytes) -> str:
-    """Return a name; bytes that are not UTF-8 become `DAMAGED`, so that no id equals it."""
+    """Return a name; what is not Unicode becomes `DAMAGED`, so that no id equals it."""
     try:
-        name = json.loads(text.decode(errors="surrogateescape"))
-    except json.JSONDecodeError as err:
+        name: str = decode_json(text)
+    except ValueError as err:
         raise ValueError(f"{path}: not valid JSON at byte {offset}: {err}") from err
-    return _NO_UNICODE.sub(DAMAGED, name)
+    return name
 
 
 def _quotes(file: IO[bytes]) -> Iterator[int]:

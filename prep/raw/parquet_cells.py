@@ -7,8 +7,9 @@ cheap where records come in the order of the file, expensive in any other order.
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from vchat.base.arrays import offsets_from_counts
+from vchat.base.json_text import DAMAGED
 from vchat.prep.raw.base64_json import decode_value
 from vchat.prep.raw.data_path import DataPath, for_arrow
 from vchat.prep.raw.rejected import Rejected
@@ -41,16 +43,76 @@ def is_parquet(path: DataPath) -> bool:
         return file.read(4) == b"PAR1"
 
 
+@contextlib.contextmanager
+def open_parquet(path: DataPath, **options: Any) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file for a block; what Arrow raises in it becomes a `ValueError`.
+
+    Args:
+        path: The file.
+        options: As for `pyarrow.parquet.ParquetFile`.
+
+    Raises:
+        ValueError: If the file is damaged or truncated, or of a kind that Arrow cannot read.
+    """
+    try:
+        with pq.ParquetFile(for_arrow(path), **options) as parquet:
+            yield parquet
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as err:
+        if isinstance(err, OSError) and (err.errno is not None or type(err) is not OSError):
+            raise  # of the disk or the network; Arrow gives its own a bare OSError
+        reason = " ".join(str(err).split())[:200]
+        raise ValueError(f"{path}: damaged Parquet file: {reason}") from err
+
+
 def column_names(path: DataPath) -> list[str]:
     """Return the names of the columns of a Parquet file.
 
     Raises:
         ValueError: If the file is damaged or truncated; names it.
     """
+    return list(read_schema(path).names)
+
+
+def read_schema(path: DataPath) -> pa.Schema:
+    """Return the schema of a Parquet file; raises as `open_parquet`."""
+    with open_parquet(path) as parquet:
+        return parquet.schema_arrow
+
+
+def read_rows(
+    path: DataPath, *, columns: Sequence[str], batch_rows: int = 2**16, **options: Any
+) -> Iterator[tuple[int, Any]]:
+    """Yield `(number from 0, row)` of a Parquet file; the `Rejected` of a row that is not Unicode.
+
+    Args:
+        path: The file.
+        columns: Those that a row has.
+        batch_rows: Rows held in memory at a time.
+        options: As for `open_parquet`.
+
+    Raises:
+        ValueError: As `open_parquet`.
+    """
+    number = 0
+    with open_parquet(path, **options) as parquet:
+        for batch in parquet.iter_batches(batch_size=batch_rows, columns=list(columns)):
+            for row in _batch_rows(batch):
+                yield number, row
+                number += 1
+
+
+def _batch_rows(batch: pa.RecordBatch) -> Iterator[Any]:
+    """Yield the rows of a batch; a text that is not UTF-8 costs its row alone."""
     try:
-        return list(pq.read_schema(for_arrow(path)).names)
-    except pa.ArrowInvalid as err:
-        raise ValueError(f"{path}: damaged Parquet file: {err}") from err
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for i in range(batch.num_rows):
+            try:
+                [row] = batch.slice(i, 1).to_pylist()
+            except UnicodeDecodeError as err:
+                yield Rejected("bad_text", f"a text of the row is not valid Unicode: {err.reason}")
+            else:
+                yield row
 
 
 def picture_column(path: DataPath) -> str:
@@ -76,9 +138,8 @@ def picture_ids(path: DataPath) -> Iterator[str]:
     column = next((name for name in ID_COLUMNS if name in names), None)
     if column is None:
         raise ValueError(f"{path}: no column of ids; known: {', '.join(ID_COLUMNS)}")
-    with pq.ParquetFile(for_arrow(path)) as parquet:
-        for batch in parquet.iter_batches(columns=[column]):
-            yield from map(str, batch.column(0).to_pylist())
+    for _, row in read_rows(path, columns=[column]):
+        yield DAMAGED if isinstance(row, Rejected) else str(row[column])
 
 
 def read_cell(path: DataPath, cell: str) -> bytes:
@@ -109,7 +170,8 @@ def _picture(value: Any, *, name: str) -> bytes:
 
 @lru_cache(maxsize=64)
 def _group_starts(path: DataPath) -> NDArray[np.int64]:
-    metadata = pq.read_metadata(for_arrow(path))
+    with open_parquet(path) as parquet:
+        metadata = parquet.metadata
     counts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
     return offsets_from_counts(counts)[:-1]
 
@@ -124,7 +186,7 @@ def _group(path: DataPath, number: int, column: str) -> pa.ChunkedArray:
             or sum(one.nbytes for one in _cached_groups.values()) > MAX_CACHED_BYTES
         ):
             del _cached_groups[next(iter(_cached_groups))]
-        with pq.ParquetFile(for_arrow(path)) as parquet:
+        with open_parquet(path) as parquet:
             cells = parquet.read_row_group(number, columns=[column])[column]
     _cached_groups[key] = cells
     return cells

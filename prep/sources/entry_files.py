@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow.parquet as pq
 import xxhash
 
-from vchat.prep.raw.data_path import DataPath, for_arrow
+from vchat.prep.raw.data_path import DataPath
 from vchat.prep.raw.json_stream import first_character, items, lines
-from vchat.prep.raw.parquet_cells import has_pictures, is_parquet
+from vchat.prep.raw.parquet_cells import has_pictures, is_parquet, read_rows, read_schema
 from vchat.prep.raw.rejected import Rejected
 
 PARQUET_BATCH_ENTRIES = 256
@@ -44,18 +43,16 @@ def read_raw_entries(file: DataPath) -> Iterator[tuple[int, Any]]:
         yield from lines(file)
 
 
-def _parquet_entries(file: DataPath) -> Iterator[dict[str, Any]]:
-    with pq.ParquetFile(for_arrow(file)) as parquet:
-        holds_pictures = has_pictures(parquet.schema_arrow, "image")
-        columns = [
-            "image.path" if name == "image" and holds_pictures else name
-            for name in parquet.schema_arrow.names
-        ]
-        batches = parquet.iter_batches(batch_size=PARQUET_BATCH_ENTRIES, columns=columns)
-        for number, entry in enumerate(row for batch in batches for row in batch.to_pylist()):
-            if holds_pictures and entry["image"] is not None:
-                entry["image"] = Cell(member=f"{number}/image", path=entry["image"]["path"])
-            yield entry
+def _parquet_entries(file: DataPath) -> Iterator[Any]:
+    schema = read_schema(file)
+    holds_pictures = has_pictures(schema, "image")
+    columns = [
+        "image.path" if name == "image" and holds_pictures else name for name in schema.names
+    ]
+    for number, entry in read_rows(file, columns=columns, batch_rows=PARQUET_BATCH_ENTRIES):
+        if holds_pictures and isinstance(entry, dict) and entry["image"] is not None:
+            entry["image"] = Cell(member=f"{number}/image", path=entry["image"]["path"])
+        yield entry
 
 
 def unique_keys() -> Callable[[str, str], str]:

@@ -9,21 +9,20 @@ out, the book's others stay.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from vchat.prep.raw.archives import file_names
-from vchat.prep.raw.data_path import DataPath, find_files, for_arrow, path_below
+from vchat.prep.raw.data_path import DataPath, find_files, path_below
 from vchat.prep.raw.json_stream import members
-from vchat.prep.raw.parquet_cells import column_names, has_pictures
+from vchat.prep.raw.parquet_cells import column_names, has_pictures, read_schema
 from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources.entry_files import Cell, read_raw_entries
 from vchat.prep.sources.source import Converted, Entry, KnownCount, Need, Source
-from vchat.prep.sources.texts import file_id, rounds_sharing_images
+from vchat.prep.sources.texts import file_id, require_object, rounds_sharing_images
 from vchat.shards.format.record import ImageRef, Record
 
 FILE = "OCR_VQA/dataset.json"
@@ -58,23 +57,29 @@ def _parquet_entries(data: DataPath, *, splits: tuple[str, ...]) -> Iterator[Ent
             continue
         file = path_below(path, data)
         for number, entry in read_raw_entries(path):
-            entry_id = str(number) if entry["image_id"] is None else str(entry["image_id"])
+            entry_id = _parquet_id(entry, number)
             convert = partial(_parquet_record, entry, splits=splits, file=file)
             yield Entry(id=entry_id, num_pairs=_num_answers(entry), convert=convert)
+
+
+def _parquet_id(entry: Any, number: int) -> str:
+    book_id = entry.get("image_id") if isinstance(entry, Mapping) else None
+    return str(number) if book_id is None else str(book_id)
 
 
 def _holds_books(path: DataPath) -> bool:
     if not set(column_names(path)) >= _COLUMNS:
         return False
-    return has_pictures(pq.read_schema(for_arrow(path)), "image")
+    return has_pictures(read_schema(path), "image")
 
 
-def _parquet_record(entry: Mapping[str, Any], *, splits: tuple[str, ...], file: str) -> Converted:
+def _parquet_record(entry: Any, *, splits: tuple[str, ...], file: str) -> Converted:
     """Turn an entry of Parquet into a record.
 
     Raises:
         Rejected: `wrong_split`, `bad_id`, and those of `to_record`.
     """
+    entry = require_object(entry)
     split = entry.get("set_name") or file.rpartition("/")[2].partition("-")[0].partition(".")[0]
     _check_split(split, split, splits=splits)
     book_id = file_id(entry["image_id"], what="image_id")
@@ -111,8 +116,7 @@ def _json_record(
     cover_of: Callable[[Mapping[str, Any]], ImageRef],
 ) -> Converted:
     """Turn a book of the JSON file into a record; raises `wrong_split` and as `to_record`."""
-    if not isinstance(book, Mapping):
-        raise Rejected("bad_row", f"the book is {type(book).__name__}, not an object")
+    book = require_object(book)
     written = book.get("split")
     named = dict(enumerate(SPLITS, start=1))
     _check_split(named.get(written) if isinstance(written, int) else None, written, splits=splits)
@@ -162,10 +166,11 @@ def _pairs(book: Mapping[str, Any]) -> list[tuple[Any, Any]]:
 
 
 def _as_text(value: Any) -> Any:
-    """Return a value as text: a missing author is null, a year may be a number."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    return "" if value is None else value
+    """Return a value as text: a missing author is null or NaN, a year may be a number."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number else value
 
 
 def _cover(

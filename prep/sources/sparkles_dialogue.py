@@ -18,7 +18,7 @@ from vchat.prep.raw.json_stream import items
 from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources import minigpt4
 from vchat.prep.sources.source import Converted, Entry, KnownCount, Need, Source
-from vchat.prep.sources.texts import file_id, pair_turns, require_text
+from vchat.prep.sources.texts import file_id, pair_turns, require_object, require_text
 from vchat.shards.format.record import ImageRef, Record, Round
 
 PARTS = ("CC", "VG")
@@ -37,17 +37,18 @@ def read_entries(data: DataPath) -> Iterator[Entry]:
     for part in PARTS:
         for number, entry in enumerate(items(data / file_of(part))):
             dialogue = entry.get("dialogue") if isinstance(entry, Mapping) else None
-            convert = partial(to_record, dialogue, part=part, number=number)
+            convert = partial(to_record, entry, part=part, number=number)
             yield Entry(id=f"{part}/{number}", num_pairs=_num_answers(dialogue), convert=convert)
 
 
-def to_record(dialogue: Any, *, part: str, number: int) -> Converted:
+def to_record(entry: Any, *, part: str, number: int) -> Converted:
     """Turn one dialogue into a record.
 
     Raises:
         Rejected: `bad_row`, `bad_role_order`, `bad_id`, `placeholder_mismatch` if tags and images
             differ or a mention cannot be resolved, `bad_text`, `empty_text`.
     """
+    dialogue = require_object(entry).get("dialogue")
     if not isinstance(dialogue, list) or not all(isinstance(one, Mapping) for one in dialogue):
         raise Rejected("bad_row", "`dialogue` is not a list of messages")
     turns = [(str(one.get("role")), one) for one in dialogue]

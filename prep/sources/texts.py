@@ -11,11 +11,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vchat.prep.raw.json_stream import DAMAGED
+from vchat.base.json_text import is_unicode
 from vchat.prep.raw.rejected import Rejected
 from vchat.shards.format.record import ImageRef, Round
 
 PLACEHOLDER = "<image>"
+
+MAX_TEXT_CHARACTERS = 2**20
+"""Of one question or answer: more than any limit on tokens allows, checked before they are made."""
 
 
 def id_of(entry: Any, field: str, *, otherwise: int) -> str:
@@ -27,8 +30,11 @@ def require_object(entry: Any) -> Mapping[str, Any]:
     """Return an entry that is a JSON object.
 
     Raises:
-        Rejected: `bad_row` if it is anything else.
+        Rejected: `bad_row` if it is anything else, or beyond the limits of JSON; `bad_text` for a
+            row of Parquet that is not Unicode.
     """
+    if isinstance(entry, Rejected):
+        raise entry
     if not isinstance(entry, Mapping):
         raise Rejected("bad_row", f"the row is {type(entry).__name__}, not an object")
     return entry
@@ -38,11 +44,14 @@ def clean_text(value: Any, *, what: str) -> str:
     """Return the text without white space at its ends; it may be empty.
 
     Raises:
-        Rejected: `bad_row` if it is not text, `bad_text` if it is not valid Unicode.
+        Rejected: `bad_row` if it is not text, `bad_text` if it is not valid Unicode, `too_long`
+            beyond `MAX_TEXT_CHARACTERS`.
     """
     if not isinstance(value, str):
         raise Rejected("bad_row", f"{what} is {type(value).__name__}, not text")
-    if DAMAGED in value or not _is_unicode(value):
+    if len(value) > MAX_TEXT_CHARACTERS:
+        raise Rejected("too_long", f"{what} has {len(value)} characters")
+    if not is_unicode(value):
         raise Rejected("bad_text", f"{what} is not valid Unicode: {value[:40]!a}")
     return value.strip()
 
@@ -74,14 +83,6 @@ def file_id(value: Any, *, what: str) -> str:
     if not re.fullmatch(r"\w[\w.-]*", text, re.ASCII):
         raise Rejected("bad_id", f"{what} {value!r} names no file")
     return text
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def remove_placeholders(text: str) -> tuple[str, int]:

@@ -28,6 +28,7 @@ from vchat.prep.sources.mimicit.instructions import (
     Instruction,
     embed_pictures,
     group_related,
+    image_ids_of,
     instructions_need,
     make_record,
     read_instructions,
@@ -74,11 +75,11 @@ def to_record(group: Sequence[Instruction], *, index: PictureIndex | None = None
             different images, `missing_image` if one is not in `index`, `empty_text` if no pair is
             left.
     """
-    image_ids = group[0].image_ids
-    written = [str(one) for one in image_ids or () if str(one).startswith(PREFIX)]
+    image_ids = image_ids_of(group)
+    written = [str(one) for one in image_ids if str(one).startswith(PREFIX)]
     repairs = Counter(long_id=sum(len(one) > NORMAL_LENGTH for one in written))
-    if any(isinstance(one, EmbeddedPicture) for one in image_ids or ()):
-        images = _embedded_pair(image_ids or (), has_photographs=index is None)
+    if any(isinstance(one, EmbeddedPicture) for one in image_ids):
+        images = _embedded_pair(image_ids, has_photographs=index is None)
     else:
         images = two_images(image_ids)
         if index is not None:

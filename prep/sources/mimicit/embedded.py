@@ -15,10 +15,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
-from vchat.prep.raw.data_path import DataPath, for_arrow, path_below
+from vchat.prep.raw.data_path import DataPath, path_below
+from vchat.prep.raw.parquet_cells import read_rows, read_schema
 from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources import coco
 from vchat.shards.format.record import ImageRef
@@ -64,7 +64,7 @@ class EmbeddedPicture:
 
 def embeds_pictures(file: DataPath) -> bool:
     """Tell whether the column `images` of a Parquet file holds pictures."""
-    schema = pq.read_schema(for_arrow(file))
+    schema = read_schema(file)
     kind = schema.field("images").type if "images" in schema.names else None
     if kind is None or not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
         return False
@@ -74,17 +74,17 @@ def embeds_pictures(file: DataPath) -> bool:
 
 def read_embedding_entries(
     file: DataPath, *, columns: Sequence[str], name: str, data: DataPath
-) -> Iterator[dict[str, Any]]:
-    """Yield the entries of an embedding file of the set `name`, pictures as `EmbeddedPicture`."""
-    below, number = path_below(file, data), 0
-    with pq.ParquetFile(for_arrow(file), buffer_size=_PAGE_BYTES, pre_buffer=False) as parquet:
-        for batch in parquet.iter_batches(batch_size=BATCH_ENTRIES, columns=list(columns)):
-            for entry in batch.to_pylist():
-                if isinstance(entry["images"], list):
-                    cells = entry["images"]
-                    entry["images"] = _embedded_pictures(cells, number, name=name, file=below)
-                yield entry
-                number += 1
+) -> Iterator[tuple[int, Any]]:
+    """Yield the entries of an embedding file of the set `name`, pictures as `EmbeddedPicture`.
+
+    Each comes with its number, from 0.
+    """
+    below, options = path_below(file, data), {"buffer_size": _PAGE_BYTES, "pre_buffer": False}
+    for number, entry in read_rows(file, columns=columns, batch_rows=BATCH_ENTRIES, **options):
+        if isinstance(entry, dict) and isinstance(entry["images"], list):
+            cells = entry["images"]
+            entry["images"] = _embedded_pictures(cells, number, name=name, file=below)
+        yield number, entry
 
 
 def _embedded_pictures(

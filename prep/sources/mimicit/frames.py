@@ -25,6 +25,7 @@ from vchat.prep.sources.mimicit.instructions import (
     Instruction,
     embed_pictures,
     group_related,
+    image_ids_of,
     instructions_need,
     make_record,
     read_instructions,
@@ -146,9 +147,7 @@ def to_record(group: Sequence[Instruction], *, frames: FrameSet, index: PictureI
         Rejected: `bad_row`, `bad_id`, `missing_image` (never a record without one of its images),
             `placeholder_mismatch` for another number of images, and those of `make_record`.
     """
-    image_ids = group[0].image_ids
-    if image_ids is None:
-        raise Rejected("bad_row", "`image_ids` is not a list")
+    image_ids = image_ids_of(group)
     wanted = frames.num_images
     if not image_ids or (
         wanted is not None and (len(image_ids), len(set(map(str, image_ids)))) != (wanted, wanted)

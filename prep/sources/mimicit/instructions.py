@@ -17,18 +17,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from vchat.prep.raw.data_path import DataPath, find_files, for_arrow, path_below
+from vchat.prep.raw.data_path import DataPath, find_files, path_below
 from vchat.prep.raw.json_stream import members
-from vchat.prep.raw.parquet_cells import column_names
+from vchat.prep.raw.parquet_cells import column_names, read_rows
+from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources.mimicit.embedded import (
     EmbeddedPicture,
     embeds_pictures,
     read_embedding_entries,
 )
 from vchat.prep.sources.source import Converted, Need
-from vchat.prep.sources.texts import rounds_sharing_images
+from vchat.prep.sources.texts import id_of, require_object, rounds_sharing_images
 from vchat.shards.format.record import ImageRef, Record
 
 LICENCE = (
@@ -58,6 +57,9 @@ class Instruction:
     related_ids: tuple[str, ...]
     file: str
     """The annotation file, below the data folder."""
+
+    defect: Rejected | None = None
+    """Why nothing of the entry can be used: it is no object, or beyond the limits of JSON."""
 
 
 def instructions_need(name: str) -> Need:
@@ -95,8 +97,19 @@ def read_instructions(data: DataPath, name: str) -> Iterator[Instruction]:
     count = 0
     for key, value, file in entries:
         count += 1
-        entry = value if isinstance(value, Mapping) else {}
-        yield _instruction(key, entry, context=context.get(key), file=path_below(file, data))
+        below = path_below(file, data)
+        try:
+            yield _instruction(key, require_object(value), context=context.get(key), file=below)
+        except Rejected as defect:
+            yield Instruction(
+                id=key,
+                question=None,
+                answer=None,
+                image_ids=None,
+                related_ids=(),
+                file=below,
+                defect=defect,
+            )
     if not count:
         raise ValueError(f"{folder}: holds no instructions: want {json_file.name}")
 
@@ -104,6 +117,19 @@ def read_instructions(data: DataPath, name: str) -> Iterator[Instruction]:
 def _read_context(file: DataPath) -> Mapping[str, Any]:
     """Return instruction id -> related ids of a file; nothing if the file does not exist."""
     return dict(members(file)) if file.is_file() else {}
+
+
+def image_ids_of(group: Sequence[Instruction]) -> tuple[Any, ...]:
+    """Return the image ids of a group, unchecked: those of its first entry.
+
+    Raises:
+        Rejected: The entry's `defect`, or `bad_row` if its ids are not a list.
+    """
+    if group[0].defect is not None:
+        raise group[0].defect
+    if group[0].image_ids is None:
+        raise Rejected("bad_row", "`image_ids` is not a list")
+    return group[0].image_ids
 
 
 def _parquet_instructions(
@@ -119,12 +145,11 @@ def _parquet_instructions(
         for file in embedding:
             columns = _known_columns(file)
             entries = read_embedding_entries(file, columns=columns, name=name, data=data)
-            yield from ((str(entry["id"]), entry, file) for entry in entries)
+            yield from ((id_of(entry, "id", otherwise=n), entry, file) for n, entry in entries)
         return
     for file in (file for file in files if file not in embedding):
-        with pq.ParquetFile(for_arrow(file)) as parquet:
-            for batch in parquet.iter_batches(columns=_known_columns(file)):
-                yield from ((str(entry["id"]), entry, file) for entry in batch.to_pylist())
+        for number, entry in read_rows(file, columns=_known_columns(file)):
+            yield id_of(entry, "id", otherwise=number), entry, file
 
 
 def _known_columns(file: DataPath) -> list[str]:

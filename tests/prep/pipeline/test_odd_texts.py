@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vchat.base.json_text import DAMAGED
 from vchat.prep.convert.images import ImagePolicy
 from vchat.prep.convert.recipe import Recipe, SourceChoice, TemplateChoice
 from vchat.prep.pipeline.build import build_shards
-from vchat.prep.raw.json_stream import DAMAGED
 from vchat.shards.format.open_shards import open_shards
 from vchat.shards.text.named_template import make_template
 from vchat.shards.text.template import TextRound

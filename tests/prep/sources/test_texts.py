@@ -2,7 +2,7 @@
 
 import pytest
 
-from vchat.prep.raw.json_stream import DAMAGED
+from vchat.base.json_text import DAMAGED
 from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources.texts import (
     clean_text,
