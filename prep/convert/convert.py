@@ -28,7 +28,10 @@ from vchat.prep.sources.source import Converted, Entry, Source, annotation_files
 from vchat.shards.format.record import ImageRef, Record
 from vchat.shards.pixels.upright import check_size_to_store
 
-STAGED_VERSION = 6
+RESCALED = "rescaled"
+"""Mark of a record with a picture of more than 8 bits per value, see `shards.pixels.levels`."""
+
+STAGED_VERSION = 7
 """Raised whenever a converter or the staged form changes what it makes of equal inputs."""
 
 
@@ -179,7 +182,7 @@ def _make_rows(
         counts.record_pairs += len(converted.record.rounds)
         counts.leave_out(converted.rejected_pairs, where=entry.id)
         counts.repairs.update(converted.repairs)
-        counts.marks.update(record.marks)
+        counts.marks.update(row["marks"])
         yield row
 
 
@@ -244,6 +247,8 @@ def _to_staged_row(record: Record, images: ImageFiles, *, image_size: int) -> di
     for image, header in zip(record.images, headers, strict=True):
         with reject_bad_pictures():
             check_size_to_store(header.size, shorter_side=image_size, name=image.file)
+    if any(header.is_rescaled for header in headers):
+        record = replace(record, marks=(*record.marks, RESCALED))
     return row_from_record(
         record,
         sizes=[header.size for header in headers],

@@ -6,6 +6,7 @@ The format is told by the leading bytes, never by a name. No pixel is decoded.
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass
 from typing import IO
@@ -13,6 +14,7 @@ from typing import IO
 import simplejpeg
 from PIL import Image
 
+from vchat.shards.pixels.levels import has_deep_levels
 from vchat.shards.pixels.limits import PictureError, check_source_bytes, check_source_size
 
 JPEG_START = b"\xff\xd8\xff"
@@ -31,6 +33,9 @@ _BROKEN_TOO = (struct.error, zlib.error, OverflowError, AttributeError, RuntimeE
 DAMAGE = (*_BROKEN, *_BROKEN_TOO)
 """What Pillow raises on damaged bytes, depending on format and offset."""
 
+# Sizes are checked here, against limits of our own.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
 _HEAD_BYTES = 64 * 2**10
 _SHORT_HEAD_BYTES = 2 * 2**10
 """A JPEG without thumbnail and colour profile states its size within its first bytes, this many."""
@@ -45,6 +50,9 @@ class ImageHeader:
     """Width and height in pixels, as stored (before any EXIF rotation)."""
 
     num_bytes: int
+
+    is_rescaled: bool = False
+    """Whether its values have more than 8 bits and are scaled when it is decoded, see `levels`."""
 
 
 def sniff_format(head: bytes) -> str | None:
@@ -75,7 +83,12 @@ def read_header(file: IO[bytes], *, num_bytes: int, name: str) -> ImageHeader:
     file.seek(0)
     with open_image(file, name=name) as image:
         assert image.format is not None
-        return ImageHeader(format=image.format, size=image.size, num_bytes=num_bytes)
+        return ImageHeader(
+            format=image.format,
+            size=image.size,
+            num_bytes=num_bytes,
+            is_rescaled=has_deep_levels(image),
+        )
 
 
 def open_image(file: IO[bytes], *, name: str) -> Image.Image:

@@ -15,6 +15,7 @@ import simplejpeg
 from PIL import Image, ImageOps
 
 from vchat.shards.pixels.header import DAMAGE, JPEG_START, open_image
+from vchat.shards.pixels.levels import has_deep_levels, scale_to_eight_bits
 from vchat.shards.pixels.limits import (
     PictureError,
     check_source_bytes,
@@ -45,6 +46,9 @@ class UprightPicture:
 
     is_unchanged: bool
     """Whether these are the pixels as the file has them."""
+
+    is_rescaled: bool = False
+    """Whether values of more than 8 bits were scaled, see `levels`."""
 
     original_size: tuple[int, int]
     """Width and height of the picture, upright, before it was made smaller."""
@@ -102,11 +106,9 @@ def read_upright_size(data: bytes, *, name: str) -> tuple[int, int]:
 
 
 def to_opaque_rgb(image: Image.Image) -> Image.Image:
-    """Return an image of any mode as RGB: transparency onto white, 16 bits scaled to 8."""
+    """Return an image of 8 bits per value, of any mode, as RGB: transparency onto white."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_to_eight_bits(image)).convert("RGB")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
@@ -156,28 +158,34 @@ def _find_first_scan(data: bytes) -> int:
 def _decode_by_pillow(data: bytes, *, name: str) -> UprightPicture:
     """Decode the first frame of an image of any known kind."""
     with open_image(io.BytesIO(data), name=name) as image:
+        is_rescaled = has_deep_levels(image)
         try:
-            image.load()
-            is_turned = image.getexif().get(_ORIENTATION, 1) != 1
-            rgb = to_opaque_rgb(ImageOps.exif_transpose(image) if is_turned else image)
+            plain = scale_to_eight_bits(image, data, name=name) if is_rescaled else image
+            plain.load()
+            if (orientation := image.getexif().get(_ORIENTATION, 1)) != 1:
+                plain = _turn_upright(plain, orientation)
+            rgb = to_opaque_rgb(plain)
+        except PictureError:
+            raise
         except DAMAGE as err:
             raise _damaged(image, err, name=name) from err
         return UprightPicture(
             format=str(image.format),
             rgb=np.asarray(rgb),
             is_unchanged=rgb is image,
+            is_rescaled=is_rescaled,
             original_size=rgb.size,
         )
+
+
+def _turn_upright(image: Image.Image, orientation: int) -> Image.Image:
+    exif = Image.Exif()
+    exif[_ORIENTATION] = orientation
+    turned = image.copy()
+    turned.info["exif"] = exif.tobytes()
+    return ImageOps.exif_transpose(turned)
 
 
 def _damaged(image: Image.Image, err: Exception, *, name: str) -> PictureError:
     problem = f"{name}: {image.format} data is damaged: {type(err).__name__}"
     return PictureError("undecodable_image", problem)
-
-
-def _to_eight_bits(image: Image.Image) -> Pixels:
-    """Scale 16-bit grey values to 8 bits; float values are taken as 0 to 255."""
-    values = np.asarray(image, dtype=np.float64)
-    if image.mode != "F":
-        values = values / 257
-    return np.clip(np.rint(np.nan_to_num(values)), 0, 255).astype(np.uint8)
