@@ -95,7 +95,7 @@ def _replace_raw_mode(tile: Any, raw_mode: str) -> Any:
     return tile._replace(args=raw_mode if others is None else (raw_mode, *others))
 
 
-def _color_values(image: Image.Image, data: bytes, *, kind: str, name: str) -> NDArray[np.uint16]:
+def _color_values(image: Image.Image, data: bytes, *, kind: str, name: str) -> NDArray[Any]:
     """Return uint16[H, W, C]: colours, with transparency last if C is 2 or 4."""
     match = _COLOR.fullmatch(kind)
     if match is None:
