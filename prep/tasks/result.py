@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vchat.base.files import write_atomically
+from vchat.base.safe_paths import join_inside
 from vchat.prep.plan.plan import PlannedShard
 from vchat.prep.tasks.output import Output
 from vchat.prep.tasks.record_counts import RecordCounts
@@ -36,7 +37,7 @@ def write_task_shard(
     Args:
         counts: Complete when `samples` is exhausted.
     """
-    path = output.folder / f"{shard.name}.tar"
+    path = join_inside(output.folder, f"{shard.name}.tar")
     rows = write_shard(path, samples, first_number=shard.first_number)
     finished = None
     if rows.num_rows:

@@ -13,18 +13,27 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
 from vchat.base.arrays import offsets_from_counts
 from vchat.base.files import sha256_file, write_atomically
+from vchat.base.safe_paths import read_regular
+from vchat.shards.format.index_checks import BLOCK_BYTES, IndexChecker, check_order
 from vchat.shards.format.sample import Sample
 
 ROWS_PER_PART = 200_000
+MAX_PART_BYTES = 2**30
+VALUES_PER_ROW = 2048
+"""Of a list, on average over a part."""
 
-BLOCK_BYTES = 512
-"""Size of a tar block; a header is one block, data are padded to whole ones."""
+MAX_TEXT_BYTES = 2**30
+"""Of the strings of one column of a part."""
+
+TEXT_PATHS = ("key", "split", "stem", "image_keys.list.element", "members.list.element.name")
+"""The columns of strings, as Parquet names them."""
 
 _SIZES = pa.list_(pa.int32())
 _MEMBER = pa.struct(
@@ -101,7 +110,7 @@ def write_index(folder: Path, index: pa.Table) -> Iterator[dict[str, Any]]:
     Raises:
         ValueError: A column of `INDEX_SCHEMA` is missing or has another type.
     """
-    _check_columns(index, folder)
+    _check_columns(index.schema, str(folder))
     for number, start in enumerate(range(0, max(index.num_rows, 1), ROWS_PER_PART)):
         part = index.slice(start, ROWS_PER_PART)
         path = folder / f"part-{number:05d}.parquet"
@@ -110,51 +119,103 @@ def write_index(folder: Path, index: pa.Table) -> Iterator[dict[str, Any]]:
         yield {"name": path.name, "rows": part.num_rows, "sha256": sha256_file(path)}
 
 
-def read_index(folder: Path, parts: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Read the index in `folder`.
+def read_index(folder: Path, manifest: Mapping[str, Any]) -> pa.Table:
+    """Read the index of the set in `folder`, each value of it checked.
 
     Args:
-        folder: `index/` of a shard set.
-        parts: The files of the index, as the manifest lists them.
+        folder: Of the shard set.
+        manifest: Of the set; checked.
 
     Raises:
-        ValueError: A file is missing, damaged, has another number of rows than listed, or lacks a
-            column of `INDEX_SCHEMA`.
+        ValueError: A file is missing, damaged, has another number of rows than listed, lacks a
+            column of `INDEX_SCHEMA`, or has a value that cannot be; names file, row and column.
     """
-    return pa.concat_tables(
-        [_read_part(folder / part["name"], part) for part in parts]
-    ).unify_dictionaries()
+    parts = [_read_part(folder, part, manifest) for part in manifest["index"]]
+    index = pa.concat_tables(parts).unify_dictionaries()
+    check_order(index, manifest=manifest, name=f"{folder}/index")
+    return index
 
 
-def _read_part(path: Path, part: Mapping[str, Any]) -> pa.Table:
+def _read_part(folder: Path, part: Mapping[str, Any], manifest: Mapping[str, Any]) -> pa.Table:
+    name = f"{folder}/index/{part['name']}"
     try:
-        data = path.read_bytes()
+        data = read_regular(folder, f"index/{part['name']}", max_bytes=MAX_PART_BYTES)
     except FileNotFoundError as error:
-        raise ValueError(f"no index file {path}, which manifest.json lists") from error
+        raise ValueError(f"no index file {name}, which manifest.json lists") from error
     found = hashlib.sha256(data).hexdigest()
     if found != part["sha256"]:
         raise ValueError(
-            f"{path} has sha256 {found}, manifest.json says {part['sha256']}: it is damaged or "
+            f"{name} has sha256 {found}, manifest.json says {part['sha256']}: it is damaged or "
             "of another build"
         )
-    try:
-        table = pq.read_table(pa.BufferReader(data))
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is not a Parquet file: {error}") from error
-    if table.num_rows != part["rows"]:
-        raise ValueError(f"{path} has {table.num_rows} rows; manifest.json says {part['rows']}")
-    _check_columns(table, path)
+    table = _parse_part(data, name, rows=part["rows"])
+    IndexChecker(table, manifest=manifest, name=name).check()
     return table
 
 
-def _check_columns(table: pa.Table, path: Path) -> None:
+def _parse_part(data: bytes, name: str, *, rows: int) -> pa.Table:
+    """Return the known columns of a Parquet file, if it has so many rows and bounded content."""
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        if file.metadata.num_rows != rows:
+            found = file.metadata.num_rows
+            raise ValueError(f"{name} has {found} rows; manifest.json says {rows}")
+        _check_columns(file.schema_arrow, name)
+        _check_values(file.metadata, data, name)
+        return file.read(columns=INDEX_SCHEMA.names).select(INDEX_SCHEMA.names)
+    except (pa.ArrowException, OSError) as error:
+        problem = " ".join(str(error).split())
+        raise ValueError(f"{name} is not a Parquet file: {problem}") from error
+
+
+def _check_columns(schema: pa.Schema, name: str) -> None:
     """Raise ValueError unless an index has the columns of `INDEX_SCHEMA`; others are ignored."""
     for wanted in INDEX_SCHEMA:
-        found = table.schema.field(wanted.name).type if wanted.name in table.schema.names else None
+        fields = schema.get_all_field_indices(wanted.name)
+        found = schema.field(fields[0]).type if fields else "missing"
+        if len(fields) > 1:
+            found = f"there {len(fields)} times"
         if found != wanted.type:
+            raise ValueError(f"{name}: the column {wanted.name!r} is {found}, wanted {wanted.type}")
+
+
+def _check_values(metadata: pq.FileMetaData, data: bytes, name: str) -> None:
+    """Raise ValueError where a small file would become a large table.
+
+    A value that repeats costs a Parquet file nothing, and a table its whole size.
+    """
+    most = metadata.num_rows * VALUES_PER_ROW + VALUES_PER_ROW
+    large = []
+    for number in range(metadata.num_columns):
+        chunks = [
+            metadata.row_group(group).column(number) for group in range(metadata.num_row_groups)
+        ]
+        path = metadata.schema.column(number).path
+        num_values = sum(chunk.num_values for chunk in chunks)
+        if num_values > most:
+            raise ValueError(f"{name}: {path} has {num_values} values, wanted at most {most}")
+        if path in TEXT_PATHS:
+            unpacked = sum(chunk.total_uncompressed_size for chunk in chunks)
+            large += [path] if num_values * unpacked > MAX_TEXT_BYTES else []
+    for path in large:
+        file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=[path])
+        found = _text_bytes(file.read(columns=[path])[0])
+        if found > MAX_TEXT_BYTES:
             raise ValueError(
-                f"{path}: the column {wanted.name!r} is {found or 'missing'}, wanted {wanted.type}"
+                f"{name}: {path} has {found} bytes of text, wanted at most {MAX_TEXT_BYTES}"
             )
+
+
+def _text_bytes(column: pa.ChunkedArray) -> int:
+    """Return how many bytes the strings of a column take, which holds each string once."""
+    total = 0
+    for chunk in column.chunks:
+        texts = chunk
+        while not pa.types.is_dictionary(texts.type):
+            texts = texts.flatten() if pa.types.is_list(texts.type) else texts.field("name")
+        lengths = pc.binary_length(texts.dictionary).to_numpy().astype(np.int64)
+        total += int(lengths[texts.indices.drop_null().to_numpy()].sum())
+    return total
 
 
 COUNTS = {

@@ -11,46 +11,43 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vchat.base.checked_json import CheckedJson, parse_json, show_value
+from vchat.shards.format.manifest_schema import check_counts_agree, check_schema
+
 FORMAT_VERSION = 3
 READABLE_VERSIONS = (1, 2, 3)
 """Version 1 is version 2 without the manifest's own digest; FORMAT.md says what version 3 adds."""
 
 MANIFEST = "manifest.json"
-REQUIRED_KEYS = ("digests", "template", "tokenizer", "totals", "sources", "shards", "index")
-"""The fields that a reader uses; FORMAT.md lists the others."""
+MAX_MANIFEST_BYTES = 256 * 2**20
 
 
-def parse_manifest(data: bytes | str, path: Path | str) -> dict[str, Any]:
-    """Return the manifest in a file's content.
+def parse_manifest(data: bytes, path: Path | str) -> dict[str, Any]:
+    """Return the manifest in a file's content, checked.
 
     Args:
         data: The content.
         path: Path or URL of the file, for errors.
 
     Raises:
-        ValueError: It is not JSON, has a version that is not read here, lacks a field, or has been
-            changed.
+        ValueError: It is not JSON, has a version that is not read here, is not as FORMAT.md says
+            (the error names the place), or has been changed.
     """
-    try:
-        manifest = json.loads(data)
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    _check_manifest(manifest, path)
-    return dict(manifest)
-
-
-def _check_manifest(manifest: Any, path: Path | str) -> None:
-    """Raise ValueError unless a manifest has a known version, all fields and the right digest."""
-    version = manifest.get("format_version") if isinstance(manifest, dict) else None
-    if version not in READABLE_VERSIONS:
+    name = str(path)
+    document = CheckedJson(parse_json(data, name=name), name=name)
+    version = document.value.get("format_version") if isinstance(document.value, dict) else None
+    if type(version) is not int or version not in READABLE_VERSIONS:
         wanted = " or ".join(map(str, READABLE_VERSIONS))
-        raise ValueError(f"{path} has format_version {version!r}; wanted {wanted}")
-    absent = [name for name in REQUIRED_KEYS if name not in manifest]
-    if absent:
-        raise ValueError(f"{path} lacks {', '.join(absent)}")
+        raise ValueError(f"{name} has format_version {show_value(version)}; wanted {wanted}")
+    manifest = document.object()
     stated, found = manifest.get("sha256"), manifest_digest(manifest)
     if version > 1 and stated != found:
-        raise ValueError(f"{path} was changed: its sha256 is {found}, it states {stated}")
+        raise ValueError(
+            f"{name} was changed: its sha256 is {found}, it states {show_value(stated)}"
+        )
+    check_schema(document, version=version)
+    check_counts_agree(manifest, name=name)
+    return manifest
 
 
 def manifest_digest(manifest: Mapping[str, Any]) -> str:

@@ -8,11 +8,15 @@ manifest's digest, so another build under the same URL never meets old copies.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vchat.base.files import write_atomically
-from vchat.shards.format.manifest import MANIFEST, parse_manifest
+from vchat.base.safe_paths import join_inside, read_regular
+from vchat.shards.format.index import MAX_PART_BYTES
+from vchat.shards.format.manifest import MANIFEST, MAX_MANIFEST_BYTES, parse_manifest
+from vchat.shards.format.set_tokenizer import MAX_TOKENIZER_BYTES
 from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.storage.cache import ShardCache
 from vchat.shards.storage.cached_store import CachedStore
@@ -36,15 +40,15 @@ def open_shards(folder: Path | str, *, storage: StorageConfig | None = None) -> 
     if "://" in str(folder):
         return open_remote_shards(str(folder), storage=storage)
     folder = Path(folder)
-    path = folder / MANIFEST
     if not folder.is_dir():
         raise ValueError(f"no folder {folder}; wanted a folder of shards")
-    if not path.is_file():
+    try:
+        data = read_regular(folder, MANIFEST, max_bytes=MAX_MANIFEST_BYTES)
+    except FileNotFoundError as error:
         raise ValueError(
             f"no manifest.json in {folder}: the build is not finished, or these are no shards"
-        )
-    manifest = parse_manifest(path.read_text(encoding="utf-8"), path)
-    return ShardSet(folder, manifest=manifest)
+        ) from error
+    return ShardSet(folder, manifest=parse_manifest(data, folder / MANIFEST))
 
 
 def open_remote_shards(
@@ -65,17 +69,16 @@ def open_remote_shards(
         raise ValueError(f"storage.cache = {storage.cache} is a file, wanted a folder")
     store = RemoteStore(url, storage=storage)
     try:
-        data = store.read_all(MANIFEST)
+        data = _read_small_file(store, MANIFEST, max_bytes=MAX_MANIFEST_BYTES)
     except ShardError as err:
         raise ValueError(f"no manifest.json under {url}: {err}") from err
     manifest = parse_manifest(data, f"{url}/{MANIFEST}")
     sets = copies or (storage.cache or Path.home() / ".cache" / "vchat") / "sets"
     folder = sets / hashlib.sha256(data).hexdigest()
-    for part in manifest["index"]:
-        _copy_small_file(store, f"index/{part['name']}", folder=folder, sha256=part["sha256"])
-    for name in TOKENIZER_FILES:
-        _copy_small_file(store, f"tokenizer/{name}", folder=folder)
-    _copy_small_file(store, MANIFEST, folder=folder, sha256=hashlib.sha256(data).hexdigest())
+    for name, (sha256, max_bytes) in _small_files(manifest).items():
+        _copy_small_file(store, name, folder=folder, sha256=sha256, max_bytes=max_bytes)
+    with write_atomically(folder / MANIFEST) as file:
+        file.write(data)
     shards = _make_shard_store(store, manifest, storage=storage)
     return ShardSet(folder, manifest=manifest, store=shards, url=url)
 
@@ -92,23 +95,38 @@ def _make_shard_store(
     return CachedStore(remote, cache, digests=digests)
 
 
+def _small_files(manifest: Mapping[str, Any]) -> dict[str, tuple[str | None, int]]:
+    """Return digest (None if it is not known) and size limit of index and tokenizer, by name."""
+    parts = {f"index/{one['name']}": one["sha256"] for one in manifest["index"]}
+    digests = manifest["tokenizer"].get("files", dict.fromkeys(TOKENIZER_FILES))
+    files = {f"tokenizer/{name}": digest for name, digest in digests.items()}
+    return {name: (digest, MAX_PART_BYTES) for name, digest in parts.items()} | {
+        name: (digest, MAX_TOKENIZER_BYTES) for name, digest in files.items()
+    }
+
+
 def _copy_small_file(
-    store: RemoteStore, name: str, *, folder: Path, sha256: str | None = None
+    store: RemoteStore, name: str, *, folder: Path, sha256: str | None, max_bytes: int
 ) -> None:
     """Copy a file into the folder unless it is there; a copy appears whole and checked.
 
     Raises:
-        ValueError: The file has another digest than `sha256`, or a name that leads out of the
-            folder.
+        ValueError: The file has another digest than `sha256`, or is larger than `max_bytes`.
     """
-    path = folder / name
-    if ".." in path.parts or not path.is_relative_to(folder):
-        raise ValueError(f"{store.url}/manifest.json lists {name!r}, wanted a plain file name")
+    path = join_inside(folder, name)
     if path.exists():
         return
-    data = store.read_all(name)
+    data = _read_small_file(store, name, max_bytes=max_bytes)
     found = hashlib.sha256(data).hexdigest()
     if sha256 is not None and found != sha256:
         raise ValueError(f"{store.url}/{name} has sha256 {found}, manifest.json says {sha256}")
     with write_atomically(path) as file:
         file.write(data)
+
+
+def _read_small_file(store: RemoteStore, name: str, *, max_bytes: int) -> bytes:
+    """Return a whole object, or raise ValueError if it is larger than `max_bytes`."""
+    size = store.size(name)
+    if size > max_bytes:
+        raise ValueError(f"{store.url}/{name} has {size} bytes, wanted at most {max_bytes}")
+    return store.read(name, 0, size)

@@ -17,6 +17,7 @@ from vchat.shards.format.index import read_index
 from vchat.shards.format.manifest import MANIFEST
 from vchat.shards.format.members import ATTEMPTS, cut_members
 from vchat.shards.format.sample import Sample, decode_sample
+from vchat.shards.format.set_tokenizer import check_tokenizer_files, check_tokenizer_ids
 from vchat.shards.storage.store import LocalStore, ShardError, Store, UnreachableError
 from vchat.shards.text.chat_template import FRAME_VERSION
 from vchat.shards.text.named_template import make_template
@@ -102,15 +103,17 @@ class ShardSet:
         """Return the tokenizer that made the token ids; loads it at the first call.
 
         Raises:
-            ValueError: Its behaviour is not the recorded one; names both fingerprints.
+            ValueError: A file of it, its behaviour or an id is not the recorded one; names both.
         """
         return self._tokenizer
 
     @cached_property
     def _tokenizer(self) -> TextTokenizer:
+        check_tokenizer_files(self.folder, self.manifest)
         tokenizer = TextTokenizer.load(self.folder / "tokenizer")
         stated = self.manifest["digests"]["tokenizer"]
         tokenizer.check_fingerprint(stated, origin=str(self.folder / MANIFEST))
+        check_tokenizer_ids(self.folder, self.manifest, tokenizer)
         return tokenizer
 
     def read_sample(self, row: Mapping[str, Any] | int) -> Sample:
@@ -163,7 +166,7 @@ class ShardSet:
 
     @cached_property
     def _index(self) -> pa.Table:
-        return read_index(self.folder / "index", self.manifest["index"])
+        return read_index(self.folder, self.manifest)
 
     def _index_row(self, number: int) -> dict[str, Any]:
         if not 0 <= number < self._index.num_rows:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import pyarrow.compute as pc
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from vchat.base.arrays import offsets_from_counts
 from vchat.shards.format.members import cut_members
+from vchat.shards.format.npy import MASK_KIND, TOKENS_KIND, parse_npy
 from vchat.shards.loading.ranges import UNREAD_MEMBER, PendingRange, sample_spans
 from vchat.shards.plan.joined_sets import JoinedSets
 from vchat.shards.plan.plan_index import number_in_order, text_column
@@ -79,8 +79,8 @@ class SampleFetcher:
         except ShardError as err:
             raise self._with_sample(err, number=number, offset=err.offset) from err
         try:
-            ids = parse_npy(parts.pop(TOKENS), "<i4").astype(np.int32, copy=False)
-            supervised = parse_npy(parts.pop(MASK), "|b1").astype(np.bool_, copy=False)
+            ids = parse_npy(parts.pop(TOKENS), TOKENS_KIND).astype(np.int32, copy=False)
+            supervised = parse_npy(parts.pop(MASK), MASK_KIND).astype(np.bool_, copy=False)
         except (KeyError, ValueError) as err:
             raise self.decode_error(number, f"no token arrays: {err}") from err
         images = sorted(parts, key=self._image_numbers.__getitem__)
@@ -150,26 +150,3 @@ def image_number(name: str) -> int:
     if not number.isdecimal():
         raise ValueError(f"the index lists member {name!r}; wanted {TOKENS}, {MASK} or 0.jpg")
     return int(number)
-
-
-def parse_npy(data: memoryview, kind: str) -> NDArray[np.generic]:
-    """Return the one-dimensional array in the bytes of a `.npy` file; never unpickles.
-
-    Raises:
-        ValueError: not a .npy file of this kind.
-    """
-    header_end = 10 + int.from_bytes(data[8:10], "little")
-    check_header(bytes(data[:header_end]), kind)
-    return np.frombuffer(data, dtype=kind, offset=header_end)
-
-
-@lru_cache(maxsize=8192)
-def check_header(header: bytes, kind: str) -> None:
-    """Raise ValueError unless a `.npy` header is of a kind.
-
-    Cached, as headers differ in their length only.
-    """
-    if header[:6] != b"\x93NUMPY" or len(header) < 10:
-        raise ValueError(f"not a .npy file: begins with {header[:6]!r}")
-    if f"'descr': '{kind}'".encode() not in header:
-        raise ValueError(f"array of another kind than {kind}: {header[10:]!r}")

@@ -59,7 +59,7 @@ class SampleLoader:
         self._fetcher = fetcher
         self._metrics = metrics
         self._index, self._image_id = sets.index, sets.image_id
-        self._pad_id = sets.pad_id
+        self._pad_id, self._num_ids = sets.pad_id, sets.num_ids
         self._image_ends = np.cumsum(sets.index.num_images, dtype=np.int64)
         self._image_tokens = sets.index.image_positions(grid)
         self._num_inputs = sets.index.image_inputs(grid)
@@ -157,6 +157,7 @@ class SampleLoader:
         fetched = self._fetcher.fetch(number, pending=pending)
         try:
             self._check_counts(fetched, number=number)
+            self._check_ids(fetched.ids)
         except ValueError as err:
             raise self._fetcher.decode_error(number, str(err)) from err
         return LoadedSample(
@@ -210,6 +211,13 @@ class SampleLoader:
             )
         if num_slots != len(fetched.images):
             raise ValueError(f"{num_slots} image slots for {len(fetched.images)} images")
+
+    def _check_ids(self, ids: NDArray[np.int32]) -> None:
+        """Raise ValueError unless all ids are of the vocabulary that the manifest states."""
+        if len(ids) and not (ids.min() >= 0 and ids.max() < self._num_ids):
+            raise ValueError(
+                f"ids are {ids.min()} to {ids.max()}, manifest.json says 0 to {self._num_ids - 1}"
+            )
 
     def _positions(self, numbers: NDArray[np.integer]) -> NDArray[np.int64]:
         """Return int64[images], the positions of each image of some samples, in their order."""

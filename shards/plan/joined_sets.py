@@ -30,6 +30,9 @@ class JoinedSets:
     shards: list[tuple[Store, str]]
     """For each shard number, the store that has it and its name there."""
 
+    num_ids: int
+    """The highest token id + 1."""
+
     image_id: int
     pad_id: int
     """The end token; it fills positions without a sample."""
@@ -77,6 +80,7 @@ def join_sets(shard_sets: Sequence[ShardSet], *, split: str) -> JoinedSets:
         table=table,
         index=index,
         shards=shards,
+        num_ids=ids["num_ids"],
         image_id=ids["image_id"],
         pad_id=ids["end_id"],
     )
@@ -84,6 +88,15 @@ def join_sets(shard_sets: Sequence[ShardSet], *, split: str) -> JoinedSets:
 
 def check_same_language(first: ShardSet, other: ShardSet) -> None:
     """Raise ValueError if two sets have different tokenizers or templates; names both."""
+    special = [
+        {name: one.manifest["tokenizer"][name] for name in ("end_id", "image_id", "num_ids")}
+        for one in (first, other)
+    ]
+    if special[0] != special[1]:
+        raise ValueError(
+            f"{first.folder} and {other.folder} cannot be read together: their ids are {special[0]}"
+            f" and {special[1]}"
+        )
     for what in ("tokenizer", "template"):
         digests = [shard_set.manifest["digests"][what] for shard_set in (first, other)]
         if digests[0] != digests[1]:

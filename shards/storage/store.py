@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Protocol
 
+from vchat.base.safe_paths import find_regular, open_regular
 from vchat.shards.storage.metrics import Metrics
 
 MAX_OPEN_FILES = 64
@@ -83,9 +84,17 @@ class Store(Protocol):
 class OpenFile:
     """A file descriptor, closed with the last reference to it."""
 
-    def __init__(self, path: str | Path):
-        """Open a file for reading, or raise OSError."""
-        self.descriptor = os.open(path, os.O_RDONLY)
+    def __init__(self, path: str | Path, *, folder: Path | None = None):
+        """Open a file for reading, or raise OSError.
+
+        Args:
+            path: Of the file; with a `folder`, a name in it that is not trusted.
+            folder: Which the file must not leave.
+        """
+        if folder is None:
+            self.descriptor = os.open(path, os.O_RDONLY)
+        else:
+            self.descriptor = open_regular(folder, str(path))
 
     def __del__(self) -> None:
         if "descriptor" in self.__dict__:
@@ -103,7 +112,7 @@ class LocalStore:
     def __init__(self, folder: Path):
         self.folder = folder
         self.metrics = Metrics()
-        self._open_file = lru_cache(MAX_OPEN_FILES)(OpenFile)
+        self._open_file = lru_cache(MAX_OPEN_FILES)(partial(OpenFile, folder=folder))
 
     def __reduce__(self) -> tuple[type[LocalStore], tuple[Path]]:
         return LocalStore, (self.folder,)
@@ -115,9 +124,11 @@ class LocalStore:
             ShardError: There is no such file.
         """
         try:
-            return (self.folder / name).stat().st_size
+            return find_regular(self.folder, name).stat().st_size
         except FileNotFoundError as error:
             raise MissingError(f"no file {self.folder / name}", shard=name, offset=0) from error
+        except OSError as error:
+            raise ShardError(str(error), shard=name, offset=0) from error
 
     def read(self, name: str, start: int, end: int) -> bytes:
         """Return bytes `start` to `end` (exclusive) of a file.
@@ -125,9 +136,8 @@ class LocalStore:
         Raises:
             ShardError: The file is missing, unreadable, or ends before `end`.
         """
-        path = f"{self.folder}/{name}"
         try:
-            data = read_range(path, start, end, name=name, open_file=self._open_file)
+            data = read_range(name, start, end, name=name, open_file=self._open_file)
         except ShardError:
             self.invalidate(name)
             raise
@@ -138,7 +148,7 @@ class LocalStore:
         """Ask the system to bring a range into memory; returns at once and raises no error."""
         if hasattr(os, "posix_fadvise"):  # macOS has none
             with contextlib.suppress(OSError):
-                file = self._open_file(f"{self.folder}/{name}")
+                file = self._open_file(name)
                 os.posix_fadvise(file.descriptor, start, end - start, os.POSIX_FADV_WILLNEED)
 
     def is_local(self, name: str) -> bool:
