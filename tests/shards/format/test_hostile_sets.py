@@ -304,7 +304,7 @@ def test_arrays_are_read_in_one_form_only(copied):
                 continue
             assert found.tolist() == [0, 1, 2]
     for data in (good[:-1], good + b"\0", good[:40], b"", b"PK\x03\x04" + good, b"\x80\x04."):
-        with pytest.raises(ValueError, match="npy|bytes"):
+        with pytest.raises(ValueError, match=r"npy|bytes"):
             parse_npy(data, "<i4")
 
 

@@ -1,7 +1,9 @@
 """Every kind of damage is found, and named: file, sample, what was found and what was wanted."""
 
 import io
+import json
 import shutil
+import tarfile
 from dataclasses import replace
 
 import numpy as np
@@ -191,3 +193,109 @@ def test_an_image_that_no_reader_would_decode_is_found(tmp_path, tokenizer):
     )
     (found,) = [one for one in defects(tmp_path) if "size of image 0" in one]
     assert "image of 16400x2 pixels, at most 16384 a side" in found
+
+
+def test_one_flipped_bit_anywhere_in_an_array_or_header_is_listed_and_the_rest_is_checked(copied):
+    """Such a bit once ended the verification with a traceback; other defects were never seen."""
+    good = (copied / "train-000000.tar").read_bytes()
+    (copied / "eval-000000.tar").unlink()
+    start = member_offset(copied, 0, "mask.npy")
+    for place in (
+        start,
+        start + 6,
+        start + 9,
+        *range(start + 10, start + 80, 7),
+        start - 512 + 130,
+    ):
+        for bit in (0, 3, 7):
+            data = bytearray(good)
+            data[place] ^= 1 << bit
+            (copied / "train-000000.tar").write_bytes(data)
+            found = defects(copied)
+            assert any("sample 000000000 (toy/0): member mask.npy" in one for one in found)
+            assert any(one.startswith("eval-000000.tar: file: found nothing") for one in found)
+            assert all(one.isprintable() for one in found)
+            assert not any("sample 000000001" in one for one in found)
+
+
+def test_a_damaged_header_costs_its_member_and_no_other_sample(copied):
+    path = copied / "train-000000.tar"
+    flip(path, member_offset(copied, 1, "json") - 512 + 150)
+    found = "\n".join(defects(copied))
+    assert "train-000000.tar: tar: found a damaged header (" in found
+    assert "sample 000000001 (toy2/1): member json: found None" in found
+    assert "sample 000000002" not in found
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE, b"x", b"L"])
+def test_a_link_or_device_in_a_tar_is_one_defect_and_is_not_followed(copied, kind):
+    path = copied / "train-000000.tar"
+    start = member_offset(copied, 1, "json") - 512
+    data = bytearray(path.read_bytes())
+    entry = tarfile.TarInfo.frombuf(bytes(data[start : start + 512]), "utf-8", "strict")
+    entry.type, entry.linkname = kind, "000000001.json"
+    data[start : start + 512] = entry.tobuf(tarfile.USTAR_FORMAT)
+    path.write_bytes(data)
+    found = "\n".join(defects(copied))
+    assert "'000000001.json' of type" in found
+    assert "wanted a regular file" in found
+    assert "sample 000000002" not in found
+
+
+def test_a_member_larger_than_its_index_row_is_not_held_in_memory(copied):
+    """A header can declare any size; here it declares the rest of the shard."""
+    path = copied / "train-000000.tar"
+    start = member_offset(copied, 1, "json") - 512
+    data = bytearray(path.read_bytes())
+    entry = tarfile.TarInfo.frombuf(bytes(data[start : start + 512]), "utf-8", "strict")
+    entry.size = len(data) - start - 512
+    data[start : start + 512] = entry.tobuf(tarfile.USTAR_FORMAT)
+    path.write_bytes(data)
+    found = "\n".join(defects(copied))
+    assert f"member json: found {{'name': 'json', 'offset': {start + 512}, 'size': " in found
+    assert "sample 000000001 (toy2/1): members: found sample: missing 'json'" in found
+
+
+def test_a_merge_gone_from_the_tokenizer_is_found(copied):
+    """The fingerprint's text does not need every merge, so it alone does not tell."""
+    path = copied / "tokenizer" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    merges, fingerprint = content["model"]["merges"], open_shards(copied).tokenizer().fingerprint
+    hidden = 0
+    for number in range(0, len(merges), 9):
+        fewer = [*merges[:number], *merges[number + 1 :]]
+        changed = json.dumps(content | {"model": content["model"] | {"merges": fewer}})
+        path.write_text(changed)
+        (copied / "tokenizer" / "fingerprint.json").unlink(missing_ok=True)
+        try:
+            if TextTokenizer.load(copied / "tokenizer").fingerprint != fingerprint:
+                continue
+        except ValueError:
+            continue
+        hidden += 1
+        assert "tokenizer" in "\n".join(defects(copied))
+    assert hidden
+
+
+def test_text_that_is_not_what_the_ids_say_is_found_by_encoding_it_again(tmp_path, tokenizer):
+    sample = toy_sample(0, tokenizer, num_images=1)
+    rounds = (replace(sample.rounds[0], question="Is it red?"),)
+    publish_samples(tmp_path / "set", [replace(sample, rounds=rounds)], tokenizer=tokenizer)
+    (found,) = defects(tmp_path / "set")
+    assert "sample 000000000 (toy/0): ids of the text, encoded again: found [" in found
+
+
+def test_a_key_that_two_samples_have_is_found(tmp_path, tokenizer):
+    samples = [toy_sample(0, tokenizer), toy_sample(1, tokenizer), toy_sample(0, tokenizer)]
+    publish_samples(tmp_path / "set", samples, tokenizer=tokenizer)
+    assert defects(tmp_path / "set") == ["index: key 'toy/0': found 2 times, wanted once"]
+
+
+def test_what_cannot_be_opened_is_listed_and_the_rest_is_checked(copied):
+    (copied / "tokenizer" / "tokenizer.json").write_text("{}")
+    flip(copied / "index" / "part-00000.parquet", -9)
+    flip(copied / "train-000001.tar", 700)
+    found = defects(copied)
+    for file in ("tokenizer: opening", "index: opening", "index/part-00000.parquet: sha256"):
+        assert any(one.startswith(file) for one in found), file
+    assert any(one.startswith("train-000001.tar: sha256: found") for one in found)
