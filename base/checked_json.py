@@ -136,6 +136,19 @@ class CheckedJson:
             self.fail("an array")
         return [self._inside(f"[{number}]", one) for number, one in enumerate(self.value)]
 
+    def only(self, keys: set[str]) -> None:
+        """Refuse an object with other members than these."""
+        for key in self.object():
+            if key not in keys:
+                self.fail(f"an object without {show_value(key)}")
+
+    def boolean(self) -> bool:
+        """Return true or false."""
+        if not isinstance(self.value, bool):
+            self.fail("true or false")
+        found: bool = self.value
+        return found
+
     def object(self) -> dict[str, Any]:
         """Return an object as it is."""
         if not isinstance(self.value, dict):

@@ -6,17 +6,23 @@ and the mask of supervised ids. Nothing is pickled; arrays are npy files without
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vchat.base.checked_json import CheckedJson, parse_json
+from vchat.shards.format.npy import MASK_KIND, TOKENS_KIND, encode_npy, parse_npy
+
 IMAGE_EXTENSIONS = ("jpg", "png", "webp")
+MAX_JSON_BYTES = 64 * 2**20
+"""Of the member that describes a sample."""
+
+MAX_NUMBER = 2**31 - 1
+"""Of an image, a character, or a side in pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,8 +137,8 @@ def encode_sample(sample: Sample) -> list[tuple[str, bytes]]:
     """Return `(name, bytes)` of every member, sorted by name; equal samples give equal bytes."""
     found = [
         ("json", _encode_json(sample)),
-        ("mask.npy", _encode_npy(sample.supervised, "|b1")),
-        ("tokens.npy", _encode_npy(sample.ids, "<i4")),
+        ("mask.npy", encode_npy(sample.supervised, MASK_KIND)),
+        ("tokens.npy", encode_npy(sample.ids, TOKENS_KIND)),
     ]
     found += [(image_member_name(sample, i), image.data) for i, image in enumerate(sample.images)]
     return sorted(found)
@@ -180,11 +186,14 @@ def decode_sample(members: Mapping[str, bytes], *, name: str) -> Sample:
         ValueError: A member is missing, superfluous or malformed.
     """
     try:
-        described = json.loads(members["json"])
+        if len(members["json"]) > MAX_JSON_BYTES:
+            found = len(members["json"])
+            raise ValueError(f"json has {found} bytes, wanted at most {MAX_JSON_BYTES}")
+        described = CheckedJson(parse_json(bytes(members["json"]), name="json"), name="json")
         sample = _build_sample(described, members)
     except KeyError as error:
         raise ValueError(f"{name}: missing {error}") from error
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     superfluous = sorted(members.keys() - member_names(sample))
     if superfluous:
@@ -218,65 +227,82 @@ def _encode_json(sample: Sample) -> bytes:
         raise ValueError(f"sample {sample.key}: a text is not valid Unicode: {error}") from error
 
 
-def _build_sample(described: dict[str, Any], members: Mapping[str, bytes]) -> Sample:
-    images = tuple(
-        StoredImage(
-            key=image["key"],
-            data=members[image["file"]],
-            extension=image["file"].rpartition(".")[2],
-            size=_size(image["size"]),
-            original_size=_size(image["original_size"]),
-        )
-        for image in described["images"]
-    )
+def _build_sample(described: CheckedJson, members: Mapping[str, bytes]) -> Sample:
+    described.only({"key", "source", "split", "system", "records", "rounds", "images"})
+    system = described.get("system")
+    images = described.member("images").elements()
+    rounds = tuple(_build_round(one) for one in described.member("rounds").elements())
     return Sample(
-        key=described["key"],
-        source=described["source"],
-        split=described["split"],
-        records=tuple(
-            RecordOrigin(**record | {"marks": tuple(record.get("marks", ()))})
-            for record in described["records"]
-        ),
-        rounds=tuple(map(_build_round, described["rounds"])),
-        images=images,
-        system=described.get("system"),
-        ids=_decode_npy(members["tokens.npy"], np.int32, member="tokens.npy"),
-        supervised=_decode_npy(members["mask.npy"], np.bool_, member="mask.npy"),
+        key=described.member("key").text(),
+        source=described.member("source").text(),
+        split=described.member("split").text(),
+        records=_build_records(described.member("records"), num_rounds=len(rounds)),
+        rounds=rounds,
+        images=tuple(_build_image(one, number, members) for number, one in enumerate(images)),
+        system=None if system is None else system.text(),
+        ids=_decode_npy(members["tokens.npy"], TOKENS_KIND, member="tokens.npy"),
+        supervised=_decode_npy(members["mask.npy"], MASK_KIND, member="mask.npy"),
     )
 
 
-def _build_round(described: dict[str, Any]) -> StoredRound:
+def _build_image(image: CheckedJson, number: int, members: Mapping[str, bytes]) -> StoredImage:
+    image.only({"key", "file", "size", "original_size"})
+    names = {f"{number}.{extension}": extension for extension in IMAGE_EXTENSIONS}
+    file = image.member("file")
+    if file.text() not in names:
+        file.fail(" or ".join(names))
+    return StoredImage(
+        key=image.member("key").text(),
+        data=members[file.text()],
+        extension=names[file.text()],
+        size=_size(image.member("size")),
+        original_size=_size(image.member("original_size")),
+    )
+
+
+def _build_round(described: CheckedJson) -> StoredRound:
+    described.only({"images", "question", "answer", "places", "loss"})
+    places, loss = described.get("places"), described.get("loss")
     return StoredRound(
-        images=tuple(described["images"]),
-        question=described["question"],
-        answer=described["answer"],
-        places=tuple(described.get("places", ())),
-        supervised=described.get("loss", True),
+        images=tuple(one.integer(0, MAX_NUMBER) for one in described.member("images").elements()),
+        question=described.member("question").text(),
+        answer=described.member("answer").text(),
+        places=tuple(one.integer(-1, MAX_NUMBER) for one in places.elements()) if places else (),
+        supervised=True if loss is None else loss.boolean(),
     )
 
 
-def _size(pair: list[int]) -> tuple[int, int]:
-    width, height = pair
+def _build_records(listed: CheckedJson, *, num_rounds: int) -> tuple[RecordOrigin, ...]:
+    """Return the records of a sample, which divide its rounds among them."""
+    records, start = [], 0
+    for one in listed.elements():
+        one.only(set(RecordOrigin.__slots__))
+        marks = one.get("marks")
+        one.member("first_round").integer(start, start)
+        record = RecordOrigin(
+            **{name: one.member(name).text() for name in ("key", "file", "record_id", "licence")},
+            first_round=start,
+            num_rounds=one.member("num_rounds").integer(1, num_rounds - start),
+            marks=tuple(mark.text() for mark in marks.elements()) if marks else (),
+        )
+        records.append(record)
+        start += record.num_rounds
+    if start != num_rounds:
+        listed.fail(f"records of all {num_rounds} rounds")
+    return tuple(records)
+
+
+def _size(pair: CheckedJson) -> tuple[int, int]:
+    sides = pair.elements()
+    if len(sides) != 2:
+        pair.fail("[width, height]")
+    width, height = (side.integer(1, MAX_NUMBER) for side in sides)
     return width, height
 
 
-def _encode_npy(array: NDArray[Any], dtype: str) -> bytes:
-    """Return an array as an npy file of format version 1.0, little-endian."""
-    return _npy_header(dtype, array.shape) + np.ascontiguousarray(array, dtype=dtype).tobytes()
-
-
-@lru_cache(maxsize=8192)
-def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
-    """Return the header of an npy file; cached, because samples have few different lengths."""
-    file = io.BytesIO()
-    described = {"descr": dtype, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, described)
-    return file.getvalue()
-
-
-def _decode_npy(data: bytes, dtype: type[np.generic], *, member: str) -> NDArray[Any]:
-    """Read an npy file; raise ValueError if it has objects or another type."""
-    array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
-    if array.dtype != dtype:
-        raise ValueError(f"{member} holds {array.dtype}; wanted {np.dtype(dtype)}")
-    return array
+def _decode_npy(data: bytes, kind: str, *, member: str) -> NDArray[Any]:
+    """Return the array of a member, which may be written to."""
+    try:
+        return parse_npy(data, kind).copy()
+    except ValueError as error:
+        raise ValueError(f"{member}: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,29 +15,48 @@ from vchat.shards.text.tokenizer import TextTokenizer
 MAX_TOKENIZER_BYTES = 256 * 2**20
 """Of one file."""
 
+FIRST_WITH_DIGESTS = 3
+"""The format version from which a manifest lists the files of its tokenizer."""
 
-def check_tokenizer_files(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Raise ValueError unless the files in `tokenizer/` are plain files with the listed digests.
 
-    Versions 1 and 2 list no digests.
+def read_tokenizer_files(folder: Path) -> dict[str, str]:
+    """Return the digest of each file in `tokenizer/` that a tokenizer is read from.
+
+    Raises:
+        OSError: One is no plain file of the set, as for `read_regular`.
+        ValueError: One is too large.
     """
-    stated = manifest["tokenizer"].get("files") if manifest["format_version"] > 2 else None
+    found = {}
     for name in READ_TOKENIZER_FILES:
-        file = f"tokenizer/{name}"
-        try:
-            data = read_regular(folder, file, max_bytes=MAX_TOKENIZER_BYTES)
-        except FileNotFoundError as error:
-            if stated is not None and name in stated:
-                raise ValueError(f"no {folder}/{file}, which manifest.json lists") from error
-            continue
-        if stated is None:
-            continue
-        found, wanted = hashlib.sha256(data).hexdigest(), stated.get(name)
-        if wanted is None:
-            raise ValueError(f"{folder}/{file} is not listed in manifest.json, wanted no such file")
-        if found != wanted:
+        with contextlib.suppress(FileNotFoundError):
+            data = read_regular(folder, f"tokenizer/{name}", max_bytes=MAX_TOKENIZER_BYTES)
+            found[name] = hashlib.sha256(data).hexdigest()
+    return found
+
+
+def check_tokenizer_files(
+    folder: Path, manifest: Mapping[str, Any], found: Mapping[str, str]
+) -> None:
+    """Raise ValueError unless the files of a tokenizer have the digests that the manifest lists.
+
+    Versions 1 and 2 list none.
+
+    Args:
+        folder: Of the shard set.
+        manifest: Of the set; checked.
+        found: What `read_tokenizer_files` returns.
+    """
+    if manifest["format_version"] < FIRST_WITH_DIGESTS:
+        return
+    stated = manifest["tokenizer"]["files"]
+    for name in sorted(stated.keys() | found.keys()):
+        if stated.get(name) != found.get(name):
+            digest, wanted = (
+                f"has sha256 {one[name]}" if name in one else "is not there"
+                for one in (found, stated)
+            )
             raise ValueError(
-                f"{folder}/{file} has sha256 {found}, manifest.json says {wanted}: the tokenizer"
+                f"{folder}/tokenizer/{name} {digest}, by manifest.json it {wanted}: the tokenizer"
                 " was changed"
             )
 

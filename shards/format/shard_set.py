@@ -17,7 +17,11 @@ from vchat.shards.format.index import read_index
 from vchat.shards.format.manifest import MANIFEST
 from vchat.shards.format.members import ATTEMPTS, cut_members
 from vchat.shards.format.sample import Sample, decode_sample
-from vchat.shards.format.set_tokenizer import check_tokenizer_files, check_tokenizer_ids
+from vchat.shards.format.set_tokenizer import (
+    check_tokenizer_files,
+    check_tokenizer_ids,
+    read_tokenizer_files,
+)
 from vchat.shards.storage.store import LocalStore, ShardError, Store, UnreachableError
 from vchat.shards.text.chat_template import FRAME_VERSION
 from vchat.shards.text.named_template import make_template
@@ -109,11 +113,12 @@ class ShardSet:
 
     @cached_property
     def _tokenizer(self) -> TextTokenizer:
-        check_tokenizer_files(self.folder, self.manifest)
+        files = read_tokenizer_files(self.folder)
         tokenizer = TextTokenizer.load(self.folder / "tokenizer")
         stated = self.manifest["digests"]["tokenizer"]
         tokenizer.check_fingerprint(stated, origin=str(self.folder / MANIFEST))
         check_tokenizer_ids(self.folder, self.manifest, tokenizer)
+        check_tokenizer_files(self.folder, self.manifest, files)
         return tokenizer
 
     def read_sample(self, row: Mapping[str, Any] | int) -> Sample:

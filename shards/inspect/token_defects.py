@@ -46,11 +46,11 @@ class TokenChecker:
 
     def _answer_defects(self, sample: Sample, location: dict[str, str]) -> Iterator[Defect]:
         """Compare the texts of the supervised ids with the answers."""
-        stored = list(sample.rounds)
+        with_loss = [(i, stored) for i, stored in enumerate(sample.rounds) if stored.supervised]
         answers = self._supervised_texts(sample)
-        yield from compare(len(answers), len(stored), **location, what="supervised answers")
+        yield from compare(len(answers), len(with_loss), **location, what="supervised answers")
         end = self._tokenizer.decode([self._end_id])
-        for number, (text, one) in enumerate(zip(answers, stored, strict=False)):
+        for text, (number, one) in zip(answers, with_loss, strict=False):
             if text not in (one.answer + end, self._tokenizer.round_trip(one.answer) + end):
                 what = f"supervised text of round {number}"
                 yield from compare(text, one.answer + end, **location, what=what)
@@ -75,10 +75,17 @@ def encode_again(sample: Sample, template: Template, tokenizer: TextTokenizer) -
         ValueError: A text is not Unicode, or the template does not write it as it is.
     """
     rounds = [
-        TextRound(num_images=len(one.images), question=one.question, answer=one.answer)
+        TextRound(
+            num_images=len(one.images),
+            question=one.question,
+            answer=one.answer,
+            places=one.places,
+            supervised=one.supervised,
+        )
         for one in sample.rounds
     ]
-    return tokenizer.encode(template.dialogue(rounds))
+    own = template if sample.system is None else template.with_system(sample.system)
+    return tokenizer.encode(own.dialogue(rounds))
 
 
 def _are_equal(sample: Sample, wanted: TokenizedText) -> bool:

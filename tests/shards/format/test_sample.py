@@ -117,11 +117,11 @@ def test_an_unknown_image_format_is_refused(tokenizer):
         ({"tokens.npy": None}, "here: missing 'tokens.npy'"),
         ({"1.jpg": None}, "here: missing '1.jpg'"),
         ({"2.jpg": b""}, r"here: superfluous members \['2.jpg'\]"),
-        ({"json": b"{"}, "here: Expecting property name"),
-        ({"json": b"[]"}, "here: "),
-        ({"tokens.npy": npy(np.zeros(3))}, "here: tokens.npy holds float64; wanted int32"),
-        ({"tokens.npy": npy(np.array([{}]))}, "here: Object arrays cannot be loaded"),
-        ({"tokens.npy": b"junk"}, "here: "),
+        ({"json": b"{"}, "here: json is not JSON: Expecting property name"),
+        ({"json": b"[]"}, r"here: json: the document is \[\], wanted an object"),
+        ({"tokens.npy": npy(np.zeros(3))}, "here: tokens.npy: an array of <f8, wanted <i4"),
+        ({"tokens.npy": npy(np.array([{}]))}, "here: tokens.npy: a npy header that is not of"),
+        ({"tokens.npy": b"junk"}, "here: tokens.npy: not a npy file"),
         ({"mask.npy": npy(np.zeros(3, bool))}, "wanted equal lengths"),
     ],
 )
@@ -169,3 +169,40 @@ def test_a_stored_dialogue_is_rendered_with_its_places_loss_and_system_text(toke
     wanted = sample.rounds[1].answer + "</s>"
     encoded = tokenizer.encode(parts)
     assert tokenizer.decode(encoded.ids[encoded.supervised]) == wanted
+
+
+@pytest.mark.parametrize(
+    "path, value, message",
+    [
+        (("key",), 5, "json: key is 5, wanted a string"),
+        (("rounds",), {}, r"json: rounds is \{\}, wanted an array"),
+        (("rounds", 0, "answer"), None, r"json: rounds\[0\]\.answer is None, wanted a string"),
+        (("rounds", 0, "images"), ["0"], r"json: rounds\[0\]\.images\[0\] is '0'"),
+        (("rounds", 0, "loss"), 0, r"json: rounds\[0\]\.loss is 0, wanted true or false"),
+        (("rounds", 0, "weight"), 0, r"json: rounds\[0\] is .*, wanted an object without 'weight'"),
+        (("images", 1, "file"), "0.jpg", r"json: images\[1\]\.file is '0.jpg', wanted 1.jpg"),
+        (("images", 1, "file"), "../x", r"json: images\[1\]\.file is '../x'"),
+        (("images", 0, "size"), [1], r"json: images\[0\]\.size is \[1\], wanted \[width"),
+        (("images", 0, "size"), [-1, 2], r"json: images\[0\]\.size\[0\] is -1"),
+        (("records", 0, "first_round"), 1, r"json: records\[0\]\.first_round is 1"),
+        (("records", 0, "num_rounds"), 9, r"json: records\[0\]\.num_rounds is 9"),
+        (("records", 0, "num_rounds"), 1, "json: records is .*, wanted records of all 2 rounds"),
+        (("records", 0, "marks"), "a", r"json: records\[0\]\.marks is 'a', wanted an array"),
+        (("records", 0), None, r"json: records\[0\] is None, wanted an object"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused_naming_its_place(tokenizer, path, value, message):
+    found = dict(encode_sample(toy_sample(0, tokenizer)))
+    described = json.loads(found["json"])
+    inner = described
+    for step in path[:-1]:
+        inner = inner[step]
+    inner[path[-1]] = value
+    with pytest.raises(ValueError, match=f"here: {message}"):
+        decode_sample(found | {"json": json.dumps(described).encode()}, name="here")
+
+
+def test_deep_json_is_refused_in_one_line(tokenizer):
+    found = dict(encode_sample(toy_sample(0, tokenizer))) | {"json": b"[" * 60_000}
+    with pytest.raises(ValueError, match="here: json is nested too deep"):
+        decode_sample(found, name="here")
