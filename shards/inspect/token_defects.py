@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from vchat.shards.format.sample import Sample
 from vchat.shards.inspect.defects import Defect, compare
 from vchat.shards.text.template import Template, TextRound
@@ -89,8 +91,9 @@ def encode_again(sample: Sample, template: Template, tokenizer: TextTokenizer) -
 
 
 def _are_equal(sample: Sample, wanted: TokenizedText) -> bool:
-    same = sample.ids.tolist() == wanted.ids.tolist()
-    return same and sample.supervised.tolist() == wanted.supervised.tolist()
+    return np.array_equal(sample.ids, wanted.ids) and np.array_equal(
+        sample.supervised, wanted.supervised
+    )
 
 
 def _first_difference(sample: Sample, wanted: TokenizedText, location: dict[str, str]) -> Defect:

@@ -88,6 +88,13 @@ def join_sets(shard_sets: Sequence[ShardSet], *, split: str) -> JoinedSets:
 
 def check_same_language(first: ShardSet, other: ShardSet) -> None:
     """Raise ValueError if two sets have different tokenizers or templates; names both."""
+    for what in ("tokenizer", "template"):
+        digests = [shard_set.manifest["digests"][what] for shard_set in (first, other)]
+        if digests[0] != digests[1]:
+            raise ValueError(
+                f"{first.folder} and {other.folder} cannot be read together: their {what} digests "
+                f"are {digests[0]} and {digests[1]}"
+            )
     special = [
         {name: one.manifest["tokenizer"][name] for name in ("end_id", "image_id", "num_ids")}
         for one in (first, other)
@@ -97,13 +104,6 @@ def check_same_language(first: ShardSet, other: ShardSet) -> None:
             f"{first.folder} and {other.folder} cannot be read together: their ids are {special[0]}"
             f" and {special[1]}"
         )
-    for what in ("tokenizer", "template"):
-        digests = [shard_set.manifest["digests"][what] for shard_set in (first, other)]
-        if digests[0] != digests[1]:
-            raise ValueError(
-                f"{first.folder} and {other.folder} cannot be read together: their {what} digests "
-                f"are {digests[0]} and {digests[1]}"
-            )
 
 
 def with_shards_from(table: pa.Table, *, first: int) -> pa.Table:
