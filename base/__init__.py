@@ -1,6 +1,7 @@
 """What every package stands on: files, locks, command lines, TOML, progress, small arithmetic.
 
-Offers `cli` (command groups, exit codes, `WrongUse`), `toml_config` (TOML to dataclasses), `files`
+Offers `cli` (command groups, exit codes, `WrongUse`), `terminal_text` (printing without control
+characters), `json_text` (JSON from outside, bounded), `toml_config` (TOML to dataclasses), `files`
 (atomic writes, digests), `locks` (between processes), `processes` (worker pools), `nearest`
 (suggestions for mistyped names), `arrays`, `progress`, `page` (the style of all
 HTML pages), `faces` (public names of a package) and `version`. Knows nothing of the other packages.

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import click
 
 from vchat.base.nearest import did_you_mean
+from vchat.base.terminal_text import SafeFormatter, echo, escape_controls
 from vchat.base.version import __version__
 
 
@@ -71,17 +72,20 @@ def run_command(command: click.Command) -> None:
 
     `VCHAT_TRACEBACK=1` in the environment shows the traceback as well.
     """
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    lines = logging.StreamHandler()
+    lines.setFormatter(SafeFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[lines])
     logging.getLogger("vchat").setLevel(logging.INFO)
     try:
         sys.exit(command(standalone_mode=False) or 0)
     except click.exceptions.Exit as end:
         sys.exit(end.exit_code)
     except click.ClickException as error:
+        error.message = escape_controls(error.message)
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped", err=True)
+        echo("stopped", err=True)
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -89,5 +93,5 @@ def run_command(command: click.Command) -> None:
     except (ValueError, OSError, MemoryError) as error:
         if os.environ.get("VCHAT_TRACEBACK") == "1":
             raise
-        click.echo(f"error: {error}", err=True)
+        echo(f"error: {error}", err=True)
         sys.exit(2 if isinstance(error, WrongUse) else 1)

@@ -10,6 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from vchat.base.terminal_text import echo, escape_controls
+
 LINE_EVERY_S = 10.0
 
 Advance = Callable[[int], None]
@@ -45,7 +47,7 @@ def _show_bar(title: str, *, total: int | None, unit: str) -> Iterator[Advance]:
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
@@ -53,7 +55,7 @@ def _show_bar(title: str, *, total: int | None, unit: str) -> Iterator[Advance]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total)
+        task = bar.add_task(escape_controls(title), total=total)
         yield lambda count: bar.advance(task, count)
 
 
@@ -77,5 +79,4 @@ def _show_lines(title: str, *, total: int | None, unit: str) -> Iterator[Advance
 
 def _print_line(title: str, *, done: int, total: int | None, unit: str, seconds: float) -> None:
     of = "" if total is None else f" of {total}"
-    sys.stderr.write(f"{title}: {done}{of} {unit} in {seconds:.0f} s\n")
-    sys.stderr.flush()
+    echo(f"{title}: {done}{of} {unit} in {seconds:.0f} s", err=True)

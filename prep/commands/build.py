@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vchat.base.terminal_text import echo
 from vchat.prep.commands.recipe_options import recipe_options
 from vchat.prep.commands.summaries import print_plan, print_summary
 
@@ -58,7 +59,7 @@ def _run_share(task: str, flags: dict[str, Any]) -> None:
     if given := [name.replace("_", "-") for name, value in flags.items() if value is not None]:
         raise WrongUse(f"--{given[0]} cannot be used with --task: the plan holds it already")
     count = run_share(output, share)
-    click.echo(f"task {task}: {count} shards written in {output}")
+    echo(f"task {task}: {count} shards written in {output}")
 
 
 def _make_plan(recipe: Recipe) -> PlannedBuild:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vchat.base.terminal_text import cell, echo
+
 if TYPE_CHECKING:
     from vchat.prep.convert.doctor import Finding
     from vchat.prep.convert.resolve import ResolvedSource
@@ -30,14 +32,14 @@ def command(data: str, datasets: str | None, sample: int, max_images: int, as_js
     if as_json:
         import json
 
-        click.echo(json.dumps({one.name: one.as_json() for one in findings}, indent=1))
+        echo(json.dumps({one.name: one.as_json() for one in findings}, indent=1))
     else:
         _print_table(findings)
         for one in findings:
             _print_details(one, is_named=datasets is not None)
     unready = [one.name for one in findings if one.status != "ready"]
     if datasets is not None and unready:
-        click.echo(f"cannot be built: {', '.join(unready)}", err=True)
+        echo(f"cannot be built: {', '.join(unready)}", err=True)
         return 1
     return 0
 
@@ -76,7 +78,8 @@ def _print_table(findings: list[Finding]) -> None:
         packagings = dict.fromkeys(need.packaging for need in one.needs if need.packaging)
         formats = ", ".join(f"{name} {n}" for name, n in one.trial.formats.most_common())
         counted = one.comparison or (f"{one.num_entries} rows" if one.num_entries else "")
-        table.add_row(one.name, one.status, ", ".join(packagings), counted, formats)
+        found = (one.name, one.status, ", ".join(packagings), counted, formats)
+        table.add_row(*map(cell, found))
     Console(width=None if Console().is_terminal else 120).print(table)
 
 
@@ -95,4 +98,4 @@ def _print_details(one: Finding, *, is_named: bool) -> None:
     for rule, count in one.trial.repairs.items():
         lines.append(f"image ids found by the rule {rule}: {count} of {one.trial.num_images} tried")
     for line in lines:
-        click.echo(f"  {one.name}: {line}")
+        echo(f"  {one.name}: {line}")

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from vchat.base.terminal_text import echo
 from vchat.prep.commands.recipe_options import recipe_options
 from vchat.prep.commands.summaries import print_plan
 
@@ -22,5 +23,5 @@ def command(recipe: Path | None, **flags: Any) -> None:
     print_plan(planned)
     out, work = planned.recipe.out, planned.recipe.work
     folders = f"--out {out}" if work is None else f"--out {out} --work {work}"
-    click.echo(f"next: vchat-prep build {folders} --task I/N, for I from 0 to N - 1;")
-    click.echo(f"then: vchat-prep finish {folders}")
+    echo(f"next: vchat-prep build {folders} --task I/N, for I from 0 to N - 1;")
+    echo(f"then: vchat-prep finish {folders}")

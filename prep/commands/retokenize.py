@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from vchat.base.terminal_text import echo
+
 
 @click.command("retokenize")
 @click.argument("shards")
@@ -27,11 +29,11 @@ def command(shards: str, workers: int, **flags: Any) -> None:
     request = complete_request(shards, **flags)
     manifest = retokenize(request, workers=workers)
     counts, totals = manifest["retokenized"], manifest["totals"]
-    click.echo(
+    echo(
         f"{len(manifest['shards'])} shards, {totals['samples']} samples, {totals['rounds']} rounds,"
         f" {totals['images']} images, {totals['text_tokens']} text tokens in {request.out}"
     )
-    click.echo(f"  {counts['split_dialogues']} dialogues were too long and are split")
+    echo(f"  {counts['split_dialogues']} dialogues were too long and are split")
     for source, reasons in counts["rejected"].items():
         for reason, count in reasons["counts"].items():
-            click.echo(f"  {source}: {count} x record rejected, {reason} ({REASONS[reason]})")
+            echo(f"  {source}: {count} x record rejected, {reason} ({REASONS[reason]})")

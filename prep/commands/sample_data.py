@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from vchat.base.terminal_text import echo
+
 
 @click.command("sample-data")
 @click.option(
@@ -24,10 +26,10 @@ def command(out: Path, images: int, seed: int) -> None:
 
     world = World(images=images, seed=seed)
     if not write_world(out, world):
-        click.echo(f"{out} holds this world already, complete")
-    click.echo(
+        echo(f"{out} holds this world already, complete")
+    echo(
         f"{2 * world.num_photograph_pairs} photographs in {world.num_photograph_pairs} pairs,"
         f" {world.num_books} book covers, and the other data sets in {out}"
     )
-    click.echo(f"evaluation: {out / 'eval.json'}")
-    click.echo(f"tokenizer: {out / 'tokenizer'}")
+    echo(f"evaluation: {out / 'eval.json'}")
+    echo(f"tokenizer: {out / 'tokenizer'}")

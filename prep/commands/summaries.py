@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import click
+from vchat.base.terminal_text import echo
 
 if TYPE_CHECKING:
     from vchat.prep.pipeline.finish import BuildResult
@@ -18,7 +18,7 @@ def print_plan(build: PlannedBuild) -> None:
         shards = [shard for shard in plan.shards if shard.split == split]
         dialogues = sum(shard.end - shard.start for shard in shards)
         size = sum(shard.stored_bytes for shard in shards) / 1e6
-        click.echo(
+        echo(
             f"{split}: {len(shards)} shards, about {size:.1f} MB, {dialogues} dialogues,"
             f" {sum(shard.records for shard in shards)} records,"
             f" {sum(shard.images for shard in shards)} images"
@@ -26,11 +26,11 @@ def print_plan(build: PlannedBuild) -> None:
     for staged in build.staged:
         tally, unused = staged.tally, plan.unused[staged.source]
         rejected = tally["rejected_rows"]["counts"]
-        click.echo(
+        echo(
             f"{staged.source}: {tally['rows']} rows, {tally['records']} records,"
             f" rejected rows {_counts(rejected)}, left out by the plan {_counts(unused)}"
         )
-    click.echo(f"plan {plan.digest}")
+    echo(f"plan {plan.digest}")
 
 
 def _counts(counts: dict[str, int]) -> str:
@@ -42,21 +42,21 @@ def print_summary(result: BuildResult) -> None:
     from vchat.prep.report.listings import list_marks, list_rejections, list_repairs
 
     if result.was_complete:
-        click.echo(f"{result.out} holds this build already, complete")
+        echo(f"{result.out} holds this build already, complete")
     shards = result.report["shards"]
-    click.echo(
+    echo(
         f"{shards['shards']} shards, {shards['samples']} samples, {shards['rounds']} rounds,"
         f" {shards['images']} images, {shards['bytes'] / 1e6:.1f} MB in {result.out}"
     )
     for name, one in result.report["sources"].items():
-        click.echo(f"  {name}: {one['converted']['rows']} rows, {one['used_records']} records used")
+        echo(f"  {name}: {one['converted']['rows']} rows, {one['used_records']} records used")
     for name, rule, count in list_repairs(result.report):
-        click.echo(f"  {name}: {count} image ids found by the rule {rule}")
+        echo(f"  {name}: {count} image ids found by the rule {rule}")
     for name, mark, count in list_marks(result.report):
-        click.echo(f"  {name}: {count} records are marked {mark}")
+        echo(f"  {name}: {count} records are marked {mark}")
     for line in list_rejections(result.report):
-        click.echo(
+        echo(
             f"  {line['source']}: {line['count']} x {line['kind']} rejected,"
             f" {line['reason']} ({line['meaning']})"
         )
-    click.echo(f"report: {result.out}/report.html")
+    echo(f"report: {result.out}/report.html")

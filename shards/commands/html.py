@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from vchat.base.terminal_text import echo
 from vchat.shards.commands.options import SHARDS, SOURCE, SPLIT
 
 
@@ -28,4 +29,4 @@ def command(shards: str, out: Path | None, num: int, split: str | None, source: 
     opened = open_shards(shards)
     path = out or Path(f"{opened.name}.html")
     shown = write_page(path, opened, num=num, split=split, source=source)
-    print(f"{path}: {shown} dialogues")
+    echo(f"{path}: {shown} dialogues")

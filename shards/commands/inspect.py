@@ -6,6 +6,7 @@ import json
 
 import click
 
+from vchat.base.terminal_text import echo
 from vchat.shards.commands.options import SHARDS, SOURCE, SPLIT
 
 
@@ -26,7 +27,7 @@ def command(shards: str, split: str | None, source: str | None, as_json: bool) -
 
     found = overview(open_shards(shards), split=split, source=source)
     if as_json:
-        print(json.dumps(found, indent=1))
+        echo(json.dumps(found, indent=1))
     else:
         print_overview(found)
     return 1 if found["defects"] else 0

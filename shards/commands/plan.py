@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vchat.base.terminal_text import cell, echo
+
 if TYPE_CHECKING:
     from vchat.shards.format.shard_set import ShardSet
     from vchat.shards.pixels.grid import Tiling
@@ -85,7 +87,7 @@ def command(shards: tuple[str, ...], as_json: bool, **options: Any) -> None:
         world_size=options["ranks"],
     )
     if as_json:
-        click.echo(json.dumps(found, indent=1))
+        echo(json.dumps(found, indent=1))
     else:
         print_table(found)
     if found["unknown_keys"]:
@@ -93,7 +95,7 @@ def command(shards: tuple[str, ...], as_json: bool, **options: Any) -> None:
 
         unknown, num_keys = found["unknown_keys"], len(arguments.exclude)
         name = f"--exclude {options['exclude']}"
-        click.echo(describe_unknown_keys(unknown, num_keys=num_keys, name=name), err=True)
+        echo(describe_unknown_keys(unknown, num_keys=num_keys, name=name), err=True)
 
 
 def read_plan_arguments(shard_sets: list[ShardSet], options: dict[str, Any]) -> PlanArguments:
@@ -159,7 +161,7 @@ def print_table(found: dict[str, Any]) -> None:
             table.add_row(name.replace("_", " "), format_number(name, value))
     for source, count in found["sources"].items():
         share = count / max(1, found["samples"])
-        table.add_row(f"samples of {source}", f"{count:,} ({share:.1%})")
+        table.add_row(cell(f"samples of {source}"), f"{count:,} ({share:.1%})")
     for name, values in found["per_rank"].items():
         if isinstance(values, list):
             table.add_row(f"{name} per rank", format_range(values))
@@ -168,7 +170,7 @@ def print_table(found: dict[str, Any]) -> None:
     for what in ("excluded", "dropped"):
         keys = found[f"{what}_keys"]
         if keys:
-            click.echo(f"{what}: {', '.join(keys[:10])}{' ...' if len(keys) > 10 else ''}")
+            echo(f"{what}: {', '.join(keys[:10])}{' ...' if len(keys) > 10 else ''}")
 
 
 def format_range(values: list[int]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from vchat.base.terminal_text import echo
 from vchat.shards.commands.options import SHARDS
 
 
@@ -24,7 +25,7 @@ def command(shards: str) -> int:
     with show_progress("verifying", total=len(listed), unit="shards") as advance:
         for defect in find_defects(opened, shard_done=advance):
             num_defects += 1
-            print(defect)
+            echo(defect)
     num_samples = sum(shard["samples"] for shard in listed)
-    print(f"{num_samples} samples in {len(listed)} shards: {num_defects or 'no'} defects")
+    echo(f"{num_samples} samples in {len(listed)} shards: {num_defects or 'no'} defects")
     return 1 if num_defects else 0

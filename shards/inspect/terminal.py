@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vchat.base.terminal_text import cell, escape_controls
 from vchat.shards.format.sample import Sample
 from vchat.shards.format.shard_set import ShardSet
-from vchat.shards.inspect.token_spans import escape_controls, token_spans
+from vchat.shards.inspect.token_spans import token_spans
 
 PIPE_COLUMNS = 160
 """Width of tables where there is no terminal to ask."""
@@ -31,7 +32,7 @@ def print_overview(found: Mapping[str, Any]) -> None:
     """Print what `overview` found: a summary, a table, and integrity."""
     out = _console()
     tokenizer, image = found["tokenizer"], found["image"]
-    out.print(Text(f"{found['name']}", style="bold"))
+    out.print(Text(escape_controls(found["name"]), style="bold"))
     lines = {
         "shards": f"{found['num_shards']}, {format_size(found['shard_bytes'])} in all",
         "template": found["template"],
@@ -40,7 +41,7 @@ def print_overview(found: Mapping[str, Any]) -> None:
         "limits": f"{found['max_tokens']} tokens at {found['positions_per_image']} per image",
     }
     for name, value in lines.items():
-        out.print(Text(f"  {name:<10} {value}"))
+        out.print(Text(escape_controls(f"  {name:<10} {value}")))
     if found["groups"] is not None:
         out.print(_statistics_table(found["groups"], found["totals"]))
     for defect in found["defects"]:
@@ -61,7 +62,7 @@ def _statistics_table(groups: list[dict[str, Any]], totals: dict[str, Any] | Non
         table.add_column(heading, justify="right", no_wrap=True, footer=footer)
     for group in groups:
         numbers = [_number(name, group[name]) for name in COLUMNS]
-        table.add_row(group["source"], group["split"], *numbers)
+        table.add_row(cell(group["source"]), cell(group["split"]), *numbers)
     return table
 
 

@@ -12,13 +12,6 @@ from vchat.shards.text.tokenizer import TextTokenizer
 MAX_TOKENS_PER_CHARACTER = 8
 """Up to so many ids that are bytes of one character are shown as one piece."""
 
-_PICTURES = {
-    code: 0x2400 + code if code < 0x20 else 0x2421
-    for code in (*range(0x20), 0x7F)
-    if chr(code) not in "\n\t"
-} | dict.fromkeys(range(128, 160), 65533)
-"""Control characters -> the characters that stand for them."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenSpan:
@@ -68,8 +61,3 @@ def _pieces(ids: Sequence[int], tokenizer: TextTokenizer) -> list[str]:
         pieces.append(tokenizer.decode(waiting))
     whole = tokenizer.decode(ids)
     return pieces if "".join(pieces) == whole else [whole]
-
-
-def escape_controls(text: str) -> str:
-    """Return text with pictures for its control characters, so that none reaches a terminal."""
-    return text.translate(_PICTURES)

@@ -19,11 +19,12 @@ import pyarrow as pa
 
 from vchat.base.files import write_atomically
 from vchat.base.page import load_page
+from vchat.base.terminal_text import escape_controls
 from vchat.shards.format.sample import Sample, StoredImage
 from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.inspect.overview import overview, select_samples
 from vchat.shards.inspect.terminal import format_size
-from vchat.shards.inspect.token_spans import TokenSpan, escape_controls, token_spans
+from vchat.shards.inspect.token_spans import TokenSpan, token_spans
 
 MEDIA_TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 

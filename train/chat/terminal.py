@@ -19,6 +19,7 @@ from typing import TextIO
 from torch import Tensor
 
 from vchat.base.nearest import nearest
+from vchat.base.terminal_text import echo, escape_controls
 from vchat.train.chat.session import ChatSession, EndReason
 
 HELP = """\
@@ -86,14 +87,6 @@ def completions(line: str) -> list[str]:
     return [command for command in COMMANDS if line.startswith("/") and command.startswith(line)]
 
 
-def printable(text: str) -> str:
-    """Return text without control characters other than line breaks and tabs.
-
-    A model may repeat text of an image or a page; escape codes must not reach a terminal.
-    """
-    return "".join(c for c in text if c in "\n\t" or (c >= " " and not "\x7f" <= c <= "\x9f"))
-
-
 class TerminalChat:
     """A chat in a terminal: a session, and the pending images of the next question."""
 
@@ -149,7 +142,7 @@ class TerminalChat:
         pieces = self.session.ask(question, images=self._pending_images)
         with contextlib.suppress(KeyboardInterrupt), contextlib.closing(pieces):
             for piece in pieces:
-                self._out.write(printable(piece))
+                self._out.write(escape_controls(piece))
                 self._out.flush()
         if len(self.session.rounds) == num_rounds:
             self._note("(stopped before the answer; the question is forgotten)")
@@ -162,7 +155,7 @@ class TerminalChat:
 
     def _note(self, text: str) -> None:
         self._out.flush()
-        self._err.write(printable(text) + "\n")
+        self._err.write(escape_controls(text) + "\n")
         self._err.flush()
 
 
@@ -187,7 +180,7 @@ def read_piped_lines(
     for line in lines:
         line = line.rstrip("\r\n")
         if line.strip():
-            out.write(f"{prompt()}{printable(line)}\n")
+            out.write(f"{prompt()}{escape_controls(line)}\n")
             yield line
 
 
@@ -203,7 +196,7 @@ def talk(session: ChatSession, *, greeting: str) -> None:
     conversation = TerminalChat(session, out=sys.stdout, err=sys.stderr)
     if sys.stdin.isatty():
         _enable_line_editing()
-        sys.stderr.write(greeting + "\n")
+        echo(greeting, err=True)
         lines = read_typed_lines(lambda: conversation.prompt, read=input, err=sys.stderr)
     else:
         lines = read_piped_lines(sys.stdin, lambda: conversation.prompt, out=sys.stdout)

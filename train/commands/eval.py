@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vchat.base.cli import WrongUse
+from vchat.base.terminal_text import echo
 from vchat.train.chat.commands.options import CHECKPOINT, DEVICE
 from vchat.train.evaluation.dialogue_questions import (
     EvaluationDialogue,
@@ -116,7 +117,7 @@ def command(
         print_scores(scores, title=evaluation.title)
         print_num_swapped(asked.facts)
     folder = evaluation.folder
-    click.echo(f"answers: {folder / 'answers.html'}, answers.json and answers.csv")
+    echo(f"answers: {folder / 'answers.html'}, answers.json and answers.csv")
 
 
 def print_scores(scores: Mapping[str, Sequence[Score]], *, title: str) -> None:
@@ -136,7 +137,7 @@ def print_num_swapped(facts: Mapping[str, Any]) -> None:
     line = f"swapped: {of_all} questions with images"
     left_out = len(facts["not_swapped"])
     reason = "no other question of their kind has other pictures and another answer"
-    click.echo(line + (f"; {left_out:,} are not asked so, since {reason}" if left_out else ""))
+    echo(line + (f"; {left_out:,} are not asked so, since {reason}" if left_out else ""))
 
 
 def print_dialogue_scores(
@@ -144,6 +145,6 @@ def print_dialogue_scores(
 ) -> None:
     """Print how many rounds were answered, and their mean scores."""
     num_rounds = sum(len(dialogue.rounds) for dialogue in dialogues)
-    click.echo(f"{num_rounds} rounds of {len(dialogues)} dialogues answered")
+    echo(f"{num_rounds} rounds of {len(dialogues)} dialogues answered")
     for name, score in means.items():
-        click.echo(f"{name}: {100 * score['mean']:.1f} over {score['rounds']:.0f} rounds")
+        echo(f"{name}: {100 * score['mean']:.1f} over {score['rounds']:.0f} rounds")

@@ -8,6 +8,7 @@ import click
 
 from vchat.base.cli import WrongUse
 from vchat.base.imports import pause_collection
+from vchat.base.terminal_text import echo
 from vchat.train.chat.commands.options import CHECKPOINT
 from vchat.train.checkpoints.checkpoint import open_checkpoint
 
@@ -38,4 +39,4 @@ def export(checkpoint: Path, out: Path, precision: str | None) -> None:
     prepare_environment()
     export_checkpoint(opened, out, precision=precision)
     size = sum(file.stat().st_size for file in out.iterdir())
-    click.echo(f"{out}: {size / 1e6:,.1f} MB, of step {opened.step}")
+    echo(f"{out}: {size / 1e6:,.1f} MB, of step {opened.step}")

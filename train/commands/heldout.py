@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vchat.base.imports import pause_collection
+from vchat.base.terminal_text import cell, echo
 from vchat.train.chat.commands.options import CHECKPOINT
 from vchat.train.commands.options import AS_JSON
 
@@ -35,7 +36,7 @@ def heldout(checkpoint: Path, shards: str | None, split: str | None, as_json: bo
 
     found = measure_checkpoint(checkpoint, shards=shards, split=split)
     if found is not None and as_json:
-        click.echo(json.dumps(json_facts(found), indent=1))
+        echo(json.dumps(json_facts(found), indent=1))
     elif found is not None:
         print_losses(found, title=str(checkpoint))
     disconnect_processes()
@@ -63,7 +64,7 @@ def print_losses(found: HeldOutLoss, *, title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+    table = Table(title=cell(title), title_justify="left", box=box.SIMPLE, pad_edge=False)
     table.add_column("source")
     for name in ("supervised tokens", "loss", "perplexity"):
         table.add_column(name, justify="right")
@@ -71,6 +72,8 @@ def print_losses(found: HeldOutLoss, *, title: str) -> None:
     lines = [(name, tokens[name], means[name]) for name in sorted(means)]
     for i, (name, count, loss) in enumerate([*lines, ("all", sum(tokens.values()), found.loss)]):
         last = i == len(lines) - 1
-        table.add_row(name, f"{count:,}", f"{loss:.4f}", f"{math.exp(loss):.3f}", end_section=last)
+        table.add_row(
+            cell(name), f"{count:,}", f"{loss:.4f}", f"{math.exp(loss):.3f}", end_section=last
+        )
     Console(file=sys.stdout).print(table)
-    click.echo(f"{found.num_samples:,} samples, each once")
+    echo(f"{found.num_samples:,} samples, each once")

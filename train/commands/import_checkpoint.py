@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vchat.base.terminal_text import echo
+
 if TYPE_CHECKING:
     from vchat.model.published.weights import Lora
 
@@ -67,7 +69,7 @@ def command(
         file, decoder=decoder, tower=tower, tokenizer=tokenizer, attention=attention, lora=lora
     )
     folder = save_imported(model, tokenizer, out)
-    click.echo(
+    echo(
         f"{folder}: {summary.num_loaded} weights taken, {summary.num_not_read} not read by"
         f" anything; LoRA on {summary.num_lora} layers ({summary.lora})"
     )

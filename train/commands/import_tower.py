@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from vchat.base.files import inherit_permissions
+from vchat.base.terminal_text import echo
 
 
 @click.command("import-tower")
@@ -36,7 +37,7 @@ def command(kind: str, path: Path, out: Path) -> None:
     for file in out.iterdir():
         inherit_permissions(file)
     config = imported.tower.config
-    click.echo(
+    echo(
         f"{out}: {imported.num_loaded} weights taken, {imported.num_of_language_model} of the "
         f"language model left; {config.image_size} pixels to {config.num_queries} features of "
         f"width {config.hidden_size}"

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from vchat.base.imports import pause_collection
+from vchat.base.terminal_text import cell, echo
 from vchat.train.commands.options import AS_JSON, RUN_FILE, SETTINGS
 from vchat.train.config.run import find_run_file, read_run
 from vchat.train.costs.gpus import GPUS
@@ -70,7 +71,7 @@ def plan(
     )
     found = forecast_run(config, cluster=cluster)
     if as_json:
-        click.echo(json.dumps(found, indent=1))
+        echo(json.dumps(found, indent=1))
     else:
         print_forecast(found, title=str(run_file))
         print_unknown_keys(found["epoch"], name=f"data.exclude = {config.data.exclude}")
@@ -84,7 +85,7 @@ def print_forecast(found: Mapping[str, Mapping[str, Any]], *, title: str) -> Non
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=False)
+    table = Table(title=cell(title), title_justify="left", box=box.SIMPLE, show_header=False)
     table.add_column(overflow="fold")
     table.add_column(justify="right", no_wrap=True)
     for topic, facts in found.items():
@@ -95,8 +96,8 @@ def print_forecast(found: Mapping[str, Mapping[str, Any]], *, title: str) -> Non
         table.add_section()
     Console(file=sys.stdout).print(table)
     if found["time"]["hours"] is None:
-        click.echo("Hours and network rate need --gpu, or --gpu-tflops.")
-    click.echo(describe_verdict(found["memory"]))
+        echo("Hours and network rate need --gpu, or --gpu-tflops.")
+    echo(describe_verdict(found["memory"]))
 
 
 def print_unknown_keys(epoch: Mapping[str, Any], *, name: str) -> None:
@@ -105,7 +106,7 @@ def print_unknown_keys(epoch: Mapping[str, Any], *, name: str) -> None:
 
     unknown, num_keys = epoch["unknown_keys"], epoch["keys_to_exclude"]
     if unknown:
-        click.echo(describe_unknown_keys(unknown, num_keys=num_keys, name=name), err=True)
+        echo(describe_unknown_keys(unknown, num_keys=num_keys, name=name), err=True)
 
 
 def format_value(name: str, value: float, *, topic: str) -> str:

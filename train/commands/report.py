@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from vchat.base.terminal_text import echo
+
 
 @click.command("report")
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
@@ -14,4 +16,4 @@ def report(out: Path) -> None:
     from vchat.train.logs.report import write_report
 
     for path in write_report(out):
-        click.echo(path)
+        echo(path)

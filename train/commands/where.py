@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vchat.base.imports import pause_collection
+from vchat.base.terminal_text import cell, echo
 from vchat.train.commands.options import RUN_FILE, SETTINGS
 from vchat.train.config.run import find_run_file, read_run
 
@@ -116,9 +117,9 @@ def print_sample(shard_sets: Sequence[ShardSet], data: RunData, *, key: str) -> 
     for number in find_samples(data, sets, key=key):
         sample_key = data.loader.index.keys[number]
         if sample_key != key:
-            sys.stderr.write(f"record {key} is in sample {sample_key}\n")
+            echo(f"record {key} is in sample {sample_key}", err=True)
         for step in find_steps_of_sample(data, number=number):
-            sys.stdout.write(f"{step}\n")
+            echo(step)
 
 
 def _print_lines(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
@@ -128,11 +129,11 @@ def _print_lines(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
 
     if not sys.stdout.isatty():
         for line in (titles, *lines):
-            sys.stdout.write("\t".join(line) + "\n")
+            echo("\t".join(line))
         return
     table = Table(box=box.SIMPLE)
     for title in titles:
         table.add_column(title, overflow="fold")
     for line in lines:
-        table.add_row(*line)
+        table.add_row(*map(cell, line))
     Console(file=sys.stdout).print(table)

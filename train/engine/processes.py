@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from vchat.base.imports import pause_collection
+from vchat.base.terminal_text import echo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,7 @@ def end_with_launcher() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # for the main thread
         while launchers and all(_parent_of(child) == parent for parent, child in launchers.items()):
             time.sleep(1.0)
-        sys.stderr.write("the launcher is gone; this process ends\n")
+        echo("the launcher is gone; this process ends", err=True)
         os._exit(1)
 
     threading.Thread(target=watch, name="launcher-watch", daemon=True).start()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from rich import box
 from rich.table import Table
 
+from vchat.base.terminal_text import cell
 from vchat.train.evaluation.metrics import METRICS, normalise_answer
 from vchat.train.evaluation.questions import Question
 
@@ -116,7 +117,7 @@ def score_table(variants: Mapping[str, Sequence[Score]], *, title: str) -> Table
         title: Above the table.
     """
     result = Table(
-        title=title,
+        title=cell(title),
         title_justify="left",
         caption="exact match in %, with its 95 % interval",
         caption_justify="left",
@@ -133,7 +134,7 @@ def score_table(variants: Mapping[str, Sequence[Score]], *, title: str) -> Table
     for i, first in enumerate(lines):
         line = [_score_of_group(scores, first) for scores in variants.values()]
         result.add_row(
-            first.group,
+            cell(first.group),
             str(first.num_questions),
             f"{100 * first.chance:.1f}",
             *(_format_accuracy(score) for score in line),

@@ -9,7 +9,6 @@ is in the file once.
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vchat.base.files import write_atomically
+from vchat.base.terminal_text import echo
 from vchat.train.logs.trackers import Tracker
 
 PLAIN_EVERY_S = 10.0
@@ -98,7 +98,7 @@ class TrainingLog:
         now = time.monotonic()
         if step == self._total_steps or now - self._shown_at >= PLAIN_EVERY_S:
             self._shown_at = now
-            sys.stderr.write(f"step {step}/{self._total_steps}  {text}\n")
+            echo(f"step {step}/{self._total_steps}  {text}", err=True)
 
 
 def progress_text(values: Mapping[str, Any]) -> str:

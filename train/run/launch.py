@@ -6,11 +6,11 @@ connected and its folder is theirs, so that a run that cannot start says so at o
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from vchat.base.files import write_atomically
 from vchat.base.imports import pause_collection
+from vchat.base.terminal_text import echo
 from vchat.base.toml_config import to_table
 from vchat.train.checkpoints.background import Background
 from vchat.train.config.run import RunConfig
@@ -106,4 +106,4 @@ def _mark_finished(out: Path, *, step: int) -> None:
 def print_on_rank_0(text: str, *, rank: int) -> None:
     """Write a line to stderr; rank 0 speaks for all."""
     if rank == 0:
-        sys.stderr.write(f"{text}\n")
+        echo(text, err=True)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import math
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+
+from vchat.base.terminal_text import echo
 
 NOTICE_BEFORE_S = 1.0
 """How long before the stacks the line is written."""
@@ -34,9 +35,10 @@ def watchdog(timeout_s: float, *, rank: int) -> Iterator[Callable[[int], None]]:
     def announce() -> None:
         while not ended.wait(NOTICE_BEFORE_S / 2):
             if time.monotonic() > latest:
-                sys.stderr.write(
+                echo(
                     f"rank {rank}: step {current} takes longer than run.hang_timeout_s = "
-                    f"{timeout_s:g} s; this rank ends, its stacks follow\n"
+                    f"{timeout_s:g} s; this rank ends, its stacks follow",
+                    err=True,
                 )
                 return
 

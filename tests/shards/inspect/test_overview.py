@@ -4,11 +4,12 @@ import json
 
 import pytest
 
+from vchat.base.terminal_text import escape_controls
 from vchat.shards.format.open_shards import open_shards
 from vchat.shards.format.sample import StoredRound
 from vchat.shards.inspect.defects import missing_files
 from vchat.shards.inspect.overview import overview, row_at, select_samples
-from vchat.shards.inspect.token_spans import escape_controls, token_spans
+from vchat.shards.inspect.token_spans import token_spans
 from vchat.shards.text.template import SYSTEM
 from vchat_testing.toy import sample_of, toy_image, toy_shards
 

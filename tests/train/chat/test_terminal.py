@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from vchat.base.cli import run_command
+from vchat.base.terminal_text import escape_controls
 from vchat.train.chat.commands.main import chat
 from vchat.train.chat.generation import Sampling
 from vchat.train.chat.session import ChatSession
@@ -15,7 +16,6 @@ from vchat.train.chat.terminal import (
     converse,
     image_path,
     parse_line,
-    printable,
     read_piped_lines,
     read_typed_lines,
 )
@@ -106,7 +106,10 @@ def test_a_bad_path_is_one_clear_error(text, message):
 
 
 def test_escape_codes_never_reach_the_terminal():
-    assert printable("red\x1b[2J\x07\x9b1m\tblue\n\u00e9\r") == "red[2J1m\tblue\n\u00e9"
+    assert (
+        escape_controls("red\x1b[2J\x07\x9b1m\tblue\n\u00e9\r")
+        == "red\u241b[2J\u2407\ufffd1m\tblue\n\u00e9\u240d"
+    )
 
 
 def test_images_are_pending_until_the_next_question_and_numbered_through(chat_model, picture_file):
@@ -123,7 +126,7 @@ def test_images_are_pending_until_the_next_question_and_numbered_through(chat_mo
     assert [one.num_images for one in conversation.session.rounds] == [2, 1]
     out, err = said(conversation)
     assert [f"image {i}: {picture_file}" in err for i in (1, 2, 3, 4)] == [True, True, True, False]
-    answers = "".join(printable(one.answer) + "\n" for one in conversation.session.rounds)
+    answers = "".join(escape_controls(one.answer) + "\n" for one in conversation.session.rounds)
     assert out == answers
 
 
@@ -236,7 +239,7 @@ def test_piped_lines_make_the_output_a_dialogue(chat_model):
         ["What?\n", "\n", "/quit\r\n", "Never"], lambda: conversation.prompt, out=conversation._out
     )
     converse(conversation, lines)
-    answer = printable(conversation.session.rounds[0].answer)
+    answer = escape_controls(conversation.session.rounds[0].answer)
     assert said(conversation)[0] == f"you> What?\n{answer}\nyou> /quit\n"
 
 

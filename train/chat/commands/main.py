@@ -9,6 +9,7 @@ import click
 
 from vchat.base.cli import LazyGroup, run_command
 from vchat.base.imports import pause_collection
+from vchat.base.terminal_text import echo
 from vchat.train.chat.commands.options import CHECKPOINT_HELP, DEVICE, SYSTEM
 
 
@@ -61,7 +62,7 @@ def chat(
     if checkpoint is None:
         raise click.UsageError("missing option '--checkpoint'")
     if sys.stdin.isatty():
-        click.echo(f"loading {checkpoint} ...", err=True)
+        echo(f"loading {checkpoint} ...", err=True)
     with pause_collection():
         from vchat.train.chat.chat_model import load_chat_model
         from vchat.train.chat.generation import Sampling

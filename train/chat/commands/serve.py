@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from vchat.base.imports import pause_collection
+from vchat.base.terminal_text import echo
 from vchat.train.chat.commands.options import CHECKPOINT, DEVICE, SYSTEM
 
 LOOPBACK = ("localhost", "127.0.0.1")
@@ -68,7 +69,7 @@ def command(
     server = ChatServer(service, name=opened.folder.name, default=default)
     app = server.app(hosts=["*"] if host in EVERYWHERE else [*LOOPBACK, host])
     shown = "127.0.0.1" if host in EVERYWHERE else host
-    click.echo(f"{opened.folder} at http://{shown}:{listening.getsockname()[1]}/  (Ctrl-C stops)")
+    echo(f"{opened.folder} at http://{shown}:{listening.getsockname()[1]}/  (Ctrl-C stops)")
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
     uvicorn.Server(config).run(sockets=[listening])
 
