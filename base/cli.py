@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 failed (bad data, full disk), 2 wrong use (a flag or a con
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import os
 import sys
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 import click
 
 from vchat.base.nearest import did_you_mean
-from vchat.base.terminal_text import SafeFormatter, echo, escape_controls
+from vchat.base.terminal_text import SafeFormatter, echo
 from vchat.base.version import __version__
 
 
@@ -81,8 +82,9 @@ def run_command(command: click.Command) -> None:
     except click.exceptions.Exit as end:
         sys.exit(end.exit_code)
     except click.ClickException as error:
-        error.message = escape_controls(error.message)
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        echo(shown.getvalue().rstrip("\n"), err=True)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         echo("stopped", err=True)
