@@ -82,6 +82,17 @@ def batch_loss(engine: deepspeed.DeepSpeedEngine | VisualChat, batch: Batch) -> 
     )
 
 
+def add_gradients(engine: deepspeed.DeepSpeedEngine, loss: torch.Tensor) -> None:
+    """Add the gradients of a micro-batch's loss to those of the step.
+
+    Of fp16 without ZeRO, DeepSpeed 0.19 divides the gradients by the loss scale without having
+    multiplied the loss by it: 1 / 65536 of them reach Adam, where `eps` is no longer small.
+    """
+    if engine.fp16_enabled() and not engine.zero_optimization():
+        loss = loss * engine.optimizer.loss_scale
+    engine.backward(loss)
+
+
 def set_learning_rate(engine: deepspeed.DeepSpeedEngine, rate: float) -> None:
     """Set the rate of the next optimizer step; each group multiplies it by its `rate_factor`."""
     for group in engine.optimizer.param_groups:

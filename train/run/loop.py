@@ -13,7 +13,7 @@ import deepspeed
 import torch.distributed as dist
 
 from vchat.train.config.run import OptimizerConfig, OutputConfig
-from vchat.train.engine.engine import set_learning_rate
+from vchat.train.engine.engine import add_gradients, set_learning_rate
 from vchat.train.engine.processes import StopRequest
 from vchat.train.logs.log import TrainingLog, progress_text
 from vchat.train.run.bad_loss import LossLimit, compute_loss, stop_if_bad
@@ -60,7 +60,8 @@ def train(
             for batch in tally.time_waits(data.read_step()):
                 with explain_out_of_memory(batch, step=step):
                     loss = compute_loss(engine, batch, limit=limit, tally=tally)
-                    engine.backward(loss.loss_sum * loss_weight(engine, batch.supervised_of_step))
+                    weight = loss_weight(engine, batch.supervised_of_step)
+                    add_gradients(engine, loss.loss_sum * weight)
                 with explain_lowest_scale(step):
                     engine.step()  # DeepSpeed updates the weights on the last micro-batch only
                 tally.add(batch, loss)
@@ -87,7 +88,7 @@ def train(
 
 
 def loss_weight(engine: deepspeed.DeepSpeedEngine, num_supervised: int) -> float:
-    """Return the factor of a micro-batch's summed loss before `engine.backward`.
+    """Return the factor of a micro-batch's summed loss before `add_gradients`.
 
     DeepSpeed divides by the accumulation steps and averages gradients over ranks; this undoes
     both and divides by the supervised tokens of the whole step.

@@ -80,11 +80,11 @@ def pretend_more_ranks(step: Path) -> None:
     rewrite(step, "state.json", change)
 
 
-@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
-@pytest.mark.parametrize("is_universal", [False, True])
+@pytest.mark.parametrize(
+    "zero_stage, is_universal",
+    [(0, False), (1, False), (2, False), (3, False), (1, True), (2, True), (3, True)],
+)
 def test_what_a_run_saved_is_read_as_weights_only(tmp_path, zero_stage, is_universal):
-    if is_universal and zero_stage == 0:
-        pytest.skip("stage 0 needs no conversion")
     stage = f"deepspeed.zero_stage={zero_stage}"
     run_file, step = half_a_run(tmp_path, stage)
     whole = losses(run_file.parent / "out")
