@@ -29,6 +29,11 @@ _OPTIONS = (
     click.option("--max-images", type=int, help="The most images of one dialogue (8)."),
     click.option("--image-size", type=int, help="Shorter side in pixels, never enlarged (224)."),
     click.option("--eval-fraction", type=float, help="Share of photographs held out (0.01)."),
+    click.option(
+        "--identity",
+        type=click.Choice(["bytes", "path"]),
+        help="What makes two pictures the same one (bytes; path in object storage).",
+    ),
     click.option("--seed", type=int, help="Decides split, groups and order (0)."),
     click.option("--workers", type=int, help="Processes that convert and write (1)."),
     click.option("--limit", type=int, help="Use at most this many records of each data set."),

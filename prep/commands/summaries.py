@@ -39,7 +39,12 @@ def _counts(counts: dict[str, int]) -> str:
 
 def print_summary(result: BuildResult) -> None:
     """Print what a shard set holds, what was repaired and what was rejected."""
-    from vchat.prep.report.listings import list_marks, list_rejections, list_repairs
+    from vchat.prep.report.listings import (
+        list_identities,
+        list_marks,
+        list_rejections,
+        list_repairs,
+    )
 
     if result.was_complete:
         echo(f"{result.out} holds this build already, complete")
@@ -54,6 +59,12 @@ def print_summary(result: BuildResult) -> None:
         echo(f"  {name}: {count} image ids found by the rule {rule}")
     for name, mark, count in list_marks(result.report):
         echo(f"  {name}: {count} records are marked {mark}")
+    for name, kind, count, compared in list_identities(result.report):
+        if compared < count:
+            echo(
+                f"  {name}: {count - compared} images with {kind} keys were not compared by their"
+                " bytes"
+            )
     for line in list_rejections(result.report):
         echo(
             f"  {line['source']}: {line['count']} x {line['kind']} rejected,"

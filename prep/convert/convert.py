@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ import xxhash
 
 from vchat.base.files import write_atomically
 from vchat.base.json_text import is_unicode
+from vchat.prep.convert.lookups import Lookups, hold_still, open_lookups
 from vchat.prep.convert.staged import row_from_record, write_staged
 from vchat.prep.raw.data_path import DataPath, RemotePath, version_of
+from vchat.prep.raw.identity import Identity, key_of_digest, key_of_place, kind_of_key
 from vchat.prep.raw.image_files import ImageFiles
 from vchat.prep.raw.lookahead import with_prefetch
 from vchat.prep.raw.rejected import ConversionCounts, Rejected, reject_bad_pictures
+from vchat.prep.sources.image_names import key_of_path
 from vchat.prep.sources.source import Converted, Entry, Source, annotation_files, image_paths
 from vchat.shards.format.record import ImageRef, Record
 from vchat.shards.pixels.upright import check_size_to_store
@@ -31,7 +35,7 @@ from vchat.shards.pixels.upright import check_size_to_store
 RESCALED = "rescaled"
 """Mark of a record with a picture of more than 8 bits per value, see `shards.pixels.levels`."""
 
-STAGED_VERSION = 7
+STAGED_VERSION = 8
 """Raised whenever a converter or the staged form changes what it makes of equal inputs."""
 
 
@@ -88,11 +92,17 @@ def convert_source(
     """
     if not source.may_leave_out_images:
         limits = replace(limits, max_images=None)
-    name = f"{source.name}-{inputs_digest(source, data=data, limits=limits)[:16]}"
+    inputs = inputs_digest(source, data=data, limits=limits, identity=images.identity)
+    name = f"{source.name}-{inputs[:16]}"
     path, summary = work / f"{name}.parquet", work / f"{name}.json"
-    if not (summary.exists() and path.exists()):
+    looked_up = work / f"{name}.lookups.parquet"
+    if not (summary.exists() and path.exists() and hold_still(looked_up, images)):
+        for old in (summary, path.with_suffix(".arrow")):
+            old.unlink(missing_ok=True)
         entries = _count_entries(source.read(data, index_folder=work), on_entry)
-        counts, digest = _write_records(entries, images=images, path=path, limits=limits)
+        with open_lookups(looked_up, images) as lookups:
+            staging = _Staging(images=images, limits=limits, lookups=lookups)
+            counts, digest = _write_records(entries, staging, path)
         _check_counts(counts, source, data)
         content = {"source": source.name, "digest": digest, "tally": counts.as_json()}
         with write_atomically(summary) as file:
@@ -101,13 +111,16 @@ def convert_source(
     return StagedSource(source=source.name, path=path, digest=found["digest"], tally=found["tally"])
 
 
-def inputs_digest(source: Source, *, data: DataPath, limits: ImageLimits) -> str:
+def inputs_digest(
+    source: Source, *, data: DataPath, limits: ImageLimits, identity: Identity | None
+) -> str:
     """Return a digest of what a conversion depends on, without reading any image.
 
-    It covers the contents of the annotation files (in object storage, their ETags), and when images
-    last changed.
+    It covers the contents of the annotation files (in object storage, their ETags), and when the
+    image folders last changed. What is found for each picture is checked by `lookups`.
     """
     settings = (STAGED_VERSION, source.name, source.splits, limits.max_images, limits.image_size)
+    settings = (*settings, identity or "")
     hasher = xxhash.xxh3_128(" ".join(map(str, settings)).encode())
     for path in annotation_files(source, data):
         hasher.update(f" {path.name} ".encode())
@@ -135,12 +148,21 @@ def _check_counts(counts: ConversionCounts, source: Source, data: DataPath) -> N
     counts.check(source.name)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Staging:
+    """How the records of one source are staged."""
+
+    images: ImageFiles
+    limits: ImageLimits
+    lookups: Lookups
+
+
 def _write_records(
-    entries: Iterator[Entry], *, images: ImageFiles, path: Path, limits: ImageLimits
+    entries: Iterator[Entry], staging: _Staging, path: Path
 ) -> tuple[ConversionCounts, str]:
     """Write the staged file; return the counts and the digest of the records."""
     counts, hasher = ConversionCounts(), hashlib.sha256()
-    rows = _make_rows(entries, counts=counts, images=images, limits=limits)
+    rows = _make_rows(entries, staging, counts=counts)
     write_staged(path, _hash_rows(rows, hasher.update))
     return counts, hasher.hexdigest()
 
@@ -149,18 +171,41 @@ def _hash_rows(
     rows: Iterator[dict[str, Any]], update: Callable[[bytes], None]
 ) -> Iterator[dict[str, Any]]:
     for row in rows:
-        update(json.dumps(row, sort_keys=True).encode() + b"\n")
+        update(json.dumps(_hashed_content(row), sort_keys=True).encode() + b"\n")
         yield row
 
 
+def _hashed_content(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a row that its digest covers.
+
+    Digests of pictures are left out: a plan holds what they decide. Fields of format version 3 are
+    left out where they say nothing, so that records without them keep their digest.
+    """
+    kept = {name: value for name, value in row.items() if name != "image_digests"}
+    if kept["system"] is None:
+        del kept["system"]
+    kept["rounds"] = [_hashed_round(one) for one in row["rounds"]]
+    return kept
+
+
+def _hashed_round(one: dict[str, Any]) -> dict[str, Any]:
+    kept = dict(one)
+    kept["images"] = [
+        {name: value for name, value in image.items() if name != "digest"}
+        for image in one["images"]
+    ]
+    if not one["places"]:
+        del kept["places"]
+    if one["supervised"]:
+        del kept["supervised"]
+    return kept
+
+
 def _make_rows(
-    entries: Iterator[Entry],
-    *,
-    counts: ConversionCounts,
-    images: ImageFiles,
-    limits: ImageLimits,
+    entries: Iterator[Entry], staging: _Staging, *, counts: ConversionCounts
 ) -> Iterator[dict[str, Any]]:
     """Yield the staged rows of the usable records; count every entry in `counts`."""
+    images, limits = staging.images, staging.limits
     outcomes = with_prefetch(
         _convert_entries(entries, max_images=limits.max_images),
         lambda outcome: images.prefetch_headers(outcome.images),
@@ -174,6 +219,7 @@ def _make_rows(
             if isinstance(converted, Rejected):
                 raise converted
             record = subsample_images(converted.record, max_images=limits.max_images)
+            staging.lookups.note(record.images)
             row = _to_staged_row(record, images, image_size=limits.image_size)
         except Rejected as rejected:
             counts.rejected.add(rejected, where=entry.id, num_pairs=entry.num_pairs)
@@ -183,7 +229,14 @@ def _make_rows(
         counts.leave_out(converted.rejected_pairs, where=entry.id)
         counts.repairs.update(converted.repairs)
         counts.marks.update(row["marks"])
+        _count_identities(counts, row)
         yield row
+
+
+def _count_identities(counts: ConversionCounts, row: dict[str, Any]) -> None:
+    kinds = [kind_of_key(key) for key in row["image_keys"]]
+    counts.identity.update(kinds)
+    counts.compared.update(compress(kinds, row["image_digests"]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,28 +294,37 @@ def _check_key(record: Record, seen: set[bytes]) -> None:
 
 
 def _to_staged_row(record: Record, images: ImageFiles, *, image_size: int) -> dict[str, Any]:
-    """Return the staged row, with every image found and its header checked."""
-    record = _locate_images(record, images)
-    headers = [images.header(image) for image in record.images]
-    for image, header in zip(record.images, headers, strict=True):
+    """Return the staged row, with every image found, named, and its header checked."""
+    located = {image: images.locate(image) for image in record.images}
+    examined = {image: images.examine(found) for image, found in located.items()}
+    for image in record.images:
         with reject_bad_pictures():
-            check_size_to_store(header.size, shorter_side=image_size, name=image.file)
+            size = examined[image].header.size
+            check_size_to_store(size, shorter_side=image_size, name=image.file)
+    named = {
+        image: _name_image(image, located[image], examined[image].digest, images)
+        for image in located
+    }
+    headers = [examined[image].header for image in record.images]
     if any(header.is_rescaled for header in headers):
         record = replace(record, marks=(*record.marks, RESCALED))
+    rounds = tuple(
+        replace(round_, images=tuple(named[image] for image in round_.images))
+        for round_ in record.rounds
+    )
     return row_from_record(
-        record,
+        replace(record, rounds=rounds),
         sizes=[header.size for header in headers],
         image_bytes=sum(header.num_bytes for header in headers),
     )
 
 
-def _locate_images(record: Record, images: ImageFiles) -> Record:
-    """Return the record with references to where its images lie."""
-    located = {image: images.locate(image) for image in record.images}
-    if all(image is found for image, found in located.items()):
-        return record
-    rounds = tuple(
-        replace(round_, images=tuple(located[image] for image in round_.images))
-        for round_ in record.rounds
-    )
-    return replace(record, rounds=rounds)
+def _name_image(image: ImageRef, located: ImageRef, digest: str, images: ImageFiles) -> ImageRef:
+    """Return the located reference with its digest, and with a key if its source gives none."""
+    key = located.key
+    if not key and digest:
+        key = key_of_digest(digest)
+    elif not key:
+        place = images.place_of(located, file=image.file)
+        key = key_of_path(place) or key_of_place(place)
+    return replace(located, key=key, digest=digest)

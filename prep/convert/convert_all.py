@@ -61,7 +61,7 @@ def _convert(
     return convert_source(
         one.source,
         data=one.data,
-        images=ImageFiles(one.roots, folders=one.folders),
+        images=ImageFiles(one.roots, folders=one.folders, identity=recipe.identity),
         work=work,
         limits=ImageLimits(image_size=recipe.image.size, max_images=recipe.max_images),
         on_entry=on_entry,

@@ -263,6 +263,6 @@ def _try_entry(
     for image in located:
         data = images.read(image)
         trial.formats[sniff_format(data[:16]) or "unknown"] += 1
-        encode_for_shard(data, ImagePolicy(), key=image.key, name=image.key)
+        encode_for_shard(data, ImagePolicy(), key=image.key, name=image.key or image.file)
     if len(located) > max_images:
         raise Rejected("too_many_images", f"{len(located)} images, the limit is {max_images}")

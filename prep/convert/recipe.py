@@ -26,6 +26,7 @@ from typing import Any, Literal
 from vchat.base.cli import WrongUse
 from vchat.base.toml_config import read_toml, to_table
 from vchat.prep.convert.images import ImagePolicy
+from vchat.prep.raw.identity import Identity
 from vchat.shards.storage.config import StorageConfig
 
 EngineName = Literal["processes", "ray"]
@@ -103,6 +104,11 @@ class Recipe:
 
     eval_fraction: float = 0.01
     """Share of photographs that are held out; all records that show one leave the training side."""
+
+    identity: Identity | None = None
+    """What tells whether two pictures are the same one where their data sets do not: `bytes` reads
+    every picture once more, `path` does not recognise copies. None is `bytes` for local files and
+    `path` for those in object storage. Pictures in Parquet are always compared by their bytes."""
 
     max_images: int = 8
     """The most images of one dialogue; records with more are rejected."""

@@ -35,6 +35,7 @@ _IMAGE = pa.struct(
         ("digest", pa.string()),
     ]
 )
+_IMAGE_FIELDS = tuple(field.name for field in _IMAGE)
 _ROUND = pa.struct(
     [
         ("images", pa.list_(_IMAGE)),
@@ -56,22 +57,19 @@ SCHEMA = pa.schema(
         ("num_rounds", pa.int32()),
         ("text_bytes", pa.int64()),
         ("image_keys", pa.list_(pa.string())),
+        ("image_digests", pa.list_(pa.uint64())),
         ("image_sizes", pa.list_(pa.int32())),
         ("image_bytes", pa.int64()),
         ("rounds", pa.list_(_ROUND)),
     ]
 )
-"""`image_sizes` is w0, h0, w1, h1 ... by the headers; `image_bytes` sums the sizes of the files."""
+"""`image_digests` are the first 64 bits of each image's digest, 0 where it is unknown;
+`image_sizes` is w0, h0, w1, h1 ... by the headers; `image_bytes` sums the sizes of the files."""
 
 _RECORD_COLUMNS = ["key", "source", "file", "record_id", "licence", "marks", "system", "rounds"]
 PLAN_COLUMNS = (
-    "key",
-    "system",
-    "num_rounds",
-    "text_bytes",
-    "image_keys",
-    "image_sizes",
-    "image_bytes",
+    *("key", "system", "num_rounds", "text_bytes"),
+    *("image_keys", "image_digests", "image_sizes", "image_bytes"),
 )
 
 
@@ -92,6 +90,7 @@ def row_from_record(
         "num_rounds": len(record.rounds),
         "text_bytes": sum(len(text.encode()) for text in texts),
         "image_keys": [image.key for image in record.images],
+        "image_digests": [int(image.digest[:16] or "0", 16) for image in record.images],
         "image_sizes": [side for size in sizes for side in size],
         "image_bytes": image_bytes,
         "rounds": [_round_row(round_) for round_ in record.rounds],
@@ -100,9 +99,7 @@ def row_from_record(
 
 def _round_row(round_: Round) -> dict[str, Any]:
     return {
-        "images": [
-            {name: getattr(image, name) for name in ImageRef.__slots__} for image in round_.images
-        ],
+        "images": [{name: getattr(one, name) for name in _IMAGE_FIELDS} for one in round_.images],
         "question": round_.question,
         "answer": round_.answer,
         "places": list(round_.places),
@@ -142,10 +139,12 @@ def write_staged(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     return count
 
 
-def read_plan_columns(path: Path) -> Iterator[dict[str, list[Any]]]:
-    """Yield the columns a plan needs, a group of rows at a time."""
+def read_plan_columns(
+    path: Path, *, columns: Sequence[str] = PLAN_COLUMNS
+) -> Iterator[dict[str, list[Any]]]:
+    """Yield the columns a plan needs, or some of them, a group of rows at a time."""
     with pq.ParquetFile(path) as parquet:
-        for batch in parquet.iter_batches(batch_size=ROWS_PER_GROUP, columns=list(PLAN_COLUMNS)):
+        for batch in parquet.iter_batches(batch_size=ROWS_PER_GROUP, columns=list(columns)):
             yield batch.to_pydict()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +18,14 @@ from vchat.prep.convert.recipe import Recipe, describe_recipe, size_in_bytes
 from vchat.prep.convert.resolve import ResolvedSource, resolve_sources
 from vchat.prep.convert.staged import read_plan_columns
 from vchat.prep.plan.blend import (
+    Hashes,
     RecordColumns,
     SourceBlend,
     blend_records,
     compute_record_columns,
+    hash_image_keys,
 )
+from vchat.prep.plan.photographs import join_photographs
 from vchat.prep.plan.plan import BuildPlan, make_plan
 from vchat.prep.report.unused_examples import Examples, find_unused_examples
 from vchat.prep.tasks.encoded_images import find_repeated_images
@@ -60,7 +65,11 @@ def plan_build(recipe: Recipe, *, work: Path) -> PlannedBuild:
         recipe.template.name, system=recipe.template.system, tokenizer=tokenizer
     )
     staged = convert_all(sources, recipe=recipe, work=work / "staged")
-    columns = [_read_columns(one, recipe) for one in staged]
+    columns = join_photographs(
+        [_read_columns(one, recipe) for one in staged],
+        seed=recipe.seed,
+        read_keys=partial(_read_image_keys, staged),
+    )
     limits = [one.choice.limit for one in sources]
     blends = blend_records(
         columns,
@@ -92,6 +101,17 @@ def _load_tokenizer(recipe: Recipe) -> TextTokenizer:
 def _read_columns(staged: StagedSource, recipe: Recipe) -> RecordColumns:
     batches = read_plan_columns(staged.path)
     return compute_record_columns(staged.source, batches, seed=recipe.seed, policy=recipe.image)
+
+
+def _read_image_keys(staged: Sequence[StagedSource], hashes: Hashes) -> list[str]:
+    """Return the keys of images that have these sorted hashes, each once."""
+    found: dict[str, None] = {}
+    for one in staged:
+        for batch in read_plan_columns(one.path, columns=("image_keys",)):
+            keys = list({key for some in batch["image_keys"] for key in some})
+            wanted = np.isin(hash_image_keys(keys), hashes)
+            found |= dict.fromkeys(itertools.compress(keys, wanted))
+    return list(found)
 
 
 def _make_plan(

@@ -40,7 +40,7 @@ class RecordColumns:
 
     source: str
     side: Hashes
-    """uint64[N], keyed hash of the first image's canonical key (text-only: of the record's key)."""
+    """uint64[N], keyed hash of the first image's key (text-only: of the record's key)."""
 
     order: Hashes
     """uint64[N], keyed hash of the record's key: the order in which records are taken."""
@@ -55,7 +55,14 @@ class RecordColumns:
     """uint64[N], hash of the record's own system text, 0 for none; only equal ones are joined."""
 
     images: Hashes
-    """uint64[M], hash of every image's canonical key, record by record."""
+    """uint64[M], hash of every image's key, record by record."""
+
+    photographs: Hashes
+    """uint64[M], equal for images that are the same picture: `images`, until
+    `photographs.join_photographs` has compared the pictures of all sources by their bytes."""
+
+    digests: Hashes
+    """uint64[M], the beginning of the digest of every image's bytes; 0 where it is unknown."""
 
     image_starts: Counts
     """int64[N + 1], where each record's images start in `images`."""
@@ -95,27 +102,23 @@ def compute_record_columns(
 ) -> RecordColumns:
     """Return the columns of one source's records, as `staged.read_plan_columns` yields them.
 
-    Memory: one batch, and 60 bytes per record.
+    Memory: one batch, 60 bytes per record, and 16 per image.
     """
     parts = [_batch_columns(source, batch, seed=seed, policy=policy) for batch in batches]
     if not parts:
         nothing: dict[str, list[Any]] = {name: [] for name in PLAN_COLUMNS}
         return _batch_columns(source, nothing, seed=seed, policy=policy)
     names = (
-        "side",
-        "order",
-        "group",
-        "storage_order",
-        "system",
-        "images",
-        "num_rounds",
-        "stored_bytes",
+        *("side", "order", "group", "storage_order", "system"),
+        *("images", "digests", "num_rounds", "stored_bytes"),
     )
     counts = np.concatenate([part.num_images for part in parts])
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     return RecordColumns(
         source=source,
         image_starts=offsets_from_counts(counts),
-        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names},
+        photographs=columns["images"],
+        **columns,
     )
 
 
@@ -124,18 +127,26 @@ def _batch_columns(
 ) -> RecordColumns:
     keys, image_keys = batch["key"], batch["image_keys"]
     sides = [images[0] if images else key for key, images in zip(keys, image_keys, strict=True)]
+    images = hash_image_keys(key for some in image_keys for key in some)
     return RecordColumns(
         source=source,
-        side=_hashes(seed, "side", sides),
+        side=hash_sides(seed, sides),
         order=_hashes(seed, "order", keys),
         group=_hashes(seed, "group", keys),
         storage_order=_hashes(seed, "place", keys),
         system=_hash_system_texts(batch["system"]),
-        images=hash_image_keys(key for some in image_keys for key in some),
+        images=images,
+        photographs=images,
+        digests=np.array([n for some in batch["image_digests"] for n in some], dtype=np.uint64),
         image_starts=offsets_from_counts(len(some) for some in image_keys),
         num_rounds=np.array(batch["num_rounds"], dtype=np.int64),
         stored_bytes=estimate_bytes(batch, policy),
     )
+
+
+def hash_sides(seed: int, keys: Sequence[str]) -> Hashes:
+    """Return uint64[..]: the hashes that decide the side of pictures and text-only records."""
+    return _hashes(seed, "side", keys)
 
 
 def _hashes(seed: int, purpose: str, keys: Sequence[str]) -> Hashes:
@@ -164,7 +175,7 @@ def blend_records(
     """Return the dialogues of every source; no photograph is on both sides of the split.
 
     Args:
-        sources: Columns of all sources.
+        sources: Columns of all sources, their photographs joined.
         concatenate: Per source, the most single-image records that are joined into one dialogue.
         limits: Per source, the most records that are used; None for all.
         max_images: The most images of one dialogue.
@@ -179,7 +190,7 @@ def blend_records(
         for columns, status in zip(sources, statuses, strict=True)
     ]
     if any(side.any() for side in eval_side):
-        held_out = distinct_images(sources, eval_side)
+        held_out = distinct_photographs(sources, eval_side)
         for columns, status, is_eval in zip(sources, statuses, eval_side, strict=True):
             touches = _shows_any(columns, held_out) & ~is_eval & (status == USED)
             status[touches] = STATUSES.index("held_out_image")
@@ -208,18 +219,19 @@ def _apply_limits(
     return status
 
 
-def distinct_images(sources: Sequence[RecordColumns], chosen: Sequence[Bools]) -> Hashes:
-    """Return the sorted distinct images of the chosen records of all sources."""
+def distinct_photographs(sources: Sequence[RecordColumns], chosen: Sequence[Bools]) -> Hashes:
+    """Return the sorted distinct photographs of the chosen records of all sources."""
     images = [
-        columns.images[np.repeat(is_chosen, columns.num_images)]
+        columns.photographs[np.repeat(is_chosen, columns.num_images)]
         for columns, is_chosen in zip(sources, chosen, strict=True)
     ]
     return np.unique(np.concatenate(images))
 
 
-def _shows_any(columns: RecordColumns, images: Hashes) -> Bools:
-    """Return bool[N]: whether a record shows any of the given sorted images."""
-    shows: Bools = segment_sums(np.isin(columns.images, images), columns.image_starts) > 0
+def _shows_any(columns: RecordColumns, photographs: Hashes) -> Bools:
+    """Return bool[N]: whether a record shows any of the given sorted photographs."""
+    shown = np.isin(columns.photographs, photographs)
+    shows: Bools = segment_sums(shown, columns.image_starts) > 0
     return shows
 
 

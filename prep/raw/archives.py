@@ -48,17 +48,18 @@ _INDEX_LOCK = threading.Lock()
 
 
 def members_of(path: DataPath) -> Mapping[str, Member]:
-    """Return the files of an archive by name.
+    """Return the files of an archive by name; an archive that is written again is read again.
 
     Raises:
         ValueError: If the archive is damaged; the message names it.
     """
+    changed_ns = 0 if isinstance(path, RemotePath) else path.stat().st_mtime_ns
     with _INDEX_LOCK:
-        return _members_of(path)
+        return _members_of(path, changed_ns)
 
 
 @lru_cache(maxsize=64)
-def _members_of(path: DataPath) -> Mapping[str, Member]:
+def _members_of(path: DataPath, changed_ns: int) -> Mapping[str, Member]:
     try:
         return _zip_members(path) if path.suffix == ".zip" else _tar_members(path)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError) as err:

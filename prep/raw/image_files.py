@@ -11,6 +11,7 @@ folder that a source names, is the user's own (data sets are often linked there)
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -18,13 +19,16 @@ import re
 import stat
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 
-from vchat.prep.raw.archives import archive_of, member_name, members_of, read_member
+import xxhash
+
+from vchat.prep.raw.archives import SUFFIXES, archive_of, member_name, members_of, read_member
 from vchat.prep.raw.base64_json import decode_head, decode_value
 from vchat.prep.raw.data_path import DataPath, RemotePath, path_below, read_range
+from vchat.prep.raw.identity import Identity, digest_of, digest_of_file, normal_path
 from vchat.prep.raw.parquet_cells import read_cell
 from vchat.prep.raw.rejected import Rejected, reject_bad_pictures
 from vchat.shards.format.record import ImageRef
@@ -38,21 +42,47 @@ _UNSAFE = re.compile("[\0\ud800-\udfff]")
 PREFETCH_DEPTH = 16
 """Dialogues whose images are read in advance from object storage: some MB."""
 
+FOUND_OVER_HTTP = 1
+"""The state of every picture that an HTTP server has."""
+
 _HEAD_CHARACTERS = 8 * 2**10
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExaminedImage:
+    """What a conversion knows of an image."""
+
+    header: ImageHeader
+    digest: str
+    """Of its bytes (`identity.digest_of`); empty if they were not read."""
 
 
 class ImageFiles:
     """Reads images below one or more folders; the first folder that has a path wins."""
 
-    def __init__(self, roots: Sequence[DataPath], *, folders: Sequence[str] = ()):
-        """Search below `roots` in order; `folders` below them are named by a source, so trusted."""
+    def __init__(
+        self,
+        roots: Sequence[DataPath],
+        *,
+        folders: Sequence[str] = (),
+        identity: Identity | None = None,
+    ):
+        """Search below `roots` in order; `folders` below them are named by a source, so trusted.
+
+        Args:
+            identity: Whether `examine` reads the bytes of a picture or leaves it to its path; None
+                for the bytes of local files and the paths of files in object storage. Bytes of
+                Parquet cells are always read, and those of base64 texts without canonical keys.
+        """
         self._roots = tuple(
             Path(os.path.realpath(root)) if isinstance(root, Path) else root for root in roots
         )
+        self._root_names = [str(root).rstrip("/") for root in self._roots]
         self._folders = tuple(folder.rstrip("/") + "/" for folder in folders)
-        self.header = lru_cache(maxsize=65536)(self._header)
-        """Returns the checked `ImageHeader` of a reference or raises `Rejected`; cached."""
+        self.identity = identity
+        self.examine = lru_cache(maxsize=65536)(self._examine)
+        """Returns the `ExaminedImage` of a reference, its header checked, or raises `Rejected`."""
 
         self._find = lru_cache(maxsize=256)(self._find_file)
 
@@ -79,19 +109,21 @@ class ImageFiles:
     def prefetch_headers(self, refs: Sequence[ImageRef]) -> None:
         """Start to read headers in object storage, for `header` to return."""
         for ref in refs if self.prefetch_depth else ():
-            self._threads.submit(self._locate_header, ref)
+            self._threads.submit(self._locate_and_examine, ref)
 
-    def _locate_header(self, ref: ImageRef) -> ImageHeader:
-        return self.header(self.locate(ref))
+    def _locate_and_examine(self, ref: ImageRef) -> ExaminedImage:
+        return self.examine(self.locate(ref))
 
     def locate(self, ref: ImageRef) -> ImageRef:
-        """Return the reference, changed to an archive member where an archive replaces its folder.
+        """Return the reference with its normal path, to a member if an archive replaces its folder.
 
         Raises:
             Rejected: `missing_image` or `unsafe_path`.
         """
         if ref.member or ref.offset >= 0:
             return ref
+        if (normal := normal_path(ref.file)) != ref.file:
+            ref = replace(ref, file=normal)
         try:
             self.find(ref)
         except Rejected as rejected:
@@ -111,20 +143,40 @@ class ImageFiles:
                     return member_ref(ref, archive, name, root=root)
         return None
 
-    def _header(self, ref: ImageRef) -> ImageHeader:
+    def _examine(self, ref: ImageRef) -> ExaminedImage:
         with reject_bad_pictures():
-            return self._read_header(ref)
+            if ref.member or ref.offset >= 0:
+                return self._examine_contained(ref)
+            path = self.find(ref)
+            if isinstance(path, RemotePath) and self.reads_bytes(ref, path):
+                return _examine_bytes(self.read(ref), name=ref.file)
+            with path.open("rb") as file:
+                num_bytes = file.seek(0, io.SEEK_END)
+                file.seek(0)
+                header = read_header(file, num_bytes=num_bytes, name=ref.file)
+                digest = digest_of_file(file) if self.reads_bytes(ref, path) else ""
+            return ExaminedImage(header=header, digest=digest)
 
-    def _read_header(self, ref: ImageRef) -> ImageHeader:
-        if ref.offset >= 0 and not ref.member and (header := self._base64_header(ref)) is not None:
-            return header
-        if ref.member or ref.offset >= 0:
-            data = self.read(ref)
-            return read_header(io.BytesIO(data), num_bytes=len(data), name=ref.key)
-        with self.find(ref).open("rb") as file:
-            num_bytes = file.seek(0, io.SEEK_END)
-            file.seek(0)
-            return read_header(file, num_bytes=num_bytes, name=ref.file)
+    def _examine_contained(self, ref: ImageRef) -> ExaminedImage:
+        """Examine a member, a cell or a base64 value; its header may be all that is read."""
+        reads_bytes = self.reads_bytes(ref, self.find(ref))
+        header = None if ref.member else self._base64_header(ref)
+        if header is None:
+            examined = _examine_bytes(self.read(ref), name=_name(ref))
+            return examined if reads_bytes else replace(examined, digest="")
+        digest = ""
+        if reads_bytes:
+            with contextlib.suppress(Rejected):  # a task rejects it, as any damaged picture
+                digest = digest_of(self.read(ref))
+        return ExaminedImage(header=header, digest=digest)
+
+    def reads_bytes(self, ref: ImageRef, path: DataPath) -> bool:
+        """Tell whether the picture of a located reference is known by its bytes."""
+        if path.suffix not in SUFFIXES and (ref.member or (ref.offset >= 0 and not ref.key)):
+            return True
+        if self.identity is None:
+            return isinstance(path, Path)
+        return self.identity == "bytes"
 
     def _base64_header(self, ref: ImageRef) -> ImageHeader | None:
         """Return the header from the first bytes of a base64 value, or None if they are too few.
@@ -136,7 +188,7 @@ class ImageFiles:
         if sniff_format(head) is None:
             return None
         try:
-            return read_header(io.BytesIO(head), num_bytes=ref.size_bytes * 3 // 4, name=ref.key)
+            return read_header(io.BytesIO(head), num_bytes=ref.size_bytes * 3 // 4, name=_name(ref))
         except PictureError as error:
             if error.reason == "undecodable_image":
                 return None
@@ -155,7 +207,7 @@ class ImageFiles:
         """
         path = self.find(ref)
         if ref.member and ref.offset < 0:
-            read = read_cell if path.suffix == ".parquet" else read_member
+            read = read_member if path.suffix in SUFFIXES else read_cell
             return read(path, ref.member)
         if ref.offset >= 0:
             return _value_at(path, ref)
@@ -170,7 +222,7 @@ class ImageFiles:
         Raises:
             Rejected: `missing_image` or `unsafe_path`.
         """
-        return self._find(ref.file)
+        return self._find(normal_path(ref.file))
 
     def _find_file(self, file: str) -> DataPath:
         check_path(file)
@@ -184,12 +236,79 @@ class ImageFiles:
                 return Path(path)
         raise Rejected("missing_image", f"{file} is not there")
 
+    def place_of(self, ref: ImageRef, *, file: str) -> str:
+        """Return where an image lies below the last folder, however its annotation spells that.
+
+        An image that lies elsewhere is named by a hash of its folder: no path of a machine is told.
+
+        Args:
+            ref: A located reference.
+            file: The path before it was located, which an archive may replace.
+        """
+        path = self.find(ref)
+        root, file = self._root_of(path, ref), normal_path(file)
+        is_inside = ref.file == file and (ref.member or ref.offset >= 0)
+        inside = f":{ref.member or ref.offset}" if is_inside else ""
+        place = f"{root}/{file}"
+        folders = [(self._root_names[-1], "")]
+        if isinstance(path, Path):
+            place = os.path.realpath(place)
+            folders += self._links
+        for folder, name in folders:
+            if place.startswith(folder + "/"):
+                return (name + place.removeprefix(folder)).lstrip("/") + inside
+        folder, _, name = place.rpartition("/")
+        return f"{xxhash.xxh3_64_hexdigest(folder.encode())}/{name}{inside}"
+
+    @cached_property
+    def _links(self) -> list[tuple[str, str]]:
+        """Where the links directly in the last folder lead, and their names."""
+        last = self._roots[-1]
+        if isinstance(last, RemotePath):
+            return []
+        links = sorted(one for one in last.iterdir() if one.is_symlink())
+        return [(os.path.realpath(link), link.name) for link in links]
+
+    def state_of(self, ref: ImageRef) -> int:
+        """Return a number that changes when another file is found, or its time or size changes.
+
+        It is 0 if nothing is found. In object storage it does not depend on time and size; over
+        HTTP, where asking again costs a request, it is `FOUND_OVER_HTTP`.
+        """
+        try:
+            located = self.locate(ref)
+            path = self.find(located)
+        except Rejected:
+            return 0
+        version = ""
+        if isinstance(path, Path):
+            status = path.stat()
+            version = f"{status.st_mtime_ns} {status.st_size}"
+        elif not path.can_list:
+            return FOUND_OVER_HTTP
+        number = self._root_names.index(self._root_of(path, located))
+        return xxhash.xxh3_64_intdigest(f"{number}\0{located.file}\0{version}".encode()) | 2
+
+    def _root_of(self, path: DataPath, located: ImageRef) -> str:
+        """Return the name of the folder below which `find` found a file."""
+        return str(path).removesuffix("/" + normal_path(located.file))
+
     def _trusted_folder(self, path: str) -> str:
         """Return the trusted part of a path: a folder that the source names, or the first one."""
         for folder in self._folders:
             if path.startswith(folder):
                 return folder
         return path.split("/", 1)[0] if "/" in path else ""
+
+
+def _name(ref: ImageRef) -> str:
+    """Return what errors call an image."""
+    return ref.key or ref.file
+
+
+def _examine_bytes(data: bytes, *, name: str) -> ExaminedImage:
+    header = read_header(io.BytesIO(data), num_bytes=len(data), name=name)
+    return ExaminedImage(header=header, digest=digest_of(data))
 
 
 def member_ref(ref: ImageRef, archive: DataPath, name: str, *, root: DataPath) -> ImageRef:
@@ -208,9 +327,9 @@ def member_ref(ref: ImageRef, archive: DataPath, name: str, *, root: DataPath) -
 def _value_at(path: DataPath, ref: ImageRef) -> bytes:
     """Return the picture at the reference's offset: a tar member, or base64 text in JSON."""
     if ref.size_bytes > (MAX_BYTES if ref.member else 2 * MAX_BYTES):
-        raise Rejected("huge_image", f"{ref.key}: {ref.size_bytes} bytes in {ref.file}")
+        raise Rejected("huge_image", f"{_name(ref)}: {ref.size_bytes} bytes in {ref.file}")
     data = read_range(path, ref.offset, ref.size_bytes)
-    return data if ref.member else decode_value(data, name=ref.key)
+    return data if ref.member else decode_value(data, name=_name(ref))
 
 
 def check_path(path: str) -> None:

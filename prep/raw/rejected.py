@@ -137,6 +137,12 @@ class ConversionCounts:
     marks: Counter[str] = field(default_factory=Counter)
     """Mark -> number of records that carry it."""
 
+    identity: Counter[str] = field(default_factory=Counter)
+    """Kind of key (`identity.KINDS`) -> number of images of records that it names."""
+
+    compared: Counter[str] = field(default_factory=Counter)
+    """The same, of those whose bytes were read, so that copies are recognised."""
+
     def leave_out(self, pairs: Mapping[str, int], *, where: str) -> None:
         """Count pairs, by reason, that are not in the record of the entry named `where`."""
         self.rejected_pairs.update(pairs)
@@ -175,4 +181,6 @@ class ConversionCounts:
             },
             "repairs": dict(sorted(self.repairs.items())),
             "marks": dict(sorted(self.marks.items())),
+            "identity": dict(sorted(self.identity.items())),
+            "compared": dict(sorted(self.compared.items())),
         }

@@ -1,4 +1,4 @@
-"""The lines that a report's page and the command print: rejections, repairs and marks."""
+"""The lines that a report's page and the command print: rejections, repairs, marks, identities."""
 
 from __future__ import annotations
 
@@ -40,6 +40,18 @@ def list_marks(found: Mapping[str, Any]) -> list[tuple[str, str, int]]:
         (name, mark, count)
         for name, one in found["sources"].items()
         for mark, count in one["converted"].get("marks", {}).items()
+    ]
+
+
+def list_identities(found: Mapping[str, Any]) -> list[tuple[str, str, int, int]]:
+    """Return `(source, kind of key, images that it names, those compared by bytes)`.
+
+    Kinds are those of `identity.KINDS`.
+    """
+    return [
+        (name, kind, count, one["converted"]["compared"].get(kind, 0))
+        for name, one in found["sources"].items()
+        for kind, count in one["converted"].get("identity", {}).items()
     ]
 
 

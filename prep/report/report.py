@@ -18,8 +18,14 @@ from vchat.base.files import write_atomically
 from vchat.base.page import load_page
 from vchat.prep.convert.convert import StagedSource
 from vchat.prep.plan.plan import BuildPlan
+from vchat.prep.raw.identity import KINDS
 from vchat.prep.raw.rejected import Rejections
-from vchat.prep.report.listings import list_marks, list_rejections, list_repairs
+from vchat.prep.report.listings import (
+    list_identities,
+    list_marks,
+    list_rejections,
+    list_repairs,
+)
 from vchat.prep.report.shard_statistics import compute_histograms, count_images, summarize_blend
 from vchat.prep.report.unused_examples import Examples
 from vchat.prep.tasks.record_counts import RecordCounts
@@ -98,6 +104,8 @@ def write_report(found: Mapping[str, Any], out: Path) -> None:
         rejections=list_rejections(found),
         repairs=list_repairs(found),
         marks=list_marks(found),
+        identities=list_identities(found),
+        kinds_of_key=KINDS,
     )
     with write_atomically(out / "report.json") as file:
         file.write(json.dumps(found, indent=1).encode())

@@ -7,7 +7,6 @@ that a report can name them. Reads one row group of a staged file per example, w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -16,11 +15,11 @@ from vchat.prep.convert.staged import read_rows
 from vchat.prep.plan.blend import (
     STATUSES,
     USED,
+    Counts,
     Hashes,
     RecordColumns,
     SourceBlend,
-    distinct_images,
-    hash_image_keys,
+    distinct_photographs,
 )
 from vchat.prep.raw.rejected import EXAMPLES_PER_REASON
 
@@ -47,25 +46,28 @@ def find_unused_examples(
     """
     held_out = _held_out_images(sources, blends)
     found: dict[str, Examples] = {}
-    for one, blend, limit in zip(staged, blends, limits, strict=True):
+    for one, columns, blend, limit in zip(staged, sources, blends, limits, strict=True):
         examples = found.setdefault(one.source, {})
-        for number in np.unique(blend.status[blend.status != USED]).tolist():
-            reason = STATUSES[number]
+        for status in np.unique(blend.status[blend.status != USED]).tolist():
+            reason = STATUSES[status]
+            numbers = np.flatnonzero(blend.status == status)[:EXAMPLES_PER_REASON]
+            rows = read_rows(one.path, numbers.tolist(), columns=("key", "image_keys"))
+            shown = _first_held_out(columns, numbers, held_out)
             examples[reason] = [
-                f"{row['key']}: {_describe(reason, row['image_keys'], held_out, limit, max_images)}"
-                for row in _read_example_rows(one, blend, number)
+                f"{row['key']}: {_describe(reason, row['image_keys'], first, limit, max_images)}"
+                for row, first in zip(rows, shown, strict=True)
             ]
     return found
 
 
 def _describe(
-    reason: str, keys: Sequence[str], held_out: Hashes, limit: int | None, max_images: int
+    reason: str, keys: Sequence[str], first_held_out: int, limit: int | None, max_images: int
 ) -> str:
     if reason == "too_many_images":
         return f"{len(keys)} images, the limit is {max_images}"
     if reason == "capped":
         return f"beyond the limit of {limit} records"
-    return f"shows {_first_held_out(held_out, keys)}"
+    return f"shows {keys[first_held_out]}"
 
 
 def _held_out_images(sources: Sequence[RecordColumns], blends: Sequence[SourceBlend]) -> Hashes:
@@ -75,15 +77,14 @@ def _held_out_images(sources: Sequence[RecordColumns], blends: Sequence[SourceBl
         is_eval = np.zeros(len(columns.order), dtype=np.bool_)
         is_eval[blend.record_numbers[np.repeat(blend.is_eval, np.diff(blend.starts))]] = True
         eval_records.append(is_eval)
-    return distinct_images(sources, eval_records)
+    return distinct_photographs(sources, eval_records)
 
 
-def _read_example_rows(
-    staged: StagedSource, blend: SourceBlend, status: int
-) -> list[dict[str, Any]]:
-    numbers = np.flatnonzero(blend.status == status)[:EXAMPLES_PER_REASON]
-    return read_rows(staged.path, numbers.tolist(), columns=("key", "image_keys"))
+def _first_held_out(columns: RecordColumns, numbers: Counts, held_out: Hashes) -> list[int]:
+    """Return for each record of a number which of its images is the first that is held out.
 
-
-def _first_held_out(held_out: Hashes, keys: Sequence[str]) -> str:
-    return keys[int(np.isin(hash_image_keys(keys), held_out).argmax())]
+    It is 0 for a record that shows none.
+    """
+    starts, ends = columns.image_starts[numbers], columns.image_starts[numbers + 1]
+    shown = [np.isin(columns.photographs[a:b], held_out) for a, b in zip(starts, ends, strict=True)]
+    return [int(one.argmax()) if len(one) else 0 for one in shown]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from vchat.prep.raw.identity import normal_path
 from vchat.prep.sources import coco
 
 _KNOWN = (
@@ -17,12 +18,16 @@ _KNOWN = (
 )
 
 
-def key_of_path(path: str, *, otherwise: str) -> str:
-    """Return the key of an image of a known collection, else `otherwise:path`."""
+def key_of_path(path: str) -> str:
+    """Return the key of an image of a known collection, else an empty text.
+
+    A conversion names the image then, by its bytes or its path.
+    """
+    path = normal_path(path)
     number = coco.number_in_path(path)
     if number is not None:
         return coco.key(number)
     for pattern, prefix in _KNOWN:
         if match := pattern.search(path):
             return prefix + match[1]
-    return f"{otherwise}:{path}"
+    return ""

@@ -16,15 +16,20 @@ from vchat.prep.plan.blend import (
 Records = Sequence[tuple[str, Sequence[str]]]
 """Key and image keys of each record."""
 
+Digests = Mapping[str, int]
+"""Image key -> number of its bytes; 0, or no entry, if they are unknown."""
 
-def plan_columns(records: Records) -> dict[str, list[Any]]:
+
+def plan_columns(records: Records, *, digests: Digests | None = None) -> dict[str, list[Any]]:
     """Return what `read_plan_columns` yields of such records."""
+    numbers = digests or {}
     return {
         "key": [key for key, _ in records],
         "system": [None] * len(records),
         "num_rounds": [1 + len(key) % 3 for key, _ in records],
         "text_bytes": [100 + len(key) for key, _ in records],
         "image_keys": [list(images) for _, images in records],
+        "image_digests": [[numbers.get(key, 0) for key in images] for _, images in records],
         "image_sizes": [[640, 480] * len(images) for _, images in records],
         "image_bytes": [80_000 * len(images) for _, images in records],
     }

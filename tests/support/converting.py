@@ -11,6 +11,7 @@ from vchat.prep.convert.doctor import Finding, examine_source
 from vchat.prep.convert.recipe import Recipe, SourceChoice
 from vchat.prep.convert.resolve import resolve_source
 from vchat.prep.convert.staged import RecordFile, write_record_file
+from vchat.prep.raw.identity import Identity
 from vchat.prep.raw.image_files import ImageFiles
 from vchat.prep.sources.source import Source, check_needs
 from vchat.shards.format.record import Record
@@ -23,11 +24,12 @@ def run_source(
     work: Path,
     roots: Sequence[Path] = (),
     max_images: int | None = None,
+    identity: Identity | None = None,
 ) -> tuple[list[Record], dict[str, Any]]:
     """Convert a source and return its records and its tally."""
     check_needs(source, data)
     folders = [path for need in source.needs for path in need.paths if path.endswith("/")]
-    images = ImageFiles([*roots, data], folders=folders)
+    images = ImageFiles([*roots, data], folders=folders, identity=identity)
     staged = convert_source(
         source,
         data=data,

@@ -57,7 +57,7 @@ def to_record(
     """
     entry = require_object(entry)
     image = entry.get("image")
-    images = [] if image in (None, "") else [_image(image, entry_id, name=name, file=file)]
+    images = [] if image in (None, "") else [_image(image, entry_id, file=file)]
     rounds = rounds_of(entry, images)
     record = Record(
         key=unique(f"{name}/{entry_id}", repr(rounds)),
@@ -70,21 +70,20 @@ def to_record(
     return Converted(record=record)
 
 
-def _image(image: Any, entry_id: str, *, name: str, file: str) -> ImageRef:
+def _image(image: Any, entry_id: str, *, file: str) -> ImageRef:
     """Return a reference to the image of an entry.
 
     Raises:
         Rejected: `bad_row` if it is neither a path nor a picture.
     """
     if isinstance(image, Cell):
-        known = image.path or entry_id
-        key = image_names.key_of_path(known, otherwise=f"{name}:{file}")
+        key = image_names.key_of_path(image.path or entry_id)
         return ImageRef(key=key, file=file, member=image.member)
     if not isinstance(image, str):
         raise Rejected("bad_row", f"`image` is {type(image).__name__}, not a path")
     if "/" not in image:
         return coco.train_2017(coco.number_of_file(image))
-    return ImageRef(key=image_names.key_of_path(image, otherwise=name), file=image)
+    return ImageRef(key=image_names.key_of_path(image), file=image)
 
 
 def _source(

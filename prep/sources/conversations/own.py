@@ -63,7 +63,7 @@ def to_record(
             those of `rounds_of` and `rounds_of_messages`.
     """
     entry = require_object(entry)
-    rounds = _rounds(entry, name=name, file=file.name)
+    rounds = _rounds(entry, file=file.name)
     key = unique(f"{name}/{entry_id}", repr(rounds))
     record = Record(
         key=key,
@@ -82,10 +82,10 @@ def _num_answers(entry: Any) -> int:
     return num_answers(entry)
 
 
-def _rounds(entry: Mapping[str, Any], *, name: str, file: str) -> tuple[Round, ...]:
-    images = [_image(path, name=name, file=file) for path in _paths(entry)]
+def _rounds(entry: Mapping[str, Any], *, file: str) -> tuple[Round, ...]:
+    images = [_image(path, file=file) for path in _paths(entry)]
     if "messages" in entry:
-        make_image = partial(_image, name=name, file=file)
+        make_image = partial(_image, file=file)
         return rounds_of_messages(entry["messages"], images, make_image=make_image)
     if "conversations" in entry:
         return rounds_of(entry, images)
@@ -102,14 +102,14 @@ def _paths(entry: Mapping[str, Any]) -> list[Any]:
     return [image for image in images if image not in (None, "")]
 
 
-def _image(path: Any, *, name: str, file: str) -> ImageRef:
+def _image(path: Any, *, file: str) -> ImageRef:
     """Return a reference to an image: a path, a `file:` URL, or a picture in the entry itself.
 
     Raises:
         Rejected: `bad_row` if it is not text, `missing_image` for a URL of another scheme.
     """
     if isinstance(path, Cell):
-        key = image_names.key_of_path(path.path or f"{file}:{path.member}", otherwise=name)
+        key = image_names.key_of_path(path.path or "")
         return ImageRef(key=key, file=file, member=path.member)
     if isinstance(path, Mapping):
         path = path.get("path")
@@ -118,4 +118,4 @@ def _image(path: Any, *, name: str, file: str) -> ImageRef:
     if path.startswith(("http:", "https:", "data:")):
         raise Rejected("missing_image", f"{path[:60]!r} is not a local file")
     path = path.removeprefix("file://")
-    return ImageRef(key=image_names.key_of_path(path, otherwise=name), file=path)
+    return ImageRef(key=image_names.key_of_path(path), file=path)

@@ -19,7 +19,7 @@ def test_the_first_root_that_has_a_file_wins(tmp_path):
     images = ImageFiles([tmp_path / "a", tmp_path / "b"])
     assert images.read(ref("x.jpg")) == (tmp_path / "a/x.jpg").read_bytes()
     assert images.read(ref("y.jpg")) == (tmp_path / "b/y.jpg").read_bytes()
-    assert images.header(ref("y.jpg")).size == (48, 36)
+    assert images.examine(ref("y.jpg")).header.size == (48, 36)
 
 
 @pytest.mark.parametrize("path", ["../x.jpg", "a/../../x.jpg", "/etc/hostname", "", "a\0b"])

@@ -170,7 +170,8 @@ def test_a_file_of_ones_own_in_a_bucket_finds_its_pictures_beside_it(s3: Bucket,
         ("here", str(tmp_path / "mine/rows.json")),
         ("there", f"{s3.url}/mine/rows.json"),
     ):
-        build_shards(recipe(str(tmp_path), tmp_path / "tokenizer", tmp_path / out, mine=file))
+        made = recipe(str(tmp_path), tmp_path / "tokenizer", tmp_path / out, mine=file)
+        build_shards(replace(made, identity="bytes"))
     assert read_files(tmp_path / "there") == read_files(tmp_path / "here")
 
 
@@ -269,6 +270,7 @@ def test_the_text_of_an_entry_is_the_same_from_a_bucket(s3: Bucket, tmp_path):
     write_image(tmp_path / "data/coco/train2017/000000000001.jpg")
     s3.put_folder(tmp_path / "data", "raw")
     source = SOURCES["llava_dial"]
-    here = run_source(source, tmp_path / "data", work=tmp_path / "a")
-    there = run_source(source, data_path(f"{s3.url}/raw"), work=tmp_path / "b")
+    here = run_source(source, tmp_path / "data", work=tmp_path / "a", identity="bytes")
+    remote = data_path(f"{s3.url}/raw")
+    there = run_source(source, remote, work=tmp_path / "b", identity="bytes")
     assert here == there
