@@ -119,8 +119,10 @@ def inputs_digest(
     It covers the contents of the annotation files (in object storage, their ETags), and when the
     image folders last changed. What is found for each picture is checked by `lookups`.
     """
-    settings = (STAGED_VERSION, source.name, source.splits, limits.max_images, limits.image_size)
-    settings = (*settings, identity or "")
+    settings = (
+        *(STAGED_VERSION, source.name, source.splits, limits.max_images, limits.image_size),
+        identity or "",
+    )
     hasher = xxhash.xxh3_128(" ".join(map(str, settings)).encode())
     for path in annotation_files(source, data):
         hasher.update(f" {path.name} ".encode())
