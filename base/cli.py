@@ -25,7 +25,7 @@ class WrongUse(ValueError):
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they run, with `-h`, `--version` and suggestions."""
+    """A group that imports a command when it runs; all have `-h`, `--version` and suggestions."""
 
     def __init__(self, *args: object, lazy: Mapping[str, tuple[str, str]], **kwargs: object):
         """Define the commands without importing them.
@@ -38,8 +38,7 @@ class LazyGroup(click.Group):
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self._lazy = dict(lazy)
         self.context_settings.setdefault("help_option_names", ["-h", "--help"])
-        version = click.version_option(__version__, message="%(prog)s %(version)s")
-        version(self)
+        _add_version_flag(self)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -60,12 +59,19 @@ class LazyGroup(click.Group):
             return None
         module, _, attribute = self._lazy[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
+        _add_version_flag(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands from their one-line help, without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in self._lazy.items()])
+
+
+def _add_version_flag(command: click.Command) -> None:
+    """Let `--version` of a group and of each of its commands print the version of the package."""
+    if all("--version" not in parameter.opts for parameter in command.params):
+        click.version_option(__version__, message="%(prog)s %(version)s")(command)
 
 
 def run_command(command: click.Command) -> None:

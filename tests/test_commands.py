@@ -50,6 +50,7 @@ def test_every_command_prints_help_without_heavy_imports(every_command):
         assert done.returncode == 0, (name, rest, done.stderr)
         assert "Usage:" in done.stdout
         assert "-h, --help" in done.stdout, (name, rest)
+        assert "--version" in done.stdout, (name, rest)
         assert done.stderr.strip().endswith("LOADED"), (name, rest, done.stderr)
 
 
@@ -59,6 +60,13 @@ def test_short_help_and_version_need_no_heavy_imports(name):
     done = call(name, "--version")
     assert (done.returncode, done.stdout) == (0, f"{name} {__version__}\n")
     assert done.stderr.strip().endswith("LOADED"), done.stderr
+
+
+@pytest.mark.parametrize("module", ["prep", "shards", "train", "train.chat"])
+def test_a_package_runs_as_its_command(module):
+    command = [sys.executable, "-m", f"vchat.{module}", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"python -m vchat.{module} {__version__}\n")
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,10 @@ def test_help_lists_the_commands_without_importing_them(group: LazyGroup) -> Non
     assert CliRunner().invoke(group, ["count"]).stdout == "counted\n"
 
 
-def test_version_is_that_of_the_package(group: LazyGroup) -> None:
-    assert CliRunner().invoke(group, ["--version"]).stdout == f"tool {__version__}\n"
+@pytest.mark.parametrize("words", [["--version"], ["count", "--version"]], ids=" ".join)
+def test_version_is_that_of_the_package(group: LazyGroup, words: list[str]) -> None:
+    for _ in range(2):
+        assert CliRunner().invoke(group, words).stdout == f"tool {__version__}\n"
 
 
 def test_a_mistyped_command_gets_a_suggestion(group: LazyGroup) -> None:
