@@ -12,6 +12,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from vchat.base.cli import WrongUse
 from vchat.base.progress import show_progress
 from vchat.prep.sample_data import books, captions, coco, evaluation, mimicit
 from vchat.prep.sample_data.tokenizer import write_tokenizer
@@ -61,7 +62,7 @@ def write_world(root: Path, world: World) -> bool:
         ValueError: If the folder holds something else, or `images` is too small.
     """
     if world.images < MIN_IMAGES:
-        raise ValueError(f"--images {world.images} is too few, wanted at least {MIN_IMAGES}")
+        raise WrongUse(f"--images {world.images} is too few, wanted at least {MIN_IMAGES}")
     if is_complete(root, world):
         return False
     write_json(root / MARKER, {**asdict(world), "complete": False})

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vchat.base.cli import WrongUse
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
@@ -26,11 +28,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
-            raise ValueError(f"max new tokens is {self.max_new_tokens}, wanted at least 1")
+            raise WrongUse(f"max new tokens is {self.max_new_tokens}, wanted at least 1")
         if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature is {self.temperature}, wanted 0 or more")
+            raise WrongUse(f"temperature is {self.temperature}, wanted 0 or more")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}, wanted more than 0 and at most 1")
+            raise WrongUse(f"top_p is {self.top_p}, wanted more than 0 and at most 1")
 
 
 def next_ids(
