@@ -10,7 +10,6 @@ The library takes seconds to import, so it is imported when a tower is built.
 
 from __future__ import annotations
 
-import difflib
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
+
+from vchat.base.nearest import nearest
 
 PREFIX = "visual."
 """What the keys of the vision half begin with, in open_clip's checkpoints and in ours."""
@@ -222,9 +223,9 @@ def look_up_model(name: str) -> dict[str, Any]:
 
     model: dict[str, Any] | None = open_clip.get_model_config(name)
     if model is None:
-        near = difflib.get_close_matches(name, open_clip.list_models(), n=3)
-        nearest = f"; the nearest are {', '.join(near)}" if near else ""
-        raise ValueError(f"open_clip has no model {name!r}{nearest}")
+        similar = nearest(name, open_clip.list_models(), most=3)
+        hint = f"; the nearest are {', '.join(similar)}" if similar else ""
+        raise ValueError(f"open_clip has no model {name!r}{hint}")
     return model
 
 

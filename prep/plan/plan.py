@@ -204,7 +204,7 @@ def _cut_shards(
     if not len(mine):
         return []
     sizes = dialogues.stored_bytes[mine]
-    before = np.cumsum(sizes) - sizes
+    before = offsets_from_counts(sizes)[:-1]
     num_shards = int(-(-sizes.sum() // shard_bytes))
     shard = before * num_shards // max(1, int(sizes.sum()))
     edges = [*np.flatnonzero(np.diff(shard, prepend=-1)).tolist(), len(mine)]

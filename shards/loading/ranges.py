@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from vchat.base.arrays import offsets_from_counts
 from vchat.shards.storage.store import Store
 
 Ints = NDArray[np.int64]
@@ -113,6 +114,6 @@ def sample_spans(table: pa.Table) -> tuple[Ints, Ints]:
     offset = pc.struct_field(members, "offset").to_numpy()
     end = offset + pc.struct_field(members, "size").to_numpy()
     unread = pc.equal(pc.struct_field(members, "name"), UNREAD_MEMBER).to_numpy()
-    firsts = np.cumsum(counts) - counts
+    firsts = offsets_from_counts(counts)[:-1]
     start = np.minimum.reduceat(np.where(unread, np.iinfo(np.int64).max, offset), firsts)
     return start, np.maximum.reduceat(np.where(unread, 0, end), firsts)

@@ -5,12 +5,14 @@ A sample that cannot be had becomes a blank of the planned size: no labels, blac
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vchat.base.arrays import offsets_from_counts
 from vchat.shards.format.members import ATTEMPTS
 from vchat.shards.loading.buffers import RowBuffer
 from vchat.shards.loading.collate import LoadedSample, fill_row
@@ -60,7 +62,7 @@ class SampleLoader:
         self._metrics = metrics
         self._index, self._image_id = sets.index, sets.image_id
         self._pad_id, self._num_ids = sets.pad_id, sets.num_ids
-        self._image_ends = np.cumsum(sets.index.num_images, dtype=np.int64)
+        self._image_offsets = offsets_from_counts(sets.index.num_images)
         self._image_tokens = sets.index.image_positions(grid)
         self._num_inputs = sets.index.image_inputs(grid)
         self._grid = grid
@@ -87,13 +89,13 @@ class SampleLoader:
         Args:
             pending: ranges that have the bytes of samples, or will; others are read now.
         """
-        ends = self._num_inputs[numbers].cumsum().tolist()
+        offsets = offsets_from_counts(self._num_inputs[numbers]).tolist()
         encoded = [self.read(number, pending=pending.get(number)) for number in numbers.tolist()]
         with self._metrics.measure_time("decode_s"):
             samples = [
                 self.decode(sample, number=number, pixels=buffer.pixels[start:end])
-                for sample, number, start, end in zip(
-                    encoded, numbers.tolist(), [0, *ends], ends, strict=False
+                for sample, number, (start, end) in zip(
+                    encoded, numbers.tolist(), itertools.pairwise(offsets), strict=True
                 )
             ]
         self.fill_row(samples, buffer, numbers=numbers)
@@ -174,9 +176,9 @@ class SampleLoader:
                 decode_into(image, data, shorter_side=self._image_size, scratch=self._scratch)
             return
         sizes = self._image_sizes(number)
-        ends = np.cumsum(self._grid.num_inputs(sizes))
+        offsets = offsets_from_counts(self._grid.num_inputs(sizes))
         for data, size, tiles in zip(
-            images, sizes.tolist(), np.split(pixels, ends[:-1]), strict=True
+            images, sizes.tolist(), np.split(pixels, offsets[1:-1]), strict=True
         ):
             decode_tiles_into(tiles, data, size=(size[0], size[1]), tiling=self._grid.tiling)
 
@@ -229,5 +231,5 @@ class SampleLoader:
 
     def _image_sizes(self, number: int) -> NDArray[np.integer]:
         """Return int[images, 2], the stored width and height of each image of a sample."""
-        end = self._image_ends[number]
-        return self._index.image_sizes[end - self._index.num_images[number] : end]
+        first, end = self._image_offsets[number : number + 2]
+        return self._index.image_sizes[first:end]

@@ -102,7 +102,7 @@ def decode_tiles_into(
         size: width and height that the positions were counted for.
 
     Raises:
-        ValueError: as `decode_image_into`; or the image is of another size.
+        ValueError: as `decode_into`; or the image is of another size.
     """
     rgb = decode_rgb(data, out=pixels[0])
     if len(pixels) > 1 and rgb.shape[1::-1] != size:

@@ -19,6 +19,7 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig
 
 from vchat.model.config import VisualChatConfig
+from vchat.model.decoding import IGNORED
 from vchat.model.towers.hugging_face import HUGGING_FACE_TOWERS
 from vchat.model.visual_chat import VisualChat
 from vchat.train.config.run import Part
@@ -182,7 +183,7 @@ def full_rows(model: VisualChat, batch: MicroBatch) -> dict[str, torch.Tensor]:
     images = batch.images // batch.rows
     ids = torch.zeros(batch.rows, batch.positions, dtype=torch.int64)
     ids[:, : images * per_image] = slot
-    labels = torch.full_like(ids, -100)
+    labels = torch.full_like(ids, IGNORED)
     labels[:, -min(SUPERVISED, batch.supervised // batch.rows) :] = 0
     side = model.config.image_size
     return {
