@@ -30,7 +30,8 @@ step html vchat-shards html "$shards" --out "$out/shards.html"
 step train deepspeed --num_accelerators 2 --module vchat.train run tiny.toml \
   --set "data.shards=$shards" --set "run.out=$run"
 if [ ! -e "$run/finished" ]; then # a signal has stopped it: its last step is saved
-  echo "training has stopped before its end, after $(cat "$run/latest"); run this script again to go on" >&2
+  reached=$(cat "$run/latest" 2> /dev/null || echo "no step")
+  echo "training has stopped before its end, after $reached; run this script again to go on" >&2
   exit 1
 fi
 
