@@ -3,6 +3,7 @@
 Offers `cli` (command groups, exit codes, `WrongUse`), `terminal_text` (printing without control
 characters), `json_text` (JSON from outside, bounded), `toml_config` (TOML to dataclasses), `files`
 (atomic writes, digests), `locks` (between processes), `processes` (worker pools), `nearest`
-(suggestions for mistyped names), `arrays`, `progress`, `page` (the style of all
-HTML pages), `faces` (public names of a package) and `version`. Knows nothing of the other packages.
+(suggestions for mistyped names), `arrays`, `progress`, `imports` (of large
+libraries, faster), `page` (the style of all HTML pages), `faces` (public names of a package) and
+`version`. Knows nothing of the other packages.
 """
