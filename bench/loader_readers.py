@@ -3,7 +3,7 @@
 Run by that benchmark: `python loader_readers.py READER DATA WORKERS DECODE PLACE`, in the reader's
 own environment. Every reader delivers uint8 (or, as `pillow`, normalised float32) pixels of
 224 x 224 and token ids; those delivered before the clock starts are compared with what is stored.
-The clock starts at the first batch; epochs end with what was read ahead, which favours peers, while
+The clock starts at the first batch; epochs end with what was prefetched, which favours peers, while
 ours and energon's, which have no end, are measured over as many samples.
 """
 
@@ -249,9 +249,9 @@ def limit(data: Path, workers: int, name: str, place: Place) -> Iterator[tuple[N
     chunks = iter([flat[n : n + IMAGES_AT_ONCE] for n in range(0, len(flat), IMAGES_AT_ONCE)])
 
     def decode_chunks() -> None:
-        scratch, room = Scratch(), np.empty((IMAGES_AT_ONCE, SIDE, SIDE, 3), np.uint8)
+        scratch, buffer = Scratch(), np.empty((IMAGES_AT_ONCE, SIDE, SIDE, 3), np.uint8)
         for chunk in chunks:
-            for body, pixels in zip(chunk, room, strict=False):
+            for body, pixels in zip(chunk, buffer, strict=False):
                 decode_into(pixels, body, shorter_side=SIDE, scratch=scratch)
 
     threads = [threading.Thread(target=decode_chunks) for _ in range(workers)]
@@ -277,7 +277,7 @@ NAMED_DECODE = ("ours", "limit")
 """These take the name of the decoder, not the decoder."""
 
 BEFORE_THE_CLOCK = {"ours": 4}
-"""Batches until its threads have started and its read-ahead is full; 1 for all others."""
+"""Batches until its threads have started and its prefetch is full; 1 for all others."""
 
 ENDLESS = ("ours", "energon")
 

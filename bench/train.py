@@ -169,11 +169,11 @@ def trainer_times(config: RunConfig) -> list[float]:
     ended = []
     write: Callable[..., None] = TrainingLog.write
 
-    def timed(log: TrainingLog, step: int, **values: Any) -> None:
+    def write_and_time(log: TrainingLog, step: int, **values: Any) -> None:
         write(log, step, **values)
         ended.append(time.perf_counter())
 
-    TrainingLog.write = timed  # type: ignore[method-assign]
+    TrainingLog.write = write_and_time  # type: ignore[method-assign]
     try:
         run_training(config)
     finally:

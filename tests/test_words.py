@@ -12,6 +12,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("base", "prep", "shards", "model", "train")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+BENCHMARKS = sorted((ROOT / "bench").glob("*.py"))
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "Makefile", ROOT / "demo.sh"]
+    + [
+        path
+        for package in PACKAGES
+        for end in ("md", "html", "toml")
+        for path in (ROOT / package).rglob(f"*.{end}")
+    ]
+)
 
 IRREGULAR = {
     *("begun", "bound", "bought", "brought", "built", "caught", "chosen", "dealt", "done", "drawn"),
@@ -79,16 +89,25 @@ def prose(source: str) -> str:
     return " ".join(" ".join(words).split())
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def flatten(path: Path) -> str:
+    """Return the text of a document, with blanks for line breaks."""
+    return " ".join(path.read_text(encoding="utf-8").split())
+
+
+@pytest.mark.parametrize(
+    "path", [*FILES, *BENCHMARKS], ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_no_public_function_is_named_by_a_participle(path):
     names = [function.name for function in public_functions(ast.parse(path.read_text()))]
     first_words = {name: name.partition("_")[0] for name in names if name not in TERMS}
     assert [name for name, word in first_words.items() if is_participle(word)] == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [*FILES, *BENCHMARKS, *DOCUMENTS], ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_no_text_uses_a_word_that_was_replaced(path):
-    text = prose(path.read_text())
+    text = prose(path.read_text(encoding="utf-8")) if path.suffix == ".py" else flatten(path)
     found = {
         text[max(0, match.start() - 20) : match.end() + 20]: instead
         for pattern, instead in REPLACED.items()

@@ -73,7 +73,7 @@ def test_once_the_cache_has_every_shard_nothing_is_requested(
     assert sorted(epoch_keys(loader(shards), epochs=2)) == sorted(2 * wanted)
     assert served.requests == asked
     used = store.metrics.totals()
-    assert used["cache_hits"] - before["cache_hits"] >= 2 * 24  # some for what was read ahead
+    assert used["cache_hits"] - before["cache_hits"] >= 2 * 24  # some for what was prefetched
     assert used["requests"] == before["requests"]
 
 
