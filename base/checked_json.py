@@ -12,8 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-MAX_DEPTH = 100
-"""How deep arrays and objects may lie in each other."""
+from vchat.base.json_text import MAX_DEPTH
 
 MAX_SHOWN = 60
 """Characters of a wrong value that an error shows."""

@@ -101,5 +101,12 @@ def run_command(command: click.Command) -> None:
     except (ValueError, OSError, MemoryError) as error:
         if os.environ.get("VCHAT_TRACEBACK") == "1":
             raise
-        echo(f"error: {error}", err=True)
+        echo(f"error: {_describe_error(error)}", err=True)
         sys.exit(2 if isinstance(error, WrongUse) else 1)
+
+
+def _describe_error(error: Exception) -> str:
+    """Return what an error says; those that say nothing are named."""
+    if isinstance(error, MemoryError):
+        return f"out of memory {error}".rstrip()
+    return str(error) or f"{type(error).__name__} without a message"

@@ -54,10 +54,22 @@ def read_regular(folder: Path, name: str, *, max_bytes: int) -> bytes:
         UnsafePath: As for `find_regular`.
         ValueError: It is larger than `max_bytes`.
     """
-    path = find_regular(folder, name)
-    size = path.stat().st_size
-    if size > max_bytes:
-        raise ValueError(f"{path} has {size} bytes, wanted at most {max_bytes}")
+    return read_plain(find_regular(folder, name), max_bytes=max_bytes)
+
+
+def read_plain(path: Path, *, max_bytes: int) -> bytes:
+    """Return the content of a plain file that the user named, or of the file that it links to.
+
+    Raises:
+        FileNotFoundError: There is none.
+        UnsafePath: It is a folder, device or pipe.
+        ValueError: It is larger than `max_bytes`.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise UnsafePath(f"{path} is {_kind(found.st_mode)}, wanted a plain file")
+    if found.st_size > max_bytes:
+        raise ValueError(f"{path} has {found.st_size} bytes, wanted at most {max_bytes}")
     return path.read_bytes()
 
 

@@ -27,6 +27,13 @@ def escape_controls(text: str) -> str:
     return text.translate(_PICTURES)
 
 
+def one_line(text: str) -> str:
+    r"""Return text with the escape of each character that is not printable: `\n`, `\x1b`."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
 def echo(text: object = "", *, err: bool = False, bold: bool = False) -> None:
     """Print a line on stdout, or on stderr; what the stream cannot encode is escaped.
 

@@ -16,14 +16,13 @@ from vchat.base.files import write_atomically
 from vchat.base.safe_paths import join_inside, read_regular
 from vchat.shards.format.index import MAX_PART_BYTES
 from vchat.shards.format.manifest import MANIFEST, MAX_MANIFEST_BYTES, parse_manifest
-from vchat.shards.format.set_tokenizer import MAX_TOKENIZER_BYTES
 from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.storage.cache import ShardCache
 from vchat.shards.storage.cached_store import CachedStore
 from vchat.shards.storage.config import StorageConfig
 from vchat.shards.storage.remote import RemoteStore
 from vchat.shards.storage.store import ShardError
-from vchat.shards.text.tokenizer import TOKENIZER_FILES
+from vchat.shards.text.tokenizer import MAX_TOKENIZER_BYTES, TOKENIZER_FILES
 
 
 def open_shards(folder: Path | str, *, storage: StorageConfig | None = None) -> ShardSet:

@@ -10,10 +10,7 @@ from typing import Any
 
 from vchat.base.safe_paths import read_regular
 from vchat.shards.format.manifest_schema import READ_TOKENIZER_FILES
-from vchat.shards.text.tokenizer import TextTokenizer
-
-MAX_TOKENIZER_BYTES = 256 * 2**20
-"""Of one file."""
+from vchat.shards.text.tokenizer import MAX_TOKENIZER_BYTES, TextTokenizer
 
 FIRST_WITH_DIGESTS = 3
 """The format version from which a manifest lists the files of its tokenizer."""

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from vchat.base.printable import one_line
 from vchat.base.safe_paths import read_regular
+from vchat.base.terminal_text import one_line
 from vchat.shards.format.index import MAX_PART_BYTES
-from vchat.shards.format.set_tokenizer import MAX_TOKENIZER_BYTES
 from vchat.shards.format.shard_set import ShardSet
 from vchat.shards.storage.store import MissingError, ShardError
-from vchat.shards.text.tokenizer import TOKENIZER_FILES
+from vchat.shards.text.tokenizer import MAX_TOKENIZER_BYTES, TOKENIZER_FILES
 
 MAX_SHOWN_CHARACTERS = 80
 """Characters of a value that a defect shows."""

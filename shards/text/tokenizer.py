@@ -8,10 +8,11 @@ loading and saving it through a tokenizer class of transformers can change ids.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -23,12 +24,19 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer
 
 from vchat.base.files import write_atomically
+from vchat.base.safe_paths import read_plain
 from vchat.shards.text.chat_template import ChatTemplateSpec
 from vchat.shards.text.encoder import TextEncoder
 from vchat.shards.text.template import Control, Part, Special, Text, TextRound, VisualChatTemplate
 
 IMAGE_TOKEN = "<image>"
 """The only token that is added to a tokenizer."""
+
+MAX_TOKENIZER_BYTES = 256 * 2**20
+"""Of one file of a tokenizer."""
+
+MAX_SETTINGS_BYTES = 16 * 2**20
+"""Of a file beside `tokenizer.json`."""
 
 PROBE_TEXT = (
     "The 3 cats   sat\u2014on 1,234 mats.\n\n\tna\u00efve \u4f60\u597d \u05e9\u05dc\u05d5\u05dd "
@@ -87,7 +95,9 @@ class TextTokenizer:
             ValueError: A file is missing, is malformed or names no end token; or the folder states
                 a fingerprint that this tokenizer does not have.
         """
-        loaded = cls(_read_tokenizer(path), settings=_read_settings(path), origin=path)
+        read = _read_tokenizer(path)
+        with refuse_failures(f"the tokenizer in {path} cannot be used"):
+            loaded = cls(read, settings=_read_settings(path), origin=path)
         stated_file = path / "fingerprint.json"
         if stated_file.exists():
             stated = _read_json(stated_file).get("fingerprint")
@@ -136,8 +146,19 @@ class TextTokenizer:
         Text after `Control("begin")` opens a dialogue; all other text follows a special token.
 
         Raises:
-            ValueError: A text is not valid Unicode.
+            ValueError: A text is not valid Unicode, or the tokenizer fails.
         """
+        with refuse_failures(f"the tokenizer in {self._origin} cannot encode"):
+            spans = self._encode_spans(parts)
+        ids = [token for span, _ in spans for token in span]
+        mask = np.array([supervised for _, supervised in spans], dtype=np.bool_)
+        return TokenizedText(
+            ids=np.array(ids, dtype=np.int32),
+            supervised=mask.repeat([len(span) for span, _ in spans]),
+        )
+
+    def _encode_spans(self, parts: Sequence[Part]) -> list[tuple[list[int], bool]]:
+        """Return ids and supervision of the parts, span by span."""
         spans: list[tuple[list[int], bool]] = []
         opening = False
         for is_text, group in groupby(parts, key=lambda part: isinstance(part, Text)):
@@ -148,20 +169,16 @@ class TextTokenizer:
                 controls = [part for part in group if not isinstance(part, Text)]
                 opening = controls[-1] == Control("begin")
                 spans += [(self._control_ids(part), part.supervised) for part in controls]
-        ids = [token for span, _ in spans for token in span]
-        mask = np.array([supervised for _, supervised in spans], dtype=np.bool_)
-        return TokenizedText(
-            ids=np.array(ids, dtype=np.int32),
-            supervised=mask.repeat([len(span) for span, _ in spans]),
-        )
+        return spans
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids from inside a dialogue, special tokens as they are spelled.
 
         A leading blank is kept: the ids continue others.
         """
-        decoded = self._tokenizer.decode([self.end_id, *ids], skip_special_tokens=False)
-        end = self._tokenizer.decode([self.end_id], skip_special_tokens=False)
+        with refuse_failures(f"the tokenizer in {self._origin} cannot decode"):
+            decoded = self._tokenizer.decode([self.end_id, *ids], skip_special_tokens=False)
+            end = self._tokenizer.decode([self.end_id], skip_special_tokens=False)
         return str(decoded).removeprefix(end)
 
     def round_trip(self, text: str) -> str:
@@ -208,11 +225,16 @@ class TextTokenizer:
         """
         text = self._settings.get("chat_template")
         if isinstance(text, list):  # of several, by name
-            text = {one["name"]: one["template"] for one in text}.get("default")
+            named = {str(one.get("name")): one for one in text if isinstance(one, dict)}
+            text = named.get("default", {}).get("template")
         if text is None:
             raise ValueError(
                 f"the tokenizer in {self._origin} has no chat template: neither chat_template.jinja"
                 " nor chat_template in tokenizer_config.json; use the template visualchat"
+            )
+        if not isinstance(text, str):
+            raise ValueError(
+                f"chat_template in {self._origin} is a {type(text).__name__}, wanted a string"
             )
         names = ("bos_token", "eos_token", "unk_token", "pad_token")
         variables = {name: _token_text(self._settings, name) for name in names}
@@ -237,15 +259,28 @@ def _read_tokenizer(folder: Path) -> Tokenizer:
     path = folder / "tokenizer.json"
     if not folder.is_dir():
         raise ValueError(f"no tokenizer folder {folder}; wanted a folder with tokenizer.json")
-    if not path.is_file():
+    try:
+        text = read_plain(path, max_bytes=MAX_TOKENIZER_BYTES).decode("utf-8")
+    except FileNotFoundError as error:
         raise ValueError(
             f"no tokenizer.json in {folder}; if there is a tokenizer.model, load it once with "
             "transformers and save_pretrained() it as a fast tokenizer"
-        )
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error}") from error
+    with refuse_failures(f"{path} is not a tokenizer of the tokenizers library"):
+        return Tokenizer.from_str(text)
+
+
+@contextlib.contextmanager
+def refuse_failures(problem: str) -> Iterator[None]:
+    """Turn the failures of the tokenizers library into ValueError, its panics too."""
     try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises no narrower one
-        raise ValueError(f"{path} is not a tokenizer of the tokenizers library: {error}") from error
+        yield
+    except BaseException as error:
+        if type(error) is Exception or type(error).__module__ == "pyo3_runtime":
+            raise ValueError(f"{problem}: {' '.join(str(error).split())}") from error
+        raise
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
@@ -257,14 +292,17 @@ def _read_settings(folder: Path) -> dict[str, Any]:
             settings |= {key: value for key, value in found.items() if value is not None}
     template = folder / "chat_template.jinja"
     if template.exists():
-        settings["chat_template"] = template.read_text(encoding="utf-8")
+        text = read_plain(template, max_bytes=MAX_SETTINGS_BYTES)
+        settings["chat_template"] = text.decode("utf-8", errors="replace")
     return settings
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(read_plain(path, max_bytes=MAX_SETTINGS_BYTES).decode("utf-8"))
+    except OSError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}; wanted a JSON object")
@@ -272,9 +310,16 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _token_text(settings: dict[str, Any], name: str) -> str | None:
-    """Return the spelling of a token, which a config gives as a string or as an object."""
+    """Return the spelling of a token, which a config gives as a string or as an object.
+
+    Raises:
+        ValueError: It is neither.
+    """
     value = settings.get(name)
-    return value["content"] if isinstance(value, dict) else value
+    text = value.get("content") if isinstance(value, dict) else value
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"tokenizer_config.json: {name} is {ascii(value)[:60]}, wanted a string")
+    return text
 
 
 def _token_id(tokenizer: Tokenizer, text: str, *, name: str, origin: Path) -> int:

@@ -1,6 +1,7 @@
 """Text to ids and mask: exact prefixes, exact answers, and text that stays text."""
 
 import json
+import os
 import unicodedata
 from pathlib import Path
 
@@ -374,3 +375,43 @@ def test_a_lone_surrogate_is_refused_and_located(tokenizers):
 def test_arrays_are_int32_and_bool(tokenizers):
     encoded = tokenizers["byte_level"].encode(VisualChatTemplate().opening())
     assert (encoded.ids.dtype, encoded.supervised.dtype) == (np.int32, np.bool_)
+
+
+@pytest.mark.parametrize(
+    "file, content, problem",
+    [
+        ("tokenizer.json", b"[" * 100_000, "is not a tokenizer of the tokenizers library"),
+        ("tokenizer.json", b"\xff", "is not UTF-8"),
+        ("tokenizer_config.json", b"[" * 100_000, "is not JSON"),
+        ("tokenizer_config.json", b'{"eos_token": ["</s>"]}', r"eos_token is \['</s>'\], wanted"),
+        ("tokenizer_config.json", b'{"eos_token": {"content": 5}}', "eos_token is"),
+        ("tokenizer_config.json", b'{"eos_token": "</s>", "bos_token": 7}', "bos_token is 7"),
+        ("fingerprint.json", b"7", "holds a int"),
+    ],
+)
+def test_an_odd_file_of_a_tokenizer_is_refused_in_one_line(tmp_path, file, content, problem):
+    folder = toy_tokenizer(tmp_path / "odd")
+    (folder / file).write_bytes(content)
+    with pytest.raises(ValueError, match=problem) as error:
+        TextTokenizer.load(folder)
+    assert str(error.value).isprintable()
+
+
+def test_a_failure_inside_the_tokenizers_library_is_an_error_of_one_line(tmp_path):
+    """A panic of the library is none of Python's exceptions."""
+    folder = toy_tokenizer(tmp_path / "odd")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["normalizer"] = {"type": "Prepend", "prepend": ""}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="cannot encode: index out of bounds") as error:
+        _ = TextTokenizer.load(folder).fingerprint
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "fingerprint.json", "chat_template.jinja"])
+def test_no_pipe_is_read_as_a_file_of_a_tokenizer(tmp_path, name):
+    folder = toy_tokenizer(tmp_path / "odd")
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(ValueError, match=rf"{name} is a pipe, wanted a plain file"):
+        TextTokenizer.load(folder)
