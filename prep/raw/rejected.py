@@ -26,6 +26,7 @@ REASONS: Mapping[str, str] = {
     "held_out_image": "a training record shows a photograph that is held out for evaluation",
     "huge_image": "an image has more bytes or pixels than we decode, or than a shard may hold",
     "missing_image": "an image is not where the annotation says",
+    "no_loss": "no answer of it carries loss",
     "placeholder_mismatch": "the places for images in the text do not match the images",
     "tiny_image": "a side of an image is shorter than 2 pixels",
     "too_long": "one round, with the images it needs, is longer than the token limit",
@@ -33,6 +34,8 @@ REASONS: Mapping[str, str] = {
     "unmatched": "an image has no conversation to be joined with",
     "undecodable_image": "an image's bytes are not a picture of a known format, or are damaged",
     "unsafe_path": "an image path is absolute or leaves its folder",
+    "unsupported_field": "it says something that a build does not honour: tools, a weight between",
+    "unsupported_media": "it shows a video, a sound or another medium that a build does not read",
     "wrong_split": "the record belongs to a split that is not used, as a rule one for evaluation",
 }
 """Reason code -> what it means. There are no other codes."""

@@ -1,7 +1,7 @@
 """Checks of entries, texts and turns that every source shares.
 
-Texts stay unaltered but for white space at their ends; the placeholder of an image is removed
-without gluing the words around it.
+Texts stay unaltered but for white space at their ends; the placeholder of an image becomes a place
+in front of the question or inside it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,21 @@ from typing import Any
 from vchat.base.json_text import is_unicode
 from vchat.prep.raw.rejected import Rejected
 from vchat.shards.format.record import ImageRef, Round
+from vchat.shards.text.placing import PlacedText, place_images
 
 PLACEHOLDER = "<image>"
+_NUMBERED_TAG = re.compile(r"<\|?image[ _-]?(\d{1,4})\|?>", re.IGNORECASE)
+
+_MEDIUM_TAG = re.compile(
+    r"<(video|audio|speech|sound|point_?cloud|bbox|ref-object)>"
+    r"|<\|(image|video|audio|image_pad|video_pad|audio_pad|vision_start|vision_end)\|>"
+    r"|<\|?(?:image|img|video|audio)[ _-]?\d+\|?>"
+    r"|<(?:ImageHere|image_placeholder|image_here)>"
+    r"|<img>[^<]*</img>",
+    re.IGNORECASE,
+)
+
+_CLOSING_TAG = re.compile(r"</(video|audio|speech|sound|point_?cloud|bbox|ref-object)>", re.I)
 
 MAX_TEXT_CHARACTERS = 2**20
 """Of one question or answer: more than any limit on tokens allows, checked before they are made."""
@@ -85,26 +98,6 @@ def file_id(value: Any, *, what: str) -> str:
     return text
 
 
-def remove_placeholders(text: str) -> tuple[str, int]:
-    """Remove every `<image>` of a text; return the text and the number removed.
-
-    A line break next to a placeholder is removed too, unless that would glue two lines; a
-    placeholder between two words leaves one blank.
-    """
-    text, *rest = text.split(PLACEHOLDER)
-    for piece in rest:
-        text = _join_pieces(text, piece)
-    return text.strip(), len(rest)
-
-
-def _join_pieces(left: str, right: str) -> str:
-    if not left.strip() or not right.strip():
-        return left.rstrip() + right.lstrip(" \n") if not left.strip() else left.rstrip() + right
-    if left.endswith("\n") or right.startswith("\n"):
-        return left.removesuffix("\n") + "\n" + right.removeprefix("\n")
-    return left.rstrip(" ") + " " + right.lstrip(" ")
-
-
 def pair_turns(
     turns: Sequence[tuple[str, Any]], *, user: str, assistant: str
 ) -> list[tuple[Any, Any]]:
@@ -125,31 +118,88 @@ def pair_turns(
     return [(turns[i][1], turns[i + 1][1]) for i in range(0, len(turns), 2)]
 
 
+def check_tags(text: str, *, what: str) -> None:
+    """Check that no tag in a text stands for a medium that is not shown.
+
+    A tag that is quoted in backticks, or closed as in HTML, is text.
+
+    Raises:
+        Rejected: `unsupported_media`.
+    """
+    closed = {match[1].lower() for match in _CLOSING_TAG.finditer(text)}
+    for match in _MEDIUM_TAG.finditer(text):
+        is_quoted = text[match.start() - 1 : match.start()] == "`"
+        if not is_quoted and (match[1] or "").lower() not in closed:
+            raise Rejected("unsupported_media", f"{what} holds {match[0][:60]!r}")
+
+
 def rounds_with_placeholders(
     pairs: Sequence[tuple[Any, Any]], images: Sequence[ImageRef]
 ) -> tuple[Round, ...]:
     """Make rounds of pairs whose questions hold an `<image>` for each image they show.
 
-    Images go to placeholders in order.
+    Images go to placeholders in order. Where no question has one, numbered tags of all images in
+    order (`<image_1>`, `<image_2>`) count as such.
 
     Raises:
         Rejected: `placeholder_mismatch` if placeholders and images differ in number or one
-            stands in an answer; `empty_text`, `bad_text`, `bad_row` for the texts.
+            stands in an answer; `empty_text`, `bad_text`, `bad_row` for the texts;
+            `unsupported_media` for the tag of another medium.
     """
+    texts = [
+        (require_text(q, what=f"question {n}"), require_text(a, what=f"answer {n}"))
+        for n, (q, a) in enumerate(pairs, start=1)
+    ]
+    questions = _name_numbered_tags([question for question, _ in texts], num_images=len(images))
     rounds, num_shown = [], 0
-    for number, (question, answer) in enumerate(pairs, start=1):
-        text, count = remove_placeholders(require_text(question, what=f"question {number}"))
-        answer_text = require_text(answer, what=f"answer {number}")
-        if PLACEHOLDER in answer_text:
-            raise Rejected("placeholder_mismatch", f"answer {number} holds {PLACEHOLDER}")
-        if not text:
-            raise Rejected("empty_text", f"question {number} is empty beside its image")
+    for number, (question, (_, answer)) in enumerate(zip(questions, texts, strict=True), start=1):
+        pieces = question.split(PLACEHOLDER)
+        count = len(pieces) - 1
         shown = tuple(images[num_shown : num_shown + count])
-        rounds.append(Round(images=shown, question=text, answer=answer_text))
+        if len(shown) < count:
+            continue  # counted, and refused below
+        rounds.append(make_round(place_images(pieces), answer, images=shown, number=number))
         num_shown += count
-    if num_shown != len(images):
-        raise Rejected("placeholder_mismatch", f"{num_shown} places for {len(images)} images")
+    num_places = sum(question.count(PLACEHOLDER) for question in questions)
+    if num_places != len(images):
+        raise Rejected("placeholder_mismatch", f"{num_places} places for {len(images)} images")
     return tuple(rounds)
+
+
+def make_round(
+    question: PlacedText, answer: str, *, images: tuple[ImageRef, ...], number: int
+) -> Round:
+    """Return one round.
+
+    Args:
+        question: Its places are those of `images`.
+        answer: A text that is not empty.
+        images: In the order of the question.
+        number: Of the round, for messages.
+
+    Raises:
+        Rejected: `placeholder_mismatch` for a placeholder in the answer, `empty_text`,
+            `unsupported_media`.
+    """
+    if PLACEHOLDER in answer:
+        raise Rejected("placeholder_mismatch", f"answer {number} holds {PLACEHOLDER}")
+    if not question.text.strip():
+        raise Rejected("empty_text", f"question {number} is empty beside its image")
+    check_tags(question.text, what=f"question {number}")
+    check_tags(answer, what=f"answer {number}")
+    return Round(images=images, question=question.text, answer=answer, places=question.places)
+
+
+def _name_numbered_tags(questions: list[str], *, num_images: int) -> list[str]:
+    """Return questions with `<image>` for numbered tags, if these name all images once, in order.
+
+    The numbers may begin with 0 or 1.
+    """
+    numbers = [int(match[1]) for text in questions for match in _NUMBERED_TAG.finditer(text)]
+    in_order = [list(range(first, first + num_images)) for first in (0, 1)]
+    if any(PLACEHOLDER in text for text in questions) or not numbers or numbers not in in_order:
+        return questions
+    return [_NUMBERED_TAG.sub(PLACEHOLDER, text) for text in questions]
 
 
 def rounds_sharing_images(

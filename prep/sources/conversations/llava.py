@@ -15,7 +15,7 @@ from typing import Any
 from vchat.prep.raw.data_path import DataPath
 from vchat.prep.raw.json_stream import items
 from vchat.prep.sources import coco
-from vchat.prep.sources.conversations.turns import num_answers, rounds_of
+from vchat.prep.sources.conversations.turns import num_answers, read_conversation
 from vchat.prep.sources.source import Converted, Entry, KnownCount, Need, Source
 from vchat.prep.sources.texts import id_of, require_object
 from vchat.shards.format.record import Record
@@ -44,14 +44,16 @@ def to_record(entry: Any, entry_id: str, *, source: str, file: str) -> Converted
     """Turn one entry into a record.
 
     Raises:
-        Rejected: `bad_row`, `bad_id`, and those of `rounds_of`.
+        Rejected: `bad_row`, `bad_id`, and those of `read_conversation`.
     """
     entry = require_object(entry)
     image = coco.train_2017(coco.number_of_file(entry.get("image")))
+    conversation = read_conversation(entry, [image])
     record = Record(
         key=f"{source}/{Path(file).stem}/{entry_id}",
         source=source,
-        rounds=rounds_of(entry, [image]),
+        rounds=conversation.rounds,
+        system=conversation.system,
         licence=LICENCE,
         file=file,
         record_id=entry_id,

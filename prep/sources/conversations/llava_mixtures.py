@@ -18,7 +18,7 @@ from vchat.prep.raw.data_path import DataPath, find_files, path_below
 from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources import coco, image_names
 from vchat.prep.sources.conversations.llava import LICENCE, file_need
-from vchat.prep.sources.conversations.turns import num_answers, rounds_of
+from vchat.prep.sources.conversations.turns import num_answers, read_conversation
 from vchat.prep.sources.entry_files import Cell, read_raw_entries, unique_keys
 from vchat.prep.sources.source import Converted, Entry, KnownCount, Need, Source
 from vchat.prep.sources.texts import id_of, require_object
@@ -53,16 +53,17 @@ def to_record(
 
     Raises:
         Rejected: `bad_row`, `duplicate` for the content of an earlier entry, and those
-            of `rounds_of`.
+            of `read_conversation`.
     """
     entry = require_object(entry)
     image = entry.get("image")
     images = [] if image in (None, "") else [_image(image, entry_id, file=file)]
-    rounds = rounds_of(entry, images)
+    conversation = read_conversation(entry, images)
     record = Record(
-        key=unique(f"{name}/{entry_id}", repr(rounds)),
+        key=unique(f"{name}/{entry_id}", repr(conversation)),
         source=name,
-        rounds=rounds,
+        rounds=conversation.rounds,
+        system=conversation.system,
         licence=LICENCE,
         file=file,
         record_id=entry_id,

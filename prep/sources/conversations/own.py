@@ -17,12 +17,13 @@ from typing import Any
 from vchat.prep.raw.data_path import DataPath
 from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources import image_names
-from vchat.prep.sources.conversations.messages import num_assistant_turns, rounds_of_messages
-from vchat.prep.sources.conversations.turns import num_answers, rounds_of
+from vchat.prep.sources.conversations.entry_fields import Conversation
+from vchat.prep.sources.conversations.messages import num_assistant_turns, read_messages
+from vchat.prep.sources.conversations.turns import num_answers, read_conversation
 from vchat.prep.sources.entry_files import Cell, read_raw_entries, unique_keys
 from vchat.prep.sources.source import Converted, Entry, Need, Source
 from vchat.prep.sources.texts import id_of, require_object
-from vchat.shards.format.record import ImageRef, Record, Round
+from vchat.shards.format.record import ImageRef, Record
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 
@@ -60,15 +61,16 @@ def to_record(
 
     Raises:
         Rejected: `bad_row` for neither form, `duplicate` for the content of an earlier entry, and
-            those of `rounds_of` and `rounds_of_messages`.
+            those of `read_conversation` and `read_messages`.
     """
     entry = require_object(entry)
-    rounds = _rounds(entry, file=file.name)
-    key = unique(f"{name}/{entry_id}", repr(rounds))
+    conversation = _conversation(entry, file=file.name)
+    key = unique(f"{name}/{entry_id}", repr(conversation))
     record = Record(
         key=key,
         source=name,
-        rounds=rounds,
+        rounds=conversation.rounds,
+        system=conversation.system,
         licence="as the owner of the data says",
         file=file.name,
         record_id=entry_id,
@@ -77,29 +79,38 @@ def to_record(
 
 
 def _num_answers(entry: Any) -> int:
-    if isinstance(entry, Mapping) and "messages" in entry:
+    if isinstance(entry, Mapping) and entry.get("messages") not in (None, []):
         return num_assistant_turns(entry["messages"])
     return num_answers(entry)
 
 
-def _rounds(entry: Mapping[str, Any], *, file: str) -> tuple[Round, ...]:
+def _conversation(entry: Mapping[str, Any], *, file: str) -> Conversation:
     images = [_image(path, file=file) for path in _paths(entry)]
-    if "messages" in entry:
-        make_image = partial(_image, file=file)
-        return rounds_of_messages(entry["messages"], images, make_image=make_image)
-    if "conversations" in entry:
-        return rounds_of(entry, images)
+    forms = [form for form in ("messages", "conversations") if entry.get(form) not in (None, [])]
+    if len(forms) > 1:
+        raise Rejected("bad_row", "both `messages` and `conversations`")
+    if forms == ["messages"]:
+        return read_messages(entry, images, make_image=partial(_image, file=file))
+    if forms == ["conversations"]:
+        return read_conversation(entry, images)
     raise Rejected("bad_row", f"neither `messages` nor `conversations` in {sorted(entry)[:8]}")
 
 
 def _paths(entry: Mapping[str, Any]) -> list[Any]:
-    """Return the values of `images` or `image`; null and empty text mean that there is none."""
-    images = entry.get("images")
-    if images is None:
-        images = entry.get("image")
-    if not isinstance(images, list):
-        images = [images]
-    return [image for image in images if image not in (None, "")]
+    """Return the values of `images` or `image`; null and what is empty mean that there is none.
+
+    Raises:
+        Rejected: `bad_row` if they name different images.
+    """
+    given = []
+    for field in ("images", "image"):
+        value = entry.get(field)
+        values = value if isinstance(value, list) else [value]
+        given.append([image for image in values if image not in (None, "")])
+    images, single = given
+    if images and single and single not in (images, images[:1]):
+        raise Rejected("bad_row", "`image` and `images` name different images")
+    return images or single
 
 
 def _image(path: Any, *, file: str) -> ImageRef:

@@ -6,8 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vchat.prep.raw.rejected import Rejected
+from vchat.prep.sources.conversations.entry_fields import (
+    Conversation,
+    check_entry_fields,
+    split_system_turn,
+    system_text,
+    with_loss_of,
+)
 from vchat.prep.sources.texts import pair_turns, rounds_with_placeholders
-from vchat.shards.format.record import ImageRef, Round
+from vchat.shards.format.record import ImageRef
 
 
 def num_answers(entry: Any) -> int:
@@ -16,17 +23,27 @@ def num_answers(entry: Any) -> int:
     return sum(_role(turn) == "gpt" for turn in turns) if isinstance(turns, list) else 0
 
 
-def rounds_of(entry: Mapping[str, Any], images: Sequence[ImageRef]) -> tuple[Round, ...]:
-    """Return the rounds of one entry; every image has its placeholder in a human turn.
+def read_conversation(entry: Mapping[str, Any], images: Sequence[ImageRef]) -> Conversation:
+    """Return the rounds and the system text of one entry.
+
+    Every image has its placeholder in a human turn.
 
     Raises:
-        Rejected: `bad_row`, `bad_role_order`, `placeholder_mismatch`, `empty_text`, `bad_text`.
+        Rejected: `bad_row`, `bad_role_order`, `placeholder_mismatch`, `empty_text`, `bad_text`, and
+            those of `entry_fields`.
     """
     turns = entry.get("conversations")
     if not isinstance(turns, list):
         raise Rejected("bad_row", "`conversations` is not a list")
-    spoken = [(_role(turn), turn.get("value")) for turn in _check_turns(turns)]
-    return rounds_with_placeholders(pair_turns(spoken, user="human", assistant="gpt"), images)
+    check_entry_fields(entry)
+    spoken = [(_role(turn), turn) for turn in _check_turns(turns)]
+    first, spoken = split_system_turn(spoken, names=("system",))
+    pairs = pair_turns(spoken, user="human", assistant="gpt")
+    texts = [(question.get("value"), answer.get("value")) for question, answer in pairs]
+    return Conversation(
+        rounds=with_loss_of(rounds_with_placeholders(texts, images), pairs),
+        system=system_text(entry, None if first is None else first.get("value")),
+    )
 
 
 def _check_turns(turns: Sequence[Any]) -> Sequence[Mapping[str, Any]]:

@@ -21,7 +21,7 @@ from vchat.prep.raw.keyed_hash import keyed_hash
 from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources import coco
 from vchat.prep.sources.conversations import llava, llava_dial
-from vchat.prep.sources.conversations.turns import num_answers, rounds_of
+from vchat.prep.sources.conversations.turns import num_answers, read_conversation
 from vchat.prep.sources.mimicit import cgd
 from vchat.prep.sources.mimicit.instructions import (
     Instruction,
@@ -50,7 +50,7 @@ class PackedConversation:
 
     def rounds(self, image: ImageRef) -> tuple[Round, ...]:
         """Return its rounds about `image`."""
-        return rounds_of(json.loads(zlib.decompress(self.packed)), [image])
+        return read_conversation(json.loads(zlib.decompress(self.packed)), [image]).rounds
 
 
 def read_entries(data: DataPath) -> Iterator[Entry]:
@@ -71,9 +71,11 @@ def read_conversations(data: DataPath) -> dict[int, list[PackedConversation]]:
         for entry in items(file):
             try:
                 number = coco.number_of_file(entry["image"])
-                rounds_of(entry, [coco.train_2017(number)])
+                conversation = read_conversation(entry, [coco.train_2017(number)])
             except (Rejected, KeyError, TypeError):
                 continue  # counted when `llava` and `llava_dial` are converted themselves
+            if conversation.system is not None:
+                continue  # it cannot be joined with instructions that have none
             packed = zlib.compress(json.dumps({"conversations": entry["conversations"]}).encode())
             one = PackedConversation(f"{file.stem}/{entry.get('id')}", packed, num_answers(entry))
             found.setdefault(number, []).append(one)

@@ -1,4 +1,4 @@
-"""Texts keep their words, lines and odd characters; placeholders leave nothing behind."""
+"""Texts keep their words, lines and odd characters; every placeholder is a place for an image."""
 
 import pytest
 
@@ -7,33 +7,12 @@ from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources.texts import (
     clean_text,
     pair_turns,
-    remove_placeholders,
     rounds_sharing_images,
     rounds_with_placeholders,
 )
 from vchat.shards.format.record import ImageRef
 
 IMAGE = ImageRef(key="k:1", file="1.jpg")
-
-
-@pytest.mark.parametrize(
-    "text, wanted, count",
-    [
-        ("<image>\nWhat is it?", "What is it?", 1),
-        ("What is it?\n<image>", "What is it?", 1),
-        ("<image>What?", "What?", 1),
-        ("One\n<image>\nTwo", "One\nTwo", 1),
-        ("a <image> b", "a b", 1),
-        ("a<image>b", "a b", 1),
-        ("<image>\n<image>\nCompare.", "Compare.", 2),
-        ("See <image> and <image>", "See and", 2),
-        ("Two\nlines\n\nhere", "Two\nlines\n\nhere", 0),
-        ("<image>\n\tindented", "indented", 1),
-        ("<image>", "", 1),
-    ],
-)
-def test_placeholders_are_removed_without_gluing_words(text, wanted, count):
-    assert remove_placeholders(text) == (wanted, count)
 
 
 @pytest.mark.parametrize(

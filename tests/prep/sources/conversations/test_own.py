@@ -70,7 +70,7 @@ OWN_ROWS = [
                 message("assistant", "A."),
             ],
         },
-        "bad_role_order",
+        None,
     ),
     (
         {
@@ -84,7 +84,7 @@ OWN_ROWS = [
     ),
     (
         {"id": "i", "messages": [message("user", [{"type": "audio"}]), message("assistant", "C.")]},
-        "bad_row",
+        "unsupported_media",
     ),
     (
         {"id": "j", "image": "../secret.jpg", "conversations": turns("<image>\nQ?", "D.")},
