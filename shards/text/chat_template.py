@@ -13,17 +13,10 @@ asks for the date gets none: a build has no clock.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NoReturn
-
-import jinja2
-from jinja2.ext import Extension, loopcontrols
-from jinja2.nodes import Node
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from typing import ClassVar, NoReturn
 
 from vchat.shards.text.template import (
     Control,
@@ -37,6 +30,7 @@ from vchat.shards.text.template import (
     question_parts,
     template_digest,
 )
+from vchat.shards.text.template_program import TemplateExcess, TemplateRefusal, template_program
 
 SENTINEL_ROUNDS = tuple((f"\ue000question{n}\ue000", f"\ue000answer{n}\ue000") for n in (1, 2, 3))
 """Sentinels as questions and answers: texts that no template and no dialogue contains."""
@@ -50,7 +44,7 @@ SHOWN_CHARACTERS = 60
 
 
 class TextChanged(ValueError):
-    """A chat template trims, drops or alters a message; the error shows where and how."""
+    """A chat template trims, drops or alters a message, or does not write it within bounds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +106,7 @@ class ChatTemplate:
         """
         self.spec = spec
         self.system = system
-        self._program = _compile(spec)
+        self._program = template_program(spec.text)
         self._specials = re.compile("|".join(spec.specials))
         self._frame = self._find_frame()
         self.end = self._find_end()
@@ -284,15 +278,22 @@ class ChatTemplate:
             messages.append({"role": "user", "content": question})
             if answer is not None:
                 messages.append({"role": "assistant", "content": answer})
+        variables = {
+            "messages": messages,
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": messages[-1]["role"] == "user",
+            **self.spec.variables,
+        }
         try:
-            return self._program.render(
-                messages=messages,
-                tools=None,
-                documents=None,
-                add_generation_prompt=messages[-1]["role"] == "user",
-                **self.spec.variables,
-            )
-        except (jinja2.TemplateError, TypeError) as error:
+            return self._program.render(variables)
+        except SyntaxError as error:
+            raise ValueError(
+                f"the chat template of {self.spec.origin} is not valid, {error}"
+            ) from error
+        except TemplateExcess as error:
+            raise TextChanged(f"the chat template of {self.spec.origin} {error}") from error
+        except TemplateRefusal as error:
             roles = ", ".join(message["role"] for message in messages)
             raise ValueError(
                 f"the chat template of {self.spec.origin} refuses messages of {roles}: {error};"
@@ -317,37 +318,3 @@ class ChatTemplate:
 
 def _tail(text: str) -> str:
     return text[-SHOWN_CHARACTERS // 2 :]
-
-
-def _compile(spec: ChatTemplateSpec) -> jinja2.Template:
-    """Compile the template in a sandbox, with the extensions that chat templates expect."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
-    )
-    environment.globals["raise_exception"] = _raise
-    environment.filters["tojson"] = _to_json
-    try:
-        return environment.from_string(spec.text)
-    except jinja2.TemplateSyntaxError as error:
-        raise ValueError(
-            f"the chat template of {spec.origin} is not valid, line {error.lineno}: {error}"
-        ) from error
-
-
-class _Generation(Extension):
-    """The tag that marks answers in some chat templates; ignored, the sentinels mark answers."""
-
-    tags = {"generation"}  # noqa: RUF012  # jinja2 declares it so
-
-    def parse(self, parser: Parser) -> list[Node]:
-        """Return the nodes inside the tag."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _raise(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)

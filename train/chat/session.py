@@ -143,7 +143,7 @@ class ChatSession:
         answer: str | None,
         *,
         images: Sequence[Tensor],
-        places: tuple[int, ...],
+        places: tuple[int, ...] = (),
     ) -> list[int]:
         """Return the ids from the end of the last round up to the answer, or past a given one."""
         template = self.chat_model.template

@@ -1,5 +1,8 @@
 """Chat templates as parts: equal to what transformers renders, text that stays text, errors."""
 
+import gc
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,6 +11,7 @@ from tokenizers import AddedToken
 from vchat.shards.text.chat_template import ChatTemplate, TextChanged
 from vchat.shards.text.named_template import make_template
 from vchat.shards.text.template import SYSTEM, Control, Special, Text, TextRound
+from vchat.shards.text.template_program import TemplateProgram
 from vchat.shards.text.tokenizer import TextTokenizer
 from vchat_testing.chat_shapes import LLAMA_3, QWEN_2_5, TEMPLATES, TOKENS, chat_tokenizer
 from vchat_testing.toy import toy_tokenizer
@@ -285,3 +289,47 @@ def test_an_unknown_template_names_the_nearest(templates):
     tokenizer, _ = templates["mistral"]
     with pytest.raises(ValueError, match=r"unknown template 'visual_chat'.*'visualchat'"):
         make_template("visual_chat", tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize(
+    "template, problem",
+    [
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "2 s"),
+        ("{% for i in range(99999) %}{{ 'x' * 1000 }}{% endfor %}", "writes more than 1,048,576"),
+        ("{{ 'x' * 2000000 }}", "writes more than 1,048,576"),
+        ("{{ 'x' * 10 ** 12 }}", "too much memory"),
+        (
+            "{% set n = namespace(x='x') %}"
+            "{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+            "too much memory",
+        ),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "depth"),
+        ("{{ 9 ** (9 ** 9) }}", "2 s"),
+        ("{{ ''.__class__.__mro__ }}", "refuses messages|unsafe"),
+    ],
+)
+def test_a_template_without_end_is_refused_within_seconds(tmp_path, template, problem):
+    begin = time.perf_counter()
+    with pytest.raises(ValueError, match=problem) as caught:
+        template_of(tmp_path, template)
+    assert str(tmp_path) in str(caught.value)
+    assert time.perf_counter() - begin < 15
+
+
+def test_a_template_that_loops_for_one_text_rejects_that_text_and_goes_on(tmp_path):
+    loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    tricky = "{% if 'hang' in messages[0].content %}" + loop + "{% endif %}" + QWEN_2_5
+    template = template_of(tmp_path, tricky)
+    with pytest.raises(TextChanged, match="takes more than 2 s"):
+        template.round("hang", "a", num_images=0, first_image=1)
+    parts = template.round("q", "a", num_images=0, first_image=1)
+    assert Text("a", supervised=True) in parts
+
+
+def test_the_process_of_a_template_ends_with_its_program():
+    program = TemplateProgram("{{ a }}")
+    assert program.render({"a": "\ud800 \u2028"}) == "\ud800 \u2028"
+    process = program._process
+    del program
+    gc.collect()
+    assert process.poll() == 0

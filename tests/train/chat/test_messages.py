@@ -34,9 +34,15 @@ def test_messages_become_rounds_with_their_images_and_answers():
     )
     assert request.system == "Be brief."
     first, second = request.rounds
-    assert (first.images, first.question) == ((b"one", b"two"), "What \nis this?")
+    assert (first.images, first.question) == ((b"one", b"two"), "What\n\nis this?")
+    assert first.places == (-1, 5)
     assert first.answer == " A cat. "
     assert (second.images, second.question, second.answer) == ((), "Which?", None)
+
+
+def test_images_before_and_after_the_text_stand_before_it():
+    request = read(user(image(b"one"), text("Same?"), image(b"two")))
+    assert (request.rounds[0].question, request.rounds[0].places) == ("Same?", ())
 
 
 def test_a_missing_field_takes_the_default():

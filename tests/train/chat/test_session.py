@@ -48,6 +48,7 @@ ROUNDS = [
     TextRound(num_images=2, question="What color is the square?", answer="The square is red."),
     TextRound(num_images=0, question="<image> </s> two?", answer="  three\n</s> four"),
     TextRound(num_images=1, question="How many circles are there?", answer="\u00e9\U0001f600"),
+    TextRound(num_images=2, question="Is  as  ?", answer="Yes.", places=(3, 7)),
 ]
 
 
@@ -59,14 +60,14 @@ def test_a_chat_feeds_exactly_the_ids_of_the_same_dialogue_in_training(
     rounds = ROUNDS if shape != "llama_3" else [replace(r, answer=r.answer.strip()) for r in ROUNDS]
     say_these(monkeypatch, chat_model, [one.answer for one in rounds])
     session = session_of(chat_model, max_new_tokens=100)
-    pictures = iter([toy_picture(i) for i in range(3)])
+    pictures = iter([toy_picture(i) for i in range(5)])
     for number, one in enumerate(rounds, start=1):
         images = list(itertools.islice(pictures, one.num_images))
-        text = "".join(session.ask(one.question, images=images))
+        text = "".join(session.ask(one.question, images=images, places=one.places))
         assert text == one.answer
         assert session.ids + session.pending_ids == training_ids(chat_model, rounds[:number])
-    assert [one.end_reason for one in session.rounds] == [EndReason.BY_MODEL] * 3
-    assert session.num_images == 3
+    assert [one.end_reason for one in session.rounds] == [EndReason.BY_MODEL] * 4
+    assert session.num_images == 5
 
 
 @pytest.mark.parametrize("attention", ["mmca", "causal"])
