@@ -85,8 +85,8 @@ def check_entry_fields(entry: Mapping[str, Any]) -> None:
 
 
 def split_system_turn(
-    turns: Sequence[tuple[str, Any]], *, names: Iterable[str]
-) -> tuple[Any, Sequence[tuple[str, Any]]]:
+    turns: list[tuple[str, Any]], *, names: Iterable[str]
+) -> tuple[Any, list[tuple[str, Any]]]:
     """Return what a system turn at the beginning holds, or None, and the turns after it."""
     if turns and turns[0][0] in names:
         return turns[0][1], turns[1:]

@@ -36,7 +36,7 @@ def read_conversation(entry: Mapping[str, Any], images: Sequence[ImageRef]) -> C
     if not isinstance(turns, list):
         raise Rejected("bad_row", "`conversations` is not a list")
     check_entry_fields(entry)
-    spoken = [(_role(turn), turn) for turn in _check_turns(turns)]
+    spoken: list[tuple[str, Any]] = [(_role(turn), turn) for turn in _check_turns(turns)]
     first, spoken = split_system_turn(spoken, names=("system",))
     pairs = pair_turns(spoken, user="human", assistant="gpt")
     texts = [(question.get("value"), answer.get("value")) for question, answer in pairs]
