@@ -13,8 +13,8 @@ from vchat.shards.commands.options import SHARDS
 def command(shards: str) -> int:
     """Read everything and list each defect; exits with 1 if there is any.
 
-    Checks the SHA-256 of every file, the checksum and offset of every member, that each image has
-    its slot, and that supervised tokens decode to the answers.
+    Checks the SHA-256 of every file, every value of manifest and index, the checksum and offset of
+    every member, that each image has its slot, and that each text, encoded again, gives the ids.
     """
     from vchat.base.progress import show_progress
     from vchat.shards.format.open_shards import open_shards

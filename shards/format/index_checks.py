@@ -24,6 +24,9 @@ BLOCK_BYTES = 512
 MAX_IMAGES = 10_000
 """Of one sample."""
 
+MAX_MEMBER_BYTES = 2**28
+"""A reader holds a whole sample in memory."""
+
 MAX_ROUNDS = 2**20
 MAX_SIDE = 2**15 - 1
 """A plan multiplies two sides; what a reader decodes is less (`pixels/limits.py`)."""
@@ -168,7 +171,10 @@ class IndexChecker:
         wrong = (slot < 0) | (slot >= counts[sample])
         if not wrong.any():
             place = offsets_from_counts(counts)[sample] + slot
-            wrong = np.bincount(place, minlength=len(place))[place] != 1
+            there = np.zeros(len(place), np.bool_)
+            there[place] = True
+            if not there.all():  # as many members as places, so one comes twice
+                wrong = np.bincount(place, minlength=len(place))[place] != 1
         at = self._first(wrong)
         if at is not None:
             found = members[at].as_py()["name"]
@@ -180,7 +186,12 @@ class IndexChecker:
         offset, size = (members.field(name).to_numpy() for name in ("offset", "size"))
         bytes_of = np.array([shard["bytes"] for shard in self._shards], np.int64)
         room = bytes_of[self._column("shard")][sample]
-        wrong = (size < 0) | (size > room) | (offset < BLOCK_BYTES) | (offset > room)
+        wrong = (
+            (size < 0)
+            | (size > np.minimum(room, MAX_MEMBER_BYTES))
+            | (offset < BLOCK_BYTES)
+            | (offset > room)
+        )
         wrong |= (offset % BLOCK_BYTES != 0) | (offset + np.where(wrong, 0, size) > room)
         at = self._first(wrong)
         if at is None:

@@ -16,7 +16,9 @@ from vchat.shards.format.open_shards import open_shards
 from vchat.shards.inspect.verification import find_defects
 from vchat_testing.building import read_files, toy_recipe
 from vchat_testing.chat_shapes import chat_tokenizer
+from vchat_testing.range_server import serve_folder
 from vchat_testing.raw_data import write_llava
+from vchat_testing.set_editor import SetEditor
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +160,22 @@ def test_the_command_takes_from_the_set_what_no_flag_says(built, tmp_path):
     old, new = (open_shards(folder).manifest for folder in (built / "set", tmp_path / "n"))
     for name in ("template", "max_tokens", "positions_per_image", "image", "licences"):
         assert new[name] == old[name]
+
+
+@pytest.mark.parametrize("is_remote", [False, True])
+@pytest.mark.parametrize("is_absolute", [False, True])
+def test_a_set_cannot_name_files_outside_of_the_output(built, tmp_path, is_remote, is_absolute):
+    """The shards of the new set have the names of the old one's."""
+    edited = SetEditor(shutil.copytree(built / "set", tmp_path / "a" / "set"))
+    victim = tmp_path / "a" / "backup.tar"
+    victim.write_text("my backup")
+    name = str(victim) if is_absolute else "../backup.tar"
+    edited.manifest["shards"][0]["name"] = name
+    folder = edited.write_manifest()
+    out = tmp_path / "a" / "made"
+    with serve_folder(folder) as served:
+        place = served.url if is_remote else str(folder)
+        with pytest.raises(ValueError, match=r"manifest\.json: shards\[0\]\.name is .*, wanted"):
+            retokenize(make_request(built, out, shards=place), workers=1)
+    assert victim.read_text() == "my backup"
+    assert not out.exists()
