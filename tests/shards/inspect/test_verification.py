@@ -13,6 +13,7 @@ from PIL import Image
 from vchat.shards.format.open_shards import open_shards
 from vchat.shards.inspect.verification import find_defects
 from vchat.shards.text.tokenizer import TextTokenizer
+from vchat_testing.set_editor import SetEditor
 from vchat_testing.toy import publish_samples, toy_image, toy_sample, toy_shards, toy_tokenizer
 
 
@@ -299,3 +300,26 @@ def test_what_cannot_be_opened_is_listed_and_the_rest_is_checked(copied):
     for file in ("tokenizer: opening", "index: opening", "index/part-00000.parquet: sha256"):
         assert any(one.startswith(file) for one in found), file
     assert any(one.startswith("train-000001.tar: sha256: found") for one in found)
+
+
+def test_in_a_set_of_version_2_a_merge_that_is_gone_is_found_by_encoding_again(copied):
+    """Version 2 has no digests of the tokenizer's files, and the fingerprint stays the same."""
+    edited = SetEditor(copied)
+    del edited.manifest["tokenizer"]["files"]
+    edited.manifest["format_version"] = 2
+    edited.write_manifest()
+    assert defects(copied) == []
+    path = copied / "tokenizer" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    merges, found = content["model"]["merges"], []
+    for number in range(len(merges)):
+        fewer = [*merges[:number], *merges[number + 1 :]]
+        path.write_text(json.dumps(content | {"model": content["model"] | {"merges": fewer}}))
+        try:
+            open_shards(copied).tokenizer()
+        except ValueError:
+            continue
+        found = defects(copied)
+        if found:
+            break
+    assert any("ids of the text, encoded again: found [" in one for one in found)
