@@ -98,7 +98,7 @@ def find_launchers(process: int, *, by_deepspeed: bool, by_torchrun: bool) -> di
 
 
 def _is_started_by_deepspeed() -> bool:
-    """Its launcher adds this argument; torchrun does not."""
+    """Tell whether DeepSpeed's launcher started this process: it alone adds this argument."""
     return any(word.startswith("--local_rank") for word in sys.argv)
 
 
