@@ -48,8 +48,8 @@ ROUNDS = [
     TextRound(num_images=2, question="What color is the square?", answer="The square is red."),
     TextRound(num_images=0, question="<image> </s> two?", answer="  three\n</s> four"),
     TextRound(num_images=1, question="How many circles are there?", answer="\u00e9\U0001f600"),
-    TextRound(num_images=2, question="Is  as  ?", answer="Yes.", places=(3, 7)),
 ]
+INTERLEAVED = TextRound(num_images=2, question="Is  as  ?", answer="Yes.", places=(3, 7))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -57,7 +57,9 @@ def test_a_chat_feeds_exactly_the_ids_of_the_same_dialogue_in_training(
     tmp_path, monkeypatch, shape
 ):
     chat_model = toy_chat_model(tmp_path, shape=shape)
-    rounds = ROUNDS if shape != "llama_3" else [replace(r, answer=r.answer.strip()) for r in ROUNDS]
+    rounds = [*ROUNDS, INTERLEAVED]
+    if shape == "llama_3":
+        rounds = [replace(one, answer=one.answer.strip()) for one in rounds]
     say_these(monkeypatch, chat_model, [one.answer for one in rounds])
     session = session_of(chat_model, max_new_tokens=100)
     pictures = iter([toy_picture(i) for i in range(5)])
