@@ -21,6 +21,10 @@ def run(run_file: Path, overrides: tuple[str, ...]) -> None:
     \b
         deepspeed --module vchat.train run RUN.toml
         torchrun --nproc-per-node 2 -m vchat.train run RUN.toml
+
+    Trust run.out and run.mirror as you trust code: the run goes on with what lies there. DeepSpeed's
+    checkpoint files are pickles; they are read as weights only, and refused if they would execute
+    anything.
     """
     from vchat.train.engine.processes import (
         block_sigusr1,

@@ -229,11 +229,12 @@ class OutputConfig:
     """How long the run is, and what it writes."""
 
     out: Path
-    """Folder of checkpoints and the log. If it holds a checkpoint of this run, the run resumes."""
+    """Folder of checkpoints and the log. If it holds a checkpoint of this run, the run resumes: as
+    trusted as code."""
 
     mirror: str | None = None
     """URL (`s3://bucket/run`) that every complete checkpoint is copied to, the log too. A run whose
-    `out` lacks the newest one fetches it from there."""
+    `out` lacks the newest one fetches it from there: as trusted as `out`."""
 
     steps: int | None = None
     """Optimizer steps in all. Give this or `epochs`."""
