@@ -22,8 +22,8 @@ def run(run_file: Path, overrides: tuple[str, ...]) -> None:
         deepspeed --module vchat.train run RUN.toml
         torchrun --nproc-per-node 2 -m vchat.train run RUN.toml
 
-    Trust run.out and run.mirror as you trust code: the run goes on with what lies there. DeepSpeed's
-    checkpoint files are pickles; they are read as weights only, and refused if they would execute
+    Trust run.out and run.mirror as you trust code: the run goes on with what lies there. Checkpoint
+    files of DeepSpeed are pickles; they are read as weights only, and refused if they would execute
     anything.
     """
     from vchat.train.engine.processes import (
