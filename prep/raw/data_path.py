@@ -41,7 +41,7 @@ VERSION_BYTES = 1 << 16
 """Bytes of a file's beginning and of its end that `version_of` digests."""
 
 MAX_LISTINGS = 256
-"""Folder listings that a process caches for one bucket, at 8 bytes per name."""
+"""Folder listings that a process caches for one bucket, at 16 bytes per name."""
 
 
 def data_path(text: str, *, storage: StorageConfig | None = None) -> DataPath:
@@ -119,16 +119,41 @@ class _Bucket:
         self._lock = threading.Lock()
         self._cached_listing = lru_cache(maxsize=MAX_LISTINGS)(self._list_folder)
 
-    def list_folder(self, folder: str) -> tuple[NDArray[np.uint64], bool]:
+    def list_folder(self, folder: str) -> _Listing:
         """Return what `_list_folder` returns; several threads list one folder once."""
         with self._lock:
             return self._cached_listing(folder)
 
-    def _list_folder(self, folder: str) -> tuple[NDArray[np.uint64], bool]:
-        """Return sorted hashes of the names of a folder's files, and whether it holds anything."""
-        files, folders = self.store.list_folder(folder)
-        hashes = [xxhash.xxh3_64_intdigest(name.encode()) for name in files]
-        return np.sort(np.array(hashes, dtype=np.uint64)), bool(files or folders)
+    def _list_folder(self, folder: str) -> _Listing:
+        files, folders = self.store.list_versions(folder)
+        names = np.array([xxhash.xxh3_64_intdigest(name.encode()) for name in files], np.uint64)
+        versions = [xxhash.xxh3_64_intdigest(one.encode()) for one in files.values()]
+        order = np.argsort(names)
+        return _Listing(
+            names=names[order],
+            versions=np.array(versions, dtype=np.uint64)[order],
+            is_empty=not files and not folders,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Listing:
+    """The files of a remote folder, as hashes."""
+
+    names: NDArray[np.uint64]
+    """Sorted."""
+
+    versions: NDArray[np.uint64]
+    """In the same order."""
+
+    is_empty: bool
+    """Whether there are neither files nor folders."""
+
+    def version_of(self, name: str) -> int | None:
+        """Return the hash of a file's version; None if there is no such file."""
+        wanted = np.uint64(xxhash.xxh3_64_intdigest(name.encode()))
+        i = int(np.searchsorted(self.names, wanted))
+        return int(self.versions[i]) if i < len(self.names) and self.names[i] == wanted else None
 
 
 @lru_cache(maxsize=16)
@@ -203,14 +228,18 @@ class RemotePath:
             return False
         if not self._bucket.can_list:
             return self._bucket.store.size_if_there(self._name) is not None
-        hashes, _ = self._bucket.list_folder(self.parent._name)
-        wanted = np.uint64(xxhash.xxh3_64_intdigest(self.name.encode()))
-        i = int(np.searchsorted(hashes, wanted))
-        return i < len(hashes) and bool(hashes[i] == wanted)
+        return self.listed_version() is not None
+
+    def listed_version(self) -> int | None:
+        """Return a number that changes with the content, from the listing of the file's folder.
+
+        It is None if there is no such file. The store must be able to list.
+        """
+        return self._bucket.list_folder(self.parent._name).version_of(self.name)
 
     def is_dir(self) -> bool:
         """Tell whether any object lies below; always True over HTTP, which cannot tell."""
-        return not self._bucket.can_list or self._bucket.list_folder(self._name)[1]
+        return not self._bucket.can_list or not self._bucket.list_folder(self._name).is_empty
 
     def iterdir(self) -> Iterator[RemotePath]:
         """Yield the files of the folder.

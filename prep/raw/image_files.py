@@ -270,10 +270,10 @@ class ImageFiles:
         return [(os.path.realpath(link), link.name) for link in links]
 
     def state_of(self, ref: ImageRef) -> int:
-        """Return a number that changes when another file is found, or its time or size changes.
+        """Return a number that changes with the file that is found, its time, size or ETag.
 
-        It is 0 if nothing is found. In object storage it does not depend on time and size; over
-        HTTP, where asking again costs a request, it is `FOUND_OVER_HTTP`.
+        It is 0 if nothing is found. Over HTTP, where asking again costs a request, it is
+        `FOUND_OVER_HTTP`.
         """
         try:
             located = self.locate(ref)
@@ -284,7 +284,9 @@ class ImageFiles:
         if isinstance(path, Path):
             status = path.stat()
             version = f"{status.st_mtime_ns} {status.st_size}"
-        elif not path.can_list:
+        elif path.can_list:
+            version = str(path.listed_version())
+        else:
             return FOUND_OVER_HTTP
         number = self._root_names.index(self._root_of(path, located))
         return xxhash.xxh3_64_intdigest(f"{number}\0{located.file}\0{version}".encode()) | 2

@@ -57,7 +57,7 @@ class EncodedImages:
         """Return the encoded image; `encode` must be pure, and may raise `Rejected`."""
         if not self._is_repeated(ref.key):
             return encode(ref)
-        location = f"{ref.file}\0{ref.member}\0{ref.offset}"
+        location = f"{ref.file}\0{ref.member}\0{ref.offset}\0{ref.digest}"
         path = self._folder / xxhash.xxh3_128_hexdigest(location.encode())
         image = _read(path, key=ref.key)
         if image is None:

@@ -164,5 +164,6 @@ def check_same_build(output: Output, found: object, expected: str) -> None:
     if found != expected:
         raise ValueError(
             f"{output} holds another build: its plan is {str(found)[:16]}, the one asked for is"
-            f" {expected[:16]}; choose another --out, or delete what is there"
+            f" {expected[:16]} (other flags, annotation files or pictures); choose another --out,"
+            " or delete what is there"
         )

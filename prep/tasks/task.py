@@ -18,6 +18,7 @@ from vchat.prep.convert.images import encode_for_shard
 from vchat.prep.convert.staged import RecordFile
 from vchat.prep.plan.plan import BuildPlan, PlannedShard, read_plan
 from vchat.prep.raw.data_path import data_path
+from vchat.prep.raw.identity import digest_of
 from vchat.prep.raw.image_files import ImageFiles
 from vchat.prep.raw.lookahead import group_by_weight, with_prefetch
 from vchat.prep.raw.rejected import Rejected
@@ -167,9 +168,23 @@ def _prepare_record(opened: _OpenJob, record: Record) -> PreparedRecord:
 def _encode_image(opened: _OpenJob, source: str, ref: ImageRef) -> StoredImage:
     def encode(ref: ImageRef) -> StoredImage:
         data = opened.readers[source].read(ref)
+        _check_digest(data, ref)
         return encode_for_shard(data, opened.job.image, key=ref.key, name=ref.file)
 
     return opened.images.get(ref, encode)
+
+
+def _check_digest(data: bytes, ref: ImageRef) -> None:
+    """Check that a picture is the one that the plan has put on this side of the split.
+
+    Raises:
+        OSError: It has changed since.
+    """
+    if ref.digest and digest_of(data) != ref.digest:
+        raise OSError(
+            f"{ref.file}: the picture has changed since the plan was made; run `plan` or `build`"
+            " again"
+        )
 
 
 def _size_bytes(dialogue: Sequence[PreparedRecord]) -> int:

@@ -227,10 +227,21 @@ class RemoteStore:
         Raises:
             ShardError: It cannot be listed.
         """
+        files, folders = self.list_versions(name)
+        return list(files), folders
+
+    def list_versions(self, name: str) -> tuple[dict[str, str], list[str]]:
+        """Return the objects of a folder with their versions, and the names of its folders.
+
+        Equal versions mean equal contents.
+
+        Raises:
+            ShardError: It cannot be listed.
+        """
         found = self._retry(
             lambda: obstore.list_with_delimiter(self._client, name or None), name=name, offset=0
         )
-        files = [one["path"].rpartition("/")[2] for one in found["objects"]]
+        files = {one["path"].rpartition("/")[2]: _version(one) for one in found["objects"]}
         return files, [path.rpartition("/")[2] for path in found["common_prefixes"]]
 
     def list_below(self, name: str) -> Iterator[tuple[str, str]]:

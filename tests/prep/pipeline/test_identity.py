@@ -21,7 +21,8 @@ from PIL import Image
 
 from vchat.prep.convert.recipe import SourceChoice
 from vchat.prep.convert.staged import read_rows
-from vchat.prep.pipeline.build import build_shards
+from vchat.prep.pipeline.array_build import TaskShare, plan_array_build, run_share
+from vchat.prep.pipeline.build import build_shards, recipe_output
 from vchat.prep.pipeline.planning import plan_build
 from vchat.shards.format.open_shards import open_shards
 from vchat_testing.building import toy_recipe
@@ -347,6 +348,17 @@ def test_a_picture_that_is_replaced_in_its_place_is_another_picture(tmp_path):
     after = sides_of_pictures(recipe, tmp_path / "work")
     assert len(before) == 2
     assert len(after) == 1
+
+
+def test_a_picture_that_changes_after_the_plan_ends_the_task(tmp_path):
+    write_json(tmp_path / "data/mine.json", own_rows(range(2)))
+    write_files(tmp_path / "data/pics/deep", range(2))
+    choice = SourceChoice(name="mine", file=str(tmp_path / "data/mine.json"))
+    recipe = replace(toy_recipe(tmp_path, eval_fraction=0.0), source=(choice,))
+    plan_array_build(recipe)
+    (tmp_path / "data/pics/deep/1.jpg").write_bytes(PICTURES[0])
+    with pytest.raises(OSError, match=r"pics/deep/1.jpg: the picture has changed since the plan"):
+        run_share(recipe_output(recipe), TaskShare(number=0, of=1))
 
 
 def test_a_picture_that_goes_is_missing(tmp_path):

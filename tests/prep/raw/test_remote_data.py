@@ -17,8 +17,9 @@ from vchat.base.cli import WrongUse
 from vchat.prep.convert.images import ImagePolicy
 from vchat.prep.convert.recipe import Recipe, SourceChoice
 from vchat.prep.pipeline.build import build_shards
+from vchat.prep.pipeline.planning import plan_build
 from vchat.prep.raw.archives import file_names
-from vchat.prep.raw.data_path import RemotePath, data_path, find_files
+from vchat.prep.raw.data_path import RemotePath, _bucket, data_path, find_files
 from vchat.prep.raw.image_files import ImageFiles
 from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sample_data.write_world import World, write_world
@@ -274,3 +275,36 @@ def test_the_text_of_an_entry_is_the_same_from_a_bucket(s3: Bucket, tmp_path):
     remote = data_path(f"{s3.url}/raw")
     there = run_source(source, remote, work=tmp_path / "b", identity="bytes")
     assert here == there
+
+
+def test_missing_and_replaced_pictures_in_a_bucket_are_seen(s3: Bucket, tmp_path):
+    rows = [
+        {
+            "image": f"pictures/{number}.jpg",
+            "conversations": good_llava_row(number)["conversations"],
+        }
+        for number in range(3)
+    ]
+    write_json(tmp_path / "mine/rows.json", rows)
+    write_image(tmp_path / "mine/pictures/0.jpg", number=0)
+    toy_tokenizer(tmp_path / "tokenizer")
+    file = f"{s3.url}/mine/rows.json"
+    made = recipe(str(tmp_path), tmp_path / "tokenizer", tmp_path / "out", mine=file)
+    made = replace(made, identity="bytes")
+
+    def stage() -> tuple[int, str]:
+        _bucket.cache_clear()  # of another process: this one lists a folder once
+        s3.put_folder(tmp_path / "mine", "mine")
+        (staged,) = plan_build(made, work=tmp_path / "work").staged
+        return staged.tally["records"], staged.digest
+
+    first = stage()
+    assert first[0] == 1
+    assert stage() == first
+    write_image(tmp_path / "mine/pictures/2.jpg", number=2)
+    second = stage()
+    assert second[0] == 2
+    write_image(tmp_path / "mine/pictures/0.jpg", number=1)
+    third = stage()
+    assert third[0] == 2
+    assert third[1] != second[1]
