@@ -111,8 +111,8 @@ def complete_request(
         WrongUse: A number is below 1.
         ValueError, OSError: The set cannot be read.
     """
-    manifest = open_shards(shards).manifest
-    own = manifest["template"]
+    opened = open_shards(shards)
+    own = opened.manifest["template"]
     if system is None and template in (None, own["name"]):
         system = own["system"]
     return Retokenization(
@@ -122,9 +122,11 @@ def complete_request(
         work=work,
         template=template or own["name"],
         system=system,
-        max_tokens=manifest["max_tokens"] if max_tokens is None else max_tokens,
+        max_tokens=opened.limit("max_tokens") if max_tokens is None else max_tokens,
         positions_per_image=(
-            manifest["positions_per_image"] if positions_per_image is None else positions_per_image
+            opened.limit("positions_per_image")
+            if positions_per_image is None
+            else positions_per_image
         ),
     )
 

@@ -104,7 +104,7 @@ def read_plan_arguments(shard_sets: list[ShardSet], options: dict[str, Any]) -> 
     from vchat.shards.plan.excluded_keys import read_keys
 
     unlimited = options["tokens_per_row"]  # an image takes at least one position
-    per_image = options["positions_per_image"] or shard_sets[0].manifest["positions_per_image"]
+    per_image = options["positions_per_image"] or shard_sets[0].limit("positions_per_image")
     return PlanArguments(
         split=options["split"],
         seed=options["seed"],

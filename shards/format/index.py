@@ -19,6 +19,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from vchat.base.arrays import offsets_from_counts
+from vchat.base.checked_json import show_value
 from vchat.base.files import sha256_file, write_atomically
 from vchat.base.safe_paths import read_regular
 from vchat.shards.format.index_checks import BLOCK_BYTES, IndexChecker, check_order
@@ -97,6 +98,23 @@ def index_row(sample: Sample, *, stem: str, located: list[dict[str, Any]]) -> di
         "stem": stem,
         "members": located,
     }
+
+
+def check_row(sample: Sample, row: Mapping[str, Any], *, name: str) -> None:
+    """Raise ValueError unless a sample is what its index row says.
+
+    Args:
+        sample: As it was read.
+        row: Of the index.
+        name: Of the sample in errors.
+    """
+    found = index_row(sample, stem=row["stem"], located=[])
+    for column in sorted(found.keys() - {"members"}):
+        if found[column] != row[column]:
+            raise ValueError(
+                f"{name}: {column} is {show_value(found[column])}, the index says"
+                f" {show_value(row[column])}"
+            )
 
 
 def pad_to_block(size: int) -> int:

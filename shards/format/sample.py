@@ -201,6 +201,23 @@ def decode_sample(members: Mapping[str, bytes], *, name: str) -> Sample:
     return sample
 
 
+def check_ids(sample: Sample, *, image_id: int, num_ids: int, name: str) -> None:
+    """Raise ValueError unless ids are of the vocabulary, and each image has its slot.
+
+    Args:
+        sample: As it was read.
+        image_id: The id of a slot.
+        num_ids: The highest id + 1.
+        name: Of the sample in errors.
+    """
+    ids = sample.ids
+    if len(ids) and not (ids.min() >= 0 and ids.max() < num_ids):
+        raise ValueError(f"{name}: ids are {ids.min()} to {ids.max()}, wanted 0 to {num_ids - 1}")
+    slots = int(np.count_nonzero(ids == image_id))
+    if slots != len(sample.images):
+        raise ValueError(f"{name}: {slots} image slots for {len(sample.images)} images")
+
+
 def _encode_json(sample: Sample) -> bytes:
     """Return the `.json` member: all of the sample except its arrays and pixels."""
     images = [

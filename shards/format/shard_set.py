@@ -13,10 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vchat.shards.format.index import read_index
+from vchat.shards.format.index import check_row, read_index
 from vchat.shards.format.manifest import MANIFEST
 from vchat.shards.format.members import ATTEMPTS, cut_members
-from vchat.shards.format.sample import Sample, decode_sample
+from vchat.shards.format.sample import Sample, check_ids, decode_sample
 from vchat.shards.format.set_tokenizer import (
     check_tokenizer_files,
     check_tokenizer_ids,
@@ -78,6 +78,17 @@ class ShardSet:
         """The names of the splits, in the order of their shards."""
         return list(dict.fromkeys(shard["split"] for shard in self.manifest["shards"]))
 
+    def limit(self, name: str) -> int:
+        """Return `max_tokens` or `positions_per_image`, which not every writer states.
+
+        Raises:
+            ValueError: The manifest does not state it.
+        """
+        if name not in self.manifest:
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{self.folder / MANIFEST} states no {name}: give it with {flag}")
+        return int(self.manifest[name])
+
     @property
     def template(self) -> Template:
         """The template that rendered the samples.
@@ -126,11 +137,15 @@ class ShardSet:
 
         Raises:
             ShardError: The shard is missing, truncated, or a member's checksum differs.
-            ValueError: The members do not make a sample.
+            ValueError: The members do not make a sample, or not the one of this row.
         """
         located = self._index_row(row) if isinstance(row, int) else row
         name = f"{self.shard_name(located)}, {located['stem']}"
-        return decode_sample(self.read_members(located), name=name)
+        sample = decode_sample(self.read_members(located), name=name)
+        tokenizer = self.manifest["tokenizer"]
+        check_ids(sample, image_id=tokenizer["image_id"], num_ids=tokenizer["num_ids"], name=name)
+        check_row(sample, located, name=name)
+        return sample
 
     def read_members(self, row: Mapping[str, Any]) -> dict[str, bytes]:
         """Return a sample's members by name, in one read, each checked against its checksum.

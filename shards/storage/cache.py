@@ -39,7 +39,7 @@ class ShardCache:
 
     def look_up(self, digest: str) -> Path | None:
         """Return the path of an entry and mark it as just used; None if there is none."""
-        path = self.folder / digest
+        path = self._entry(digest)
         try:
             os.utime(path)
         except FileNotFoundError:
@@ -48,11 +48,11 @@ class ShardCache:
 
     def contains(self, digest: str) -> bool:
         """Whether there is an entry; does not mark it as used."""
-        return (self.folder / digest).exists()
+        return self._entry(digest).exists()
 
     def remove(self, digest: str) -> None:
         """Remove an entry with wrong content; a process that has it open can read on."""
-        (self.folder / digest).unlink(missing_ok=True)
+        self._entry(digest).unlink(missing_ok=True)
 
     def fill(self, digest: str, *, size: int, parts: Iterable[bytes]) -> bool:
         """Write a shard as an entry; return whether the entry is there afterwards.
@@ -71,7 +71,7 @@ class ShardCache:
         """
         if self.contains(digest):
             return True
-        partial = self.folder / (digest + PARTIAL_SUFFIX)
+        partial = self._entry(digest + PARTIAL_SUFFIX)
         with claim_file(partial) as file:
             if file is None:
                 return self.contains(digest)
@@ -79,7 +79,7 @@ class ShardCache:
                 if not self.contains(digest) and self._reserve(file, size, name=partial.name):
                     write_and_check(file, parts, digest=digest)
                     with lock_folder(self.folder):  # so that eviction counts each entry once
-                        partial.rename(self.folder / digest)
+                        partial.rename(self._entry(digest))
             finally:
                 partial.unlink(missing_ok=True)
         return self.contains(digest)
@@ -97,6 +97,12 @@ class ShardCache:
                 return False
             os.truncate(file.fileno(), size)
             return True
+
+    def _entry(self, name: str) -> Path:
+        """Return the path of an entry; raise ValueError for a name that no entry has."""
+        if _ENTRY_NAME.fullmatch(name) is None:
+            raise ValueError(f"{name!a} is no entry of a cache, wanted 64 hexadecimal digits")
+        return self.folder / name
 
     def _entries(self) -> list[Path]:
         """Return the files of all entries, whole and partial."""

@@ -278,7 +278,8 @@ def refuse_failures(problem: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if type(error) is Exception or type(error).__module__ == "pyo3_runtime":
+        is_panic = type(error).__module__ == "pyo3_runtime"
+        if is_panic or type(error) in (Exception, OverflowError):
             raise ValueError(f"{problem}: {' '.join(str(error).split())}") from error
         raise
 

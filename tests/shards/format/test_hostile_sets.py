@@ -314,3 +314,36 @@ def test_special_ids_that_are_not_the_tokenizers_are_refused(copied, name):
     edited.manifest["tokenizer"][name] += -1 if name == "image_id" else 1
     edited.seal()
     refused(lambda: open_shards(copied).tokenizer(), f"tokenizer.{name} is")
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "positions_per_image"])
+def test_a_limit_that_is_not_stated_is_asked_for(copied, name):
+    edited = SetEditor(copied)
+    del edited.manifest[name]
+    edited.seal()
+    flag = f"give it with --{name.replace('_', '-')}"
+    refused(lambda: open_shards(copied).limit(name), f"states no {name}", flag)
+
+
+@pytest.mark.parametrize("token", [-1, 10**6, None])
+def test_a_sample_with_ids_that_cannot_be_is_not_read(copied, token):
+    """None stands for the image id: a slot without an image."""
+    image_id = open_shards(copied).manifest["tokenizer"]["image_id"]
+
+    def change(stem, members):
+        ids = np.frombuffer(members["tokens.npy"][-80:], "<i4").copy()
+        ids[3] = image_id if token is None else token
+        return members | {"tokens.npy": members["tokens.npy"][:-80] + ids.tobytes()}
+
+    edited = SetEditor(copied)
+    edited.edit_samples(change)
+    edited.seal()
+    wanted = "image slots for" if token is None else "wanted 0 to"
+    refused(lambda: open_shards(copied).read_sample(0), "train-000000.tar, 000000000", wanted)
+
+
+def test_a_sample_that_is_not_its_index_rows_is_not_read(copied):
+    edited = SetEditor(copied)
+    edited.edit_row(1, key="another")
+    edited.seal()
+    refused(lambda: open_shards(copied).read_sample(1), "key is 'toy2/1', the index says 'another'")

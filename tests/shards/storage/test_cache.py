@@ -173,3 +173,11 @@ def test_many_users_at_once_never_exceed_the_limit_or_read_wrong_bytes(tmp_path:
     assert not wrong
     assert 100 <= most <= 350
     assert used_bytes(tmp_path) <= 350
+
+
+@pytest.mark.parametrize("name", ["/home/user/thesis.txt", "../x", "", "A" * 64])
+def test_a_cache_touches_no_file_that_is_not_named_by_a_digest(tmp_path, name):
+    cache = ShardCache(tmp_path / "cache", limit_bytes=100)
+    for call in (cache.look_up, cache.contains, cache.remove):
+        with pytest.raises(ValueError, match="is no entry of a cache"):
+            call(name)
