@@ -72,7 +72,9 @@ def test_an_error_line_has_no_control_characters(capsys, monkeypatch, error):
     monkeypatch.delenv("VCHAT_TRACEBACK", raising=False)
     with pytest.raises(SystemExit):
         run_command(fail)
-    assert SHOWN in capsys.readouterr().err
+    found = capsys.readouterr().err
+    assert "a\u241b]0;title\u2407" in found
+    assert not set(found) & set("\x1b\x07\x9b\x7f\r")
 
 
 def prints_past_the_check(node: ast.AST) -> bool:
