@@ -58,7 +58,7 @@ def _check_bounds(value: Any, name: str) -> None:
     """Raise ValueError where a document is too deep or has a text that is not valid Unicode."""
     level, depth = [value], 0
     while level:
-        if depth > MAX_DEPTH:
+        if depth == MAX_DEPTH and any(isinstance(one, dict | list) for one in level):
             raise ValueError(_too_deep(name))
         inner: list[Any] = []
         for one in level:

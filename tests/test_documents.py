@@ -1,5 +1,6 @@
 """Documents: links lead somewhere, what a newcomer asks for is near, code has public names."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -82,3 +83,21 @@ def test_the_code_map_has_every_room_once():
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| (?:\*\*)?\[[^]]+\]\(([^)]+)\)(?:\*\*)? \|", text, flags=re.M)
     assert sorted(listed) == rooms
+
+
+LIMITS = [
+    (name, int(number))
+    for number, name in re.findall(
+        r"\| (\d+) \| [^|]+ \| `([\w.]+)` \|", (ROOT / "docs/limits.md").read_text(encoding="utf-8")
+    )
+]
+
+
+def test_the_table_of_limits_is_found():
+    assert len(LIMITS) > 20
+
+
+@pytest.mark.parametrize("name, number", LIMITS)
+def test_a_limit_in_the_document_is_that_of_the_code(name, number):
+    module, _, constant = name.rpartition(".")
+    assert getattr(importlib.import_module(module), constant) == number

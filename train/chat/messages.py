@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -184,6 +185,8 @@ def _number(body: dict[str, Any], name: str, default: float) -> float:
         return default
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise ValueError(f"{name} is {_json_type(value)}, wanted a number")
+    if not -sys.float_info.max <= value <= sys.float_info.max:
+        raise ValueError(f"{name} is {value!r:.20}, wanted a finite number")
     return float(value)
 
 

@@ -28,6 +28,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from vchat.base.checked_json import parse_json
 from vchat.base.page import load_page
 from vchat.train.chat.generation import Sampling
 from vchat.train.chat.messages import read_request
@@ -99,7 +100,7 @@ class ChatServer:
         """
         body = await _read_body(request)
         try:
-            asked = read_request(_parse_json(body), default=self._default)
+            asked = read_request(parse_json(body, name="the body"), default=self._default)
             prepared = await run_in_threadpool(self._service.prepare, asked)
         except ValueError as err:
             raise RefusedError(400, str(err)) from err
@@ -188,13 +189,6 @@ async def _read_body(request: Request) -> bytes:
         if len(body) > MAX_BODY_BYTES:
             raise RefusedError(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
     return bytes(body)
-
-
-def _parse_json(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as err:
-        raise ValueError(f"the body is not JSON: {err}") from err
 
 
 def _event(value: dict[str, Any]) -> str:

@@ -9,12 +9,12 @@ relative to the image root, by default the file's folder.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vchat.base.checked_json import parse_json
 from vchat.train.evaluation.questions import MAX_FILE_BYTES, describe_value, resolve_image
 
 
@@ -60,10 +60,7 @@ def read_dialogues(path: Path, *, image_root: Path | None = None) -> list[Evalua
     """
     if path.stat().st_size > MAX_FILE_BYTES:
         raise ValueError(f"{path}: {path.stat().st_size} bytes, wanted at most {MAX_FILE_BYTES}")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as err:
-        raise ValueError(f"{path}: not readable as JSON: {err}") from err
+    found = parse_json(path.read_bytes(), name=f"{path}:")
     if not isinstance(found, dict) or not found:
         raise ValueError(
             f"{path}: found {describe_value(found)}, wanted an object of dialogues by name"

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vchat.base.checked_json import parse_json
 from vchat.base.files import sha256_file
 from vchat.train.evaluation.metrics import normalise_answer
 
@@ -207,10 +208,7 @@ def _read_entries(path: Path) -> list[Any]:
         raise ValueError(f"{path}: no such file, wanted a JSON array of evaluation questions")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise ValueError(f"{path}: {path.stat().st_size} bytes, wanted at most {MAX_FILE_BYTES}")
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as err:
-        raise ValueError(f"{path}: not readable as JSON: {err}") from err
+    entries = parse_json(path.read_bytes(), name=f"{path}:")
     if not isinstance(entries, list) or not entries:
         found = "an empty array" if entries == [] else describe_value(entries)
         raise ValueError(f"{path}: found {found}, wanted a JSON array of at least one question")

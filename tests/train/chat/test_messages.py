@@ -85,6 +85,8 @@ ASSISTANT = {"role": "assistant", "content": "This."}
         ({"messages": [USER], "max_tokens": "9"}, "max_tokens is '9', wanted a whole number"),
         ({"messages": [USER], "temperature": "hot"}, "temperature is a string, wanted a number"),
         ({"messages": [USER], "temperature": -1}, r"temperature is -1\.0, wanted 0 or more"),
+        ({"messages": [USER], "temperature": 10**400}, "temperature is 1000.*a finite number"),
+        ({"messages": [USER], "temperature": float("nan")}, "temperature is nan, wanted a finite"),
         ({"messages": [USER], "top_p": 2}, r"top_p is 2\.0"),
         ({"messages": [USER], "stream": 1}, "stream is a number, wanted true or false"),
     ],

@@ -195,7 +195,8 @@ def refused(address, status, body, **headers):
 def test_wrong_requests_are_refused_with_a_reason(address, monkeypatch):
     assert "messages is missing" in refused(address, 400, {})
     assert "the body is not JSON" in refused(address, 400, b"{")
-    assert "the body is not JSON" in refused(address, 400, b"[" * 100_000)
+    for body in (b"[" * 100_000, b"[" * 101 + b"]" * 101):
+        assert "the body is nested too deep" in refused(address, 400, body)
     message = user("What?")
     message["content"].append({"type": "image_url", "image_url": {"url": "http://a/b.png"}})
     assert "wanted data:image" in refused(address, 400, {"messages": [message]})

@@ -67,8 +67,8 @@ def test_a_wrong_value_names_what_was_found_and_wanted(tmp_path, change, message
 @pytest.mark.parametrize(
     "text, message",
     [
-        ('[{"id": ', "not readable as JSON: .*line 1"),
-        ("[" * 100_000, "not readable as JSON"),
+        ('[{"id": ', "is not JSON: .*line 1"),
+        ("[" * 100_000, "is nested too deep, wanted at most 100 levels"),
         ("{}", "found dict {}, wanted a JSON array"),
         ("[]", "found an empty array, wanted a JSON array of at least one question"),
         ('["q"]', 'entry 0: found str "q", wanted an object with id, kind'),
