@@ -1,7 +1,8 @@
 """Training: DeepSpeed runs on shard sets, their evaluation, and chat with the result.
 
 What `__all__` names is public. Rooms, each on those before it: config, costs, engine, checkpoints,
-chat, convert, logs, run, evaluation, forecast, where, commands. Nothing here converts data sets.
+chat, convert, logs, step, run, evaluation, forecast, where, commands. Nothing here converts data
+sets.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""The training run: launch, loop, data, losses by source, held-out loss.
+"""The training run: launch, loop, data, held-out loss.
 
 Offers `run_training`, `prepare_run`, `train` (the loop), `RunData`, `measure_checkpoint`. Must not
 know flags, tables or pages.

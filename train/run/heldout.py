@@ -12,7 +12,7 @@ import torch.distributed as dist
 from vchat.model.visual_chat import VisualChat
 from vchat.train.engine.engine import batch_loss
 from vchat.train.run.data import RunData
-from vchat.train.run.source_losses import SourceLosses
+from vchat.train.step.source_losses import SourceLosses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

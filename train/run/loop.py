@@ -16,15 +16,15 @@ from vchat.train.config.run import OptimizerConfig, OutputConfig
 from vchat.train.engine.engine import add_gradients, set_learning_rate
 from vchat.train.engine.processes import StopRequest
 from vchat.train.logs.log import TrainingLog, progress_text
-from vchat.train.run.bad_loss import LossLimit, compute_loss, stop_if_bad
 from vchat.train.run.data import RunData
 from vchat.train.run.heldout import measure_heldout_loss
-from vchat.train.run.out_of_memory import explain_out_of_memory
 from vchat.train.run.schedule import learning_rate
-from vchat.train.run.skipped_updates import SkippedUpdates, explain_lowest_scale
 from vchat.train.run.speed import SpeedMeter
-from vchat.train.run.tally import StepTally
-from vchat.train.run.watchdog import watchdog
+from vchat.train.step.bad_loss import LossLimit, compute_loss, stop_if_bad
+from vchat.train.step.out_of_memory import explain_out_of_memory
+from vchat.train.step.skipped_updates import SkippedUpdates, explain_lowest_scale
+from vchat.train.step.tally import StepTally
+from vchat.train.step.watchdog import watchdog
 
 
 def train(

@@ -31,9 +31,9 @@ from vchat.train.engine.nvme import prepare_nvme
 from vchat.train.engine.processes import RankShare
 from vchat.train.engine.starting_model import build_model, load_model, read_sizes
 from vchat.train.engine.weight_loading import WeightLoading
-from vchat.train.run.bad_loss import LossLimit
 from vchat.train.run.data import RunData, open_run_shards, read_exclude_list
-from vchat.train.run.skipped_updates import SkippedUpdates
+from vchat.train.step.bad_loss import LossLimit
+from vchat.train.step.skipped_updates import SkippedUpdates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from vchat.model.visual_chat import VisualChat
 from vchat.train.costs.flops import Flops, flops_of, pairs_of_epoch
 from vchat.train.costs.gpus import find_gpu
 from vchat.train.run.data import RunData
-from vchat.train.run.tally import StepTotals
+from vchat.train.step.tally import StepTotals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from vchat.shards.loading.collate import Batch
 from vchat.train.engine.engine import BatchLoss
 from vchat.train.logs.log import flatten_values, progress_text
-from vchat.train.run.source_losses import SourceLosses
+from vchat.train.step.source_losses import SourceLosses
 from vchat_testing.training_runs import log_of, run_here, training_shards, write_run
 
 

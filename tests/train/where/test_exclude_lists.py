@@ -10,7 +10,7 @@ from vchat.train.checkpoints.exclude_lists import EXCLUDE_FILE
 from vchat.train.config.run import read_run
 from vchat.train.forecast.forecast import plan_run
 from vchat.train.run.data import read_exclude_list
-from vchat.train.run.tally import hash_key
+from vchat.train.step.tally import hash_key
 from vchat.train.where.exclude_lists import lists_of_run
 from vchat.train.where.lineage import list_step_samples
 from vchat_testing.training_runs import (

@@ -5,14 +5,14 @@ import sys
 
 HANGS = """
 import time
-from vchat.train.run.watchdog import watchdog
+from vchat.train.step.watchdog import watchdog
 with watchdog(0.3, rank=3) as wind_up:
     wind_up(7)
     time.sleep(20)
 """
 WORKS = """
 import time
-from vchat.train.run.watchdog import watchdog
+from vchat.train.step.watchdog import watchdog
 with watchdog(0.3, rank=0) as wind_up:
     for step in range(15):
         wind_up(step)

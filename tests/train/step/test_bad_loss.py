@@ -15,7 +15,7 @@ def run_file(tmp_path, monkeypatch):
     from vchat_testing.training_runs import prepare_deepspeed
 
     prepare_deepspeed()
-    from vchat.train.run import bad_loss
+    from vchat.train.step import bad_loss
 
     sound = bad_loss.batch_loss
 
@@ -53,7 +53,7 @@ def test_a_spike_counts_as_bad_only_against_the_latest_steps():
 
     prepare_deepspeed()
     from vchat.train.config.run import OptimizerConfig
-    from vchat.train.run.bad_loss import MIN_RECENT_STEPS, LossLimit
+    from vchat.train.step.bad_loss import MIN_RECENT_STEPS, LossLimit
 
     limit = LossLimit(OptimizerConfig(lr=1e-3, spike_factor=2.0))
     for _ in range(MIN_RECENT_STEPS):
@@ -77,7 +77,7 @@ def test_a_spike_stops_the_run_and_names_the_samples(tmp_path, monkeypatch):
     from vchat_testing.training_runs import prepare_deepspeed
 
     prepare_deepspeed()
-    from vchat.train.run import bad_loss
+    from vchat.train.step import bad_loss
 
     sound, calls = bad_loss.batch_loss, []
 

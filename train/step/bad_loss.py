@@ -19,7 +19,7 @@ import torch.distributed as dist
 from vchat.shards.loading.collate import IGNORED, Batch
 from vchat.train.config.run import OptimizerConfig
 from vchat.train.engine.engine import BatchLoss, batch_loss
-from vchat.train.run.tally import StepTally
+from vchat.train.step.tally import StepTally
 
 MAX_NAMED_SAMPLES = 20
 NUM_RECENT_STEPS = 50

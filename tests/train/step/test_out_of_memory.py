@@ -23,7 +23,7 @@ def batch(*keys: list[str]) -> Batch:
 
 
 def test_rows_and_samples_are_named_when_the_allocator_fails():
-    from vchat.train.run.out_of_memory import explain_out_of_memory
+    from vchat.train.step.out_of_memory import explain_out_of_memory
 
     message = (
         r"step 7, micro-batch 2 of 4: out of memory with 2 rows of 16 positions and 3 images "
@@ -37,7 +37,7 @@ def test_rows_and_samples_are_named_when_the_allocator_fails():
 
 
 def test_an_accelerator_out_of_memory_is_explained_too_and_long_rows_are_cut():
-    from vchat.train.run.out_of_memory import explain_out_of_memory
+    from vchat.train.step.out_of_memory import explain_out_of_memory
 
     keys = [f"s/{number}" for number in range(30)]
     with (
@@ -48,7 +48,7 @@ def test_an_accelerator_out_of_memory_is_explained_too_and_long_rows_are_cut():
 
 
 def test_another_error_keeps_its_message():
-    from vchat.train.run.out_of_memory import explain_out_of_memory
+    from vchat.train.step.out_of_memory import explain_out_of_memory
 
     with (
         pytest.raises(RuntimeError, match="size mismatch"),
@@ -59,7 +59,7 @@ def test_another_error_keeps_its_message():
 
 def test_a_run_out_of_memory_names_its_samples(tmp_path, monkeypatch):
     prepare_deepspeed()
-    from vchat.train.run import bad_loss
+    from vchat.train.step import bad_loss
 
     def too_much(engine, batch):
         return torch.empty(1 << 60, dtype=torch.uint8)

@@ -14,7 +14,7 @@ import xxhash
 
 from vchat.shards.loading.collate import Batch
 from vchat.train.engine.engine import BatchLoss
-from vchat.train.run.source_losses import SourceLosses
+from vchat.train.step.source_losses import SourceLosses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,7 +33,7 @@ def run_file(tmp_path, monkeypatch):
 
 def count_updates(monkeypatch):
     """Return a list that gets, of every step that the engine makes, whether it changed weights."""
-    from vchat.train.run import skipped_updates
+    from vchat.train.step import skipped_updates
 
     applied = []
     sound = skipped_updates.SkippedUpdates.count_step
@@ -105,7 +105,7 @@ def test_ten_skipped_steps_in_a_row_end_the_run_with_one_line(run_file, monkeypa
 
 def test_the_lowest_loss_scale_ends_the_run_with_one_line():
     prepare_deepspeed()
-    from vchat.train.run.skipped_updates import explain_lowest_scale
+    from vchat.train.step.skipped_updates import explain_lowest_scale
 
     said = "Current loss scale already at minimum - cannot decrease scale anymore. Exiting run."
     with (
