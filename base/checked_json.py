@@ -95,45 +95,60 @@ def show_value(value: object) -> str:
 class CheckedJson:
     """A value of a JSON document that knows where it stands."""
 
-    def __init__(self, value: Any, *, name: str, place: str = ""):
+    __slots__ = ("_parent", "_step", "name", "value")
+
+    def __init__(
+        self, value: Any, *, name: str, parent: CheckedJson | None = None, step: str | int = ""
+    ):
         """Take a parsed value.
 
         Args:
             value: As `json.loads` gives it.
             name: The document, for errors.
-            place: Where the value stands in it: `shards[3].bytes`.
+            parent: What the value is part of; None for the whole document.
+            step: Its key or number there.
         """
         self.value = value
-        self.name, self._place = name, place
+        self.name = name
+        self._parent, self._step = parent, step
+
+    @property
+    def place(self) -> str:
+        """Where the value stands in its document: `shards[3].bytes`; keys are safe to print."""
+        if self._parent is None:
+            return ""
+        step = f"[{self._step}]" if isinstance(self._step, int) else f".{self._step}"
+        place = f"{self._parent.place}{step}".removeprefix(".")
+        return place if place.isascii() and place.isprintable() else ascii(place)[1:-1]
 
     def fail(self, wanted: str) -> NoReturn:
         """Raise ValueError: document, place, value found, value wanted."""
-        place = self._place or "the document"
+        place = self.place or "the document"
         raise ValueError(f"{self.name}: {place} is {show_value(self.value)}, wanted {wanted}")
 
     def get(self, key: str) -> CheckedJson | None:
         """Return a member of an object, None if it is absent."""
         found = self.object()
-        return self._inside(f".{key}", found[key]) if key in found else None
+        return self._inside(key, found[key]) if key in found else None
 
     def member(self, key: str) -> CheckedJson:
         """Return a member that must be there."""
         found = self.get(key)
         if found is None:
-            place = f"{self._place} " if self._place else ""
+            place = f"{self.place} " if self._parent else ""
             raise ValueError(f"{self.name}: {place}lacks {key}")
         return found
 
     def members(self) -> Iterator[tuple[str, CheckedJson]]:
         """Yield key and value of each member of an object."""
         for key, value in self.object().items():
-            yield key, self._inside(f".{key}", value)
+            yield key, self._inside(key, value)
 
     def elements(self) -> list[CheckedJson]:
         """Return the elements of an array."""
         if not isinstance(self.value, list):
             self.fail("an array")
-        return [self._inside(f"[{number}]", one) for number, one in enumerate(self.value)]
+        return [self._inside(number, one) for number, one in enumerate(self.value)]
 
     def only(self, keys: set[str]) -> None:
         """Refuse an object with other members than these."""
@@ -171,11 +186,5 @@ class CheckedJson:
         found: int = self.value
         return found
 
-    def _inside(self, step: str, value: Any) -> CheckedJson:
-        place = show_place(f"{self._place}{step}".removeprefix("."))
-        return CheckedJson(value, name=self.name, place=place)
-
-
-def show_place(place: str) -> str:
-    """Return a place that is safe to print: keys come from the document too."""
-    return place if place.isascii() and place.isprintable() else ascii(place)[1:-1]
+    def _inside(self, step: str | int, value: Any) -> CheckedJson:
+        return CheckedJson(value, name=self.name, parent=self, step=step)

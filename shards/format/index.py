@@ -30,6 +30,9 @@ MAX_PART_BYTES = 2**30
 VALUES_PER_ROW = 2048
 """Of a list, on average over a part."""
 
+MAX_CHUNKS = 1000
+"""Columns, or groups of rows, of a part."""
+
 MAX_TEXT_BYTES = 2**30
 """Of the strings of one column of a part."""
 
@@ -202,6 +205,9 @@ def _check_values(metadata: pq.FileMetaData, data: bytes, name: str) -> None:
 
     A value that repeats costs a Parquet file nothing, and a table its whole size.
     """
+    for what, found in (("columns", metadata.num_columns), ("groups", metadata.num_row_groups)):
+        if found > MAX_CHUNKS:
+            raise ValueError(f"{name} has {found} {what}, wanted at most {MAX_CHUNKS}")
     most = metadata.num_rows * VALUES_PER_ROW + VALUES_PER_ROW
     large = []
     for number in range(metadata.num_columns):

@@ -118,9 +118,9 @@ class IndexChecker:
     def _check_splits(self) -> None:
         """Check that each row has the split of its shard."""
         of_shards = [shard["split"] for shard in self._shards]
-        known = list(dict.fromkeys(of_shards))
-        wanted = np.array([known.index(split) for split in of_shards], np.int64)
-        found = pc.index_in(self._table["split"], value_set=pa.array(known)).fill_null(-1)
+        known = {split: number for number, split in enumerate(dict.fromkeys(of_shards))}
+        wanted = np.array([known[split] for split in of_shards], np.int64)
+        found = pc.index_in(self._table["split"], value_set=pa.array(list(known))).fill_null(-1)
         shard = self._column("shard")
         row = self._first(found.to_numpy() != wanted[shard])
         if row is not None:

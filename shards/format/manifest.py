@@ -19,7 +19,7 @@ READABLE_VERSIONS = (1, 2, 3)
 """Version 1 is version 2 without the manifest's own digest; FORMAT.md says what version 3 adds."""
 
 MANIFEST = "manifest.json"
-MAX_MANIFEST_BYTES = 256 * 2**20
+MAX_MANIFEST_BYTES = 64 * 2**20
 
 
 def parse_manifest(data: bytes, path: Path | str) -> dict[str, Any]:

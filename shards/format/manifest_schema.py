@@ -31,6 +31,9 @@ MAX_SAMPLE_TOKENS = 2**27
 
 MAX_IMAGE_POSITIONS = 2**17
 MAX_ROWS_PER_PART = 200_000
+MAX_SYSTEM = 2**20
+"""Characters of a system text."""
+
 MAX_LISTED = 10**6
 """Shards, or parts of an index."""
 
@@ -71,8 +74,8 @@ def _check_digests(digests: CheckedJson) -> None:
 def _check_template(template: CheckedJson) -> None:
     template.member("name").text()
     system = template.member("system")
-    if system.value is not None:
-        system.text(wanted="a string or null")
+    if system.value is not None and len(system.text(wanted="a string or null")) > MAX_SYSTEM:
+        system.fail(f"at most {MAX_SYSTEM} characters")
     frame = template.get("frame_version")
     if frame is not None:
         frame.integer(1, MAX_COUNT)

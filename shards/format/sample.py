@@ -18,7 +18,7 @@ from vchat.base.checked_json import CheckedJson, parse_json
 from vchat.shards.format.npy import MASK_KIND, TOKENS_KIND, encode_npy, parse_npy
 
 IMAGE_EXTENSIONS = ("jpg", "png", "webp")
-MAX_JSON_BYTES = 64 * 2**20
+MAX_JSON_BYTES = 8 * 2**20
 """Of the member that describes a sample."""
 
 MAX_NUMBER = 2**31 - 1
