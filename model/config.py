@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from vchat.model.foreign_config import drop_code_fields
 from vchat.model.towers.hugging_face import CLIP_MEAN, CLIP_STD, register_towers
 
 ATTENTIONS = ("mmca", "mmca_published", "causal")
@@ -80,7 +81,11 @@ class VisualChatConfig(PreTrainedConfig):  # type: ignore[misc]
                 reversed order.
         """
         register_towers()
-        super().__post_init__(**kwargs)
+        if isinstance(self.decoder_config, dict):
+            self.decoder_config = drop_code_fields(self.decoder_config)
+        if isinstance(self.tower_config, dict):
+            self.tower_config = drop_code_fields(self.tower_config)
+        super().__post_init__(**drop_code_fields(kwargs))
         for what, name, known in (
             ("attention", self.attention, ATTENTIONS),
             ("projection", self.projection, PROJECTIONS),

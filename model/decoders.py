@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from vchat.model.attention import register_attention
+from vchat.model.decoder_families import check_decoder
 from vchat.model.partitioning import gather_weights
 
 
@@ -14,23 +15,14 @@ def use_attention(decoder: PreTrainedModel, name: str) -> None:
     """Make every layer of `decoder` call our attention, registered as `name`.
 
     Raises:
-        ValueError: its layers do not go through transformers' attention interface, or its logits
-            are more than one linear map of the last hidden states.
+        ValueError: this attention does not compute the decoder exactly, see `decoder_families.py`,
+            or its logits are more than one linear map of the last hidden states.
     """
-    kind = type(decoder).__name__
-    if not decoder._can_set_attn_implementation():
-        raise ValueError(
-            f"{kind} does not take its attention from transformers' interface (for one, because it "
-            f"adds position biases to its scores), so {name} cannot be used with it"
-        )
+    check_decoder(decoder.config)
     register_attention()
     decoder.set_attn_implementation(name)
     if not isinstance(decoder.get_output_embeddings(), nn.Linear):
-        raise ValueError(f"{kind} has no linear output head")
-    for setting in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
-        value = getattr(decoder.config, setting, None)
-        if value not in (None, 1.0):
-            raise ValueError(f"{kind} changes its logits by {setting} = {value}, which is not done")
+        raise ValueError(f"{type(decoder).__name__} has no linear output head")
 
 
 def fit_vocabulary(decoder: PreTrainedModel, *, num_ids: int, image_token_id: int) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vchat.model.towers.hugging_face import CLIP_MEAN, CLIP_STD
 from vchat.model.towers.qwen_vl import QwenVLVisual, QwenVLVisualConfig
-from vchat.model.towers.weight_files import read_weights
+from vchat.model.towers.weight_files import compare_weights, read_weights
 
 PREFIX = "transformer.visual."
 OF_LANGUAGE_MODEL = re.compile(r"transformer\.(wte|h|ln_f|rotary_emb)\.|lm_head\.")
@@ -59,11 +59,10 @@ def read_qwen_vl_tower(folder: Path, *, resampler_head_width: int = 128) -> Impo
         tower = QwenVLVisual(
             read_config(folder, weights, resampler_head_width=resampler_head_width)
         )
-    try:
-        tower.load_state_dict(weights, assign=True)
-    except RuntimeError as err:
-        problem = str(err).splitlines()[1].strip()
-        raise ValueError(f"{folder}: not the tower of Qwen-VL: {problem}") from err
+    problems = compare_weights(weights, tower.state_dict())
+    if problems:
+        raise ValueError(f"{folder}: not the tower of Qwen-VL: {problems}")
+    tower.load_state_dict(weights, assign=True)
     return ImportedTower(
         tower=tower, num_loaded=len(weights), num_of_language_model=num_of_language_model
     )

@@ -11,6 +11,7 @@ The library takes seconds to import, so it is imported when a tower is built.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from vchat.base.nearest import nearest
+from vchat.model.towers.weight_files import compare_weights
 
 PREFIX = "visual."
 """What the keys of the vision half begin with, in open_clip's checkpoints and in ours."""
@@ -164,22 +166,20 @@ class OpenClipVision(PreTrainedModel):  # type: ignore[misc]
         Raises:
             ValueError: a weight is missing, surplus, or of another shape.
         """
-        from open_clip.factory import load_state_dict
-
         weights = {
             key.removeprefix(PREFIX): value
-            for key, value in load_state_dict(str(file), weights_only=True).items()
+            for key, value in _read_checkpoint(file).items()
             if key.startswith(PREFIX)
         }
         with torch.device("meta"):
             behind = build_network(self.config, native=True, whole=True).state_dict().keys()
         native = build_network(self.config, native=True)
-        dropped = behind - native.state_dict().keys()
-        try:
-            native.load_state_dict({k: v for k, v in weights.items() if k not in dropped})
-        except RuntimeError as err:
-            problem = str(err).splitlines()[1].strip()
-            raise ValueError(f"{file}: not the weights of {self.config.name}: {problem}") from err
+        wanted = native.state_dict()
+        weights = {k: v for k, v in weights.items() if k in wanted or k not in behind}
+        problems = compare_weights(weights, wanted)
+        if problems:
+            raise ValueError(f"{file}: not the weights of {self.config.name}: {problems}")
+        native.load_state_dict(weights)
         set_image_size(native, self.config.image_size)
         self.visual.load_state_dict(native.state_dict())
 
@@ -190,6 +190,21 @@ class OpenClipVision(PreTrainedModel):  # type: ignore[misc]
         self.config.measure()
 
 
+def _read_checkpoint(file: Path) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint of open_clip; ValueError if it holds none."""
+    from open_clip.factory import load_state_dict
+
+    try:
+        weights: dict[str, Tensor] = load_state_dict(str(file), weights_only=True)
+        is_whole = all(isinstance(value, Tensor) for value in weights.values())
+    except Exception as err:  # torch and safetensors raise whatever a damaged file leads to
+        what = str(err).strip().splitlines() or [type(err).__name__]
+        raise ValueError(f"{file}: not a file of weights: {what[0][:300]}") from err
+    if not is_whole:
+        raise ValueError(f"{file}: not a file of weights: it holds something else than tensors")
+    return weights
+
+
 def load_folder(folder: Path) -> OpenClipVision:
     """Load a folder as published for open_clip: `open_clip_config.json` beside the weights.
 
@@ -198,15 +213,7 @@ def load_folder(folder: Path) -> OpenClipVision:
     Raises:
         ValueError: the weights are missing or of another model.
     """
-    described = json.loads((folder / FOLDER_CONFIG).read_text(encoding="utf-8"))
-    config = OpenClipVisionConfig()
-    config.name = folder.name
-    config._copy_settings(described["model_cfg"])
-    preprocess = described.get("preprocess_cfg", {})
-    config.image_mean, config.image_std = normalisation("", "")
-    config.image_mean = preprocess.get("mean", config.image_mean)
-    config.image_std = preprocess.get("std", config.image_std)
-    config.measure()
+    config = read_folder_config(folder)
     if torch.get_default_device().type == "meta":
         return OpenClipVision(config)
     files = [folder / name for name in FOLDER_WEIGHTS if (folder / name).is_file()]
@@ -215,6 +222,29 @@ def load_folder(folder: Path) -> OpenClipVision:
     tower = OpenClipVision(config)
     tower.load_weights(files[0])
     return tower
+
+
+def read_folder_config(folder: Path) -> OpenClipVisionConfig:
+    """Return what a folder published for open_clip says of its vision half.
+
+    Raises:
+        ValueError: it describes none.
+    """
+    file = folder / FOLDER_CONFIG
+    config = OpenClipVisionConfig()
+    config.name = folder.name
+    try:
+        described = json.loads(file.read_text(encoding="utf-8"))
+        config._copy_settings(described["model_cfg"])
+        preprocess = described.get("preprocess_cfg", {})
+        config.image_mean, config.image_std = normalisation("", "")
+        config.image_mean = preprocess.get("mean", config.image_mean)
+        config.image_std = preprocess.get("std", config.image_std)
+        config.measure()
+    except Exception as err:  # the library raises whatever odd values lead to
+        what = str(err).strip().splitlines() or [type(err).__name__]
+        raise ValueError(f"{file}: not the configuration of a tower: {what[0][:300]}") from err
+    return config
 
 
 def look_up_model(name: str) -> dict[str, Any]:
@@ -261,9 +291,11 @@ def build_network(
     from open_clip.model import _build_vision_tower
 
     assert config.vision_cfg is not None
-    visual: nn.Module = _build_vision_tower(
-        config.embed_dim, dict(config.vision_cfg), config.quick_gelu
-    )
+    settings = {**config.vision_cfg, "timm_model_pretrained": False}  # else it would be fetched
+    network = settings.get("timm_model_name") or ""
+    if not re.fullmatch(r"[\w.]*", network):
+        raise ValueError(f"timm_model_name is {network[:80]!r}, wanted a name that timm lists")
+    visual: nn.Module = _build_vision_tower(config.embed_dim, settings, config.quick_gelu)
     if not whole:
         drop_unread_parameters(visual)
     if not native:

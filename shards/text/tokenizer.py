@@ -124,6 +124,12 @@ class TextTokenizer:
         return highest + 1
 
     @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """The ids of all tokens that are marked special."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        return frozenset(one for one, token in added.items() if token.special)
+
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the behaviour: vocabulary, special ids, ids and mask of a fixed dialogue."""
         rounds = [

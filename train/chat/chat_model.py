@@ -6,7 +6,6 @@ evaluation share it, so that both prompt the model exactly as the shards do.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import Tensor
 
 from vchat.model.cached_layout import DialogueCache
+from vchat.model.end_ids import read_end_ids
 from vchat.model.image_states import ImageStates
 from vchat.model.visual_chat import VisualChat
 from vchat.shards.loading.collate import repeat_slots
@@ -26,7 +25,7 @@ from vchat.shards.text.tokenizer import TextTokenizer
 from vchat.train.chat.image_cache import ImageStateCache
 from vchat.train.chat.pictures import count_inputs, decode_picture, decode_picture_tiles
 from vchat.train.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from vchat.train.engine.starting_model import read_grid
+from vchat.train.engine.starting_model import load_model, read_grid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +59,13 @@ class ChatModel:
 
     @property
     def end_id(self) -> int:
-        """The id of the token that ends an answer."""
+        """The id of the token that ends an answer in the template, as the model was trained."""
         return self.tokenizer.special_id(self.template.end)
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """All ids that end an answer."""
+        return find_end_ids(self.model, self.tokenizer, self.template)
 
     def prompt_ids(self, parts: Sequence[Part], *, inputs: Sequence[int]) -> list[int]:
         """Encode parts as the shards do and repeat each slot for its image's positions.
@@ -130,6 +134,17 @@ class ChatModel:
         return count_inputs(data, tiling=tiling, stored_side=self.stored_side)
 
 
+def find_end_ids(model: VisualChat, tokenizer: TextTokenizer, template: Template) -> frozenset[int]:
+    """Return the ids that end an answer: those of the template, the tokenizer and the decoder.
+
+    What the decoder states counts where the tokenizer has a special token of that id: a new decoder
+    states its library's defaults, which may be ordinary text here.
+    """
+    stated = tokenizer.special_ids.intersection(read_end_ids(model))
+    ends = frozenset({tokenizer.special_id(template.end), tokenizer.end_id, *stated})
+    return ends - {tokenizer.image_id}
+
+
 def tower_inputs(image: Tensor) -> Tensor:
     """Return an image as tower inputs, uint8[inputs, 3, H, W]."""
     return image if image.ndim == 4 else image[None]
@@ -151,7 +166,9 @@ def load_chat_model(
     torch_device = _device(device)
     checkpoint = open_checkpoint(path)
     tokenizer = checkpoint.tokenizer
-    model = _load_weights(checkpoint.model_folder)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    model = load_model(checkpoint.model_folder, loading=None)
     _check_ids(model, tokenizer, folder=checkpoint.folder)
     chat_model = ChatModel(
         model=model.to(torch_device).eval(),
@@ -171,39 +188,6 @@ def _device(name: str | None) -> torch.device:
     except (RuntimeError, AssertionError) as err:  # torch raises either, by what is missing
         reason = str(err).strip().splitlines()[0]
         raise ValueError(f"device {name!r} cannot be used: {reason}") from err
-
-
-def _load_weights(folder: Path) -> VisualChat:
-    """Load a saved VisualChat; a weight that is not in the file is an error."""
-    _check_kind(folder / "config.json")
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        model, report = VisualChat.from_pretrained(folder, dtype="auto", output_loading_info=True)
-    except (SafetensorError, RuntimeError) as err:
-        reason = str(err).strip().splitlines()[0]
-        raise ValueError(f"{folder}: the weights do not load: {reason}") from err
-    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if report[problem]:
-            names = ", ".join(sorted(map(str, report[problem]))[:3])
-            raise ValueError(
-                f"{folder}: weights of another model: {len(report[problem])}"
-                f" {problem.replace('_', ' ')}, such as {names}"
-            )
-    loaded: VisualChat = model
-    return loaded
-
-
-def _check_kind(config_file: Path) -> None:
-    if not config_file.is_file():
-        raise ValueError(f"{config_file}: no such file, wanted a saved VisualChat model")
-    try:
-        kind = json.loads(config_file.read_text(encoding="utf-8")).get("model_type")
-    except (ValueError, AttributeError) as err:
-        raise ValueError(f"{config_file}: not a model's configuration: {err}") from err
-    if kind != VisualChat.config_class.model_type:
-        wanted = VisualChat.config_class.model_type
-        raise ValueError(f"{config_file}: a model of type {kind!r}, wanted {wanted!r}")
 
 
 def _check_ids(model: VisualChat, tokenizer: TextTokenizer, *, folder: Path) -> None:

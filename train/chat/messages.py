@@ -45,7 +45,8 @@ class ChatRequest:
     """Replaces the system text that the model was trained with; None keeps that."""
 
     sampling: Sampling
-    seed: int
+    seed: int | None
+    """Of sampling; None samples afresh."""
     stream: bool
 
 
@@ -75,7 +76,7 @@ def read_request(body: Any, *, default: Sampling) -> ChatRequest:
             temperature=_number(body, "temperature", default.temperature),
             top_p=_number(body, "top_p", default.top_p),
         ),
-        seed=_integer(body, "seed", 0, low=0, high=2**63 - 1),
+        seed=_parse_seed(body),
         stream=_flag(body, "stream"),
     )
 
@@ -177,6 +178,12 @@ def _integer(body: dict[str, Any], name: str, default: int, *, low: int, high: i
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise ValueError(f"{name} is {value!r:.40}, wanted a whole number from {low} to {high}")
     return value
+
+
+def _parse_seed(body: dict[str, Any]) -> int | None:
+    """Return the seed; None if there is none, or -1, which says the same."""
+    seed = _integer(body, "seed", -1, low=-1, high=2**63 - 1)
+    return None if seed == -1 else seed
 
 
 def _number(body: dict[str, Any], name: str, default: float) -> float:

@@ -42,7 +42,7 @@ class ChatRound:
 
     question: str
     answer: str
-    """As generated, without the end token."""
+    """As generated, without the token that ended it."""
 
     num_tokens: int
     """Tokens of the answer, without the end token."""
@@ -53,8 +53,8 @@ class ChatRound:
 class ChatSession:
     """A dialogue that grows round by round. Not thread-safe."""
 
-    def __init__(self, chat_model: ChatModel, *, sampling: Sampling, seed: int = 0):
-        """`seed` is used only if `sampling.temperature` is above 0."""
+    def __init__(self, chat_model: ChatModel, *, sampling: Sampling, seed: int | None = None):
+        """`seed` is used only if `sampling.temperature` is above 0, see `set_seed`."""
         self.chat_model = chat_model
         self.sampling = sampling
         self.rounds: list[ChatRound] = []
@@ -65,7 +65,8 @@ class ChatSession:
         self._pending_pixels: list[Tensor] = []
         self._pixels: list[Tensor] = []
         self._cache: DialogueCache | None = None
-        self._generator = torch.Generator(chat_model.model.device).manual_seed(seed)
+        self._generator = torch.Generator(chat_model.model.device)
+        self.set_seed(seed)
 
     @property
     def num_images(self) -> int:
@@ -81,9 +82,12 @@ class ChatSession:
         self._pending_pixels.clear()
         self._cache = None
 
-    def set_seed(self, seed: int) -> None:
-        """Restart the random numbers of sampling."""
-        self._generator.manual_seed(seed)
+    def set_seed(self, seed: int | None) -> None:
+        """Restart the random numbers of sampling; None is from a number that nobody knows."""
+        if seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(seed)
 
     def add_round(
         self,
@@ -166,11 +170,11 @@ class ChatSession:
         self.pending_ids, self._pending_pixels = [], []
         first = len(self.ids)
         stream = TextStream(self.chat_model.tokenizer)
-        ended = EndReason.STOPPED
+        ended, end_ids = EndReason.STOPPED, self.chat_model.end_ids
         try:
             while ended is EndReason.STOPPED:
                 chosen = self._choose(logits)
-                if chosen == self.chat_model.end_id:
+                if chosen in end_ids:
                     ended = EndReason.BY_MODEL
                     break
                 yield stream.add(chosen)

@@ -3,7 +3,7 @@
 In: a checkpoint of any ZeRO stage. Out, in one folder:
 
     config.json, model*.safetensors    `VisualChat.from_pretrained` reads them; LoRA is merged
-    generation_config.json             its end token stops `generate`
+    generation_config.json             its end tokens stop `generate`
     tokenizer.json, ...                `PreTrainedTokenizerFast.from_pretrained` reads them
     preprocessor_config.json           size, mean and deviation of images, as CLIP processors read
                                        them; and `tiling`, if the model's images are cut into tiles
@@ -25,6 +25,7 @@ import transformers
 
 from vchat.base.files import inherit_permissions
 from vchat.model.visual_chat import VisualChat
+from vchat.train.chat.chat_model import find_end_ids
 from vchat.train.checkpoints.checkpoint import EXPORT_FACTS, Checkpoint, verify_files
 from vchat.train.checkpoints.step_folder import write_json
 from vchat.train.engine.starting_model import load_model
@@ -81,7 +82,7 @@ def export_checkpoint(checkpoint: Checkpoint, out: Path, *, precision: str | Non
     aside = out.with_name(f".{out.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     tokenizer, template = checkpoint.tokenizer, checkpoint.template
-    model.generation_config.eos_token_id = tokenizer.special_id(template.end)
+    model.generation_config.eos_token_id = sorted(find_end_ids(model, tokenizer, template))
     model.save_pretrained(aside)
     tokenizer.save(aside)
     stored_side = checkpoint.shards.get("stored_image_size")

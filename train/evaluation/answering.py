@@ -7,7 +7,7 @@ B rows, S positions, V ids.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -95,7 +95,7 @@ def decode_greedily(
     pixels: Tensor | None,
     max_new_tokens: int,
 ) -> list[list[int]]:
-    """Continue prompts of one length by the likeliest ids, up to and with the end token.
+    """Continue prompts of one length by the likeliest ids, up to and with an end token.
 
     Args:
         chat_model: The model.
@@ -108,6 +108,8 @@ def decode_greedily(
     pixels = None if pixels is None else pixels.to(model.device)
     sampling = Sampling(max_new_tokens=max_new_tokens)
     cache, columns = None, []
+    end_ids = chat_model.end_ids
+    ends = torch.tensor(sorted(end_ids), device=model.device)
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=model.device)
     for _ in range(max_new_tokens):
         logits, cache = model.extend(cache, ids, pixels)
@@ -115,11 +117,12 @@ def decode_greedily(
             logits, sampling, slot_id=tokenizer.image_id, num_ids=tokenizer.num_ids
         ).masked_fill(ended, chat_model.end_id)
         columns.append(chosen)
-        ended |= chosen == chat_model.end_id
+        ended |= torch.isin(chosen, ends)
         if bool(ended.all()):
             break
         ids, pixels = chosen[:, None], None
-    return [_cut_after_end(row, chat_model.end_id) for row in torch.stack(columns, dim=1).tolist()]
+    rows = torch.stack(columns, dim=1).tolist()
+    return [_cut_after_end(row, end_ids) for row in rows]
 
 
 def _grey_images(chat_model: ChatModel, question: Question) -> list[Tensor]:
@@ -171,12 +174,13 @@ def _prompt(chat_model: ChatModel, question: Question, *, max_new_tokens: int) -
     return ids
 
 
-def _cut_after_end(ids: list[int], end_id: int) -> list[int]:
-    """Cut ids after the first end token, if there is one."""
-    return ids[: ids.index(end_id) + 1] if end_id in ids else ids
+def _cut_after_end(ids: list[int], end_ids: Collection[int]) -> list[int]:
+    """Cut ids after the first token that ends an answer, if there is one."""
+    end = next((i for i, one in enumerate(ids) if one in end_ids), len(ids) - 1)
+    return ids[: end + 1]
 
 
 def _to_answer(chat_model: ChatModel, question: Question, ids: list[int]) -> AnsweredQuestion:
-    ended = ids[-1] == chat_model.end_id
+    ended = ids[-1] in chat_model.end_ids
     text = chat_model.tokenizer.decode(ids[:-1] if ended else ids)
     return AnsweredQuestion(question=question, answer=text, ended=ended)

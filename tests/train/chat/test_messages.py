@@ -48,7 +48,7 @@ def test_images_before_and_after_the_text_stand_before_it():
 def test_a_missing_field_takes_the_default():
     request = read({"role": "user", "content": "What?"}, model="any", logprobs=False, stop=None)
     assert request.sampling == DEFAULT
-    assert (request.system, request.seed, request.stream) == (None, 0, False)
+    assert (request.system, request.seed, request.stream) == (None, None, False)
 
 
 def test_settings_are_read():
@@ -110,3 +110,7 @@ def test_images_come_as_data_uris_only(form, message):
     with pytest.raises(ValueError, match=message) as error:
         read(user(image(form=form), text("What?")))
     assert error.match(r"messages\[0\]\.content\[0\]\.image_url\.url")
+
+
+def test_a_seed_of_minus_one_is_none():
+    assert read(user(text("Hi")), seed=-1).seed is None

@@ -251,6 +251,32 @@ def test_equal_seeds_sample_equal_answers(chat_model):
     assert answer(1) != answer(2)
 
 
+def test_without_a_seed_every_session_and_every_request_samples_afresh(chat_model):
+    sampling = Sampling(max_new_tokens=12, temperature=1.5)
+    sessions = [ChatSession(chat_model, sampling=sampling) for _ in range(4)]
+    assert len({"".join(session.ask("What?")) for session in sessions}) > 1
+    states = set()
+    for _ in range(4):
+        sessions[0].set_seed(None)
+        states.add(sessions[0]._generator.initial_seed())
+    assert len(states) == 4
+
+
+@pytest.mark.parametrize("end", ["<|eot_id|>", "<|end_of_text|>"])
+def test_an_answer_stops_at_every_end_token_and_shows_none(tmp_path, monkeypatch, end):
+    chat_model = toy_chat_model(tmp_path, shape="llama_3")
+    ids = {chat_model.tokenizer.decode([one]): one for one in chat_model.tokenizer.special_ids}
+    said = iter([70, 70, ids[end]])
+    monkeypatch.setattr(
+        "vchat.train.chat.session.next_ids", lambda *_, **__: torch.tensor([next(said)])
+    )
+    session = session_of(chat_model)
+    assert "".join(session.ask("What?")) == 2 * chat_model.tokenizer.decode([70])
+    (round_,) = session.rounds
+    assert (round_.end_reason, round_.num_tokens) == (EndReason.BY_MODEL, 2)
+    assert session.pending_ids[-1] == ids["<|eot_id|>"]  # what follows is as it was trained
+
+
 def test_each_image_takes_its_positions(chat_model):
     session = session_of(chat_model)
     list(session.ask("What?", images=[toy_picture(0), toy_picture(1)]))

@@ -1,5 +1,6 @@
 """Questions are answered in batches as they are one by one."""
 
+import pytest
 import torch
 
 from vchat.train.chat.chat_model import load_chat_model
@@ -46,22 +47,22 @@ def test_an_answer_ends_at_its_end_token_while_others_of_the_batch_go_on(
     assert long.ended
 
 
-def test_a_checkpoint_in_a_chat_template_answers_up_to_the_end_token_of_the_template(
-    questions_file, tmp_path, monkeypatch
+@pytest.mark.parametrize("end", ["<|eot_id|>", "<|end_of_text|>", "<|end_header_id|>"])
+def test_a_chat_template_s_answer_ends_at_any_end_token_and_shows_none(
+    questions_file, tmp_path, monkeypatch, end
 ):
     made = toy_chat_model(tmp_path, shape="llama_3")
+    ids = {made.tokenizer.decode([one]): one for one in range(made.tokenizer.num_ids)}
+    made.model.generation_config.eos_token_id = [70, ids["<|end_header_id|>"]]  # 70 is no special
     loaded, _ = load_chat_model(save_toy_checkpoint(made, tmp_path / "out"), system="Be brief.")
     assert (loaded.template.name, loaded.template.system) == ("chat", "Be brief.")
-    ends = [loaded.tokenizer.decode([one]) for one in (loaded.end_id, loaded.tokenizer.end_id)]
-    assert ends == ["<|eot_id|>", "<|end_of_text|>"]
-    steps = iter([[70], [loaded.tokenizer.end_id], [70], [loaded.end_id]])
+    steps = iter([[70], [70], [ids[end]]])
     monkeypatch.setattr(
         "vchat.train.evaluation.answering.next_ids", lambda *_, **__: torch.tensor(next(steps))
     )
     question = read_questions(questions_file)[0]
     (answer,) = answer_questions(loaded, [question], max_new_tokens=9, batching=Batching())
-    letter = loaded.tokenizer.decode([70])
-    assert answer.answer == f"{letter}<|end_of_text|>{letter}"
+    assert answer.answer == 2 * loaded.tokenizer.decode([70])
     assert answer.ended
 
 

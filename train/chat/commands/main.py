@@ -33,7 +33,11 @@ from vchat.train.chat.commands.options import CHECKPOINT_HELP, DEVICE, SYSTEM
     show_default=True,
     help="Sample from the fewest tokens whose probabilities sum to this.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of sampling.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=-1, max=2**63 - 1),
+    help="Seed of sampling: equal questions get equal answers. By default, or with -1, fresh.",
+)
 @click.option("--max-new-tokens", default=256, show_default=True, help="Most tokens of an answer.")
 @SYSTEM
 @DEVICE
@@ -43,7 +47,7 @@ def chat(
     checkpoint: Path | None,
     temperature: float,
     top_p: float,
-    seed: int,
+    seed: int | None,
     max_new_tokens: int,
     system: str | None,
     device: str | None,
@@ -71,7 +75,7 @@ def chat(
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
     chat_model, opened = load_chat_model(checkpoint, device=device, system=system)
-    session = ChatSession(chat_model, sampling=sampling, seed=seed)
+    session = ChatSession(chat_model, sampling=sampling, seed=None if seed == -1 else seed)
     talk(session, greeting=f"{opened.folder}, step {opened.step}. /help lists the commands.")
 
 
