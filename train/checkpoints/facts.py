@@ -9,6 +9,7 @@ import posixpath
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -23,7 +24,7 @@ LOADER = {"arguments": dict, "digest": str, "epoch": int, "position": int}
 SHARDS = {"tokenizer_fingerprint": str, "template": dict, "image_size": int}
 """Keys of `shards.json` that every reader needs."""
 
-TEMPLATE = {"name": str, "system": str}
+TEMPLATE: Mapping[str, type | UnionType] = {"name": str, "system": str | None}
 """Keys of its `template`."""
 
 
@@ -36,7 +37,7 @@ def check_resumable(path: Path, state: Mapping[str, Any]) -> None:
     check_facts(path, state["loader"], LOADER)
 
 
-def check_facts(path: Path, found: Mapping[str, Any], wanted: Mapping[str, type]) -> None:
+def check_facts(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise ValueError, naming file, key, value found and type wanted, if a key is not as wanted.
 
     Numbers must not be negative.
@@ -46,7 +47,7 @@ def check_facts(path: Path, found: Mapping[str, Any], wanted: Mapping[str, type]
         is_right = isinstance(value, kind) and not isinstance(value, bool)
         if not is_right or (isinstance(value, int) and value < 0):
             text = repr(value)[:60]
-            number = "number from 0" if kind is int else kind.__name__
+            number = "number from 0" if kind is int else getattr(kind, "__name__", str(kind))
             raise ValueError(f"{path}: {name} is {text}, want a {number}")
 
 
