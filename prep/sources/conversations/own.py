@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from vchat.prep.raw.data_path import DataPath
+from vchat.prep.raw.identity import normal_path
 from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources import image_names
 from vchat.prep.sources.conversations.entry_fields import Conversation
@@ -128,5 +129,5 @@ def _image(path: Any, *, file: str) -> ImageRef:
         raise Rejected("bad_row", f"an image is named by {type(path).__name__}, not text")
     if path.startswith(("http:", "https:", "data:")):
         raise Rejected("missing_image", f"{path[:60]!r} is not a local file")
-    path = path.removeprefix("file://")
+    path = normal_path(path.removeprefix("file://"))
     return ImageRef(key=image_names.key_of_path(path), file=path)
