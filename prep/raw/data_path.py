@@ -228,9 +228,9 @@ class RemotePath:
             return False
         if not self._bucket.can_list:
             return self._bucket.store.size_if_there(self._name) is not None
-        return self.listed_version() is not None
+        return self.version_in_listing() is not None
 
-    def listed_version(self) -> int | None:
+    def version_in_listing(self) -> int | None:
         """Return a number that changes with the content, from the listing of the file's folder.
 
         It is None if there is no such file. The store must be able to list.

@@ -285,7 +285,7 @@ class ImageFiles:
             status = path.stat()
             version = f"{status.st_mtime_ns} {status.st_size}"
         elif path.can_list:
-            version = str(path.listed_version())
+            version = str(path.version_in_listing())
         else:
             return FOUND_OVER_HTTP
         number = self._root_names.index(self._root_of(path, located))
