@@ -67,17 +67,32 @@ def read_keys(path: Path) -> tuple[str, ...]:
     """Return the keys of a list, sorted, each once.
 
     Raises:
-        ValueError: a Parquet file has no column `key`.
+        ValueError: a Parquet file has no column `key` of texts, or the file is neither Parquet nor
+            text; names the file.
         OSError: unreadable.
     """
     if path.suffix == ".parquet":
-        columns = pq.read_schema(path).names
-        if "key" not in columns:
-            raise ValueError(f"{path} has columns {', '.join(columns)}, wanted one called key")
-        keys = pq.read_table(path, columns=["key"])["key"].to_pylist()
+        keys = _read_key_column(path)
     else:
-        keys = path.read_text(encoding="utf-8").splitlines()
+        try:
+            keys = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as err:
+            raise ValueError(f"{path} is no text in UTF-8: {err}") from err
     return tuple(sorted({key for key in keys if key}))
+
+
+def _read_key_column(path: Path) -> list[str | None]:
+    try:
+        schema = pq.read_schema(path)
+    except pa.ArrowInvalid as err:
+        raise ValueError(f"{path} is no Parquet file: {err}") from err
+    if "key" not in schema.names:
+        raise ValueError(f"{path} has columns {', '.join(schema.names)}, wanted one called key")
+    kind = schema.field("key").type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise ValueError(f"{path} has keys of type {kind}, wanted texts")
+    keys: list[str | None] = pq.read_table(path, columns=["key"])["key"].to_pylist()
+    return keys
 
 
 def find_unknown_keys(keys: Sequence[str], *, shard_sets: Sequence[ShardSet]) -> list[str]:

@@ -129,6 +129,14 @@ def test_the_table_names_sources_and_left_out_samples(shard_set: ShardSet, tmp_p
     assert printed["sources"] == {"toy": 14, "toy2": 3}
 
 
+def test_keys_of_no_sample_are_counted_and_named(shard_set: ShardSet, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.txt"
+    keys.write_text("toy/0\ntoy/none\n")
+    done = run(shard_set, "--exclude", str(keys), "--json")
+    assert json.loads(done.stdout)["unknown_keys"] == ["toy/none"]
+    assert "1 of 2 keys are of no sample in these shards: toy/none\n" in done.stderr
+
+
 def test_wrong_options_are_wrong_use(shard_set: ShardSet) -> None:
     assert run(shard_set, "--mix", "toy").exit_code == 2
     failed = run(shard_set, "--mix", "ty=1")

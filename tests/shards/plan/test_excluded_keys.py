@@ -4,6 +4,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from vchat.shards.format.open_shards import open_shards
@@ -13,6 +15,7 @@ from vchat.shards.plan.excluded_keys import (
     ExcludeHistory,
     describe_unknown_keys,
     find_unknown_keys,
+    read_keys,
 )
 from vchat_testing.toy_plans import arguments, regular_index
 from vchat_testing.training_runs import training_shards
@@ -91,3 +94,29 @@ def test_keys_of_no_sample_of_any_split_are_found_and_named(tmp_path: Path):
     )
     assert line.endswith("toy/z08 and 3 more")
     assert find_unknown_keys((), shard_sets=[shard_set]) == []
+
+
+def test_keys_are_read_sorted_each_once_from_text_and_parquet(tmp_path: Path):
+    (tmp_path / "keys.txt").write_bytes(b"b/2\r\na/1\n\nb/2\n")
+    pq.write_table(pa.table({"key": ["b/2", None, "a/1"]}), tmp_path / "keys.parquet")
+    for name in ("keys.txt", "keys.parquet"):
+        assert read_keys(tmp_path / name) == ("a/1", "b/2")
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("keys.txt", b"a/1\n\xff\xfe", r"keys\.txt is no text in UTF-8"),
+        ("keys.parquet", b"a/1\n", r"keys\.parquet is no Parquet file"),
+        ("keys.parquet", {"id": ["a"]}, r"keys\.parquet has columns id, wanted one called key"),
+        ("keys.parquet", {"key": [1, 2]}, r"keys\.parquet has keys of type int64, wanted texts"),
+    ],
+)
+def test_another_list_is_refused_by_name(tmp_path: Path, name, content, message):
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    else:
+        pq.write_table(pa.table(content), tmp_path / name)
+    with pytest.raises(ValueError, match=message) as error:
+        read_keys(tmp_path / name)
+    assert "\n" not in str(error.value)
