@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from vchat.base.terminal_text import one_line
+
 if TYPE_CHECKING:
     from vchat.shards.format.shard_set import ShardSet
 
@@ -107,7 +109,7 @@ def find_unknown_keys(keys: Sequence[str], *, shard_sets: Sequence[ShardSet]) ->
 
 def describe_unknown_keys(unknown: Sequence[str], *, num_keys: int, name: str) -> str:
     """Return one line that counts the unknown keys of a list, and names the first of them."""
-    named = ", ".join(unknown[:MAX_NAMED_KEYS])
+    named = ", ".join(one_line(key) for key in unknown[:MAX_NAMED_KEYS])
     more = len(unknown) - MAX_NAMED_KEYS
     return (
         f"{name}: {len(unknown):,} of {num_keys:,} keys are of no sample in these shards: {named}"

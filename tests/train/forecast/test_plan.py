@@ -38,6 +38,15 @@ def test_the_plan_of_a_run_names_steps_tokens_images_time_and_memory(run_file):
     assert not (run_file.parent / "out").exists()
 
 
+def test_keys_of_no_sample_are_counted_and_named(run_file):
+    keys = run_file.parent / "keys.txt"
+    keys.write_text("toy/train/1\ntoy/none\n")
+    done = plan(run_file, "--set", f"data.exclude={keys}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    line = f"data.exclude = {keys}: 1 of 2 keys are of no sample in these shards: toy/none\n"
+    assert line in done.stderr
+
+
 def test_a_run_that_does_not_fit_ends_with_exit_code_1_and_the_setting_that_would(run_file):
     done = plan(run_file, "--gpus", "8", "--gpu-memory", "0.0014")
     assert done.returncode == 1, done.stderr[-3000:]

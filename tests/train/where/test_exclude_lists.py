@@ -69,10 +69,11 @@ class ExcludingRun:
         return [str(line["sample_sum"]) for line in log_of(self.out)]
 
 
-def test_finished_steps_are_told_as_they_were_made(tmp_path: Path):
+def test_finished_steps_are_told_as_they_were_made(tmp_path: Path, capsys):
     run = ExcludingRun(tmp_path)
-    run.exclude("toy/train/3", "toy/train/5")
+    run.exclude("toy/train/3", "toy/train/5", "toy/none")
     run.run()
+    assert "1 of 3 keys are of no sample in these shards: toy/none\n" in capsys.readouterr().err
     run.exclude("toy/train/7", "toy/train/8", "toy/train/9")
     assert [run.told(step)[0] for step in range(1, STEPS + 1)] == run.made()
 
