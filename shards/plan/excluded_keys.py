@@ -77,7 +77,7 @@ def read_keys(path: Path) -> tuple[str, ...]:
         keys = _read_key_column(path)
     else:
         try:
-            keys = path.read_text(encoding="utf-8").splitlines()
+            keys = list(path.read_text(encoding="utf-8").splitlines())
         except UnicodeDecodeError as err:
             raise ValueError(f"{path} is no text in UTF-8: {err}") from err
     return tuple(sorted({key for key in keys if key}))
