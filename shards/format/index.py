@@ -23,9 +23,10 @@ from vchat.base.checked_json import show_value
 from vchat.base.files import sha256_file, write_atomically
 from vchat.base.safe_paths import read_regular
 from vchat.shards.format.index_checks import BLOCK_BYTES, IndexChecker, check_order
+from vchat.shards.format.manifest_schema import MAX_ROWS_PER_PART
 from vchat.shards.format.sample import Sample
 
-ROWS_PER_PART = 200_000
+ROWS_PER_PART = MAX_ROWS_PER_PART
 MAX_PART_BYTES = 2**30
 VALUES_PER_ROW = 2048
 """Of a list, on average over a part."""
