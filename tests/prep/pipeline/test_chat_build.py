@@ -64,12 +64,12 @@ def test_verify_finds_nothing_wrong(shards):
     assert list(find_defects(shards, shard_done=lambda _: None)) == []
 
 
-def test_another_chat_template_in_the_folder_is_refused_naming_both_digests(shards, tmp_path):
+def test_another_chat_template_in_the_folder_is_refused(shards, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(shards.folder, copy)
     config = copy / "tokenizer" / "tokenizer_config.json"
     settings = json.loads(config.read_text())
     settings["chat_template"] = settings["chat_template"].replace("\n\n", "\n")
     config.write_text(json.dumps(settings))
-    with pytest.raises(ValueError, match=rf"{shards.template.digest}, ours [0-9a-f]{{64}}"):
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json has sha256 .* was changed"):
         _ = open_shards(copy).template
