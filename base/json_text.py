@@ -25,8 +25,9 @@ DAMAGED = "\ufdd0"
 """A Unicode noncharacter that replaces whatever is not Unicode."""
 
 STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-TO_BRACKET = re.compile(rb'(?:[^"\[\]{}]++|' + STRING + rb")*+([\[\]{}]?)", re.DOTALL)
-"""Matches up to a bracket outside of texts, or up to a text without end, or to the end."""
+TO_BRACKET = re.compile(rb'(?:[^"\[\]{}]++|' + STRING + rb"){0,999}+([\[\]{}]?)", re.DOTALL)
+"""Goes towards the next bracket outside of texts; at its end, at the end of the data and before a
+text without end it matches nothing. It takes 999 steps at most, as each needs memory."""
 
 _STRING = re.compile(STRING, re.DOTALL)
 _MAY_BE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -106,29 +107,42 @@ def _decode_text(data: bytes) -> str:
 
 
 def _check_bounds(data: bytes) -> None:
+    if len(data) > MAX_VALUES and _count_marks(data) > MAX_VALUES and _has_too_many_values(data):
+        raise JsonLimitError(f"more than {MAX_VALUES} values")
     if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _depth(data) > MAX_DEPTH:
         raise JsonLimitError(f"nested deeper than {MAX_DEPTH} arrays and objects")
-    if len(data) > MAX_VALUES:
-        plain = _STRING.sub(b"", data) if _count_values(data) > MAX_VALUES else b""
-        if _count_values(plain) > MAX_VALUES:
-            raise JsonLimitError(f"more than {MAX_VALUES} values")
 
 
-def _count_values(data: bytes) -> int:
+def _count_marks(data: bytes) -> int:
     return sum(data.count(mark) for mark in (b",", b"[", b"{"))
 
 
-def _depth(data: bytes) -> int:
-    """Return how deep brackets outside of texts are nested."""
-    depth = deepest = at = 0
-    while True:
+def _has_too_many_values(data: bytes) -> bool:
+    """Tell it by the marks outside of texts, a part of the data at a time."""
+    total = at = 0
+    while total <= MAX_VALUES:
         match = TO_BRACKET.match(data, at)
         assert match is not None
-        if not match[1]:
-            return deepest
-        depth += 1 if match[1] in b"[{" else -1
+        if match.end() == at:
+            return False
+        total += _count_marks(_STRING.sub(b"", data[at : match.end()]))
+        at = match.end()
+    return True
+
+
+def _depth(data: bytes) -> int:
+    """Return how deep brackets outside of texts are nested; beyond the limit it stops counting."""
+    depth = deepest = at = 0
+    while deepest <= MAX_DEPTH:
+        match = TO_BRACKET.match(data, at)
+        assert match is not None
+        if match.end() == at:
+            break
+        if match[1]:
+            depth += 1 if match[1] in b"[{" else -1
         deepest = max(deepest, depth)
         at = match.end()
+    return deepest
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

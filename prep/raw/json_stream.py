@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from vchat.base.json_text import (
+    MAX_VALUES,
     STRING,
     TO_BRACKET,
     JsonLimitError,
@@ -24,7 +25,7 @@ from vchat.base.json_text import (
 from vchat.prep.raw.data_path import DataPath
 from vchat.prep.raw.rejected import Rejected
 
-MAX_ENTRY_BYTES = 32 * 2**20
+MAX_ENTRY_BYTES = 16 * 2**20
 """Size limit of one entry: an element, a member, or a line of JSONL. One is held in memory."""
 
 BLOCK_BYTES = 256 * 2**10
@@ -107,8 +108,11 @@ class JsonCursor:
     def _go_over_value(self, *, held_from: int | None) -> None:
         first = self._data[self._at : self._at + 1]
         if first in (b"[", b"{"):
-            depth = 0
+            depth = num_brackets = 0
             while depth or first:
+                num_brackets += 1
+                if held_from is not None and num_brackets > 2 * MAX_VALUES:
+                    raise self._excess(held_from, f"has more than {MAX_VALUES} values")
                 depth += 1 if self._next_bracket(held_from) in b"[{" else -1
                 first = b""
             return
@@ -130,10 +134,11 @@ class JsonCursor:
         while True:
             match = TO_BRACKET.match(self._data, self._at)
             assert match is not None
+            has_moved = match.end() > self._at
             self._at = match.end()
             if match[1]:
                 return match[1]
-            if not self._read_more(self._at, held_from=held_from):
+            if not has_moved and not self._read_more(self._at, held_from=held_from):
                 raise self.truncation()
 
     def _read_more(self, at: int, *, held_from: int | None = None) -> bool:
@@ -144,16 +149,16 @@ class JsonCursor:
         keep = at if held_from is None else held_from - self._start
         held = self._data[keep:]
         if len(held) > MAX_ENTRY_BYTES:
-            first = self._start + keep
-            raise ValueError(
-                f"{self._path}: the value at byte {first} is longer than {MAX_ENTRY_BYTES} bytes"
-            )
+            raise self._excess(self._start + keep, f"is longer than {MAX_ENTRY_BYTES} bytes")
         more = self._file.read(max(BLOCK_BYTES, len(held)))
         self._data = held + more
         self._ascii = _ascii_text(self._data)
         self._start += keep
         self._at = at - keep
         return bool(more)
+
+    def _excess(self, offset: int, message: str) -> ValueError:
+        return ValueError(f"{self._path}: the value at byte {offset} {message}")
 
     def truncation(self) -> ValueError:
         """Return the error for a file that ends too early."""

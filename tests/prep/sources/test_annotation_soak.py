@@ -106,3 +106,44 @@ def files_of(case: Case, world: Path) -> list[str]:
     files = annotation_files(source, world) + pictures
     assert files, case.source
     return [str(file.relative_to(world)) for file in files]
+
+
+LARGE = 15 * 2**20
+"""Bytes of an entry just below the limit."""
+
+LARGE_ENTRIES = {
+    "text of four bytes a character": '"\U0001f600' + "x" * LARGE + '"',
+    "escapes": '"' + "\\n" * (LARGE // 2) + '"',
+    "halves of surrogate pairs": '"' + "\\ud83d" * (LARGE // 6) + '"',
+    "brackets": "[" * (LARGE // 2) + "]" * (LARGE // 2),
+    "brackets without end": "[" * LARGE,
+    "empty objects": "[" + "{}," * (LARGE // 3 - 1) + "{}]",
+    "as many objects as may be": "[" + '{"a":"b"},' * (2**17 - 9) + "{}]",
+    "digits": "9" * LARGE,
+    "digits of a fraction": "0." + "9" * LARGE,
+    "numbers": "[" + "1," * (LARGE // 2 - 1) + "1]",
+    "white space": " " * LARGE + "1",
+    "quotes": '"",' * (LARGE // 3) + '""',
+    "backslashes": '"' + "\\" * LARGE + '"',
+    "a text without end": '"' + "x" * LARGE,
+}
+
+
+@pytest.mark.soak
+def test_large_entries_stay_within_the_bounds(tmp_path: Path):
+    write_own(tmp_path)
+    case = Case(data=str(tmp_path), source="own", file="odd.json")
+    good = (tmp_path / "array.json").read_text()
+    sandbox = Sandbox(convert_case, warm=[Case(data=str(tmp_path), source="own", file=OWN[0])])
+    faults = []
+    for name, entry in LARGE_ENTRIES.items():
+        asked = '{"from": "human", "value": "Q?"}'
+        row = f'{{"conversations": [{asked}, {{"from": "gpt", "value": {entry}}}]}}'
+        for packaging, text in (("array", f"{good[:-1]}, {row}, {row}]"), ("lines", row)):
+            (tmp_path / "odd.json").write_text(text)
+            outcome = sandbox.try_case(case)
+            LOG.info(f"{name} {packaging}: {outcome}"[:300])
+            if fault := outcome.find_fault():
+                faults.append(f"{name}, {packaging}: {fault}")
+    sandbox.close()
+    assert faults == [], "\n".join(faults)
