@@ -126,6 +126,22 @@ def find_refusal(config: PreTrainedConfig) -> str | None:
     )
 
 
+def find_longest_dialogue(config: PreTrainedConfig) -> int | None:
+    """Return the most positions of a dialogue for which rotary frequencies stay as they are.
+
+    Some decoders choose frequencies by the longest dialogue of a batch, which would change what the
+    others are given. None if this one does not.
+    """
+    stated = getattr(config, "rope_parameters", None) or {}
+    tables = [stated, *(value for value in stated.values() if isinstance(value, dict))]
+    limits = [
+        int(table.get("original_max_position_embeddings") or config.max_position_embeddings)
+        for table in tables
+        if table.get("rope_type") in ("dynamic", "longrope")
+    ]
+    return min(limits, default=None)
+
+
 def _refuse_layers(config: PreTrainedConfig) -> str | None:
     for number, kind in enumerate(getattr(config, "layer_types", None) or ()):
         if kind not in EXACT_LAYERS:

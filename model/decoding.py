@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from vchat.model.attention import Layout
 from vchat.model.cached_layout import DialogueCache, make_cached_layout
+from vchat.model.decoder_families import find_longest_dialogue
 from vchat.model.flat_layout import FlatLayout, PrefillLayout, make_flat_layout
 
 IGNORED = -100
@@ -214,7 +215,18 @@ def run_decoder(
     layout: Layout,
     cache: DialogueCache | None = None,
 ) -> Tensor:
-    """Run the decoder's layers and its final norm: float[B, S, D] to float[B, S, D]."""
+    """Run the decoder's layers and its final norm: float[B, S, D] to float[B, S, D].
+
+    Raises:
+        ValueError: a dialogue is so long that the decoder would change its rotary frequencies for
+            all dialogues of the batch.
+    """
+    longest = find_longest_dialogue(decoder.config)
+    if longest is not None and layout.longest > longest:
+        raise ValueError(
+            f"a dialogue of {layout.longest} positions is longer than the {longest} up to which"
+            " the decoder's rotary frequencies do not depend on the length"
+        )
     output = decoder.get_decoder()(
         inputs_embeds=embeddings,
         position_ids=position_ids,

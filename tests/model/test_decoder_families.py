@@ -209,6 +209,34 @@ def test_a_refused_decoder_never_becomes_part_of_a_model():
         visual_chat(tiny_decoder("lfm2", **types), "causal")
 
 
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0},
+        {
+            "rope_type": "longrope",
+            "rope_theta": 1e4,
+            "factor": 4.0,
+            "short_factor": [1.0] * 8,
+            "long_factor": [3.0] * 8,
+            "original_max_position_embeddings": 10,
+        },
+    ],
+)
+def test_frequencies_that_depend_on_the_longest_dialogue_are_refused(dialogues, rope):
+    most = rope.get("original_max_position_embeddings", 10)
+    settings = {"max_position_embeddings": 40 if "short_factor" in rope else most}
+    decoder = tiny_decoder("llama", rope_parameters=rope, **settings)
+    model = visual_chat(decoder, "causal")
+    short = [(ids[:, :most], pixels) for ids, pixels in dialogues]
+    with torch.no_grad():
+        packed = summed_loss(model, short)
+        alone = sum(summed_loss(model, [one]) for one in short)
+        torch.testing.assert_close(packed, alone, atol=2e-4, rtol=1e-5)
+        with pytest.raises(ValueError, match="11 positions is longer than the 10 up to which"):
+            summed_loss(model, [short[0], (dialogues[0][0], dialogues[0][1])])
+
+
 def test_the_documents_list_the_decoders_that_are_taken():
     text = (Path(decoders.__file__).resolve().parents[1] / "docs" / "train.md").read_text()
     listed = text.split("<!-- decoders -->")[1]

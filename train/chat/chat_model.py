@@ -16,6 +16,7 @@ import transformers
 from torch import Tensor
 
 from vchat.model.cached_layout import DialogueCache
+from vchat.model.decoder_families import find_longest_dialogue
 from vchat.model.end_ids import read_end_ids
 from vchat.model.image_states import ImageStates
 from vchat.model.visual_chat import VisualChat
@@ -46,7 +47,9 @@ class ChatModel:
     @property
     def max_positions(self) -> int:
         """The most positions of a dialogue, including images and answers."""
-        return int(self.model.config.get_text_config().max_position_embeddings)
+        config = self.model.config.get_text_config()
+        most = int(config.max_position_embeddings)
+        return min(most, find_longest_dialogue(config) or most)
 
     @property
     def image_size(self) -> int:

@@ -207,3 +207,10 @@ def test_the_decoder_s_end_ids_are_kept_with_the_model(decoder, tmp_path):
     made.model.generation_config.eos_token_id = [2, 7, 9]
     again = load_model(save_toy_checkpoint(made, tmp_path / "out"))
     assert again.generation_config.eos_token_id == [2, 7, 9]
+
+
+def test_a_table_of_a_hybrid_decoder_is_refused_also_where_only_sizes_are_wanted():
+    table = {"model_type": "qwen3_5_text", **SIZES, "layer_types": ["linear_attention"] * 2}
+    for device in ("cpu", "meta"):
+        with torch.device(device), pytest.raises(ValueError, match="layer 0 is 'linear_attention'"):
+            load_decoder(table, num_ids=50)
