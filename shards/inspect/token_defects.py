@@ -103,9 +103,7 @@ def _first_difference(sample: Sample, wanted: TokenizedText, location: dict[str,
         what, found, again = "mask", sample.supervised.tolist(), wanted.supervised.tolist()
     pairs = enumerate(zip(found, again, strict=False))
     at = next((i for i, (a, b) in pairs if a != b), min(len(found), len(again)))
-    shown = [
-        f"{one[at : at + SHOWN_IDS]} of {len(one)} from the {at + 1}th" for one in (found, again)
-    ]
+    shown = [f"{one[at : at + SHOWN_IDS]} from number {at} of {len(one)}" for one in (found, again)]
     return Defect(
         **location,
         what=f"{what} of the text, encoded again",
