@@ -101,3 +101,12 @@ def test_the_table_of_limits_is_found():
 def test_a_limit_in_the_document_is_that_of_the_code(name, number):
     module, _, constant = name.rpartition(".")
     assert getattr(importlib.import_module(module), constant) == number
+
+
+def test_the_tests_that_a_document_names_exist():
+    named = {
+        name
+        for document in DOCUMENTS
+        for name in re.findall(r"`(tests/[^`:]+)", document.read_text(encoding="utf-8"))
+    }
+    assert {name for name in named if not (ROOT / name).exists()} == set()
