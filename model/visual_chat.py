@@ -72,11 +72,13 @@ class VisualChat(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             ValueError: a decoder whose attention cannot be replaced.
         """
         super().__init__(config)
-        tower = tower or AutoModel.from_config(config.tower_config)
+        tower = tower or AutoModel.from_config(config.tower_config, trust_remote_code=False)
         self.tower = HuggingFaceTower(
             tower, image_size=config.image_size, mean=config.image_mean, std=config.image_std
         )
-        self.decoder = decoder or AutoModelForCausalLM.from_config(config.decoder_config)
+        self.decoder = decoder or AutoModelForCausalLM.from_config(
+            config.decoder_config, trust_remote_code=False
+        )
         self.projection = build_projection(
             config.projection,
             tower_config=config.tower_config,

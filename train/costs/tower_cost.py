@@ -23,7 +23,7 @@ def tower_flops(config: VisualChatConfig) -> float:
     """Count the forward operations of one image in the tower of a model, without adapters."""
     with torch.device("meta"):
         tower = HuggingFaceTower(
-            AutoModel.from_config(config.tower_config),
+            AutoModel.from_config(config.tower_config, trust_remote_code=False),
             image_size=config.image_size,
             mean=config.image_mean,
             std=config.image_std,
