@@ -127,7 +127,7 @@ def change_structure(value: Any, rng: random.Random) -> Any:
 def _change_node(value: Any, rng: random.Random, *, depth: int) -> Any:
     if isinstance(value, list | dict) and value and rng.random() < 0.85:
         key = rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value))
-        changed = value.copy()
+        changed: Any = value.copy()
         action = rng.random()
         if action < 0.1:
             del changed[key]

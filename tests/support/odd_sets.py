@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from vchat.shards.text.tokenizer import TextTokenizer
 from vchat_testing.set_editor import Members, SetEditor
 
-ODD = (
+ODD: tuple[Any, ...] = (
     *(None, True, False, -1, 0, 1, 7, 513, 2**31 - 1, 2**31, 2**62, 2**63, 10**30, 1.5, 1e308),
     *("", " ", "x", "0", "../../x", "/etc/passwd", "VICTIM", "a" * 70_000, "0" * 64, "\x1b[31mred"),
     *("a\nb", "\0", "\u202e", "train-000000.tar", "part-00000.parquet", "json", "9.jpg"),

@@ -38,7 +38,8 @@ class SetEditor:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows of the index."""
-        return pq.read_table(self.index_file).to_pylist()
+        rows: list[dict[str, Any]] = pq.read_table(self.index_file).to_pylist()
+        return rows
 
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
         """Replace the rows of the index."""
