@@ -23,6 +23,9 @@ LARGEST_OF_16_BITS = 65_535
 SMALL_VALUES = 4096
 """A 16-bit picture whose values are all below is scaled by the largest of them."""
 
+_PHOTOMETRIC = 262
+"""Tag of a TIFF; 0 is WhiteIsZero."""
+
 _BAND_ROWS = 256
 """Rows that are scaled at a time, in floating point of 8 bytes."""
 
@@ -54,6 +57,8 @@ def scale_to_eight_bits(image: Image.Image, data: bytes, *, name: str) -> Image.
             a number.
     """
     transparent = image.info.get("transparency")
+    if _is_inverted(image):
+        raise PictureError("undecodable_image", f"{name}: 0 is white, in more than 8 bits")
     if kind := _color_kind(image):
         values = _color_values(image, data, kind=kind, name=name)
     else:
@@ -68,6 +73,11 @@ def scale_to_eight_bits(image: Image.Image, data: bytes, *, name: str) -> Image.
         is_seen = (colors != transparent).any(axis=-1, keepdims=True)
         scaled = np.concatenate([scaled, is_seen.astype(np.uint8) * 255], axis=-1)
     return Image.fromarray(scaled[..., 0] if scaled.shape[-1] == 1 else scaled)
+
+
+def _is_inverted(image: Image.Image) -> bool:
+    """Tell whether a TIFF counts from white to black; Pillow turns only 8 bits around."""
+    return image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
 
 
 def _color_kind(image: Image.Image) -> str:

@@ -15,12 +15,26 @@ from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources.texts import PLACEHOLDER, check_tags, require_text
 from vchat.shards.format.record import Round
 
-SYSTEM_FIELDS = ("system", "system_prompt", "system_message")
-LOSS_FIELDS = ("loss", "loss_weight", "loss_scale", "weight", "train", "trainable")
-"""Fields of an answer that say whether it carries loss: true or 1, false or 0."""
+SYSTEM_FIELDS = (
+    *("system", "system_prompt", "system_message", "system_text", "system_instruction"),
+    *("system_instructions", "sys_prompt"),
+)
+LOSS_FIELDS = (
+    *("loss", "loss_weight", "loss_scale", "weight", "train", "trainable", "training"),
+    *("train_on_turn", "supervised", "compute_loss", "has_loss"),
+)
+"""Fields of an answer that say whether it carries loss: true or 1, false or 0.
+
+The names of fields are compared without case.
+"""
+
+_MASKS = ("loss_mask", "mask", "masked", "label_mask", "mask_loss", "ignore", "ignore_loss")
+"""Fields about loss that some mean one way and some the other: refused whatever they say."""
 
 _OTHER_MEDIA = re.compile(
-    r"(videos?|audios?|speech|sounds?|gifs?|point_?clouds?)(_(paths?|urls?|files?|lists?))?", re.I
+    r"(videos?|audios?|speech|sounds?|gifs?|point_?clouds?|clips?|depths?|pdfs?)"
+    r"(_(paths?|urls?|files?|lists?|frames?|maps?))?",
+    re.I,
 )
 _OTHER_IMAGES = re.compile(
     r"(imgs?|pictures?|photos?|frames|(image|img)_?\d+)(_(paths?|urls?|files?|lists?))?", re.I
@@ -41,6 +55,10 @@ _UNUSED_FIELDS = (
     "rejected",
     "rejected_response",
     "rejected_messages",
+    "mask_history",
+    "train_on_last_only",
+    "train_on_last_turn",
+    "last_turn_only",
 )
 _UNUSED_IN_TURNS = (
     *_UNUSED_FIELDS,
@@ -51,9 +69,6 @@ _UNUSED_IN_TURNS = (
     "reasoning",
     "reasoning_content",
     "thinking",
-    "loss_mask",
-    "mask",
-    "masked",
     "train_detail",
 )
 
@@ -74,8 +89,10 @@ def check_entry_fields(entry: Mapping[str, Any]) -> None:
         Rejected: `unsupported_media`, `unsupported_field`, or `no_loss` if the whole entry is
             without loss.
     """
+    entry = _lower_names(entry)
     _refuse_media(entry, what="the row")
     _refuse_fields(entry, _UNUSED_FIELDS, what="the row")
+    _refuse_masks(entry, what="the row")
     has_images = not (_is_empty(entry.get("image")) and _is_empty(entry.get("images")))
     for name, value in entry.items():
         if not has_images and _PATHS_OF_IMAGES.fullmatch(str(name)) and not _is_empty(value):
@@ -99,7 +116,8 @@ def system_text(entry: Mapping[str, Any], turn: Any) -> str | None:
     Raises:
         Rejected: `unsupported_field` if there are different ones; `bad_row`, `bad_text`.
     """
-    given = [entry.get(name) for name in SYSTEM_FIELDS] + [turn]
+    named = _lower_names(entry)
+    given = [named.get(name) for name in SYSTEM_FIELDS] + [turn]
     texts = {require_text(value, what="the system text") for value in given if not _is_empty(value)}
     if len(texts) > 1:
         raise Rejected("unsupported_field", f"{len(texts)} different system texts")
@@ -124,10 +142,12 @@ def with_loss_of(
             loss on a question, or for a field that we do not honour; `unsupported_media`.
     """
     found = []
-    for number, (round_, (question, answer)) in enumerate(zip(rounds, pairs, strict=True), start=1):
+    for number, (round_, pair) in enumerate(zip(rounds, pairs, strict=True), start=1):
+        question, answer = (_lower_names(turn) for turn in pair)
         for turn, what in ((question, f"question {number}"), (answer, f"answer {number}")):
             _refuse_media(turn, what=what)
             _refuse_fields(turn, _UNUSED_IN_TURNS, what=what)
+            _refuse_masks(turn, what=what)
         if any(not _is_empty(question.get(name)) for name in LOSS_FIELDS):
             raise Rejected("unsupported_field", f"question {number} asks for loss on it")
         supervised = _carries_loss(answer, what=f"answer {number}")
@@ -135,6 +155,36 @@ def with_loss_of(
     if not any(round_.supervised for round_ in found):
         raise Rejected("no_loss", f"none of {len(found)} answers carries loss")
     return tuple(found)
+
+
+def check_text_part(part: Mapping[str, Any]) -> None:
+    """Check that a text part of a content says nothing but its text.
+
+    Raises:
+        Rejected: `unsupported_media`, `unsupported_field`.
+    """
+    part = _lower_names(part)
+    _refuse_media(part, what="a text part")
+    _refuse_fields(part, _UNUSED_IN_TURNS, what="a text part")
+    _refuse_masks(part, what="a text part")
+    if not _carries_loss(part, what="a text part"):
+        raise Rejected("unsupported_field", "a text part is without loss")
+
+
+def _lower_names(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields by their names in lower case; of equal names the first that says more."""
+    named: dict[str, Any] = {}
+    for name, value in fields.items():
+        lower = str(name).lower()
+        if named.get(lower) is None:
+            named[lower] = value
+    return named
+
+
+def _refuse_masks(fields: Mapping[str, Any], *, what: str) -> None:
+    for name in _MASKS:
+        if fields.get(name) not in (None, [], "", {}):
+            raise Rejected("unsupported_field", f"{what} has {name!r}")
 
 
 def _refuse_media(fields: Mapping[str, Any], *, what: str) -> None:

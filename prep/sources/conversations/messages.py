@@ -14,6 +14,7 @@ from vchat.prep.raw.rejected import Rejected
 from vchat.prep.sources.conversations.entry_fields import (
     Conversation,
     check_entry_fields,
+    check_text_part,
     split_system_turn,
     system_text,
     with_loss_of,
@@ -128,6 +129,7 @@ def _parts(content: Any) -> Iterator[tuple[str, Any]]:
     for part in content if isinstance(content, list) else [{"type": "text", "text": content}]:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind == "text":
+            check_text_part(part)
             yield _TEXT, require_text(part.get("text"), what="a text part")
         elif kind in ("image_url", "image"):
             yield _IMAGE, _image_value(part)

@@ -150,6 +150,14 @@ def test_a_picture_without_a_number_is_refused():
         decode_to_store(tiff(np.full((4, 4, 1), np.nan, np.float32)), shorter_side=None, name="a")
 
 
+def test_a_deep_picture_that_counts_from_white_is_refused():
+    file = io.BytesIO()
+    ramp = Image.fromarray((RAMP[..., 0] * 65_535).astype(np.uint16))
+    ramp.save(file, "TIFF", tiffinfo={262: 0})
+    with pytest.raises(PictureError, match="0 is white"):
+        decode_to_store(file.getvalue(), shorter_side=None, name="a")
+
+
 def test_a_picture_of_one_value_is_black():
     assert decode(tiff(np.full((16, 16, 1), 0.7, np.float32))).max() == 0
 

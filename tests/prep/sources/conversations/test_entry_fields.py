@@ -84,7 +84,11 @@ def test_an_image_inside_a_question_keeps_its_place(tmp_path, entry, question, p
 
 
 @pytest.mark.parametrize(
-    "flag", [{"loss": False}, {"weight": 0}, {"loss_weight": 0.0}, {"train": False}]
+    "flag",
+    [
+        *({"loss": False}, {"weight": 0}, {"loss_weight": 0.0}, {"train": False}, {"Loss": False}),
+        *({"training": False}, {"train_on_turn": False}, {"supervised": 0}, {"compute_loss": 0}),
+    ],
 )
 @pytest.mark.parametrize("entry", [llava(*TWO), openai(*TWO)])
 def test_an_answer_that_says_so_carries_no_loss(tmp_path, entry, flag):
@@ -100,6 +104,8 @@ def test_an_answer_that_says_so_carries_no_loss(tmp_path, entry, flag):
     [
         llava("Q?", "A", system=" Be brief.\n"),
         llava("Q?", "A", system_prompt="Be brief."),
+        llava("Q?", "A", System="Be brief."),
+        llava("Q?", "A", system_instruction="Be brief."),
         {"conversations": [{"from": "system", "value": "Be brief."}, *turns("Q?", "A")]},
         openai({"role": "system", "content": "Be brief."}, "Q?", "A", roles=("assistant", "user")),
         openai("Q?", "A", system="Be brief."),
@@ -125,6 +131,14 @@ def test_an_empty_system_text_is_none(tmp_path, entry):
     "reason, entry",
     [
         ("placeholder_mismatch", openai("Q?", [text("A"), PICTURE])),
+        ("unsupported_field", answered(llava(*TWO), 1, loss_mask=0)),
+        ("unsupported_field", answered(llava(*TWO), 1, Mask=True)),
+        ("unsupported_field", llava("Q?", "A", mask_history=True)),
+        ("unsupported_field", llava("Q?", "A", loss_mask=[0, 1])),
+        ("unsupported_field", openai([{**text("Q?"), "image": "a.jpg"}], "A")),
+        ("unsupported_field", openai("Q?", [{**text("A"), "weight": 0}])),
+        ("unsupported_media", llava("Q?", "A", depth="a.npy")),
+        ("unsupported_media", llava("Q?", "A", Video_Frames=["a.jpg"])),
         ("placeholder_mismatch", openai([PICTURE, text("<image>\nQ?")], "A")),
         ("placeholder_mismatch", openai([PICTURE, text("Q?")], "A <image>")),
         ("placeholder_mismatch", openai([PICTURE, text("Q?")], "A", images=["b.jpg"])),
