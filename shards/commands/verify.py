@@ -17,10 +17,17 @@ def command(shards: str) -> int:
     every member, that each image has its slot, and that each text, encoded again, gives the ids.
     """
     from vchat.base.progress import show_progress
+    from vchat.shards.format.manifest_schema import ManifestError
     from vchat.shards.format.open_shards import open_shards
     from vchat.shards.inspect.verification import find_defects
 
-    opened = open_shards(shards)
+    try:
+        opened = open_shards(shards)
+    except ManifestError as error:
+        for defect in error.defects:
+            echo(defect)
+        echo(f"{shards}: {len(error.defects)} defects of the manifest; nothing else was read")
+        return 1
     listed, num_defects = opened.manifest["shards"], 0
     with show_progress("verifying", total=len(listed), unit="shards") as advance:
         for defect in find_defects(opened, shard_done=advance):

@@ -6,8 +6,9 @@ no reader uses (recipe, libraries, inputs) may hold anything that JSON can.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from vchat.base.checked_json import CheckedJson
@@ -37,26 +38,57 @@ MAX_SYSTEM = 2**20
 MAX_LISTED = 10**6
 """Shards, or parts of an index."""
 
+MAX_SHOWN = 1000
+"""Defects of one manifest that are listed."""
+
+
+class ManifestError(ValueError):
+    """A manifest is not as FORMAT.md says; as text, the first of its defects."""
+
+    def __init__(self, defects: Sequence[str]):
+        """Keep the defects, one line each, at least one."""
+        super().__init__(defects[0])
+        self.defects = tuple(defects)
+
+    def __reduce__(self) -> tuple[type[ManifestError], tuple[tuple[str, ...]]]:
+        return ManifestError, (self.defects,)
+
 
 def check_schema(manifest: CheckedJson, *, version: int) -> None:
-    """Raise ValueError, naming the place, unless a manifest is as FORMAT.md says.
+    """Check that a manifest is as FORMAT.md says.
 
     Args:
         manifest: Of a version that is read here.
         version: Its `format_version`.
+
+    Raises:
+        ManifestError: With the first `MAX_SHOWN` defects, each naming its place.
     """
     absent = [name for name in REQUIRED_KEYS if name not in manifest.object()]
     if absent:
-        raise ValueError(f"{manifest.name} lacks {', '.join(absent)}")
-    _check_digests(manifest.member("digests"))
-    _check_template(manifest.member("template"))
-    _check_tokenizer(manifest.member("tokenizer"), version=version)
-    _check_counts(manifest.member("totals"))
-    for _, counts in manifest.member("sources").members():
-        _check_counts(counts)
-    _check_list(manifest.member("shards"), check_one=_check_shard)
-    _check_list(manifest.member("index"), check_one=_check_part)
-    _check_facts(manifest)
+        raise ManifestError([f"{manifest.name} lacks {', '.join(absent)}"])
+    defects = list(itertools.islice(_schema_defects(manifest, version=version), MAX_SHOWN))
+    if defects:
+        raise ManifestError(defects)
+
+
+def _schema_defects(manifest: CheckedJson, *, version: int) -> Iterator[str]:
+    """Yield the first defect of each part of a manifest, and of each file that it lists."""
+    checks: list[Callable[[], object]] = [
+        lambda: _check_digests(manifest.member("digests")),
+        lambda: _check_template(manifest.member("template")),
+        lambda: _check_tokenizer(manifest.member("tokenizer"), version=version),
+        lambda: _check_counts(manifest.member("totals")),
+        lambda: [_check_counts(counts) for _, counts in manifest.member("sources").members()],
+        lambda: _check_facts(manifest),
+    ]
+    for check in checks:
+        try:
+            check()
+        except ValueError as error:
+            yield str(error)
+    yield from _list_defects(manifest.member("shards"), check_one=_check_shard)
+    yield from _list_defects(manifest.member("index"), check_one=_check_part)
 
 
 def _digest(value: CheckedJson) -> None:
@@ -105,17 +137,24 @@ def _check_counts(counts: CheckedJson) -> None:
         count.integer(0, MAX_COUNT)
 
 
-def _check_list(listed: CheckedJson, *, check_one: Callable[[CheckedJson], str]) -> None:
-    """Check a list of files, whose names must differ."""
-    elements = listed.elements()
-    if not 1 <= len(elements) <= MAX_LISTED:
-        listed.fail(f"a list of 1 to {MAX_LISTED} files")
-    names = set()
+def _list_defects(listed: CheckedJson, *, check_one: Callable[[CheckedJson], str]) -> Iterator[str]:
+    """Yield the first defect of each file of a list; their names must differ."""
+    names: set[str] = set()
+    try:
+        elements = listed.elements()
+        if not 1 <= len(elements) <= MAX_LISTED:
+            listed.fail(f"a list of 1 to {MAX_LISTED} files")
+    except ValueError as error:
+        yield str(error)
+        return
     for one in elements:
-        name = check_one(one)
-        if name in names:
-            one.member("name").fail("a name that is listed once")
-        names.add(name)
+        try:
+            name = check_one(one)
+            if name in names:
+                one.member("name").fail("a name that is listed once")
+            names.add(name)
+        except ValueError as error:
+            yield str(error)
 
 
 def _check_shard(shard: CheckedJson) -> str:

@@ -5,7 +5,9 @@ import os
 import numpy as np
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 
+from vchat.shards.commands.verify import command as verify
 from vchat.shards.format import index as index_module
 from vchat.shards.format.npy import encode_npy, parse_npy
 from vchat.shards.format.open_shards import open_shards
@@ -347,3 +349,21 @@ def test_a_sample_that_is_not_its_index_rows_is_not_read(copied):
     edited.edit_row(1, key="another")
     edited.seal()
     refused(lambda: open_shards(copied).read_sample(1), "key is 'toy2/1', the index says 'another'")
+
+
+def test_verify_lists_every_defect_of_a_manifest(copied):
+    edited = SetEditor(copied)
+    edited.manifest["shards"][0]["sha256"] = "x"
+    edited.manifest["tokenizer"]["num_ids"] = -1
+    edited.manifest["totals"]["samples"] = "many"
+    edited.write_manifest()
+    done = CliRunner().invoke(verify, [str(copied)], standalone_mode=False)
+    assert done.return_value == 1
+    *defects, summary = done.output.splitlines()
+    assert len(defects) == 3
+    for defect, place in zip(
+        defects, ("num_ids", "totals.samples", "shards[0].sha256"), strict=True
+    ):
+        assert "manifest.json: " in defect
+        assert place in defect
+    assert "3 defects of the manifest" in summary
