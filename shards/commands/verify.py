@@ -24,8 +24,8 @@ def command(shards: str) -> int:
     try:
         opened = open_shards(shards)
     except ManifestError as error:
-        for defect in error.defects:
-            echo(defect)
+        for line in error.defects:
+            echo(line)
         echo(f"{shards}: {len(error.defects)} defects of the manifest; nothing else was read")
         return 1
     listed, num_defects = opened.manifest["shards"], 0

@@ -79,7 +79,7 @@ def _schema_defects(manifest: CheckedJson, *, version: int) -> Iterator[str]:
         lambda: _check_template(manifest.member("template")),
         lambda: _check_tokenizer(manifest.member("tokenizer"), version=version),
         lambda: _check_counts(manifest.member("totals")),
-        lambda: [_check_counts(counts) for _, counts in manifest.member("sources").members()],
+        lambda: _check_sources(manifest.member("sources")),
         lambda: _check_facts(manifest),
     ]
     for check in checks:
@@ -135,6 +135,11 @@ def _check_tokenizer(tokenizer: CheckedJson, *, version: int) -> None:
 def _check_counts(counts: CheckedJson) -> None:
     for _, count in counts.members():
         count.integer(0, MAX_COUNT)
+
+
+def _check_sources(sources: CheckedJson) -> None:
+    for _, counts in sources.members():
+        _check_counts(counts)
 
 
 def _list_defects(listed: CheckedJson, *, check_one: Callable[[CheckedJson], str]) -> Iterator[str]:
