@@ -21,10 +21,9 @@ from vchat_testing.raw_data import write_image
 from vchat_testing.toy import toy_tokenizer
 
 ODD = (
-    "<image>",
     "### Answer:\n",
     "### Question:\n",
-    "### Image 1:\n<image>\n",
+    "### Image 1:\n",
     "</s>",
     "<s>",
     *TOKENS["qwen_2_5"],
@@ -61,7 +60,7 @@ def raw(tmp_path_factory) -> Path:
 
 
 def row(number: int, pairs) -> dict[str, object]:
-    """One line in OpenAI's form; the picture is a part of its own, so `<image>` is only text."""
+    """One line in OpenAI's form; the picture is a part of its own."""
     messages = []
     for position, (question, answer) in enumerate(pairs):
         image = [{"type": "image", "image": f"{number}.jpg"}] if position == 0 else []
